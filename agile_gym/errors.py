@@ -1,0 +1,81 @@
+"""The errors that agile_gym raises for a user's mistakes.
+
+    AgileGymError
+    |- ConfigurationError (ValueError)       an argument, a spec or a file has a value that is not allowed
+    |  `- ImageError                         an image or a set of images cannot be used
+    `- MissingDependencyError (ImportError)  an optional package is needed and not installed
+
+What a model writes never raises: it becomes an `agile_gym.actions.ActionError` that the environment turns into text.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+__all__ = [
+    "AgileGymError",
+    "ConfigurationError",
+    "ImageError",
+    "MissingDependencyError",
+    "did_you_mean",
+    "import_optional",
+]
+
+
+class AgileGymError(Exception):
+    """Base class of all errors of this library."""
+
+
+class ConfigurationError(AgileGymError, ValueError):
+    """A value given by the user is not allowed; the message says what was given, what is allowed and what to try."""
+
+
+class ImageError(ConfigurationError):
+    """An image, or a collection of images, cannot be used."""
+
+
+class MissingDependencyError(AgileGymError, ImportError):
+    """An optional package is needed for this feature and is not installed."""
+
+
+def did_you_mean(given: str, allowed: Iterable[str]) -> str:
+    """Return a sentence that names the closest allowed word, or all of them.
+
+    Args:
+        given: The word that was not recognised.
+        allowed: The words that would have been.
+
+    Returns:
+        A sentence such as ``Did you mean 'paper'?`` or ``Allowed: 'a', 'b'.``.
+    """
+    options = sorted(allowed)
+    close = difflib.get_close_matches(given, options, n=1)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    return f"Allowed: {', '.join(repr(option) for option in options)}."
+
+
+def import_optional(module: str, *, extra: str, purpose: str) -> ModuleType:
+    """Import a module that belongs to an extra.
+
+    Args:
+        module: Dotted name of the module.
+        extra: Name of the extra of this package that installs it.
+        purpose: What it is needed for, to complete "... is needed to ...".
+
+    Returns:
+        The module.
+
+    Raises:
+        MissingDependencyError: If it is not installed; the message has the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise MissingDependencyError(
+            f"The package {package!r} is needed to {purpose}. Install it with: pip install 'agile-gym[{extra}]'"
+        ) from error
