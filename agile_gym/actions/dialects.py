@@ -1,0 +1,202 @@
+"""Dialects: the ways in which a model writes an action. Each reads text into primitives and writes primitives as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from agile_gym.actions import tools
+from agile_gym.actions.interpreter import interpret
+from agile_gym.actions.primitives import (
+    ActionError,
+    Answer,
+    Arrange,
+    Crop,
+    Observe,
+    Primitive,
+    Rotate,
+    Swap,
+    Turn,
+    Zoom,
+)
+from agile_gym.actions.tags import read_answer, read_tags
+from agile_gym.actions.workspace import Workspace
+from agile_gym.errors import ConfigurationError, did_you_mean
+
+__all__ = ["DIALECTS", "CodeDialect", "Dialect", "ParsedTurn", "ToolDialect", "get_dialect"]
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedTurn:
+    """What a turn's text means.
+
+    Attributes:
+        primitives: The primitives, in order; a single `Answer` ends the episode.
+        well_formed: Whether the text keeps to the tags: think, then one action.
+        has_code: Whether the text holds a code block or a tool call, sound or not.
+        error: What was wrong, or None. Then there are no primitives.
+        variables: The code dialect's variables after the turn; None leaves them as they were.
+    """
+
+    primitives: tuple[Primitive, ...]
+    well_formed: bool
+    has_code: bool
+    error: ActionError | None = None
+    variables: dict[str, Any] | None = field(default=None, compare=False)
+
+
+class Dialect(Protocol):
+    """A way of writing actions."""
+
+    @property
+    def name(self) -> str:
+        """The dialect's name."""
+        ...
+
+    @property
+    def action_tag(self) -> str:
+        """Name of the tag that holds actions."""
+        ...
+
+    def parse(self, text: str, workspace: Workspace) -> ParsedTurn:
+        """Read a turn. Total: any text gives a `ParsedTurn`, never an exception."""
+        ...
+
+    def write(self, primitives: Sequence[Primitive], workspace: Workspace, think: str = "") -> str:
+        """Write a turn that means the given primitives."""
+        ...
+
+
+def _parse(dialect: CodeDialect | ToolDialect, text: str, workspace: Workspace, *, several: bool) -> ParsedTurn:
+    """Read a turn: tags first, then the body, in the dialect's own way."""
+    has_code = f"<{dialect.action_tag}>" in text
+    well_formed = False
+    try:
+        parts = read_tags(text, dialect.action_tag, several=several)
+        well_formed, has_code = parts.well_formed, parts.kind == dialect.action_tag
+        if not has_code:
+            answer = read_answer(parts.bodies[0], rotations=workspace.rotations)
+            return ParsedTurn((answer,), well_formed, has_code)
+        primitives, variables = dialect.read_bodies(parts.bodies, workspace)
+        return ParsedTurn(tuple(primitives), well_formed, has_code, None, variables)
+    except ActionError as error:
+        return ParsedTurn((), well_formed, has_code, error)
+
+
+def _tagged(think: str, tag: str, bodies: Sequence[str]) -> str:
+    blocks = "\n".join(f"<{tag}>{body}</{tag}>" for body in bodies)
+    return f"<think>{think}</think>\n{blocks}"
+
+
+def _answer_text(answer: Answer) -> str:
+    if answer.turns is None:
+        return json.dumps(list(answer.order))
+    return json.dumps([[name, angle] for name, angle in zip(answer.order, answer.turns, strict=True)])
+
+
+class CodeDialect:
+    """AGILE's dialect: a few lines of Python-like text between code tags (see `agile_gym.actions.interpreter`)."""
+
+    name = "code"
+    action_tag = "code"
+
+    def parse(self, text: str, workspace: Workspace) -> ParsedTurn:
+        """Read a turn. Total: any text gives a `ParsedTurn`, never an exception."""
+        return _parse(self, text, workspace, several=False)
+
+    def read_bodies(
+        self, bodies: Sequence[str], workspace: Workspace
+    ) -> tuple[list[Primitive], dict[str, Any] | None]:
+        """Read the code block; see `interpret`."""
+        return interpret(bodies[0], workspace)
+
+    def write(self, primitives: Sequence[Primitive], workspace: Workspace, think: str = "") -> str:
+        """Write a turn that means the given primitives."""
+        match primitives:
+            case [Answer() as answer]:
+                return _tagged(think, "answer", [_answer_text(answer)])
+            case _:
+                taken: list[str] = []
+                lines = [self._line(primitive, workspace, taken) for primitive in primitives]
+                return _tagged(think, "code", ["\n" + "\n".join(lines) + "\n"])
+
+    def _line(self, primitive: Primitive, workspace: Workspace, taken: list[str]) -> str:
+        def named(stem: str, name: str | None) -> str:
+            taken.append(name or workspace.fresh_key(stem, taken))
+            return taken[-1]
+
+        def image(key: str) -> str:
+            return f"image_list[{workspace.names.index(key)}]" if key in workspace.names else key
+
+        match primitive:
+            case Swap(a, b):
+                return f"state[{a}], state[{b}] = state[{b}], state[{a}]"
+            case Arrange(order, turns):
+                return f"state = {_state_text(workspace, order, turns)}"
+            case Turn(place, angle):
+                return f"turn({place}, {angle})"
+            case Observe(name, order, turns):
+                state = "state" if order is None else _state_text(workspace, order, turns)
+                return f"{named('observation_image', name)} = observation({state})"
+            case Crop(source, box, name):
+                return f"{named('crop_image', name)} = crop({image(source)}, {list(box)})"
+            case Zoom(source, factor, name):
+                return f"{named('zoom_image', name)} = zoom({image(source)}, {factor})"
+            case Rotate(source, angle, name):
+                return f"{named('rotate_image', name)} = rotate({image(source)}, {angle})"
+            case Answer():
+                raise ValueError("an answer must be the only primitive of its turn")
+
+
+class ToolDialect:
+    """JSON tool calls, as chat models are trained on: one or more in a turn (see `agile_gym.actions.tools`)."""
+
+    name = "tools"
+    action_tag = "tool_call"
+
+    def parse(self, text: str, workspace: Workspace) -> ParsedTurn:
+        """Read a turn. Total: any text gives a `ParsedTurn`, never an exception."""
+        return _parse(self, text, workspace, several=True)
+
+    def read_bodies(self, bodies: Sequence[str], workspace: Workspace) -> tuple[list[Primitive], None]:
+        """Read the calls, in order; see `agile_gym.actions.tools.read_calls`."""
+        return tools.read_calls(bodies, workspace), None
+
+    def write(self, primitives: Sequence[Primitive], workspace: Workspace, think: str = "") -> str:
+        """Write a turn that means the given primitives."""
+        match primitives:
+            case [Answer() as answer]:
+                return _tagged(think, "answer", [_answer_text(answer)])
+            case _:
+                return _tagged(think, "tool_call", tools.write_calls(primitives, workspace))
+
+
+def _state_text(workspace: Workspace, order: Sequence[int], turns: Sequence[int] | None) -> str:
+    return json.dumps(state_list(workspace, order, turns))
+
+
+def state_list(workspace: Workspace, order: Sequence[int], turns: Sequence[int] | None = None) -> list[Any]:
+    """Return a state as a model writes it: names, or [name, angle] pairs where pieces can be turned."""
+    if not workspace.rotations:
+        return [workspace.names[piece] for piece in order]
+    angles = workspace.turns if turns is None else turns
+    return [[workspace.names[piece], angles[piece]] for piece in order]
+
+
+DIALECTS: dict[str, Dialect] = {"code": CodeDialect(), "tools": ToolDialect()}
+"""The dialects, by name."""
+
+
+def get_dialect(dialect: str | Dialect) -> Dialect:
+    """Return a dialect by its name; a user's own dialect object is passed through.
+
+    Raises:
+        ConfigurationError: If there is no dialect of this name.
+    """
+    if not isinstance(dialect, str):
+        return dialect
+    if dialect not in DIALECTS:
+        raise ConfigurationError(f"There is no dialect {dialect!r}. {did_you_mean(dialect, DIALECTS)}")
+    return DIALECTS[dialect]

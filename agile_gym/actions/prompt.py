@@ -1,0 +1,121 @@
+"""The words that a model reads: the task at the start, and the feedback to each turn.
+
+``IMAGE_MARK`` stands wherever an image belongs; the images follow in the same order. What a model wrote is never repeated
+here but through `agile_gym.actions.primitives.quote`, so that it cannot bring marks or tags of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from agile_gym.actions.dialects import state_list
+from agile_gym.actions.primitives import ActionError
+from agile_gym.actions.workspace import Workspace
+
+__all__ = ["IMAGE_MARK", "done_text", "error_text", "result_text", "task_text"]
+
+IMAGE_MARK = "<image>"
+
+_RULES = """\
+A picture was cut into {rows} x {cols} equal pieces (rows x columns), which were shuffled. The pieces are named {names} in \
+the order in which you see them. Find the order that restores the picture.
+{state}
+You have {turns}. In each, reason inside <think>...</think>, then write exactly one block: either {action}, which runs \
+operations and shows you at most one image, or <answer>...</answer>, which ends the task.
+{functions}
+The answer is a JSON list, row by row from the top left: <answer>{example}</answer>"""
+
+_STATE = """\
+The board is the list state, row by row; at first state = {state}."""
+_STATE_ROTATED = """\
+Pieces were also turned by 0, 90, 180 or 270 degrees. The board is the list state of [piece, angle] pairs, row by row, where \
+angle is how far you have turned the piece clockwise; at first state = {state}."""
+
+_CODE_FUNCTIONS = """\
+In a code block you can write lines such as
+state[0], state[1] = state[1], state[0]  (swap the pieces at two places; or swap("A", "B"), or state = [...]){turn}
+observation_image_1 = observation(state)  (show the board)
+crop_image_1 = crop(image_list[0], [0.5, 0.0, 1.0, 1.0])  (a part of an image: x1, y1, x2, y2 from 0 to 1; image_list holds \
+the pieces, and every result can be used by its name)
+zoom_image_1 = zoom(crop_image_1, 2.0)  (scale an image)
+rotate_image_1 = rotate(image_list[0], 90)  (rotate an image)"""
+_CODE_TURN = """
+turn("A", 90)  (turn a piece clockwise)"""
+
+_TOOL_FUNCTIONS = """\
+A tool call is JSON such as {{"name": "swap", "arguments": {{"first": "A", "second": "B"}}}}. The tools are
+swap(first, second): exchange two pieces; arrange(order): put all pieces into a new order;{turn}
+observe(): show the board; crop(image, box): a part of a piece or of an earlier result, box is [x1, y1, x2, y2] from 0 to 1;
+zoom(image, factor): scale an image; rotate(image, angle): rotate an image."""
+_TOOL_TURN = """ turn(piece, angle): turn a piece clockwise;"""
+
+
+def task_text(workspace: Workspace, action_tag: str, max_turns: int, captions: Sequence[str]) -> str:
+    """Return the text of the first observation: task, rules, and the images with their captions.
+
+    Args:
+        workspace: The episode at its start.
+        action_tag: Name of the tag that holds actions in the dialect used.
+        max_turns: Number of turns.
+        captions: What each image shown is, such as ``"Image A"``.
+
+    Returns:
+        The text, with one image mark an image.
+    """
+    names = workspace.names
+    code = action_tag == "code"
+    turn = (_CODE_TURN if code else _TOOL_TURN) if workspace.rotations else ""
+    rules = _RULES.format(
+        rows=workspace.layout.rows,
+        cols=workspace.layout.cols,
+        names=f"{names[0]} and {names[1]}" if len(names) == 2 else f"{names[0]}, {names[1]}, ... {names[-1]}",
+        state=(_STATE_ROTATED if workspace.rotations else _STATE).format(state=_state_text(workspace)),
+        turns="1 turn" if max_turns == 1 else f"{max_turns} turns",
+        action=f"<{action_tag}>...</{action_tag}>",
+        functions=(_CODE_FUNCTIONS if code else _TOOL_FUNCTIONS).format(turn=turn),
+        example=json.dumps(state_list(workspace, workspace.order[::-1])),
+    )
+    return "\n".join([rules, *(f"{caption}: {IMAGE_MARK}" for caption in captions)])
+
+
+def result_text(workspace: Workspace, shown: str | None, turns_left: int, *, well_formed: bool = True) -> str:
+    """Return the feedback to a turn that was carried out.
+
+    Args:
+        workspace: The episode after the turn.
+        shown: Key of the image that is shown, or None.
+        turns_left: Turns that are left.
+        well_formed: Whether the turn kept to the tags; if not, a line says what to do.
+
+    Returns:
+        The text, with one image mark if an image is shown.
+    """
+    # A key such as crop_image_1@7 belongs to a name that was used again.
+    image = "No image was asked for." if shown is None else f"{shown.partition('@')[0]}: {IMAGE_MARK}"
+    note = "" if well_formed else "\nBegin each turn with one <think>...</think> block."
+    return f"{image}\nstate = {_state_text(workspace)}\n{_turns_text(turns_left)}{note}"
+
+
+def error_text(error: ActionError, workspace: Workspace, turns_left: int) -> str:
+    """Return the feedback to a turn that could not be carried out."""
+    return (
+        f"Error ({error.kind}): {error.message}\nNothing was changed: state = {_state_text(workspace)}\n"
+        f"{_turns_text(turns_left)}"
+    )
+
+
+def done_text() -> str:
+    """Return the feedback to an answer, which tells nothing of its truth."""
+    return "The answer was received."
+
+
+def _turns_text(turns_left: int) -> str:
+    return "1 turn left." if turns_left == 1 else f"{turns_left} turns left."
+
+
+def _state_text(workspace: Workspace) -> str:
+    if workspace.rotations:
+        return json.dumps(state_list(workspace, workspace.order))
+    names = workspace.names
+    return '["' + '", "'.join([names[piece] for piece in workspace.order]) + '"]'

@@ -1,0 +1,119 @@
+"""Finds the tagged parts of a turn: reasoning, then code, tool calls or an answer."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from agile_gym.actions.primitives import ActionError, Answer
+
+__all__ = ["MAX_TEXT", "TurnText", "read_answer", "read_tags"]
+
+MAX_TEXT = 32_768
+"""Longest text of a turn that is read, in characters."""
+MAX_TAGS = 64
+MAX_ANSWER = 4000
+MAX_ANGLE = 3600
+
+_TAG = re.compile(r"<(/?)(think|code|answer|tool_call)>")
+
+
+@dataclass(frozen=True, slots=True)
+class TurnText:
+    """A turn, cut at its tags.
+
+    Attributes:
+        kind: Name of the tag that holds the action: ``"answer"`` or the dialect's own.
+        bodies: The texts inside the action's tags; one, but for tool calls.
+        well_formed: Whether the turn is one think block followed by the action, every tag present, paired and in order.
+    """
+
+    kind: str
+    bodies: tuple[str, ...]
+    well_formed: bool
+
+
+def read_tags(text: str, action: str, *, several: bool = False) -> TurnText:
+    """Find the action of a turn.
+
+    Only what follows the last ``</think>`` counts, so that reasoning may speak of the other tags.
+
+    Args:
+        text: Everything the model wrote in this turn.
+        action: Name of the tag that holds actions in this dialect: ``"code"`` or ``"tool_call"``.
+        several: Whether a turn may hold several of them.
+
+    Returns:
+        The action's texts, and whether the turn keeps to the format.
+
+    Raises:
+        ActionError: If there is no action, more than one, or an unpaired tag.
+    """
+    if len(text) > MAX_TEXT:
+        raise ActionError("text_too_long", f"The turn has {len(text)} characters; at most {MAX_TEXT} are read.")
+    tags = [(match[1] == "", match[2], match.start(), match.end()) for match in _TAG.finditer(text)]
+    if len(tags) > MAX_TAGS:
+        raise ActionError("several_actions", f"The turn has {len(tags)} tags. {_ask(action)}")
+    closing = [place for place, (opens, name, _, _) in enumerate(tags) if name == "think" and not opens]
+    rest = tags[closing[-1] + 1 :] if closing else tags
+    bodies: list[str] = []
+    kinds: list[str] = []
+    for place in range(0, len(rest), 2):
+        opens, name, _, start = rest[place]
+        if not opens or place + 1 == len(rest) or rest[place + 1][:2] != (False, name):
+            raise ActionError("unpaired_tags", f"The tag {name} is not opened and closed in order. {_ask(action)}")
+        kinds.append(name)
+        bodies.append(text[start : rest[place + 1][2]])
+    foreign = [kind for kind in kinds if kind not in ("answer", action)]
+    if not kinds or foreign:
+        wrong = f"The tag {foreign[0]} is not used here" if foreign else "The turn has neither an action nor an answer"
+        raise ActionError("no_action", f"{wrong}. {_ask(action)}")
+    if len(kinds) > 1 and not (several and set(kinds) == {action}):
+        raise ActionError("several_actions", f"The turn has more than one action. {_ask(action)}")
+    head = [tag[:2] for tag in tags[: len(tags) - len(rest)]]
+    return TurnText(kinds[0], tuple(bodies), head == [(True, "think"), (False, "think")])
+
+
+def _ask(action: str) -> str:
+    return f"Write your reasoning in a think block, then exactly one block: {action} or answer."
+
+
+def read_answer(body: str, *, rotations: bool = False) -> Answer:
+    """Read the text of an answer: a JSON list of piece names, or of [piece, angle] pairs.
+
+    Names are not checked against the puzzle: a wrong answer is an answer.
+
+    Args:
+        body: The text between the answer tags.
+        rotations: Whether angles count in this puzzle; else they are dropped.
+
+    Returns:
+        The answer.
+
+    Raises:
+        ActionError: If the text is no such list.
+    """
+    expected = '["B", "A", ...]' if not rotations else '[["B", 90], ["A", 0], ...]'
+    problem = ActionError("bad_answer", f"The answer must be a JSON list of all pieces, row by row, such as {expected}.")
+    if len(body) > MAX_ANSWER:
+        raise problem
+    text = body.strip()
+    if text.startswith("```") and text.endswith("```"):
+        text = text[3:-3].removeprefix("json").removeprefix("python").strip()
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError):
+        raise problem from None
+    if not isinstance(entries, list) or not entries:
+        raise problem
+    names: list[str] = []
+    turns: list[int] = []
+    for entry in entries:  # pyright: ignore[reportUnknownVariableType] -- json.loads is untyped
+        name, angle = entry if isinstance(entry, list) and len(entry) == 2 else (entry, 0)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        if not isinstance(name, str) or not isinstance(angle, int) or abs(angle) > MAX_ANGLE:
+            raise problem
+        names.append(name)
+        turns.append(angle % 360)
+    return Answer(tuple(names), tuple(turns) if rotations else None)
+

@@ -1,0 +1,274 @@
+"""JSON tool calls: the schema that chat models are given, and the reading and writing of calls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from agile_gym.actions.primitives import (
+    ActionError,
+    Answer,
+    Arrange,
+    Crop,
+    Observe,
+    Primitive,
+    Rotate,
+    Swap,
+    Turn,
+    Zoom,
+    quote,
+)
+from agile_gym.actions.workspace import Workspace
+
+__all__ = ["MAX_CALL", "MAX_CALLS", "read_calls", "tool_schemas", "write_calls"]
+
+MAX_CALL = 4000
+"""Longest JSON text of one call, in characters."""
+MAX_CALLS = 16
+"""Calls in one turn."""
+
+_NUMBER = {"type": "number"}
+_PIECE = {"type": "string", "description": "Name of a piece, such as A."}
+_IMAGE = {"type": "string", "description": "Name of a piece, or of an image made before, such as crop_image_1."}
+
+
+def _tool(name: str, description: str, properties: dict[str, Any], required: Sequence[str]) -> dict[str, Any]:
+    parameters = {
+        "type": "object",
+        "properties": properties,
+        "required": list(required),
+        "additionalProperties": False,
+    }
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
+
+
+def tool_schemas(*, rotations: bool = False) -> list[dict[str, Any]]:
+    """Return the tools in OpenAI's function-calling format.
+
+    Args:
+        rotations: Whether pieces can be turned; adds the tool ``turn``.
+
+    Returns:
+        A new list that can be given to ``tools=`` of a chat completion, or to a chat template.
+    """
+    box = {
+        "type": "array",
+        "items": _NUMBER,
+        "minItems": 4,
+        "maxItems": 4,
+        "description": "x1, y1, x2, y2 as shares of the image from 0 to 1, from its top left.",
+    }
+    order = {"type": "array", "items": {"type": "string"}, "description": "All piece names, row by row, each once."}
+    schemas = [
+        _tool("swap", "Exchange two pieces on the board.", {"first": _PIECE, "second": _PIECE}, ("first", "second")),
+        _tool("arrange", "Put all pieces into a new order.", {"order": order}, ("order",)),
+        _tool("observe", "Show the board as it is now.", {}, ()),
+        _tool("crop", "Show a part of an image.", {"image": _IMAGE, "box": box}, ("image", "box")),
+        _tool("zoom", "Show an image scaled by a factor.", {"image": _IMAGE, "factor": _NUMBER}, ("image", "factor")),
+        _tool(
+            "rotate",
+            "Show an image rotated counter-clockwise by degrees.",
+            {"image": _IMAGE, "angle": _NUMBER},
+            ("image", "angle"),
+        ),
+    ]
+    if rotations:
+        angle = {"type": "integer", "enum": [90, 180, 270], "description": "Degrees, clockwise."}
+        schemas.append(_tool("turn", "Turn a piece on the board.", {"piece": _PIECE, "angle": angle}, ("piece", "angle")))
+    return schemas
+
+
+def read_calls(bodies: Sequence[str], workspace: Workspace) -> list[Primitive]:
+    """Read the tool calls of a turn.
+
+    Args:
+        bodies: The JSON texts, ``{"name": ..., "arguments": {...}}`` each.
+        workspace: The episode's state and images; not changed.
+
+    Returns:
+        One primitive a call.
+
+    Raises:
+        ActionError: If a call cannot be read, or does not make sense here.
+    """
+    if len(bodies) > MAX_CALLS:
+        raise ActionError("text_too_long", f"A turn can hold at most {MAX_CALLS} tool calls.")
+    order = list(workspace.order)
+    primitives: list[Primitive] = []
+    for body in bodies:
+        name, arguments = _read_json(body)
+        primitive = _READERS[name](arguments, _Board(workspace, order))
+        if isinstance(primitive, Swap):
+            order[primitive.first], order[primitive.second] = order[primitive.second], order[primitive.first]
+        elif isinstance(primitive, Arrange):
+            order = list(primitive.order)
+        primitives.append(primitive)
+    return primitives
+
+
+def _reject_constant(_: str) -> float:
+    raise ValueError("not a number that JSON knows")
+
+
+def _read_json(body: str) -> tuple[str, Mapping[str, Any]]:
+    if len(body) > MAX_CALL:
+        raise ActionError("text_too_long", f"A tool call can have at most {MAX_CALL} characters.")
+    form = 'A tool call is {"name": "swap", "arguments": {"first": "A", "second": "B"}}.'
+    try:
+        call = json.loads(body, parse_constant=_reject_constant)
+    except (ValueError, RecursionError):
+        raise ActionError("syntax", f"The tool call is not valid JSON. {form}") from None
+    if not isinstance(call, dict):
+        raise ActionError("syntax", f"The tool call is not a JSON object. {form}")
+    fields = cast(dict[str, Any], call)
+    name, arguments = fields.get("name"), fields.get("arguments", {})
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        raise ActionError("syntax", f"The tool call has no name, or its arguments are not an object. {form}")
+    if name not in _READERS:
+        raise ActionError("unknown_function", f"There is no tool {quote(name)}. There are: {', '.join(_READERS)}.")
+    return name, cast(dict[str, Any], arguments)
+
+
+class _Board:
+    """What a call can refer to: names, places and images, after the calls before it."""
+
+    def __init__(self, workspace: Workspace, order: Sequence[int]) -> None:
+        self.workspace = workspace
+        self.order = order
+
+    def piece(self, value: Any) -> int:  # noqa: ANN401 -- JSON
+        names = self.workspace.names
+        if not isinstance(value, str) or value not in names:
+            raise ActionError(
+                "bad_index", f"There is no piece {quote(value)}. Name a piece from {names[0]} to {names[-1]}."
+            )
+        return names.index(value)
+
+    def place(self, value: Any) -> int:  # noqa: ANN401 -- JSON
+        return list(self.order).index(self.piece(value))
+
+    def number(self, value: Any) -> float:  # noqa: ANN401 -- JSON
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise ActionError("bad_argument", f"{quote(value)} is not a number.")
+        if not abs(value) <= 1e9:
+            raise ActionError("bad_number", "Numbers must lie between -1e9 and 1e9.")
+        return value
+
+
+def _take(arguments: Mapping[str, Any], *names: str) -> list[Any]:
+    if set(arguments) != set(names):
+        raise ActionError("bad_argument", f"This tool takes exactly these arguments: {', '.join(names) or 'none'}.")
+    return [arguments[name] for name in names]
+
+
+def _image(value: Any) -> str:  # noqa: ANN401 -- JSON
+    if not isinstance(value, str):
+        raise ActionError("bad_argument", "An image is given by its name, such as A or crop_image_1.")
+    return value
+
+
+def _read_swap(arguments: Mapping[str, Any], board: _Board) -> Primitive:
+    first, second = _take(arguments, "first", "second")
+    if first == second:
+        raise ActionError("bad_argument", "swap needs two different pieces.")
+    return Swap(*sorted((board.place(first), board.place(second))))
+
+
+def _read_arrange(arguments: Mapping[str, Any], board: _Board) -> Primitive:
+    (order,) = _take(arguments, "order")
+    pieces = [board.piece(entry) for entry in cast(list[Any], order)] if isinstance(order, list) else []
+    if sorted(pieces) != list(range(len(board.workspace.names))):
+        raise ActionError(
+            "not_a_permutation", f"order must hold all {len(board.workspace.names)} piece names, each exactly once."
+        )
+    return Arrange(tuple(pieces))
+
+
+def _read_observe(arguments: Mapping[str, Any], board: _Board) -> Primitive:
+    _take(arguments)
+    return Observe()
+
+
+def _read_crop(arguments: Mapping[str, Any], board: _Board) -> Primitive:
+    image, box = _take(arguments, "image", "box")
+    if not isinstance(box, list) or len(cast(list[Any], box)) != 4:
+        raise ActionError("bad_argument", "box is [x1, y1, x2, y2], four numbers from 0 to 1.")
+    x1, y1, x2, y2 = (board.number(value) for value in cast(list[Any], box))
+    return Crop(_image(image), (x1, y1, x2, y2))
+
+
+def _read_zoom(arguments: Mapping[str, Any], board: _Board) -> Primitive:
+    image, factor = _take(arguments, "image", "factor")
+    return Zoom(_image(image), board.number(factor))
+
+
+def _read_rotate(arguments: Mapping[str, Any], board: _Board) -> Primitive:
+    image, angle = _take(arguments, "image", "angle")
+    return Rotate(_image(image), board.number(angle))
+
+
+def _read_turn(arguments: Mapping[str, Any], board: _Board) -> Primitive:
+    piece, angle = _take(arguments, "piece", "angle")
+    if not board.workspace.rotations:
+        raise ActionError("unknown_function", "Pieces are upright in this puzzle; they are not turned.")
+    if not isinstance(angle, int) or angle % 360 not in (90, 180, 270):
+        raise ActionError("bad_argument", "turn needs an angle of 90, 180 or 270 degrees, clockwise.")
+    return Turn(board.place(piece), angle % 360)
+
+
+_READERS: dict[str, Callable[[Mapping[str, Any], _Board], Primitive]] = {
+    "swap": _read_swap,
+    "arrange": _read_arrange,
+    "observe": _read_observe,
+    "crop": _read_crop,
+    "zoom": _read_zoom,
+    "rotate": _read_rotate,
+    "turn": _read_turn,
+}
+
+
+def write_calls(primitives: Sequence[Primitive], workspace: Workspace) -> list[str]:
+    """Write primitives as the JSON of tool calls; the reverse of `read_calls`.
+
+    Args:
+        primitives: The primitives of one turn, in order. An `Answer`, an `Arrange` that also turns pieces and an
+            `Observe` of another order than the current one have no tool.
+        workspace: The episode's state, which gives names to places; not changed.
+
+    Returns:
+        One JSON text a primitive.
+
+    Raises:
+        ValueError: If this dialect cannot say one of them.
+    """
+    order = list(workspace.order)
+    texts: list[str] = []
+    for primitive in primitives:
+        name, arguments = _write(primitive, workspace.names, order)
+        texts.append(json.dumps({"name": name, "arguments": arguments}))
+        if isinstance(primitive, Swap):
+            order[primitive.first], order[primitive.second] = order[primitive.second], order[primitive.first]
+        elif isinstance(primitive, Arrange):
+            order = list(primitive.order)
+    return texts
+
+
+def _write(primitive: Primitive, names: Sequence[str], order: Sequence[int]) -> tuple[str, dict[str, Any]]:
+    match primitive:
+        case Swap(first, second):
+            return "swap", {"first": names[order[first]], "second": names[order[second]]}
+        case Arrange(new_order, None):
+            return "arrange", {"order": [names[piece] for piece in new_order]}
+        case Turn(place, angle):
+            return "turn", {"piece": names[order[place]], "angle": angle}
+        case Observe(_, None, None):
+            return "observe", {}
+        case Crop(image, box, _):
+            return "crop", {"image": image, "box": list(box)}
+        case Zoom(image, factor, _):
+            return "zoom", {"image": image, "factor": factor}
+        case Rotate(image, angle, _):
+            return "rotate", {"image": image, "angle": angle}
+        case Answer() | Arrange() | Observe():
+            raise ValueError(f"{primitive!r} cannot be written as one tool call")

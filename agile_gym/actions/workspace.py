@@ -1,0 +1,307 @@
+"""The engine: what exists during an episode (state, images, variables) and what each primitive does to it.
+
+Images are kept as recipes, not as pixels: a recipe knows its size, so that a result that is too large is refused before it
+costs anything, and only the image that is shown is ever made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agile_gym.actions.primitives import (
+    ActionError,
+    Arrange,
+    Crop,
+    Observe,
+    Primitive,
+    Rotate,
+    Swap,
+    Turn,
+    Zoom,
+    quote,
+)
+from agile_gym.puzzle.board import piece_names
+from agile_gym.puzzle.layout import BoardLayout
+from agile_gym.puzzle.render import compose_into, crop_box, rotate, rotated_size, zoom, zoomed_size
+
+__all__ = ["MAX_DEPTH", "MAX_IMAGES", "Board", "ImageRecipe", "PixelBox", "Workspace", "render_into", "render_recipe"]
+
+MAX_IMAGES = 64
+"""Images that an episode may make."""
+MAX_DEPTH = 6
+"""How many times an image may be made from another."""
+
+
+class Board(NamedTuple):
+    """A board: the piece at each place, and the degrees by which each piece is turned clockwise."""
+
+    order: tuple[int, ...]
+    turns: tuple[int, ...]
+
+
+class PixelBox(NamedTuple):
+    """A rectangle in pixels; right and lower ends exclusive."""
+
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecipe:
+    """How an image is made.
+
+    Attributes:
+        height: Rows of the result.
+        width: Columns of the result.
+        operation: Where the pixels come from: a piece's number, a board, ``"reference"``, or what is done to ``source``.
+        source: The recipe that the operation is applied to; None for pieces and boards.
+        depth: How many operations lie between this image and a piece or board.
+    """
+
+    height: int
+    width: int
+    operation: int | Literal["reference"] | Board | PixelBox | Zoom | Rotate
+    source: ImageRecipe | None = None
+    depth: int = 0
+
+
+class Workspace:
+    """State, images and variables of one episode.
+
+    Attributes:
+        names: Names of the pieces.
+        order: The piece at each place, row by row.
+        turns: Degrees by which each piece (not place) is turned clockwise.
+        images: Every image that exists, by key: pieces under their names, results under the names they were given.
+        variables: Variables of the code dialect that outlive a turn.
+        rotations: Whether pieces can be turned.
+    """
+
+    __slots__ = ("canvas", "images", "layout", "made", "names", "order", "rotations", "turns", "variables")
+
+    def __init__(
+        self,
+        layout: BoardLayout,
+        canvas: tuple[int, int],
+        *,
+        rotations: bool = False,
+        reference: tuple[int, int] | None = None,
+    ) -> None:
+        """Start an episode.
+
+        Args:
+            layout: Sizes of board and pieces.
+            canvas: Largest height and width of an image.
+            rotations: Whether pieces can be turned.
+            reference: Height and width of the reference image, if there is one.
+        """
+        count = layout.rows * layout.cols
+        self.layout = layout
+        self.canvas = canvas
+        self.names = piece_names(count)
+        self.order: tuple[int, ...] = tuple(range(count))
+        self.turns: tuple[int, ...] = (0,) * count
+        self.rotations = rotations
+        self.images: dict[str, ImageRecipe] = {
+            name: ImageRecipe(layout.piece_height, layout.piece_width, piece) for piece, name in enumerate(self.names)
+        }
+        if reference is not None:
+            self.images["reference"] = ImageRecipe(reference[0], reference[1], "reference")
+        self.made = 0
+        self.variables: dict[str, Any] = {}
+
+    def fresh_key(self, stem: str, taken: Iterable[str] = ()) -> str:
+        """Return the first of ``stem_1``, ``stem_2``, ... that is neither an image's key nor in ``taken``."""
+        used = set(taken)
+        number = 1
+        while f"{stem}_{number}" in self.images or f"{stem}_{number}" in used:
+            number += 1
+        return f"{stem}_{number}"
+
+    def execute(self, primitives: Sequence[Primitive]) -> str | None:
+        """Carry out the primitives of a turn, in order, wholly or not at all.
+
+        Args:
+            primitives: Any primitives but `Answer`.
+
+        Returns:
+            The key of the last image made, or None if none was.
+
+        Raises:
+            ActionError: If one of them cannot be carried out; then nothing has changed.
+        """
+        order, turns = self.order, self.turns
+        new: dict[str, ImageRecipe] = {}
+        shown: str | None = None
+        for primitive in primitives:
+            match primitive:
+                case Swap(first, second):
+                    changed = list(order)
+                    changed[first], changed[second] = changed[second], changed[first]
+                    order = tuple(changed)
+                case Arrange(new_order, new_turns):
+                    order = new_order
+                    turns = turns if new_turns is None else new_turns
+                case Turn(place, angle):
+                    turned = list(turns)
+                    turned[order[place]] = (turned[order[place]] + angle) % 360
+                    turns = tuple(turned)
+                case Observe(name, other_order, other_turns):
+                    board = Board(other_order or order, other_turns or turns)
+                    shown = name or self.fresh_key("observation_image", new)
+                    new[shown] = ImageRecipe(self.layout.height, self.layout.width, board)
+                case Crop(image, box, name):
+                    recipe = self._crop(self._find(image, new), box)
+                    shown = name or self.fresh_key("crop_image", new)
+                    new[shown] = recipe
+                case Zoom(image, factor, name):
+                    recipe = self._zoom(self._find(image, new), primitive, factor)
+                    shown = name or self.fresh_key("zoom_image", new)
+                    new[shown] = recipe
+                case Rotate(image, angle, name):
+                    recipe = self._rotate(self._find(image, new), primitive, angle)
+                    shown = name or self.fresh_key("rotate_image", new)
+                    new[shown] = recipe
+                case _:
+                    raise TypeError(f"{primitive!r} is not a primitive that the workspace carries out")
+        if self.made + len(new) > MAX_IMAGES:
+            raise ActionError("too_many_images", f"An episode keeps at most {MAX_IMAGES} images, and they are used up.")
+        self.order, self.turns = order, turns
+        self.made += len(new)
+        self.images.update(new)
+        return shown
+
+    def _find(self, key: str, new: dict[str, ImageRecipe]) -> ImageRecipe:
+        recipe = new.get(key) or self.images.get(key)
+        if recipe is None:
+            made = [name for name in self.images if name not in self.names]
+            raise ActionError(
+                "unknown_image",
+                f"There is no image {quote(key)}. There are the pieces {self.names[0]} to {self.names[-1]}"
+                + (f" and {', '.join(made[-4:])}." if made else "."),
+            )
+        if recipe.depth >= MAX_DEPTH:
+            raise ActionError(
+                "too_deep",
+                f"This image was already made by {MAX_DEPTH} operations one after the other; start again from a piece.",
+            )
+        return recipe
+
+    def _crop(self, source: ImageRecipe, box: tuple[float, float, float, float]) -> ImageRecipe:
+        if not all(math.isfinite(value) and abs(value) <= 1e6 for value in box):
+            raise ActionError("bad_number", "The box of crop must hold numbers from 0 to 1.")
+        x1, y1, x2, y2 = crop_box(source.height, source.width, box)
+        if x1 >= x2 or y1 >= y2:
+            raise ActionError(
+                "bad_box",
+                "The box of crop is empty. It is [x1, y1, x2, y2] in shares of the image from 0 to 1, with x1 < x2 and "
+                f"y1 < y2, and must cover at least one pixel of this image ({source.width} x {source.height}).",
+            )
+        return ImageRecipe(y2 - y1, x2 - x1, PixelBox(x1, y1, x2, y2), source, source.depth + 1)
+
+    def _zoom(self, source: ImageRecipe, primitive: Zoom, factor: float) -> ImageRecipe:
+        if not (math.isfinite(factor) and 0 < factor):
+            raise ActionError("bad_number", "The factor of zoom must be a number above 0, such as 1.5.")
+        largest = min(self.canvas[0] / source.height, self.canvas[1] / source.width)
+        # Compared before it is multiplied, so that no factor can overflow.
+        if factor > largest + 1:
+            raise self._too_large(f"zoom up to a factor of {math.floor(largest * 100) / 100:.2f}")
+        height, width = zoomed_size(source.height, source.width, factor)
+        if height > self.canvas[0] or width > self.canvas[1]:
+            raise self._too_large(f"zoom up to a factor of {math.floor(largest * 100) / 100:.2f}")
+        return ImageRecipe(height, width, primitive, source, source.depth + 1)
+
+    def _rotate(self, source: ImageRecipe, primitive: Rotate, angle: float) -> ImageRecipe:
+        if not (math.isfinite(angle) and abs(angle) <= 1e6):
+            raise ActionError("bad_number", "The angle of rotate must be a number of degrees, such as 90.")
+        height, width = rotated_size(source.height, source.width, angle)
+        if height > self.canvas[0] or width > self.canvas[1]:
+            raise self._too_large("rotate a smaller crop of it")
+        return ImageRecipe(height, width, primitive, source, source.depth + 1)
+
+    def _too_large(self, advice: str) -> ActionError:
+        return ActionError(
+            "image_too_large",
+            f"The result would be larger than {self.canvas[1]} x {self.canvas[0]} pixels. Crop first, or {advice}.",
+        )
+
+
+def render_recipe(
+    recipe: ImageRecipe, pieces: NDArray[np.uint8], layout: BoardLayout, reference: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
+    """Make the pixels of an image.
+
+    Args:
+        recipe: The image.
+        pieces: (pieces, piece_height, piece_width, 3) uint8.
+        layout: Sizes of board and pieces.
+        reference: (H, W, 3) uint8, the reference image, where the puzzle has one.
+
+    Returns:
+        (H, W, 3) uint8; it may share memory with ``pieces`` or ``reference``.
+    """
+    operation = recipe.operation
+    match operation:
+        case int():
+            return pieces[operation]
+        case Board(order, turns):
+            board = np.empty((recipe.height, recipe.width, 3), np.uint8)
+            compose_into(board, pieces, layout, order, turns)
+            return board
+        case "reference":
+            if reference is None:
+                raise ValueError("this episode has no reference image")
+            return reference
+        case _:
+            pass
+    if recipe.source is None:
+        raise ValueError(f"{operation!r} needs an image to work on")
+    source = render_recipe(recipe.source, pieces, layout, reference)
+    match operation:
+        case PixelBox(x1, y1, x2, y2):
+            return source[y1:y2, x1:x2]
+        case Zoom():
+            return zoom(source, operation.factor)
+        case Rotate():
+            return rotate(source, operation.angle)
+
+
+def render_into(
+    out: NDArray[np.uint8],
+    recipe: ImageRecipe,
+    pieces: NDArray[np.uint8],
+    layout: BoardLayout,
+    reference: NDArray[np.uint8] | None = None,
+) -> tuple[int, int]:
+    """Write an image to the top left of a canvas, with zeros (black) in what is left of it.
+
+    Args:
+        out: (H, W, 3) uint8, at least as large as the image.
+        recipe: The image.
+        pieces: (pieces, piece_height, piece_width, 3) uint8.
+        layout: Sizes of board and pieces.
+        reference: The reference image, where the puzzle has one.
+
+    Returns:
+        Height and width of the image.
+    """
+    if isinstance(recipe.operation, Board):
+        height, width = recipe.height, recipe.width
+        compose_into(out, pieces, layout, *recipe.operation)
+    else:
+        image = render_recipe(recipe, pieces, layout, reference)
+        height, width = image.shape[:2]
+        out[:height, :width] = image
+    if height < out.shape[0]:
+        out[height:] = 0
+    if width < out.shape[1]:
+        out[:height, width:] = 0
+    return height, width

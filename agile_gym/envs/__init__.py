@@ -1,0 +1,7 @@
+"""Environments."""
+
+from agile_gym.envs.config import JigsawConfig
+from agile_gym.envs.jigsaw import JigsawVisionEnv
+from agile_gym.envs.vector import JigsawVisionVectorEnv
+
+__all__ = ["JigsawConfig", "JigsawVisionEnv", "JigsawVisionVectorEnv"]

@@ -1,0 +1,214 @@
+"""The options of the jigsaw environments, checked once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from agile_gym.actions.dialects import Dialect, get_dialect
+from agile_gym.errors import ConfigurationError, did_you_mean
+from agile_gym.images import ImagesLike
+from agile_gym.puzzle.board import parse_grid, parse_level
+from agile_gym.puzzle.layout import BoardLayout, fixed_layout, parse_size, scaled_layout, scaled_layout_bound
+from agile_gym.rewards import RewardConfig, get_reward
+
+__all__ = ["INITIAL_VIEWS", "JigsawConfig", "JigsawRules", "resolve"]
+
+INITIAL_VIEWS = ("pieces", "board", "both")
+DEFAULT_IMAGE_SIZE = 448
+RANDOM_CROP = (0.25, 1.0)
+MAX_TURNS = 1000
+MAX_ERODE = 0.4
+MAX_GAP = 1.0
+
+
+@dataclass(frozen=True)
+class JigsawConfig:
+    """The options of `JigsawVisionEnv` and `JigsawVisionVectorEnv`.
+
+    Attributes:
+        grid: ``2`` (2 x 2), ``(2, 3)`` (rows, columns) or ``"2x3"``; from 1x2 to 10x10.
+        level: How many pieces start in their place: a number, a list or range to draw from, ``"0-2"``, ``"all"``, or
+            None for any unsolved permutation. A grid of n pieces has the levels 0 to n-2.
+        images: Where photographs come from: None or ``"builtin"``, a folder, a file, a list of files, arrays or PIL
+            images, ``"hf:NAME"`` or a Hugging Face dataset (see `agile_gym.images.open_images`).
+        split: ``"train"``, ``"test"`` or None for all images. Membership follows from each image's content.
+        test_fraction: Share of images that belong to the test split, above 0 and below 1.
+        crop: The part of a photograph that becomes the puzzle: ``"center"`` (the largest part, centred), ``"random"``,
+            or a range such as ``(0.25, 1.0)`` of the part's side as a share of the largest. None means ``"random"`` for
+            the built-in photographs, which are few, and ``"center"`` for others.
+        image_size: Side, or (height, width), in pixels, of the part that is cut; rounded down to whole pieces. 448 unless
+            ``max_pixels`` is given.
+        max_pixels: Keeps the photograph's aspect ratio (between 1:2 and 2:1) and scales it down to at most this many
+            pixels, instead of ``image_size``. The canvas is then as large as the largest board can be.
+        canvas_size: Side, or (height, width), in pixels, of the observation, if it shall be larger than the board, so
+            that larger zooms fit.
+        gap: White space between pieces as a share of a piece's side, 0 to 1 (AGILE: 0.02).
+        labels: Whether each piece's name is drawn on it.
+        erode: Share of a piece that is cut away at each of its sides, 0 to 0.4, so that borders do not match any more.
+        reference_image: Whether the whole picture is shown at the start, as the image ``reference``.
+        rotations: Whether pieces are also turned by multiples of 90 degrees. Pieces are then square.
+        initial_view: What the first text shows: each piece (AGILE), the board, or both.
+        max_turns: Turns of an episode, the answer included (AGILE: 5).
+        dialect: How actions are written: ``"code"``, ``"tools"``, or an object with the methods of `Dialect`.
+        reward: ``"paper"``, ``"official_code"``, a mapping of settings, or a `RewardConfig`.
+        reveal: Whether ``info`` tells the solution, the level and the number of pieces in place.
+    """
+
+    grid: int | str | Sequence[int] = 2
+    level: int | str | Sequence[int] | None = 0
+    images: ImagesLike = None
+    split: Literal["train", "test"] | None = None
+    test_fraction: float = 0.2
+    crop: Literal["center", "random"] | Sequence[float] | None = None
+    image_size: int | Sequence[int] | None = None
+    max_pixels: int | None = None
+    canvas_size: int | Sequence[int] | None = None
+    gap: float = 0.02
+    labels: bool = False
+    erode: float = 0.0
+    reference_image: bool = False
+    rotations: bool = False
+    initial_view: Literal["pieces", "board", "both"] = "pieces"
+    max_turns: int = 5
+    dialect: str | Dialect = "code"
+    reward: str | Mapping[str, Any] | RewardConfig = "paper"
+    reveal: bool = False
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> JigsawConfig:
+        """Build a configuration from keyword arguments.
+
+        Raises:
+            ConfigurationError: If there is no option of a given name.
+        """
+        names = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in names:
+                raise ConfigurationError(f"JigsawVision has no option {name!r}. {did_you_mean(name, names)}")
+        return cls(**options)
+
+
+@dataclass(frozen=True)
+class JigsawRules:
+    """A configuration after checking: what an episode needs, in its final form.
+
+    Attributes:
+        config: The options as given.
+        rows: Number of rows.
+        cols: Number of columns.
+        levels: Levels to draw from, or None for any unsolved permutation.
+        layout: Sizes of the board, or None where they depend on the photograph.
+        canvas: Height and width of the observation, in pixels.
+        crop_scale: Range of the cropped part's side, or None for the largest part, centred.
+        dialect: The dialect.
+        reward: The reward's settings.
+    """
+
+    config: JigsawConfig
+    rows: int
+    cols: int
+    levels: tuple[int, ...] | None
+    layout: BoardLayout | None
+    canvas: tuple[int, int]
+    crop_scale: tuple[float, float] | None
+    dialect: Dialect
+    reward: RewardConfig
+
+    def layout_for(self, photo_size: tuple[int, int]) -> BoardLayout:
+        """Return the sizes of the board for a photograph of the given height and width."""
+        if self.layout is not None:
+            return self.layout
+        config = self.config
+        return scaled_layout(
+            self.rows, self.cols, photo_size, config.max_pixels or 0, gap=config.gap, square=config.rotations
+        )
+
+
+def resolve(config: JigsawConfig) -> JigsawRules:
+    """Check a configuration.
+
+    Args:
+        config: The options.
+
+    Returns:
+        The rules that follow from them.
+
+    Raises:
+        ConfigurationError: If an option has a value that is not allowed; the message says what is.
+    """
+    rows, cols = parse_grid(config.grid)
+    for name in ("labels", "reference_image", "rotations", "reveal"):
+        _require(isinstance(getattr(config, name), bool), name, getattr(config, name), "True or False")
+    _require(_is_number(config.gap, 0, MAX_GAP), "gap", config.gap, f"a share from 0 to {MAX_GAP}")
+    _require(_is_number(config.erode, 0, MAX_ERODE), "erode", config.erode, f"a share from 0 to {MAX_ERODE}")
+    _require(_is_whole(config.max_turns, MAX_TURNS), "max_turns", config.max_turns, f"a whole number, 1 to {MAX_TURNS}")
+    _require(config.initial_view in INITIAL_VIEWS, "initial_view", config.initial_view, f"one of {INITIAL_VIEWS}")
+    layout, canvas = _sizes(config, rows, cols)
+    return JigsawRules(
+        config=config,
+        rows=rows,
+        cols=cols,
+        levels=parse_level(config.level, rows * cols),
+        layout=layout,
+        canvas=canvas,
+        crop_scale=_crop_scale(config),
+        dialect=get_dialect(config.dialect),
+        reward=get_reward(config.reward),
+    )
+
+
+def _sizes(config: JigsawConfig, rows: int, cols: int) -> tuple[BoardLayout | None, tuple[int, int]]:
+    if config.max_pixels is None:
+        size = DEFAULT_IMAGE_SIZE if config.image_size is None else config.image_size
+        layout = fixed_layout(rows, cols, size, gap=config.gap, square=config.rotations)
+        board = (layout.height, layout.width)
+    else:
+        if config.image_size is not None:
+            raise ConfigurationError(
+                f"image_size={config.image_size!r} and max_pixels={config.max_pixels!r} exclude each other: give "
+                "image_size for one size of all puzzles, or max_pixels to keep each photograph's aspect ratio."
+            )
+        _require(_is_whole(config.max_pixels, 10**8), "max_pixels", config.max_pixels, "a whole number of pixels")
+        layout = None
+        board = scaled_layout_bound(rows, cols, config.max_pixels, config.gap)
+    if config.canvas_size is None:
+        return layout, board
+    canvas = parse_size("canvas_size", config.canvas_size)
+    if canvas[0] < board[0] or canvas[1] < board[1]:
+        raise ConfigurationError(
+            f"canvas_size={config.canvas_size!r} cannot hold the board, which is {board[0]} x {board[1]} pixels (height x "
+            "width). Give at least that, or leave it out."
+        )
+    return layout, canvas
+
+
+def _crop_scale(config: JigsawConfig) -> tuple[float, float] | None:
+    crop = config.crop
+    if crop is None:
+        builtin = config.images is None or (isinstance(config.images, str) and config.images == "builtin")
+        return RANDOM_CROP if builtin else None
+    if isinstance(crop, str):
+        _require(crop in ("center", "random"), "crop", crop, "'center', 'random' or a range such as (0.25, 1.0)")
+        return RANDOM_CROP if crop == "random" else None
+    sides = tuple(crop)
+    if len(sides) != 2 or not all(_is_number(side, 0.01, 1) for side in sides) or sides[0] > sides[1]:
+        raise ConfigurationError(
+            f"crop={crop!r} must be 'center', 'random', or a range (low, high) with 0.01 <= low <= high <= 1."
+        )
+    return float(sides[0]), float(sides[1])
+
+
+def _is_number(value: object, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
+
+
+def _is_whole(value: object, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= high
+
+
+def _require(condition: bool, name: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise ConfigurationError(f"{name}={value!r} is not allowed; give {allowed}.")

@@ -1,0 +1,307 @@
+"""One episode of the jigsaw: drawn from a seed, played turn by turn. Shared by the single and the vector environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium.error import ResetNeeded
+from numpy.typing import NDArray
+
+from agile_gym.actions.dialects import ParsedTurn, state_list
+from agile_gym.actions.primitives import ActionError, Answer, Primitive
+from agile_gym.actions.prompt import done_text, error_text, result_text, task_text
+from agile_gym.actions.workspace import Board, ImageRecipe, Workspace, render_into
+from agile_gym.envs.config import JigsawRules
+from agile_gym.errors import ConfigurationError, ImageError, did_you_mean
+from agile_gym.images import ImageSource, decode_image
+from agile_gym.puzzle.board import JigsawPuzzle, parse_level, sample_puzzle
+from agile_gym.puzzle.layout import BoardLayout
+from agile_gym.puzzle.photo import choose_window, cut_pieces, draw_labels, resize
+from agile_gym.rewards import EpisodeRecord, RewardParts, no_reward, score_episode
+
+__all__ = ["JigsawEpisode", "StepResult"]
+
+_RESET_OPTIONS = ("image", "level", "permutation", "turns")
+_MAX_REDRAWS = 100
+_ENDING_ERRORS = ("no_action", "several_actions", "unpaired_tags", "bad_answer", "text_too_long")
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What a turn led to; the image has been written to the canvas.
+
+    Attributes:
+        text: The feedback.
+        image_size: Height and width of the image on the canvas, in pixels; (0, 0) if there is none.
+        reward: The reward.
+        terminated: Whether an answer ended the episode.
+        truncated: Whether the turns ran out.
+        info: The step's ``info``, without the images.
+    """
+
+    text: str
+    image_size: tuple[int, int]
+    reward: float
+    terminated: bool
+    truncated: bool
+    info: dict[str, Any]
+
+
+class JigsawEpisode:
+    """The state of one puzzle being solved.
+
+    Attributes:
+        rules: The checked options.
+        puzzle: The permutation to be undone.
+        workspace: State, images and variables.
+        pieces: (pieces, piece_height, piece_width, 3) uint8, read-only.
+        layout: Sizes of the board.
+        turn: Turns taken so far.
+        done: Whether the episode is over, or has not begun.
+    """
+
+    puzzle: JigsawPuzzle
+    workspace: Workspace
+    pieces: NDArray[np.uint8]
+    layout: BoardLayout
+
+    def __init__(self, rules: JigsawRules, source: ImageSource) -> None:
+        """Make an episode that still has to be `reset`.
+
+        Args:
+            rules: The checked options.
+            source: Where photographs come from; shared between episodes.
+        """
+        self.rules = rules
+        self.turn = 0
+        self.done = True
+        self._source = source
+        self._reference: NDArray[np.uint8] | None = None
+        self._texts: list[str] = []
+        self._code_turns = 0
+        self._images = 0
+        self._well_formed = True
+
+    def reset(
+        self, rng: np.random.Generator, options: Mapping[str, Any] | None, canvas: NDArray[np.uint8]
+    ) -> StepResult:
+        """Draw a puzzle and show it.
+
+        Args:
+            rng: Source of all randomness: photograph, crop window and permutation.
+            options: ``image`` (an index or an array), ``level``, ``permutation`` (the place where each piece belongs) and
+                ``turns`` (degrees for each piece) fix what would be drawn.
+            canvas: (H, W, 3) uint8, which gets the board.
+
+        Returns:
+            The first observation; ``info["images"]`` holds the images shown.
+
+        Raises:
+            ConfigurationError: For an unknown or unsuitable option.
+            ImageError: If no photograph can be read.
+        """
+        given = dict(options or {})
+        for key in given:
+            if key not in _RESET_OPTIONS:
+                raise ConfigurationError(f"reset has no option {key!r}. {did_you_mean(key, _RESET_OPTIONS)}")
+        rules, config = self.rules, self.rules.config
+        photo, image_id = self._photo(rng, given.get("image"))
+        self.layout = rules.layout_for((photo.shape[0], photo.shape[1]))
+        aspect = (self.layout.piece_width * rules.cols) / (self.layout.piece_height * rules.rows)
+        window = choose_window(rng, (photo.shape[0], photo.shape[1]), aspect, rules.crop_scale)
+        self.puzzle = self._puzzle(rng, given)
+        pieces = cut_pieces(photo, window, self.layout, self.puzzle, erode=config.erode)
+        if config.labels:
+            draw_labels(pieces)
+        pieces.setflags(write=False)
+        self.pieces = pieces
+        self._reference = self._make_reference(photo, window) if config.reference_image else None
+        self.workspace = self.new_workspace()
+        self.turn, self.done = 0, False
+        self._texts, self._code_turns, self._images, self._well_formed = [], 0, 0, True
+        size = render_into(canvas, self._board(), pieces, self.layout)
+        captions, images = self._first_images(canvas[: size[0], : size[1]])
+        info = self._info((), None)
+        info["images"] = images
+        info["image_id"] = image_id
+        info["task"] = {
+            "grid": (rules.rows, rules.cols),
+            "names": self.workspace.names,
+            "dialect": rules.dialect.name,
+            "rotations": config.rotations,
+            "initial_view": config.initial_view,
+            "piece_size": (self.layout.piece_height, self.layout.piece_width),
+        }
+        text = task_text(self.workspace, rules.dialect.action_tag, config.max_turns, captions)
+        return StepResult(text, size, 0.0, False, False, info)
+
+    def step(self, text: str, canvas: NDArray[np.uint8]) -> StepResult:
+        """Play a turn.
+
+        Args:
+            text: What the model wrote: any string.
+            canvas: (H, W, 3) uint8, which gets the image that the turn asked for, or zeros.
+
+        Returns:
+            The observation, reward and end.
+
+        Raises:
+            ConfigurationError: If ``text`` is not a string.
+            gymnasium.error.ResetNeeded: If the episode is over, or has not begun.
+        """
+        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers may not be type-checked
+            raise ConfigurationError(
+                f"The action is a {type(text).__name__}; give the text of a turn, such as action_space.sample() does."
+            )
+        if self.done:
+            raise ResetNeeded("This episode is over, or has not begun: call reset() before step().")
+        rules, workspace = self.rules, self.workspace
+        self.turn += 1
+        parsed = rules.dialect.parse(text, workspace)
+        self._texts.append(text)
+        self._well_formed &= parsed.well_formed
+        self._code_turns += parsed.has_code
+        answer = parsed.primitives[0] if parsed.primitives and isinstance(parsed.primitives[0], Answer) else None
+        error, shown = parsed.error, None
+        if error is None and answer is None:
+            try:
+                shown = workspace.execute(parsed.primitives)
+                if parsed.variables is not None:
+                    workspace.variables = parsed.variables
+            except ActionError as failure:
+                error = failure
+        ends = answer is not None or (
+            error is not None and rules.reward.invalid_turn == "end" and error.kind in _ENDING_ERRORS
+        )
+        truncated = not ends and self.turn >= rules.config.max_turns
+        size = (0, 0)
+        if shown is not None:
+            self._images += 1
+            size = render_into(canvas, workspace.images[shown], self.pieces, self.layout, self._reference)
+        else:
+            canvas[...] = 0
+        info = self._info(() if error else parsed.primitives, error)
+        info["images"] = () if shown is None else (canvas[: size[0], : size[1]],)
+        reward = 0.0
+        if ends or truncated:
+            self.done = True
+            info["reward"] = parts = self._finish(answer)
+            reward = parts["total"]
+            info["solved"], info["score"] = self._solved, parts["score"]
+        return StepResult(self._feedback(parsed, error, shown, ends), size, reward, ends, truncated, info)
+
+    def new_workspace(self) -> Workspace:
+        """Return a workspace as it is at the start of an episode."""
+        rules = self.rules
+        layout = getattr(self, "layout", None) or rules.layout_for(rules.canvas)
+        reference = (layout.rows * layout.piece_height, layout.cols * layout.piece_width)
+        return Workspace(
+            layout,
+            rules.canvas,
+            rotations=rules.config.rotations,
+            reference=reference if rules.config.reference_image else None,
+        )
+
+    def _photo(self, rng: np.random.Generator, image: object) -> tuple[NDArray[np.uint8], str]:
+        source = self._source
+        if isinstance(image, int | np.integer) and not isinstance(image, bool):
+            if not 0 <= image < len(source):
+                raise ConfigurationError(f"image={image} does not exist; there are images 0 to {len(source) - 1}.")
+            return source.load(int(image)), source.content_hash(int(image))
+        if image is not None:
+            return decode_image(image), ""  # pyright: ignore[reportArgumentType] -- it says itself what it takes
+        problem: ImageError | None = None
+        for _ in range(_MAX_REDRAWS):
+            index = int(rng.integers(len(source)))
+            try:
+                return source.load(index), source.content_hash(index)
+            except ImageError as error:
+                problem = error
+        raise ImageError(f"None of {_MAX_REDRAWS} images drawn could be read. The last: {problem}")
+
+    def _puzzle(self, rng: np.random.Generator, given: Mapping[str, Any]) -> JigsawPuzzle:
+        rules = self.rules
+        levels = parse_level(given["level"], rules.rows * rules.cols) if "level" in given else rules.levels
+        puzzle = sample_puzzle(rng, rules.rows, rules.cols, levels, rotations=rules.config.rotations)
+        home, turns = given.get("permutation", puzzle.home), given.get("turns", puzzle.turns)
+        if any(turns) and not rules.config.rotations:
+            raise ConfigurationError("turns can be given only to an environment made with rotations=True.")
+        return JigsawPuzzle(rules.rows, rules.cols, tuple(map(int, home)), tuple(map(int, turns)))
+
+    def _make_reference(self, photo: NDArray[np.uint8], window: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+        top, left, rows, cols = window
+        layout = self.layout
+        part = photo[top : top + rows, left : left + cols]
+        reference = resize(part, layout.rows * layout.piece_height, layout.cols * layout.piece_width)
+        reference.setflags(write=False)
+        return reference
+
+    def _board(self) -> ImageRecipe:
+        board = Board(self.workspace.order, self.workspace.turns)
+        return ImageRecipe(self.layout.height, self.layout.width, board)
+
+    def _first_images(self, board: NDArray[np.uint8]) -> tuple[list[str], tuple[NDArray[np.uint8], ...]]:
+        captions: list[str] = []
+        images: list[NDArray[np.uint8]] = []
+        view = self.rules.config.initial_view
+        if view != "board":
+            captions += [f"Image {name}" for name in self.workspace.names]
+            images += list(self.pieces)
+        if view != "pieces":
+            captions.append("The board")
+            images.append(board)
+        if self._reference is not None:
+            captions.append("The whole picture (reference)")
+            images.append(self._reference)
+        return captions, tuple(images)
+
+    def _finish(self, answer: Primitive | None) -> RewardParts:
+        right = 0
+        count = len(self.workspace.names)
+        if isinstance(answer, Answer):
+            places = {name: piece for piece, name in enumerate(self.workspace.names)}
+            order = [places.get(name, -1) for name in answer.order]
+            turns = [0] * count
+            for piece, angle in zip(order, answer.turns or (), strict=False):
+                if piece >= 0:
+                    turns[piece] = angle
+            right = self.puzzle.pieces_right(order, turns)
+        self._solved = right == count
+        record = EpisodeRecord(
+            texts=self._texts,
+            code_turns=self._code_turns,
+            images=self._images,
+            well_formed=self._well_formed,
+            answered=answer is not None,
+            pieces_right=right,
+            pieces=count,
+            max_turns=self.rules.config.max_turns,
+        )
+        return score_episode(record, self.rules.reward)
+
+    def _feedback(self, parsed: ParsedTurn, error: ActionError | None, shown: str | None, ends: bool) -> str:
+        left = self.rules.config.max_turns - self.turn
+        if ends:
+            return done_text()
+        if error is not None:
+            return error_text(error, self.workspace, left)
+        return result_text(self.workspace, shown, left, well_formed=parsed.well_formed)
+
+    def _info(self, primitives: tuple[Primitive, ...], error: ActionError | None) -> dict[str, Any]:
+        info: dict[str, Any] = {
+            "reward": no_reward(),
+            "primitives": primitives,
+            "error": None if error is None else error.kind,
+            "turn": self.turn,
+            "solved": False,
+            "score": 0.0,
+        }
+        if self.rules.config.reveal:
+            workspace, puzzle = self.workspace, self.puzzle
+            info["solution"] = state_list(workspace, puzzle.solution, puzzle.turns)
+            info["pieces_in_place"] = puzzle.pieces_right(workspace.order, workspace.turns)
+            info["level"] = puzzle.level
+        return info

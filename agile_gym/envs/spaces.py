@@ -1,0 +1,147 @@
+"""Text spaces that hold any Unicode string, and that work with Gymnasium's shared-memory vector environments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Text
+from gymnasium.spaces import utils as space_utils
+from gymnasium.vector.utils import read_from_shared_memory
+from numpy.typing import NDArray
+
+from agile_gym.actions.dialects import Dialect
+from agile_gym.actions.primitives import Answer, Crop, Observe, Primitive, Swap, Zoom
+from agile_gym.actions.workspace import Workspace
+
+__all__ = ["ActionText", "UnicodeText"]
+
+
+class UnicodeText(Text):
+    """All strings up to a length, whatever their characters.
+
+    `gymnasium.spaces.Text` knows a fixed set of characters, which no model keeps to. `sample` draws from Gymnasium's
+    set, which is a part of the space.
+    """
+
+    def __init__(self, max_length: int, *, seed: int | np.random.Generator | None = None) -> None:
+        """Make the space.
+
+        Args:
+            max_length: Largest number of characters.
+            seed: Seed of `sample`.
+        """
+        super().__init__(max_length, min_length=0, seed=seed)
+
+    def contains(self, x: Any) -> bool:  # noqa: ANN401 -- Gymnasium's signature
+        """Tell whether ``x`` is a string of at most ``max_length`` characters."""
+        return isinstance(x, str) and len(x) <= self.max_length
+
+    def __repr__(self) -> str:
+        """Return how the space is made."""
+        return f"{type(self).__name__}({self.max_length})"
+
+
+class ActionText(UnicodeText):
+    """All turns that a model can write; `sample` draws turns that the environment can carry out.
+
+    A sampled turn swaps, observes, crops, zooms or answers, at random, written in the environment's dialect.
+    """
+
+    def __init__(
+        self,
+        max_length: int,
+        dialect: Dialect,
+        make_workspace: Callable[[], Workspace],
+        *,
+        seed: int | np.random.Generator | None = None,
+    ) -> None:
+        """Make the space.
+
+        Args:
+            max_length: Largest number of characters.
+            dialect: How actions are written.
+            make_workspace: Makes a workspace at the start of an episode, which says what can be named.
+            seed: Seed of `sample`.
+        """
+        super().__init__(max_length, seed=seed)
+        self.dialect = dialect
+        self._workspace = make_workspace()
+
+    def sample(self, mask: None = None, probability: None = None) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Draw a turn: half of them swap and observe, the others observe, crop, zoom or answer.
+
+        Args:
+            mask: Not supported.
+            probability: Not supported.
+
+        Returns:
+            The text of a turn.
+
+        Raises:
+            ValueError: If a mask or a probability is given.
+        """
+        if mask is not None or probability is not None:
+            raise ValueError("This space samples whole turns; it takes neither a mask nor a probability.")
+        rng = self.np_random
+        names = self._workspace.names
+        count = len(names)
+        piece = names[int(rng.integers(count))]
+        left, top = rng.uniform(0, 0.5, 2).round(2).tolist()
+        first, second = sorted(rng.permutation(count)[:2].tolist())
+        choices: list[list[Primitive]] = [
+            [Swap(first, second), Observe()],
+            [Swap(first, second), Observe()],
+            [Swap(first, second), Observe()],
+            [Observe()],
+            [Crop(piece, (left, top, left + 0.5, top + 0.5))],
+            [Zoom(piece, round(float(rng.uniform(0.5, 1.0)), 2))],
+            [Answer(tuple(names[place] for place in rng.permutation(count).tolist()), self._answer_turns())],
+        ]
+        chosen = choices[int(rng.integers(len(choices)))]
+        return self.dialect.write(chosen, self._workspace, "A random turn.")
+
+    def _answer_turns(self) -> tuple[int, ...] | None:
+        if not self._workspace.rotations:
+            return None
+        return tuple((self.np_random.integers(4, size=len(self._workspace.names)) * 90).tolist())
+
+    def __eq__(self, other: object) -> bool:
+        """Tell whether another space holds the same strings and samples alike."""
+        return (
+            isinstance(other, ActionText)
+            and self.max_length == other.max_length
+            and self.dialect.name == other.dialect.name
+            and self._workspace.names == other._workspace.names
+        )
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType] -- spaces are mutable
+
+
+# Gymnasium keeps strings in shared memory as indices into a space's characters; here they are code points.
+
+
+@space_utils.flatten.register(UnicodeText)
+def _(space: UnicodeText, x: str) -> NDArray[np.int32]:
+    codes = np.full(space.max_length, -1, np.int32)
+    codes[: len(x)] = [ord(character) for character in x]
+    return codes
+
+
+@space_utils.unflatten.register(UnicodeText)
+def _(space: UnicodeText, x: NDArray[np.int32]) -> str:
+    return "".join(map(chr, x[x >= 0].tolist()))
+
+
+@space_utils.flatten_space.register(UnicodeText)
+def _(space: UnicodeText) -> Any:  # noqa: ANN401 -- Gymnasium's signature
+    from gymnasium.spaces import Box
+
+    return Box(-1, 0x10FFFF, (space.max_length,), np.int32)
+
+
+@read_from_shared_memory.register(UnicodeText)
+def _(space: UnicodeText, shared_memory: Any, n: int = 1) -> tuple[str, ...]:  # noqa: ANN401 -- Gymnasium's signature
+    codes = np.frombuffer(shared_memory.get_obj(), np.int32).reshape(n, space.max_length)
+    return tuple("".join(map(chr, row[row >= 0].tolist())) for row in codes)

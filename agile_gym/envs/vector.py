@@ -1,0 +1,238 @@
+"""`JigsawVisionVectorEnv`: many jigsaws in one process, drawn straight into one batch of observations."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from agile_gym.envs.config import JigsawConfig, resolve
+from agile_gym.envs.episode import JigsawEpisode, StepResult
+from agile_gym.envs.jigsaw import JigsawVisionEnv, make_spaces, open_source
+from agile_gym.errors import ConfigurationError
+
+__all__ = ["JigsawVisionVectorEnv"]
+
+MAX_ENVS = 100_000
+
+
+class _Batches:
+    """Canvases for a batch, used again once nobody else holds them: a fresh one costs more than drawing into it."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._shape = shape
+        self._kept: NDArray[np.uint8] | None = None
+
+    def take(self) -> NDArray[np.uint8]:
+        """Return a (num_envs, H, W, 3) uint8 array that nobody else holds, with arbitrary contents."""
+        kept = self._kept
+        # References: self._kept, `kept` and getrefcount's own argument. Views hold one too.
+        if kept is not None and sys.getrefcount(kept) == 3:
+            self._kept = None
+            return kept
+        return np.empty(self._shape, np.uint8)
+
+    def keep(self, batch: NDArray[np.uint8]) -> None:
+        """Offer a batch for later use."""
+        self._kept = batch
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Batches:
+        return _Batches(self._shape)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Batches, (self._shape,)
+
+
+class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any]]):
+    """``num_envs`` jigsaws that are stepped together.
+
+    With the same seeds it gives the same episodes as that many `JigsawVisionEnv`, element for element. Spaces and options
+    are theirs, batched: ``image`` is (num_envs, H, W, 3), ``image_size`` (num_envs, 2), ``text`` a tuple of strings;
+    actions are a sequence of ``num_envs`` strings. ``infos`` follow Gymnasium's vector format.
+
+    ## Autoreset
+    ``autoreset_mode`` is one of Gymnasium's: by default an episode that is over is reset by the next step, whose action is
+    then ignored (``NEXT_STEP``); ``SAME_STEP`` resets at once and puts the last observation and info into ``final_obs`` and
+    ``final_info``; ``DISABLED`` leaves it to ``reset(options={"reset_mask": ...})``.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {**JigsawVisionEnv.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        render_mode: str | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        **options: Any,  # noqa: ANN401 -- see JigsawConfig
+    ) -> None:
+        """Make the environment.
+
+        Args:
+            num_envs: Number of jigsaws, at least 1.
+            render_mode: ``"rgb_array"``, ``"ansi"`` or None; `render` then returns one entry an environment.
+            autoreset_mode: When an episode that is over is reset.
+            **options: The options of `JigsawConfig`.
+
+        Raises:
+            ConfigurationError: If an option is unknown or has a value that is not allowed.
+            ImageError: If no images are found.
+        """
+        if not isinstance(num_envs, int) or not 1 <= num_envs <= MAX_ENVS:  # pyright: ignore[reportUnnecessaryIsInstance] -- callers may not be type-checked
+            raise ConfigurationError(f"num_envs={num_envs!r} is not allowed; give a whole number, 1 to {MAX_ENVS}.")
+        if render_mode not in (None, "rgb_array", "ansi"):
+            raise ConfigurationError(f"render_mode={render_mode!r} is not allowed here; give 'rgb_array', 'ansi' or None.")
+        try:
+            self.autoreset_mode = AutoresetMode(autoreset_mode)
+        except ValueError:
+            modes = [mode.value for mode in AutoresetMode]
+            raise ConfigurationError(f"autoreset_mode={autoreset_mode!r} is not allowed; give one of {modes}.") from None
+        self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}  # pyright: ignore[reportIncompatibleUnannotatedOverride] -- per instance, as Gymnasium does
+        self.rules = resolve(JigsawConfig.from_options(options))
+        self.num_envs = num_envs
+        self.render_mode = render_mode
+        source = open_source(self.rules.config)
+        self.episodes = [JigsawEpisode(self.rules, source) for _ in range(num_envs)]
+        self.single_observation_space, self.single_action_space = make_spaces(self.rules, self.episodes[0])
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._rngs: list[np.random.Generator | None] = [None] * num_envs
+        self._over = np.zeros(num_envs, np.bool_)
+        self._batches = _Batches((num_envs, *self.rules.canvas, 3))
+        self._last: dict[str, Any] | None = None
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> tuple[dict[str, Any], dict[str, Any]]:  # pyright: ignore[reportIncompatibleMethodOverride] -- any mapping will do
+        """Begin episodes.
+
+        Args:
+            seed: Environment ``i`` gets ``seed + i``, or entry ``i`` of a sequence.
+            options: As for `JigsawVisionEnv`; with ``reset_mask``, a (num_envs,) bool array, only some are reset.
+
+        Returns:
+            The first observations, and ``infos``.
+
+        Raises:
+            ConfigurationError: For a wrong number of seeds, or an unsuitable mask or option.
+        """
+        given = dict(options or {})
+        mask = self._mask(given.pop("reset_mask", None))
+        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
+        if seeds is not None and len(seeds) != self.num_envs:
+            raise ConfigurationError(f"{len(seeds)} seeds were given for {self.num_envs} environments; give one each.")
+        canvases = self._batches.take()
+        if not mask.all():
+            canvases[~mask] = self._last["image"][~mask] if self._last else 0
+        results: list[StepResult | None] = [None] * self.num_envs
+        for i in np.flatnonzero(mask).tolist():
+            if seeds is not None and seeds[i] is not None:
+                self._rngs[i] = None
+            results[i] = self._reset_one(i, canvases[i], None if seeds is None else seeds[i], given)
+        self._over &= ~mask
+        observation = self._observe(canvases, results)
+        infos: dict[str, Any] = {}
+        for i, result in enumerate(results):
+            if result is not None:
+                infos = self._add_info(infos, result.info, i)
+        return observation, infos
+
+    def step(
+        self, actions: Sequence[str]
+    ) -> tuple[dict[str, Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """Play a turn in each environment.
+
+        Args:
+            actions: One string an environment.
+
+        Returns:
+            Observations, rewards, terminations, truncations and ``infos``.
+
+        Raises:
+            ConfigurationError: If there is not one action an environment, or one is not a string.
+            gymnasium.error.ResetNeeded: If an episode is over, autoreset is disabled and it was not reset.
+        """
+        if len(actions) != self.num_envs:
+            raise ConfigurationError(f"{len(actions)} actions were given for {self.num_envs} environments; give one each.")
+        canvases = self._batches.take()
+        rewards = np.zeros(self.num_envs)
+        terminated, truncated = np.zeros((2, self.num_envs), np.bool_)
+        results: list[StepResult | None] = []
+        infos: dict[str, Any] = {}
+        same_step = self.autoreset_mode is AutoresetMode.SAME_STEP
+        for i, (episode, action) in enumerate(zip(self.episodes, actions, strict=True)):
+            if self._over[i] and self.autoreset_mode is AutoresetMode.NEXT_STEP:
+                result = self._reset_one(i, canvases[i], None, {})
+            else:
+                result = episode.step(action, canvases[i])
+                rewards[i], terminated[i], truncated[i] = result.reward, result.terminated, result.truncated
+                if same_step and episode.done:
+                    final = {"final_obs": _observation(canvases[i].copy(), result), "final_info": result.info}
+                    final["final_info"]["images"] = tuple(image.copy() for image in result.info["images"])
+                    infos = self._add_info(infos, final, i)
+                    result = self._reset_one(i, canvases[i], None, {})
+            results.append(result)
+            infos = self._add_info(infos, result.info, i)
+        self._over = terminated | truncated
+        if same_step:
+            self._over = np.zeros(self.num_envs, np.bool_)
+        return self._observe(canvases, results), rewards, terminated, truncated, infos
+
+    def render(self) -> tuple[Any, ...] | None:
+        """Return each environment's last image, as arrays or as coloured text, as the render mode says."""
+        if self.render_mode is None or self._last is None:
+            return None
+        from agile_gym.envs.rendering import ansi_text
+
+        images = [
+            image[:height, :width] if height else image
+            for image, (height, width) in zip(self._last["image"], self._last["image_size"], strict=True)
+        ]
+        if self.render_mode == "rgb_array":
+            return tuple(image.copy() for image in images)
+        return tuple(f"{ansi_text(image)}{text}\n" for image, text in zip(images, self._last["text"], strict=True))
+
+    def _reset_one(self, i: int, canvas: NDArray[np.uint8], seed: int | None, options: Mapping[str, Any]) -> StepResult:
+        rng = self._rngs[i]
+        if rng is None or seed is not None:
+            rng, _ = seeding.np_random(seed)
+            self._rngs[i] = rng
+        return self.episodes[i].reset(rng, options, canvas)
+
+    def _mask(self, mask: object) -> NDArray[np.bool_]:
+        if mask is None:
+            return np.ones(self.num_envs, np.bool_)
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (self.num_envs,) or not mask.any():  # pyright: ignore[reportUnknownMemberType]
+            raise ConfigurationError(
+                f"reset_mask={mask!r} is not allowed; give a bool array of shape ({self.num_envs},) with at least one True."
+            )
+        return mask
+
+    def _observe(self, canvases: NDArray[np.uint8], results: Sequence[StepResult | None]) -> dict[str, Any]:
+        sizes = np.zeros((self.num_envs, 2), np.int64)
+        texts: list[str] = []
+        for i, result in enumerate(results):
+            if result is None:
+                sizes[i] = self._last["image_size"][i] if self._last else 0
+                texts.append(self._last["text"][i] if self._last else "")
+            else:
+                sizes[i] = result.image_size
+                texts.append(result.text)
+        self._batches.keep(canvases)
+        observation = {"image": canvases, "image_size": sizes, "text": tuple(texts)}
+        if self.render_mode is not None or self.autoreset_mode is AutoresetMode.DISABLED:
+            self._last = observation
+        return observation
+
+
+def _observation(canvas: NDArray[np.uint8], result: StepResult) -> dict[str, Any]:
+    return {"image": canvas, "image_size": np.array(result.image_size, np.int64), "text": result.text}

@@ -1,0 +1,229 @@
+"""Grids, levels and permutations: the jigsaw as numbers, without pixels or text.
+
+Pieces are numbered 0, 1, 2, ... in the order in which they are shown at the start and are named A, B, C, ...; places are
+numbered row by row from the top left. ``home[k]`` is the place where piece ``k`` belongs. Level LN means that exactly N
+pieces start in their place (AGILE, arXiv 2510.01304, section 4).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from agile_gym.errors import ConfigurationError
+
+__all__ = [
+    "MAX_SIDE",
+    "JigsawPuzzle",
+    "allowed_levels",
+    "count_permutations",
+    "parse_grid",
+    "parse_level",
+    "piece_names",
+    "sample_permutation",
+    "sample_puzzle",
+]
+
+MAX_SIDE = 10
+"""Largest number of rows or columns of a grid."""
+
+Grid = int | str | Sequence[int]
+Level = int | str | Sequence[int] | None
+
+
+@lru_cache(maxsize=128)
+def piece_names(count: int) -> tuple[str, ...]:
+    """Return the names of the first ``count`` pieces: A ... Z, then AA, AB, ... as the columns of a spreadsheet."""
+    names: list[str] = []
+    for number in range(1, count + 1):
+        letters = ""
+        while number:
+            number, digit = divmod(number - 1, 26)
+            letters = chr(ord("A") + digit) + letters
+        names.append(letters)
+    return tuple(names)
+
+
+def parse_grid(grid: Grid) -> tuple[int, int]:
+    """Read a grid given as ``3`` (3 x 3), ``(2, 3)`` (rows, columns) or ``"2x3"``.
+
+    Args:
+        grid: The grid in any of these forms.
+
+    Returns:
+        Rows and columns.
+
+    Raises:
+        ConfigurationError: If it is none of these, or not between 1x2 and 10x10.
+    """
+    rows = cols = 0
+    if isinstance(grid, str):
+        match = re.fullmatch(r"(\d{1,3})(?:x(\d{1,3}))?", grid.strip().lower())
+        if match:
+            rows = int(match[1])
+            cols = int(match[2] or match[1])
+    elif isinstance(grid, int) and not isinstance(grid, bool):
+        rows = cols = grid
+    elif isinstance(grid, Sequence) and len(grid) == 2 and all(isinstance(side, int | np.integer) for side in grid):  # pyright: ignore[reportUnnecessaryIsInstance] -- checks what a caller without a type checker passes
+        rows, cols = int(grid[0]), int(grid[1])
+    if not (1 <= rows <= MAX_SIDE and 1 <= cols <= MAX_SIDE and rows * cols >= 2):
+        raise ConfigurationError(
+            f"grid={grid!r} is not a grid. Give a side such as 3, (rows, columns) such as (2, 3), or '2x3', "
+            f"with 1 to {MAX_SIDE} rows and columns and at least 2 pieces."
+        )
+    return rows, cols
+
+
+def allowed_levels(pieces: int) -> range:
+    """Return the levels that exist for a number of pieces: L0 ... L(n-2), since n-1 right pieces leave no wrong one."""
+    return range(max(pieces - 1, 0))
+
+
+def parse_level(level: Level, pieces: int) -> tuple[int, ...] | None:
+    """Read a level given as ``1``, ``"L1"``, a range, a list of levels, ``"0-2"``, ``"all"`` or ``None``.
+
+    Args:
+        level: The level in any of these forms. ``None`` means any unsolved permutation, all equally likely.
+        pieces: Number of pieces of the puzzle.
+
+    Returns:
+        The levels to draw from, ascending, or ``None``.
+
+    Raises:
+        ConfigurationError: If it is none of these forms, or a level that cannot exist for this many pieces.
+    """
+    if level is None:
+        return None
+    allowed = allowed_levels(pieces)
+    wanted: list[int] = []
+    if isinstance(level, str):
+        text = level.strip().lower()
+        match = re.fullmatch(r"l?(\d{1,3})(?:\s*-\s*l?(\d{1,3}))?", text)
+        if text == "all":
+            wanted = list(allowed)
+        elif match:
+            wanted = list(range(int(match[1]), int(match[2] or match[1]) + 1))
+    elif isinstance(level, int | np.integer) and not isinstance(level, bool):
+        wanted = [int(level)]
+    elif isinstance(level, Sequence) and all(isinstance(entry, int | np.integer) for entry in level):  # pyright: ignore[reportUnnecessaryIsInstance] -- as above
+        wanted = sorted({int(entry) for entry in level})
+    if not wanted or any(entry not in allowed for entry in wanted):
+        raise ConfigurationError(
+            f"level={level!r} does not exist for {pieces} pieces. Allowed: {', '.join(f'L{n}' for n in allowed)} "
+            "(exactly that many pieces start in their place), as a number, a list, a range, '0-2', 'all', or None for "
+            "any unsolved permutation."
+        )
+    return tuple(wanted)
+
+
+def count_permutations(pieces: int, level: int) -> int:
+    """Return how many permutations of ``pieces`` leave exactly ``level`` of them in place (rencontres numbers)."""
+    moved = pieces - level
+    derangements = sum((-1) ** k * math.factorial(moved) // math.factorial(k) for k in range(moved + 1))
+    return math.comb(pieces, level) * derangements
+
+
+def sample_permutation(rng: np.random.Generator, pieces: int, levels: Sequence[int] | None = None) -> tuple[int, ...]:
+    """Draw a starting permutation.
+
+    Args:
+        rng: Source of randomness.
+        pieces: Number of pieces, at least 2.
+        levels: Levels to draw from: first a level, uniformly, then a permutation, uniformly among all that have exactly
+            that many fixed points. ``None`` draws uniformly among all permutations but the solved one.
+
+    Returns:
+        ``home``: the place where each piece belongs, in the order of the pieces.
+    """
+    if levels is None:
+        while True:
+            permutation = rng.permutation(pieces)
+            if np.any(permutation != np.arange(pieces)):
+                return tuple(permutation.tolist())
+    level = levels[int(rng.integers(len(levels)))]
+    moving = np.sort(rng.permutation(pieces)[level:])
+    places = np.arange(len(moving))
+    while True:  # a random permutation has no fixed point with probability of about 1/e, at least 1/3 for 3 and more
+        shuffled = rng.permutation(len(moving))
+        if not np.any(shuffled == places):
+            break
+    home = np.arange(pieces)
+    home[moving] = moving[shuffled]
+    return tuple(home.tolist())
+
+
+@dataclass(frozen=True, slots=True)
+class JigsawPuzzle:
+    """One shuffled jigsaw.
+
+    Attributes:
+        rows: Number of rows, 1 to 10.
+        cols: Number of columns, 1 to 10.
+        home: The place where each piece belongs; piece ``k`` is shown at place ``k`` at the start.
+        turns: Degrees, clockwise, by which each piece must be turned to be upright: 0, 90, 180 or 270.
+    """
+
+    rows: int
+    cols: int
+    home: tuple[int, ...]
+    turns: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Check the permutation.
+
+        Raises:
+            ConfigurationError: If ``home`` is not a permutation, or ``turns`` is not one right angle a piece.
+        """
+        count = self.rows * self.cols
+        if sorted(self.home) != list(range(count)):
+            raise ConfigurationError(
+                f"permutation={list(self.home)} is not a permutation of the places 0 to {count - 1} of a "
+                f"{self.rows}x{self.cols} grid; give each place once."
+            )
+        if len(self.turns) != count or any(turn not in (0, 90, 180, 270) for turn in self.turns):
+            raise ConfigurationError(f"turns={list(self.turns)} must hold 0, 90, 180 or 270 for each of {count} pieces.")
+
+    @property
+    def solution(self) -> tuple[int, ...]:
+        """The pieces, row by row, that restore the image."""
+        order = [0] * len(self.home)
+        for piece, place in enumerate(self.home):
+            order[place] = piece
+        return tuple(order)
+
+    @property
+    def level(self) -> int:
+        """How many pieces are in their place at the start, whichever way up they are."""
+        return sum(place == piece for piece, place in enumerate(self.home))
+
+    def pieces_right(self, order: Sequence[int], turns: Sequence[int]) -> int:
+        """Count the pieces that stand in their place and upright.
+
+        Args:
+            order: The piece at each place, row by row; numbers that name no piece count as wrong.
+            turns: Degrees by which each piece (not place) has been turned clockwise.
+
+        Returns:
+            The number of right pieces; 0 if ``order`` has the wrong length.
+        """
+        if len(order) != len(self.home):
+            return 0
+        return sum(
+            0 <= piece < len(self.home) and self.home[piece] == place and turns[piece] % 360 == self.turns[piece]
+            for place, piece in enumerate(order)
+        )
+
+
+def sample_puzzle(
+    rng: np.random.Generator, rows: int, cols: int, levels: Sequence[int] | None = None, *, rotations: bool = False
+) -> JigsawPuzzle:
+    """Draw a puzzle: a permutation of the level asked for and, with ``rotations``, a right angle for each piece."""
+    count = rows * cols
+    home = sample_permutation(rng, count, levels)
+    turns = tuple((rng.integers(4, size=count) * 90).tolist()) if rotations else (0,) * count
+    return JigsawPuzzle(rows, cols, home, turns)

@@ -1,0 +1,210 @@
+"""The reward of an episode: R = alpha R_acc + beta R_format + gamma R_step (AGILE, arXiv 2510.01304, section 3).
+
+Two presets, because the paper and its released code differ: `PAPER` and `OFFICIAL_CODE`. Everything is paid on the last
+step of the episode.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypedDict, cast
+
+from agile_gym.errors import ConfigurationError, did_you_mean
+
+__all__ = ["REWARDS", "EpisodeRecord", "RewardConfig", "RewardParts", "get_reward", "score_episode"]
+
+_MAX_OFFICIAL_ANSWER = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class RewardConfig:
+    """How an episode is rewarded; the defaults are the paper's.
+
+    Attributes:
+        accuracy_weight: Alpha, the weight of R_acc: 1 if the puzzle is solved, else 0.
+        format_weight: Beta, the weight of R_format: 1 if the format was kept, else 0.
+        step_weight: Gamma, the weight of R_step, which is 0 or negative.
+        score_weight: Weight of the share of right pieces in the answer, 0 to 1: optional shaping, not in the paper.
+        step_penalty: What a step costs in R_step, above 0.
+        unsolved_penalty: What an unsolved episode costs in R_step; None means ``step_penalty`` times the largest number
+            of turns.
+        step_count: What a step is: every turn with code, or every image that is returned to the model.
+        solved_above: R_acc is 1 where more pieces than this are right (or all of a smaller puzzle); None asks for all.
+        format_rule: ``"strict"``: every turn is one think block and one action, all tags present, paired and in order,
+            and an answer is given. ``"balanced"``: over the whole episode as many opening as closing think tags, and,
+            after the last of them, an answer that is JSON and shorter than 1,000 characters.
+        invalid_turn: What a turn with neither or both of action and answer, or with an answer that cannot be read, does:
+            ``"feedback"`` tells the model and goes on, ``"end"`` ends the episode.
+    """
+
+    accuracy_weight: float = 0.8
+    format_weight: float = 0.2
+    step_weight: float = 1.0
+    score_weight: float = 0.0
+    step_penalty: float = 0.05
+    unsolved_penalty: float | None = None
+    step_count: Literal["code_turns", "images"] = "code_turns"
+    solved_above: float | None = None
+    format_rule: Literal["strict", "balanced"] = "strict"
+    invalid_turn: Literal["feedback", "end"] = "feedback"
+
+
+REWARDS: dict[str, RewardConfig] = {
+    "paper": RewardConfig(),
+    "official_code": RewardConfig(
+        unsolved_penalty=0.25, step_count="images", solved_above=3.5, format_rule="balanced", invalid_turn="end"
+    ),
+}
+"""The presets, by name."""
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "step_count": ("code_turns", "images"),
+    "format_rule": ("strict", "balanced"),
+    "invalid_turn": ("feedback", "end"),
+}
+
+
+def get_reward(reward: str | Mapping[str, Any] | RewardConfig) -> RewardConfig:
+    """Return a reward by name, from settings, or as it is.
+
+    Args:
+        reward: Name of a preset; or a mapping of settings over a preset, such as
+            ``{"preset": "paper", "step_weight": 0.5}``; or a `RewardConfig`.
+
+    Returns:
+        The reward's settings.
+
+    Raises:
+        ConfigurationError: For an unknown preset or setting, or a value that is not allowed.
+    """
+    if isinstance(reward, RewardConfig):
+        config = reward
+    else:
+        settings: dict[str, Any] = {"preset": reward} if isinstance(reward, str) else dict(reward)
+        preset = settings.pop("preset", "paper")
+        if preset not in REWARDS:
+            raise ConfigurationError(f"There is no reward preset {preset!r}. {did_you_mean(str(preset), REWARDS)}")
+        names = [field.name for field in fields(RewardConfig)]
+        for key in settings:
+            if key not in names:
+                raise ConfigurationError(f"There is no reward setting {key!r}. {did_you_mean(key, names)}")
+        config = replace(REWARDS[preset], **settings)
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name in _CHOICES:
+            if value not in _CHOICES[field.name]:
+                raise ConfigurationError(f"reward {field.name}={value!r}; {did_you_mean(str(value), _CHOICES[field.name])}")
+        elif value is None and field.name in ("unsolved_penalty", "solved_above"):
+            continue
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e6:
+            raise ConfigurationError(f"reward {field.name}={value!r} must be a number of at least 0.")
+    return config
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeRecord:
+    """What the reward looks at, when the episode is over.
+
+    Attributes:
+        texts: What the model wrote, turn by turn.
+        code_turns: Turns that held a code block or a tool call, sound or not.
+        images: Images that were returned to the model after a turn.
+        well_formed: Whether every turn kept to the tags.
+        answered: Whether the last turn gave an answer that could be read.
+        pieces_right: Pieces right in the answer, 0 if there is none or it has the wrong length.
+        pieces: Number of pieces.
+        max_turns: Largest number of turns.
+    """
+
+    texts: Sequence[str]
+    code_turns: int
+    images: int
+    well_formed: bool
+    answered: bool
+    pieces_right: int
+    pieces: int
+    max_turns: int
+
+
+class RewardParts(TypedDict):
+    """The parts of a reward, before weighting, and their weighted sum.
+
+    Keys:
+        accuracy: R_acc, 0 or 1.
+        format: R_format, 0 or 1.
+        step: R_step, 0 or negative.
+        score: Share of pieces right, 0 to 1.
+        total: The weighted sum, which is the reward.
+    """
+
+    accuracy: float
+    format: float
+    step: float
+    score: float
+    total: float
+
+
+def no_reward() -> RewardParts:
+    """Return the parts of a step that is not the last: all 0."""
+    return {"accuracy": 0.0, "format": 0.0, "step": 0.0, "score": 0.0, "total": 0.0}
+
+
+def score_episode(record: EpisodeRecord, config: RewardConfig) -> RewardParts:
+    """Compute the reward of a finished episode.
+
+    Args:
+        record: What happened.
+        config: The reward's settings.
+
+    Returns:
+        The parts and the total.
+    """
+    if config.format_rule == "strict":
+        format_kept = record.well_formed and record.answered
+    else:
+        format_kept = balanced_format("".join(record.texts))
+    threshold = record.pieces - 0.5
+    if config.solved_above is not None:
+        threshold = min(threshold, config.solved_above)
+    solved = record.answered and record.pieces_right > threshold
+    if solved:
+        steps = record.code_turns if config.step_count == "code_turns" else record.images
+        step = -config.step_penalty * steps
+    elif config.unsolved_penalty is None:
+        step = -config.step_penalty * record.max_turns
+    else:
+        step = -config.unsolved_penalty
+    accuracy, kept, score = float(solved), float(format_kept), record.pieces_right / record.pieces
+    total = (
+        config.accuracy_weight * accuracy
+        + config.format_weight * kept
+        + config.step_weight * step
+        + config.score_weight * score
+    )
+    return {"accuracy": accuracy, "format": kept, "step": step, "score": score, "total": total}
+
+
+def balanced_format(text: str) -> bool:
+    """Tell whether a whole episode's text passes the released code's format check.
+
+    Args:
+        text: All that the model wrote, turn after turn.
+
+    Returns:
+        Whether there are as many opening as closing think tags and, after the last closing one, an answer whose last
+        occurrence is JSON and shorter than 1,000 characters.
+    """
+    if text.count("<think>") != text.count("</think>"):
+        return False
+    rest = text.rpartition("</think>")[2]
+    before, closing, _ = rest.rpartition("</answer>")
+    _, opening, answer = before.rpartition("<answer>")
+    if not closing or not opening or len(answer) >= _MAX_OFFICIAL_ANSWER:
+        return False
+    try:
+        cast(object, json.loads(answer))
+    except (ValueError, RecursionError):
+        return False
+    return True
