@@ -1,0 +1,154 @@
+"""Image files found, checked and hashed without decoding their pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePath
+
+from agile_gym.errors import ImageError
+from agile_gym.images.formats import describe_error, header_problem, readable_extensions, unsupported_extensions
+from agile_gym.images.items import FileItem, SkippedImage
+
+__all__ = ["Scan", "scan_file", "scan_folder"]
+
+
+def _no_items() -> list[FileItem]:
+    return []
+
+
+def _no_skipped() -> list[SkippedImage]:
+    return []
+
+
+def _no_counts() -> Counter[str]:
+    return Counter()
+
+
+@dataclass(slots=True)
+class Scan:
+    """What was found in a folder.
+
+    Attributes:
+        items: The usable image files, in the order of their relative posix paths.
+        skipped: Image files that cannot be used.
+        ignored: How many files of other kinds there were, by extension in lower case (``""`` for none).
+    """
+
+    items: list[FileItem] = field(default_factory=_no_items)
+    skipped: list[SkippedImage] = field(default_factory=_no_skipped)
+    ignored: Counter[str] = field(default_factory=_no_counts)
+
+
+def scan_folder(folder: str, max_pixels: int) -> Scan:
+    """Find the images in a folder and in the folders below it.
+
+    Every file whose extension is that of an image is hashed whole, while only its header is decoded. Hidden files and
+    folders (whose names start with a dot), broken links and anything that is not a regular file are passed over. Links
+    are followed; a folder that links lead to more than once is visited once.
+
+    Args:
+        folder: Path of the folder.
+        max_pixels: Most pixels that an image may have.
+
+    Returns:
+        What was found; the order does not depend on the machine.
+
+    Raises:
+        ImageError: If the folder itself cannot be listed.
+    """
+    scan = Scan()
+    extensions, unsupported = readable_extensions(), unsupported_extensions()
+    root = os.path.abspath(folder)
+    found = [(_relative_name(path, root), path) for path in _walk(root, root, set(), scan.skipped)]
+    for name, path in sorted(found, key=lambda entry: (unicodedata.normalize("NFC", entry[0]), entry[1])):
+        extension = os.path.splitext(name)[1].lower()
+        if extension in extensions:
+            item = scan_file(path, name, max_pixels)
+            if isinstance(item, FileItem):
+                scan.items.append(item)
+            else:
+                scan.skipped.append(item)
+        elif extension in unsupported:
+            reason = f"{extension} files are not supported; save it as PNG or JPEG"
+            scan.skipped.append(SkippedImage(name, reason))
+        else:
+            scan.ignored[extension] += 1
+    return scan
+
+
+def scan_file(path: str, name: str, max_pixels: int) -> FileItem | SkippedImage:
+    """Hash a file and check its header.
+
+    Args:
+        path: Path of a regular file, whatever its extension.
+        name: What people call it.
+        max_pixels: Most pixels that an image may have.
+
+    Returns:
+        The image, or the reason why it cannot be used.
+    """
+    try:
+        with open(path, "rb") as stream:
+            problem = header_problem(stream, max_pixels)
+            if problem is not None:
+                return SkippedImage(name, problem)
+            stream.seek(0)
+            content_hash = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        return SkippedImage(name, f"it cannot be read ({describe_error(error)})")
+    return FileItem(name, content_hash, os.path.abspath(path))
+
+
+def readable_name(path: str) -> str:
+    """Return a path as text that can be printed, with slashes on every system."""
+    posix = PurePath(path).as_posix()
+    return posix.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _relative_name(path: str, root: str) -> str:
+    """Return the path of a file within the folder."""
+    return readable_name(os.path.relpath(path, root))
+
+
+def _walk(folder: str, root: str, visited: set[tuple[int, int]], skipped: list[SkippedImage]) -> Iterator[str]:
+    """Yield the paths of all regular files that are not hidden.
+
+    Args:
+        folder: Where to look.
+        root: Folder that the search started in.
+        visited: Device and inode of the folders seen so far; grows.
+        skipped: Takes the folders that cannot be listed.
+
+    Raises:
+        ImageError: If ``root`` cannot be listed.
+    """
+    try:
+        status = os.stat(folder)
+        identity = (status.st_dev, status.st_ino)
+        if identity in visited:
+            return
+        visited.add(identity)
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        if folder == root:
+            raise ImageError(f"The folder {folder!r} cannot be listed: {describe_error(error)}.") from error
+        skipped.append(SkippedImage(_relative_name(folder, root), f"it cannot be listed ({describe_error(error)})"))
+        return
+    for name in names:
+        if name.startswith("."):
+            continue
+        path = os.path.join(folder, name)
+        try:
+            mode = os.stat(path).st_mode
+        except OSError:
+            continue  # a broken link, or a file that has just gone
+        if stat.S_ISDIR(mode):
+            yield from _walk(path, root, visited, skipped)
+        elif stat.S_ISREG(mode):
+            yield path

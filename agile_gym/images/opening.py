@@ -1,0 +1,266 @@
+"""The one way in: whatever the user has images in becomes an `ImageSource`."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Set as AbstractSet
+from typing import Any, TypeAlias, TypeGuard, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from agile_gym.errors import ImageError, did_you_mean
+from agile_gym.images.builtin import builtin_images
+from agile_gym.images.decode import Decodable
+from agile_gym.images.folder import Scan, readable_name, scan_file, scan_folder
+from agile_gym.images.formats import COMMON_EXTENSIONS, DEFAULT_MAX_PIXELS, check_max_pixels, header_problem
+from agile_gym.images.huggingface import (
+    PREFIX,
+    DatasetLike,
+    dataset_images,
+    is_dataset,
+    load_dataset,
+    parse_dataset_spec,
+)
+from agile_gym.images.items import ArrayItem, BytesItem, Item, SkippedImage, hash_bytes
+from agile_gym.images.sources import ImageCollection, ImageSource, take_split
+from agile_gym.images.split import Split, check_fraction, check_split
+
+__all__ = ["ImagesLike", "SkippedImageWarning", "open_images"]
+
+ImagesLike: TypeAlias = "Decodable | Iterable[Decodable] | DatasetLike | ImageSource | None"
+"""All that `open_images` accepts."""
+
+BUILTIN = "builtin"
+_NAMED = 3
+_ACCEPTED = (
+    "Accepted are: None or 'builtin'; the path of a folder or of an image file; a list of files, numpy arrays and PIL "
+    "images; 'hf:NAME[:SPLIT[:COLUMN]]'; a datasets.Dataset; or an ImageSource."
+)
+_READABLE = f"Read are {', '.join(COMMON_EXTENSIONS)} and the other formats that Pillow decodes"
+
+
+class SkippedImageWarning(UserWarning):
+    """Some images were found that cannot be used; the rest is."""
+
+
+def open_images(
+    images: ImagesLike = None,
+    *,
+    split: Split | None = None,
+    test_fraction: float = 0.2,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> ImageSource:
+    """Open images for puzzles, wherever they are.
+
+    Of images with the same content only the first is kept. Files that are corrupt, too large or in a format that is
+    not supported are skipped: one `SkippedImageWarning` counts them, and the ``skipped`` attribute of the result names
+    them all. Files are hashed and their headers checked now; pixels are decoded when an image is loaded, so damage
+    further inside a file shows only then.
+
+    Args:
+        images: One of
+
+            * ``None`` or ``"builtin"``: photographs that come with scikit-image (astronaut, chelsea, coffee,
+              motorcycle, rocket);
+            * the path of a folder (searched with all folders below it; hidden files are passed over) or of one file;
+            * an iterable of paths of files, encoded images as bytes, numpy arrays and PIL images, mixed as you like;
+              an array of shape (N, H, W, C) is N images. Those in memory are decoded at once, so that later changes
+              to them have no effect;
+            * one image as bytes, an array or a PIL image;
+            * ``"hf:NAME[:SPLIT[:COLUMN]]"``: a dataset loaded with ``datasets.load_dataset``;
+            * a ``datasets.Dataset`` with a column of images;
+            * an `ImageSource`, which is returned as it is, or restricted to the split.
+        split: ``"train"`` or ``"test"`` for a part of the images, ``None`` for all. An image's part depends on its
+            content and on ``test_fraction`` only, see `agile_gym.images.split_of`: a file is in the same part in every
+            folder. (The same picture as a file and as an array counts as two.) The built-in photographs are so few
+            that the one nearest to an empty part moves into it.
+        test_fraction: Share of test images to aim for, in the open range (0, 1).
+        max_pixels: Most pixels (width times height) that an image may have, at least 1; larger ones are skipped.
+
+    Returns:
+        The images, at least one.
+
+    Raises:
+        ImageError: If nothing usable is found, the split is empty, a file of a list does not exist, or an image in
+            memory is not allowed.
+        ConfigurationError: If ``split``, ``test_fraction`` or ``max_pixels`` is not allowed.
+        MissingDependencyError: If a package is missing that the images need.
+    """
+    checked_split, fraction, limit = check_split(split), check_fraction(test_fraction), check_max_pixels(max_pixels)
+    given = _describe(images)
+    if isinstance(images, ImageSource):
+        source: ImageSource = images
+        if len(source) == 0:
+            raise ImageError(f"{given} holds no images. {_ACCEPTED}")
+    else:
+        source = _collect(images, given, limit)
+        if source.skipped:
+            warnings.warn(_warning(source, given), SkippedImageWarning, stacklevel=2)
+    return source if checked_split is None else take_split(source, checked_split, fraction, given)
+
+
+def _collect(images: object, given: str, max_pixels: int) -> ImageCollection:
+    """Open anything but an `ImageSource`."""
+    if images is None or (isinstance(images, str) and images == BUILTIN):
+        return builtin_images(max_pixels)
+    if isinstance(images, str) and images.startswith(PREFIX):
+        spec = parse_dataset_spec(images)
+        return _usable_rows(load_dataset(spec), spec.column, given, max_pixels)
+    if isinstance(images, (str, os.PathLike)):
+        return _from_path(cast("str | os.PathLike[str]", images), given, max_pixels)
+    if isinstance(images, (bytes, bytearray, Image.Image)) or (_is_array(images) and images.ndim != 4):
+        return _from_items([images], given, max_pixels)
+    if is_dataset(images):
+        return _usable_rows(images, None, given, max_pixels)
+    if isinstance(images, Mapping):
+        keys = ", ".join(repr(key) for key in cast("Mapping[object, object]", images))
+        raise ImageError(f"{given} cannot be opened; give one of its values, such as a split. Its keys: {keys}.")
+    if isinstance(images, AbstractSet):
+        raise ImageError(f"{given} has no order that stays the same. Give a list instead, such as sorted(images).")
+    if isinstance(images, (Sized, Iterator)) and isinstance(images, Iterable):
+        return _from_items(list(cast("Iterable[object]", images)), given, max_pixels)
+    hint = "Load a streamed dataset without streaming=True. " if hasattr(images, "column_names") else ""
+    raise ImageError(f"{given} cannot be opened as images. {hint}{_ACCEPTED}")
+
+
+def _from_path(path: str | os.PathLike[str], given: str, max_pixels: int) -> ImageCollection:
+    """Open a folder or a file."""
+    text: str = os.path.expanduser(os.fspath(path))
+    if os.path.isdir(text):
+        scan = scan_folder(text, max_pixels)
+        if not scan.items:
+            raise ImageError(_nothing_in_folder(scan, given))
+        return ImageCollection(scan.items, max_pixels=max_pixels, skipped=scan.skipped)
+    if os.path.isfile(text):
+        item = scan_file(text, readable_name(os.path.basename(text)), max_pixels)
+        if isinstance(item, SkippedImage):
+            raise ImageError(f"{given} cannot be used: {item.reason}. {_READABLE}. Give another file, or a folder.")
+        return ImageCollection([item], max_pixels=max_pixels)
+    raise ImageError(f"{given} is neither a folder, nor a file, nor a known word. {_path_hint(text)} {_ACCEPTED}")
+
+
+def _from_items(images: Sequence[object], given: str, max_pixels: int) -> ImageCollection:
+    """Open images given one by one."""
+    items: list[Item] = []
+    skipped: list[SkippedImage] = []
+    for index, image in enumerate(images):
+        item = _open_item(image, index, max_pixels)
+        if isinstance(item, SkippedImage):
+            skipped.append(item)
+        else:
+            items.append(item)
+    if not items:
+        raise ImageError(
+            f"{given} holds no usable image: {len(images)} given, {len(skipped)} skipped{_named(skipped)}. "
+            f"{_READABLE}. {_ACCEPTED}"
+        )
+    return ImageCollection(items, max_pixels=max_pixels, skipped=skipped)
+
+
+def _open_item(image: object, index: int, max_pixels: int) -> Item | SkippedImage:
+    """Open one image of several."""
+    if isinstance(image, Image.Image) or _is_array(image):
+        return ArrayItem.of(image, f"image {index}", max_pixels)
+    if isinstance(image, (bytes, bytearray)):
+        data = bytes(image)
+        problem = header_problem(io.BytesIO(data), max_pixels)
+        name = f"image {index}"
+        return BytesItem(name, hash_bytes(data), data) if problem is None else SkippedImage(name, problem)
+    if isinstance(image, (str, os.PathLike)):
+        path: str = os.path.expanduser(os.fspath(cast("str | os.PathLike[str]", image)))
+        if os.path.isfile(path):
+            return scan_file(path, readable_name(path), max_pixels)
+        if os.path.isdir(path):
+            raise ImageError(f"Image {index}, {path!r}, is a folder. Give a folder by itself, not within a list.")
+        raise ImageError(f"Image {index}, {path!r}, does not exist. {_path_hint(path)}".rstrip())
+    raise ImageError(
+        f"Image {index} is of type {type(image).__name__}. In a list, give paths of files, encoded images as bytes, "
+        "numpy arrays or PIL images; a tensor can be turned into an array with tensor.permute(1, 2, 0).numpy()."
+    )
+
+
+def _usable_rows(dataset: DatasetLike, column: str | None, given: str, max_pixels: int) -> ImageCollection:
+    """Open a dataset that has to have images."""
+    source = dataset_images(dataset, column, max_pixels)
+    if len(source):
+        return source
+    raise ImageError(
+        f"{given} holds no usable image: {len(dataset)} rows seen, {len(source.skipped)} skipped"
+        f"{_named(source.skipped)}. {_READABLE}. Name another column with 'hf:NAME:SPLIT:COLUMN', or give other images."
+    )
+
+
+def _is_array(value: object) -> TypeGuard[NDArray[Any]]:
+    """Return whether a value is a numpy array."""
+    return isinstance(value, np.ndarray)
+
+
+def _path_hint(path: str) -> str:
+    """Return what the user may have meant by a path that does not exist, or an empty text."""
+    if "://" in path:
+        return "Addresses are not fetched: download the images and give the folder."
+    if any(sign in path for sign in "*?["):
+        return "For a pattern, give the files: sorted(glob.glob(PATTERN))."
+    parent, name = os.path.split(path.rstrip("/" + os.sep))
+    try:
+        nearby = [entry for entry in os.listdir(parent or os.curdir) if not entry.startswith(".")]
+    except (OSError, ValueError):
+        dataset = f" A Hugging Face dataset is written {PREFIX + path!r}." if path.count("/") == 1 and parent else ""
+        return f"There is no folder {parent!r} either.{dataset}"
+    choices = {os.path.join(parent, entry): entry for entry in nearby}
+    words = {**choices, **({} if parent else {BUILTIN: BUILTIN})}
+    hint = did_you_mean(os.path.join(parent, name), words) if words else ""
+    return hint if hint.startswith("Did you mean") else f"The folder that was looked in is {os.path.abspath(parent)!r}."
+
+
+def _nothing_in_folder(scan: Scan, given: str) -> str:
+    """Return why a folder gives no images."""
+    ignored = sum(scan.ignored.values())
+    seen = len(scan.skipped) + ignored
+    text = f"{given} holds no usable image: {seen} files seen, {len(scan.skipped)} skipped{_named(scan.skipped)}"
+    if ignored:
+        text += f", {ignored} of other kinds ({_extensions(scan.ignored)})"
+    return f"{text}. {_READABLE}. Check the path, convert the files, or leave images out for the built-in photographs."
+
+
+def _extensions(counts: Counter[str]) -> str:
+    """Return the most frequent extensions with their counts."""
+    common = [f"{extension or 'no extension'}: {count}" for extension, count in counts.most_common(_NAMED)]
+    return ", ".join(common) + (", ..." if len(counts) > _NAMED else "")
+
+
+def _named(skipped: Sequence[SkippedImage]) -> str:
+    """Return the first few skipped images with their reasons in brackets, or an empty text."""
+    if not skipped:
+        return ""
+    first = "; ".join(f"{name}: {reason}" for name, reason in skipped[:_NAMED])
+    more = f"; and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
+    return f" ({first}{more})"
+
+
+def _warning(source: ImageCollection, given: str) -> str:
+    """Return the text that reports the skipped images."""
+    total = len(source.skipped)
+    return (
+        f"{given}: {total} {'image' if total == 1 else 'images'} skipped{_named(source.skipped)}; {len(source)} used. "
+        "The attribute 'skipped' of the source lists all."
+    )
+
+
+def _describe(images: object) -> str:
+    """Return how messages call what was given."""
+    if images is None or isinstance(images, str):
+        return f"images={images!r}"
+    if isinstance(images, os.PathLike):
+        return f"images={os.fspath(cast('os.PathLike[str]', images))!r}"
+    if _is_array(images):
+        return f"images (an array of shape {images.shape} and type {images.dtype})"
+    kind: str = type(images).__name__
+    length = f", length {len(cast('Sequence[object]', images))}" if isinstance(images, (list, tuple)) else ""
+    return f"images (of type {kind}{length})"

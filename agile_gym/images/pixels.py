@@ -1,0 +1,182 @@
+"""Pixels of every mode and type turned into 8-bit RGB."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from agile_gym.errors import ImageError
+
+__all__ = ["oriented", "rgb_from_array", "rgb_from_pillow"]
+
+_ALLOWED = (
+    "Allowed are the shapes (H, W), (H, W, 1), (H, W, 3) and (H, W, 4) with values of type uint8, uint16, bool, "
+    "or float between 0 and 1."
+)
+_TOLERANCE = 1e-6
+_CHANNELS = (1, 3, 4)
+
+
+def rgb_from_pillow(image: Image.Image) -> NDArray[np.uint8]:
+    """Turn a loaded Pillow image of any mode into RGB.
+
+    Transparent pixels are laid over white. Grey of more than 8 bits keeps its whole range: values from 0 to 65535 are
+    divided by 257; other integers are stretched from their minimum and maximum to 0 and 255. Float values are
+    multiplied by 255 if all lie between 0 and 1, rounded if all lie between 0 and 255, and stretched otherwise.
+    Colour profiles are not applied.
+
+    Args:
+        image: The image.
+
+    Returns:
+        A new array of shape (H, W, 3), C-contiguous.
+
+    Raises:
+        ImageError: If float values are not finite.
+        ValueError: If Pillow does not know how to convert the mode.
+    """
+    if image.mode == "F":
+        return _grey(_from_floats(np.asarray(image, dtype=np.float32)))
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _grey(_from_integers(np.asarray(image)))
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        image = _over_white(image.convert("RGBA"))
+    elif image.mode != "RGB":
+        image = image.convert("RGB")
+    return np.array(image, dtype=np.uint8, order="C")
+
+
+def rgb_from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Turn an array into RGB.
+
+    Args:
+        array: Pixels of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), the last with alpha, which is laid over white.
+            Values of type uint8, uint16 (0 to 65535), bool, or float (0 to 1).
+
+    Returns:
+        A new array of shape (H, W, 3), C-contiguous.
+
+    Raises:
+        ImageError: If the shape, the type or a value is not allowed.
+    """
+    _check_shape(array.shape)
+    values = _to_uint8(np.asarray(array))
+    if values.ndim == 2:
+        return _grey(values)
+    channels = values.shape[2]
+    if channels == 1:
+        return _grey(values[:, :, 0])
+    if channels == 4:
+        blended = _over_white(Image.fromarray(np.ascontiguousarray(values)))
+        return np.array(blended, dtype=np.uint8, order="C")
+    return np.array(values, dtype=np.uint8, order="C")
+
+
+def oriented(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Turn and mirror stored pixels the way that their EXIF orientation asks for.
+
+    Args:
+        pixels: Array of shape (H, W, 3) as it is stored.
+        orientation: Value of the EXIF tag, 1 to 8; others count as 1.
+
+    Returns:
+        Array of shape (H, W, 3), or (W, H, 3) for orientations 5 to 8, C-contiguous.
+    """
+    across = pixels.swapaxes(0, 1)
+    turned = {
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: across,
+        6: across[:, ::-1],
+        7: across[::-1, ::-1],
+        8: across[::-1],
+    }.get(orientation, pixels)
+    return np.ascontiguousarray(turned)
+
+
+def _check_shape(shape: tuple[int, ...]) -> None:
+    """Refuse a shape that is not an image's."""
+    if len(shape) == 2 or (len(shape) == 3 and shape[2] in _CHANNELS):
+        if 0 in shape:
+            raise ImageError(f"an array of shape {shape} has no pixels. {_ALLOWED}")
+        return
+    hint = ""
+    if len(shape) == 3 and shape[0] in _CHANNELS:
+        hint = " The channels seem to come first: put them last with array.transpose(1, 2, 0)."
+    elif len(shape) == 4:
+        hint = " Several images go in a list: give list(array) instead."
+    raise ImageError(f"an array of shape {shape} is not an image. {_ALLOWED}{hint}")
+
+
+def _to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Bring the values of an array to 0..255."""
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind == "u" and size == 1:
+        return cast("NDArray[np.uint8]", array)
+    if kind == "u" and size == 2:
+        return _from_integers(array)
+    if kind == "b":
+        return np.multiply(array, 255, dtype=np.uint8)
+    if kind == "f":
+        return _from_unit_floats(array)
+    hint = " Use array.astype(np.uint8) if its values lie between 0 and 255." if kind in "iu" else ""
+    raise ImageError(f"an array of type {array.dtype} is not an image. {_ALLOWED}{hint}")
+
+
+def _from_unit_floats(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Turn floats between 0 and 1 into 0..255."""
+    if not bool(np.isfinite(values).all()):
+        raise ImageError(f"an array of type {values.dtype} holds NaN or infinite values. {_ALLOWED}")
+    low, high = float(values.min()), float(values.max())
+    if low < -_TOLERANCE or high > 1 + _TOLERANCE:
+        hint = " Divide it by 255." if low >= 0 and high <= 255 else ""
+        raise ImageError(f"an array of type {values.dtype} holds values from {low:g} to {high:g}. {_ALLOWED}{hint}")
+    return _round(np.clip(values, 0, 1) * np.float32(255))
+
+
+def _from_floats(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Turn the floats of an image file into 0..255."""
+    if not bool(np.isfinite(values).all()):
+        raise ImageError("its float values are not all finite")
+    low, high = float(values.min()), float(values.max())
+    if low >= 0 and high <= 1:
+        return _round(values * np.float32(255))
+    if low >= 0 and high <= 255:
+        return _round(values)
+    return _stretch(values.astype(np.float64), low, high)
+
+
+def _from_integers(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Turn integers of up to 32 bits into 0..255."""
+    low, high = int(values.min()), int(values.max())
+    if low >= 0 and high <= 65535:
+        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return _stretch(values.astype(np.float64), low, high)
+
+
+def _stretch(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.uint8]:
+    """Map the range from low to high onto 0..255; values that are all the same become 0."""
+    return _round((values - low) * (255 / (high - low))) if high > low else np.zeros(values.shape, np.uint8)
+
+
+def _round(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Round values between 0 and 255."""
+    return np.floor(values + 0.5).clip(0, 255).astype(np.uint8)
+
+
+def _grey(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Repeat one channel three times."""
+    return np.repeat(values[:, :, np.newaxis], 3, axis=2)
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """Lay an RGBA image over white."""
+    white = Image.new("RGB", image.size, (255, 255, 255))
+    white.paste(image, mask=image)
+    return white
