@@ -35,8 +35,8 @@ class RewardConfig:
         format_rule: ``"strict"``: every turn is one think block and one action, all tags present, paired and in order,
             and an answer is given. ``"balanced"``: over the whole episode as many opening as closing think tags, and,
             after the last of them, an answer that is JSON and shorter than 1,000 characters.
-        invalid_turn: What a turn with neither or both of action and answer, or with an answer that cannot be read, does:
-            ``"feedback"`` tells the model and goes on, ``"end"`` ends the episode.
+        invalid_turn: What a turn with neither or both of action and answer, or with an answer that cannot be read,
+            does: ``"feedback"`` tells the model and goes on, ``"end"`` ends the episode.
     """
 
     accuracy_weight: float = 0.8
@@ -95,7 +95,9 @@ def get_reward(reward: str | Mapping[str, Any] | RewardConfig) -> RewardConfig:
         value = getattr(config, field.name)
         if field.name in _CHOICES:
             if value not in _CHOICES[field.name]:
-                raise ConfigurationError(f"reward {field.name}={value!r}; {did_you_mean(str(value), _CHOICES[field.name])}")
+                raise ConfigurationError(
+                    f"reward {field.name}={value!r}; {did_you_mean(str(value), _CHOICES[field.name])}"
+                )
         elif value is None and field.name in ("unsolved_penalty", "solved_above"):
             continue
         elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e6:

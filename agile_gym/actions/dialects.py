@@ -1,4 +1,4 @@
-"""Dialects: the ways in which a model writes an action. Each reads text into primitives and writes primitives as text."""
+"""Dialects: the ways in which a model writes actions; each reads text as primitives and writes primitives as text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,16 @@ from agile_gym.actions.tags import read_answer, read_tags
 from agile_gym.actions.workspace import Workspace
 from agile_gym.errors import ConfigurationError, did_you_mean
 
-__all__ = ["DIALECTS", "CodeDialect", "Dialect", "ParsedTurn", "ToolDialect", "get_dialect"]
+__all__ = [
+    "DIALECTS",
+    "CodeDialect",
+    "Dialect",
+    "ParsedTurn",
+    "ToolDialect",
+    "get_dialect",
+    "state_list",
+    "write_answer",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +99,20 @@ def _tagged(think: str, tag: str, bodies: Sequence[str]) -> str:
     return f"<think>{think}</think>\n{blocks}"
 
 
-def _answer_text(answer: Answer) -> str:
-    if answer.turns is None:
-        return json.dumps(list(answer.order))
-    return json.dumps([[name, angle] for name, angle in zip(answer.order, answer.turns, strict=True)])
+def write_answer(answer: Answer, think: str = "") -> str:
+    """Write an answer, which is the same in every dialect.
+
+    Args:
+        answer: The answer.
+        think: The reasoning before it.
+
+    Returns:
+        The text of a turn.
+    """
+    entries: list[Any] = list(answer.order)
+    if answer.turns is not None:
+        entries = [[name, angle] for name, angle in zip(answer.order, answer.turns, strict=True)]
+    return _tagged(think, "answer", [json.dumps(entries)])
 
 
 class CodeDialect:
@@ -106,9 +125,7 @@ class CodeDialect:
         """Read a turn. Total: any text gives a `ParsedTurn`, never an exception."""
         return _parse(self, text, workspace, several=False)
 
-    def read_bodies(
-        self, bodies: Sequence[str], workspace: Workspace
-    ) -> tuple[list[Primitive], dict[str, Any] | None]:
+    def read_bodies(self, bodies: Sequence[str], workspace: Workspace) -> tuple[list[Primitive], dict[str, Any] | None]:
         """Read the code block; see `interpret`."""
         return interpret(bodies[0], workspace)
 
@@ -116,7 +133,7 @@ class CodeDialect:
         """Write a turn that means the given primitives."""
         match primitives:
             case [Answer() as answer]:
-                return _tagged(think, "answer", [_answer_text(answer)])
+                return write_answer(answer, think)
             case _:
                 taken: list[str] = []
                 lines = [self._line(primitive, workspace, taken) for primitive in primitives]
@@ -168,7 +185,7 @@ class ToolDialect:
         """Write a turn that means the given primitives."""
         match primitives:
             case [Answer() as answer]:
-                return _tagged(think, "answer", [_answer_text(answer)])
+                return write_answer(answer, think)
             case _:
                 return _tagged(think, "tool_call", tools.write_calls(primitives, workspace))
 

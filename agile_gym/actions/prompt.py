@@ -1,7 +1,7 @@
 """The words that a model reads: the task at the start, and the feedback to each turn.
 
-``IMAGE_MARK`` stands wherever an image belongs; the images follow in the same order. What a model wrote is never repeated
-here but through `agile_gym.actions.primitives.quote`, so that it cannot bring marks or tags of its own.
+``IMAGE_MARK`` stands wherever an image belongs; the images follow in the same order. What a model wrote is never
+repeated here but through `agile_gym.actions.primitives.quote`, so that it cannot bring marks or tags of its own.
 """
 
 from __future__ import annotations
@@ -17,38 +17,39 @@ __all__ = ["IMAGE_MARK", "done_text", "error_text", "result_text", "task_text"]
 
 IMAGE_MARK = "<image>"
 
-_RULES = """\
-A picture was cut into {rows} x {cols} equal pieces (rows x columns), which were shuffled. The pieces are named {names} in \
-the order in which you see them. Find the order that restores the picture.
-{state}
-You have {turns}. In each, reason inside <think>...</think>, then write exactly one block: either {action}, which runs \
-operations and shows you at most one image, or <answer>...</answer>, which ends the task.
-{functions}
-The answer is a JSON list, row by row from the top left: <answer>{example}</answer>"""
-
-_STATE = """\
-The board is the list state, row by row; at first state = {state}."""
-_STATE_ROTATED = """\
-Pieces were also turned by 0, 90, 180 or 270 degrees. The board is the list state of [piece, angle] pairs, row by row, where \
-angle is how far you have turned the piece clockwise; at first state = {state}."""
-
-_CODE_FUNCTIONS = """\
-In a code block you can write lines such as
-state[0], state[1] = state[1], state[0]  (swap the pieces at two places; or swap("A", "B"), or state = [...]){turn}
-observation_image_1 = observation(state)  (show the board)
-crop_image_1 = crop(image_list[0], [0.5, 0.0, 1.0, 1.0])  (a part of an image: x1, y1, x2, y2 from 0 to 1; image_list holds \
-the pieces, and every result can be used by its name)
-zoom_image_1 = zoom(crop_image_1, 2.0)  (scale an image)
-rotate_image_1 = rotate(image_list[0], 90)  (rotate an image)"""
-_CODE_TURN = """
-turn("A", 90)  (turn a piece clockwise)"""
-
-_TOOL_FUNCTIONS = """\
-A tool call is JSON such as {{"name": "swap", "arguments": {{"first": "A", "second": "B"}}}}. The tools are
-swap(first, second): exchange two pieces; arrange(order): put all pieces into a new order;{turn}
-observe(): show the board; crop(image, box): a part of a piece or of an earlier result, box is [x1, y1, x2, y2] from 0 to 1;
-zoom(image, factor): scale an image; rotate(image, angle): rotate an image."""
-_TOOL_TURN = """ turn(piece, angle): turn a piece clockwise;"""
+_RULES = (
+    "A picture was cut into {rows} x {cols} equal pieces (rows x columns), which were shuffled. The pieces are named "
+    "{names} in the order in which you see them. Find the order that restores the picture.\n"
+    "{state}\n"
+    "You have {turns}. In each, reason inside <think>...</think>, then write exactly one block: either {action}, "
+    "which runs operations and shows you at most one image, or <answer>...</answer>, which ends the task.\n"
+    "{functions}\n"
+    "The answer is a JSON list, row by row from the top left: <answer>{example}</answer>"
+)
+_STATE = "The board is the list state, row by row; at first state = {state}."
+_STATE_ROTATED = (
+    "Pieces were also turned by 0, 90, 180 or 270 degrees. The board is the list state of [piece, angle] pairs, row by "
+    "row, where angle is how far you have turned the piece clockwise; at first state = {state}."
+)
+_CODE_FUNCTIONS = (
+    "In a code block you can write lines such as\n"
+    'state[0], state[1] = state[1], state[0]  (swap the pieces at two places; or swap("A", "B"), or state = [...])'
+    "{turn}\n"
+    "observation_image_1 = observation(state)  (show the board)\n"
+    "crop_image_1 = crop(image_list[0], [0.5, 0.0, 1.0, 1.0])  (a part of an image: x1, y1, x2, y2 from 0 to 1; "
+    "image_list holds the pieces, and every result can be used by its name)\n"
+    "zoom_image_1 = zoom(crop_image_1, 2.0)  (scale an image)\n"
+    "rotate_image_1 = rotate(image_list[0], 90)  (rotate an image counter-clockwise)"
+)
+_CODE_TURN = '\nturn("A", 90)  (turn a piece clockwise)'
+_TOOL_FUNCTIONS = (
+    'A tool call is JSON such as {{"name": "swap", "arguments": {{"first": "A", "second": "B"}}}}. The tools are\n'
+    "swap(first, second): exchange two pieces; arrange(order): put all pieces into a new order;{turn}\n"
+    "observe(): show the board; crop(image, box): a part of a piece or of an earlier result, where box is "
+    "[x1, y1, x2, y2] from 0 to 1;\n"
+    "zoom(image, factor): scale an image; rotate(image, angle): rotate an image counter-clockwise."
+)
+_TOOL_TURN = " turn(piece, angle): turn a piece clockwise;"
 
 
 def task_text(workspace: Workspace, action_tag: str, max_turns: int, captions: Sequence[str]) -> str:
@@ -69,7 +70,7 @@ def task_text(workspace: Workspace, action_tag: str, max_turns: int, captions: S
     rules = _RULES.format(
         rows=workspace.layout.rows,
         cols=workspace.layout.cols,
-        names=f"{names[0]} and {names[1]}" if len(names) == 2 else f"{names[0]}, {names[1]}, ... {names[-1]}",
+        names=f"{names[0]} and {names[1]}" if len(names) == 2 else f"{names[0]} to {names[-1]}",
         state=(_STATE_ROTATED if workspace.rotations else _STATE).format(state=_state_text(workspace)),
         turns="1 turn" if max_turns == 1 else f"{max_turns} turns",
         action=f"<{action_tag}>...</{action_tag}>",

@@ -95,7 +95,9 @@ def read_answer(body: str, *, rotations: bool = False) -> Answer:
         ActionError: If the text is no such list.
     """
     expected = '["B", "A", ...]' if not rotations else '[["B", 90], ["A", 0], ...]'
-    problem = ActionError("bad_answer", f"The answer must be a JSON list of all pieces, row by row, such as {expected}.")
+    problem = ActionError(
+        "bad_answer", f"The answer must be a JSON list of all pieces, row by row, such as {expected}."
+    )
     if len(body) > MAX_ANSWER:
         raise problem
     text = body.strip()
@@ -116,4 +118,3 @@ def read_answer(body: str, *, rotations: bool = False) -> Answer:
         names.append(name)
         turns.append(angle % 360)
     return Answer(tuple(names), tuple(turns) if rotations else None)
-

@@ -75,7 +75,9 @@ def tool_schemas(*, rotations: bool = False) -> list[dict[str, Any]]:
     ]
     if rotations:
         angle = {"type": "integer", "enum": [90, 180, 270], "description": "Degrees, clockwise."}
-        schemas.append(_tool("turn", "Turn a piece on the board.", {"piece": _PIECE, "angle": angle}, ("piece", "angle")))
+        schemas.append(
+            _tool("turn", "Turn a piece on the board.", {"piece": _PIECE, "angle": angle}, ("piece", "angle"))
+        )
     return schemas
 
 

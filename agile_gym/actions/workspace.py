@@ -1,7 +1,7 @@
 """The engine: what exists during an episode (state, images, variables) and what each primitive does to it.
 
-Images are kept as recipes, not as pixels: a recipe knows its size, so that a result that is too large is refused before it
-costs anything, and only the image that is shown is ever made.
+Images are kept as recipes, not as pixels: a recipe knows its size, so that a result that is too large is refused before
+it costs anything, and only the image that is shown is ever made.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class ImageRecipe:
     Attributes:
         height: Rows of the result.
         width: Columns of the result.
-        operation: Where the pixels come from: a piece's number, a board, ``"reference"``, or what is done to ``source``.
+        operation: Where the pixels come from: a piece's number, a board, ``"reference"``, or what is done to
+            ``source``.
         source: The recipe that the operation is applied to; None for pieces and boards.
         depth: How many operations lie between this image and a piece or board.
     """
@@ -208,7 +209,7 @@ class Workspace:
         return ImageRecipe(y2 - y1, x2 - x1, PixelBox(x1, y1, x2, y2), source, source.depth + 1)
 
     def _zoom(self, source: ImageRecipe, primitive: Zoom, factor: float) -> ImageRecipe:
-        if not (math.isfinite(factor) and 0 < factor):
+        if not (math.isfinite(factor) and factor > 0):
             raise ActionError("bad_number", "The factor of zoom must be a number above 0, such as 1.5.")
         largest = min(self.canvas[0] / source.height, self.canvas[1] / source.width)
         # Compared before it is multiplied, so that no factor can overflow.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -39,8 +38,8 @@ class JigsawConfig:
         crop: The part of a photograph that becomes the puzzle: ``"center"`` (the largest part, centred), ``"random"``,
             or a range such as ``(0.25, 1.0)`` of the part's side as a share of the largest. None means ``"random"`` for
             the built-in photographs, which are few, and ``"center"`` for others.
-        image_size: Side, or (height, width), in pixels, of the part that is cut; rounded down to whole pieces. 448 unless
-            ``max_pixels`` is given.
+        image_size: Side, or (height, width), in pixels, of the part that is cut; rounded down to whole pieces. 448
+            unless ``max_pixels`` is given.
         max_pixels: Keeps the photograph's aspect ratio (between 1:2 and 2:1) and scales it down to at most this many
             pixels, instead of ``image_size``. The canvas is then as large as the largest board can be.
         canvas_size: Side, or (height, width), in pixels, of the observation, if it shall be larger than the board, so
@@ -179,8 +178,8 @@ def _sizes(config: JigsawConfig, rows: int, cols: int) -> tuple[BoardLayout | No
     canvas = parse_size("canvas_size", config.canvas_size)
     if canvas[0] < board[0] or canvas[1] < board[1]:
         raise ConfigurationError(
-            f"canvas_size={config.canvas_size!r} cannot hold the board, which is {board[0]} x {board[1]} pixels (height x "
-            "width). Give at least that, or leave it out."
+            f"canvas_size={config.canvas_size!r} cannot hold the board, which is {board[0]} x {board[1]} pixels high and "
+            "wide. Give at least that, or leave it out."
         )
     return layout, canvas
 
@@ -202,7 +201,8 @@ def _crop_scale(config: JigsawConfig) -> tuple[float, float] | None:
 
 
 def _is_number(value: object, low: float, high: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
+    # Comparisons with a NaN are false.
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
 def _is_whole(value: object, high: int) -> bool:

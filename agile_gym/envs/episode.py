@@ -1,10 +1,10 @@
-"""One episode of the jigsaw: drawn from a seed, played turn by turn. Shared by the single and the vector environment."""
+"""One episode of the jigsaw: drawn from a seed, played turn by turn. Single and vector environments share it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from gymnasium.error import ResetNeeded
@@ -92,8 +92,8 @@ class JigsawEpisode:
 
         Args:
             rng: Source of all randomness: photograph, crop window and permutation.
-            options: ``image`` (an index or an array), ``level``, ``permutation`` (the place where each piece belongs) and
-                ``turns`` (degrees for each piece) fix what would be drawn.
+            options: ``image`` (an index or an array), ``level``, ``permutation`` (the place where each piece belongs)
+                and ``turns`` (degrees for each piece) fix what would be drawn.
             canvas: (H, W, 3) uint8, which gets the board.
 
         Returns:
@@ -208,9 +208,10 @@ class JigsawEpisode:
     def _photo(self, rng: np.random.Generator, image: object) -> tuple[NDArray[np.uint8], str]:
         source = self._source
         if isinstance(image, int | np.integer) and not isinstance(image, bool):
-            if not 0 <= image < len(source):
+            index = int(cast(int, image))
+            if not 0 <= index < len(source):
                 raise ConfigurationError(f"image={image} does not exist; there are images 0 to {len(source) - 1}.")
-            return source.load(int(image)), source.content_hash(int(image))
+            return source.load(index), source.content_hash(index)
         if image is not None:
             return decode_image(image), ""  # pyright: ignore[reportArgumentType] -- it says itself what it takes
         problem: ImageError | None = None

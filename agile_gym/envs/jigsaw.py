@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -14,7 +14,7 @@ from agile_gym.actions.dialects import Dialect
 from agile_gym.actions.tags import MAX_TEXT
 from agile_gym.envs.config import JigsawConfig, JigsawRules, resolve
 from agile_gym.envs.episode import JigsawEpisode
-from agile_gym.envs.rendering import ansi_text, show_window
+from agile_gym.envs.rendering import ansi_text, close_window, show
 from agile_gym.envs.spaces import ActionText, UnicodeText
 from agile_gym.errors import ConfigurationError
 from agile_gym.images import ImageSource, open_images
@@ -50,10 +50,11 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
     """Solve a jigsaw by writing a short piece of text a turn.
 
     ## Description
-    A photograph is cut into pieces, which are shuffled and named A, B, C, ... in the order in which they are shown. Each
-    turn the agent writes its reasoning and then either some code, which can swap pieces and look at the board or at parts
-    of any image, or its answer: the list of pieces, row by row, that restores the photograph ("Agentic Jigsaw Interaction
-    Learning", arXiv 2510.01304). Nothing that the agent writes is executed: code is read against a white list.
+    A photograph is cut into pieces, which are shuffled and named A, B, C, ... in the order in which they are shown.
+    Each turn the agent writes its reasoning and then either some code, which can swap pieces and look at the board or
+    at parts of any image, or its answer: the list of pieces, row by row, that restores the photograph ("Agentic Jigsaw
+    Interaction Learning", arXiv 2510.01304). Nothing that the agent writes is executed: code is read against a white
+    list.
 
     ## Action Space
     A text of at most 32,768 characters: ``<think>...</think>`` and then one of ``<code>...</code>`` (in the dialect
@@ -63,26 +64,26 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
     ## Observation Space
     A ``Dict`` of
 
-    - ``image``: ``Box(0, 255, (H, W, 3), uint8)``, the canvas, as large as the board (or ``canvas_size``). The image lies at
-      its top left, in its own size; the rest is black. At the start it is the board.
+    - ``image``: ``Box(0, 255, (H, W, 3), uint8)``, the canvas, as large as the board (or ``canvas_size``). The image
+      lies at its top left, in its own size; the rest is black. At the start it is the board.
     - ``image_size``: ``Box(0, max(H, W), (2,), int64)``, height and width of the image in pixels; (0, 0) after a turn
       without an image.
     - ``text``: the task, later the feedback, with ``<image>`` wherever an image belongs.
 
-    ``info`` holds ``images``, the arrays that those marks stand for, in order, as (h, w, 3) uint8 (at the start, the pieces);
-    ``reward``, the parts of the reward (see `agile_gym.rewards.RewardParts`); ``primitives``, what the turn was understood
-    as; ``error``, the kind of error or None; ``turn``, the turns taken; ``solved`` and ``score`` (share of pieces right),
-    which are known when the episode is over; at reset also ``task`` and ``image_id``. With ``reveal=True`` it also tells
-    ``solution``, ``level`` and ``pieces_in_place``.
+    ``info`` holds ``images``, the arrays that those marks stand for, in order, as (h, w, 3) uint8 (at the start, the
+    pieces); ``reward``, the parts of the reward (see `agile_gym.rewards.RewardParts`); ``primitives``, what the turn
+    was understood as; ``error``, the kind of error or None; ``turn``, the turns taken; ``solved`` and ``score`` (share
+    of pieces right), which are known when the episode is over; at reset also ``task`` and ``image_id``. With
+    ``reveal=True`` it also tells ``solution``, ``level`` and ``pieces_in_place``.
 
     ## Rewards
-    R = 0.8 R_acc + 0.2 R_format + R_step, paid on the last step (paper, section 3): R_acc is 1 for a right answer, R_format
-    1 if all turns kept to the tags, R_step -0.05 for each turn with code if solved, else -0.05 times ``max_turns``. See
-    `agile_gym.rewards` for the settings and the preset of the released code.
+    R = 0.8 R_acc + 0.2 R_format + R_step, paid on the last step (paper, section 3): R_acc is 1 for a right answer,
+    R_format 1 if all turns kept to the tags, R_step -0.05 for each turn with code if solved, else -0.05 times
+    ``max_turns``. See `agile_gym.rewards` for the settings and the preset of the released code.
 
     ## Starting State
-    Photograph, crop and permutation are drawn from the seed. ``reset(options=...)`` takes ``image`` (an index or an array),
-    ``level``, ``permutation`` (the place where each piece belongs) and ``turns``.
+    Photograph, crop and permutation are drawn from the seed. ``reset(options=...)`` takes ``image`` (an index or an
+    array), ``level``, ``permutation`` (the place where each piece belongs) and ``turns``.
 
     ## Episode End
     Terminates with an answer; is truncated when ``max_turns`` turns were taken without one.
@@ -94,7 +95,7 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
     - v0: first version.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 1}
+    metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 1}  # noqa: RUF012 -- Gymnasium's declaration
 
     def __init__(self, *, render_mode: str | None = None, **options: Any) -> None:  # noqa: ANN401 -- see JigsawConfig
         """Make the environment.
@@ -168,7 +169,7 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
         return observation
 
     def render(self) -> NDArray[np.uint8] | str | None:  # pyright: ignore[reportIncompatibleMethodOverride] -- narrower
-        """Return the last image as an array or as coloured text, or show it in a window, as the render mode says."""
+        """Return the last image as an array or as coloured text, or show it, as the render mode says."""
         if self.render_mode is None:
             gymnasium.logger.warn("render() needs a render_mode, such as gym.make(..., render_mode='rgb_array').")
             return None
@@ -182,12 +183,10 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
             return image.copy()
         if self.render_mode == "ansi":
             return f"{ansi_text(image) if height else ''}{self._last['text']}\n"
-        show_window("JigsawVision", image)
+        show("JigsawVision", image, self._last["text"])
         return None
 
     def close(self) -> None:
         """Close the window, if there is one."""
         if self.render_mode == "human":
-            from agile_gym.envs.rendering import close_window
-
             close_window("JigsawVision")

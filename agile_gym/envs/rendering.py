@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
+import socket
+import sys
+
 import cv2
-import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
 from agile_gym.puzzle.photo import resize
 
-__all__ = ["ansi_text", "close_window", "show_window"]
+__all__ = ["ansi_text", "close_window", "show"]
 
 
 def ansi_text(image: NDArray[np.uint8], columns: int = 72) -> str:
@@ -36,29 +40,48 @@ def ansi_text(image: NDArray[np.uint8], columns: int = 72) -> str:
     return "".join(lines)
 
 
-def show_window(title: str, image: NDArray[np.uint8]) -> None:
-    """Show an image in a window of the desktop.
+def show(title: str, image: NDArray[np.uint8], text: str) -> None:
+    """Show an image to a person: in a window where there is a screen, else as coloured text on the terminal.
 
     Args:
         title: Title of the window.
         image: (H, W, 3) uint8, RGB.
-
-    Raises:
-        gymnasium.error.DependencyNotInstalled: If this machine or build of OpenCV cannot open windows.
+        text: What is printed below the picture on a terminal.
     """
-    try:
-        cv2.imshow(title, np.ascontiguousarray(image[..., ::-1]))
-        cv2.waitKey(1)
-    except cv2.error as error:
-        raise gymnasium.error.DependencyNotInstalled(
-            "OpenCV cannot open a window here. Use render_mode='rgb_array' or 'ansi', or install opencv-python (not "
-            "-headless) on a machine with a screen."
-        ) from error
+    if _has_screen():
+        try:
+            cv2.imshow(title, np.ascontiguousarray(image[..., ::-1]))
+            cv2.waitKey(1)
+            return
+        except cv2.error:  # a build of OpenCV without windows
+            pass
+    print(f"{ansi_text(image)}{text}", flush=True)
 
 
 def close_window(title: str) -> None:
     """Close a window if it is open."""
+    if not _has_screen():
+        return
     try:
         cv2.destroyWindow(title)
-    except cv2.error:  # it was never opened, or there are no windows on this machine
+    except cv2.error:  # it was never opened, or this build of OpenCV has no windows
         return
+
+
+def _has_screen() -> bool:
+    """Tell whether windows can be opened: OpenCV ends the whole process where it tries in vain."""
+    if not sys.platform.startswith("linux"):
+        return True
+    match = re.fullmatch(r"([^:]*):(\d+)(?:\.\d+)?", os.environ.get("DISPLAY", ""))
+    if match is None:
+        return False
+    host, number = match[1], int(match[2])
+    local = host in ("", "unix")
+    kind = socket.AF_UNIX if local else socket.AF_INET
+    with socket.socket(kind, socket.SOCK_STREAM) as connection:
+        connection.settimeout(1)
+        try:
+            connection.connect(f"/tmp/.X11-unix/X{number}" if local else (host, 6000 + number))
+        except OSError:
+            return False
+    return True

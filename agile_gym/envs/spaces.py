@@ -89,7 +89,8 @@ class ActionText(UnicodeText):
         count = len(names)
         piece = names[int(rng.integers(count))]
         left, top = rng.uniform(0, 0.5, 2).round(2).tolist()
-        first, second = sorted(rng.permutation(count)[:2].tolist())
+        shuffled: list[int] = rng.permutation(count).tolist()
+        first, second = sorted(shuffled[:2])
         choices: list[list[Primitive]] = [
             [Swap(first, second), Observe()],
             [Swap(first, second), Observe()],
@@ -97,7 +98,7 @@ class ActionText(UnicodeText):
             [Observe()],
             [Crop(piece, (left, top, left + 0.5, top + 0.5))],
             [Zoom(piece, round(float(rng.uniform(0.5, 1.0)), 2))],
-            [Answer(tuple(names[place] for place in rng.permutation(count).tolist()), self._answer_turns())],
+            [Answer(tuple(names[place] for place in shuffled), self._answer_turns())],
         ]
         chosen = choices[int(rng.integers(len(choices)))]
         return self.dialect.write(chosen, self._workspace, "A random turn.")
@@ -134,7 +135,7 @@ def _(space: UnicodeText, x: NDArray[np.int32]) -> str:
     return "".join(map(chr, x[x >= 0].tolist()))
 
 
-@space_utils.flatten_space.register(UnicodeText)
+@space_utils.flatten_space.register(UnicodeText)  # pyright: ignore[reportUnknownMemberType] -- Gymnasium's types
 def _(space: UnicodeText) -> Any:  # noqa: ANN401 -- Gymnasium's signature
     from gymnasium.spaces import Box
 

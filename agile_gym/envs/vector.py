@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, cast
 
 import numpy as np
 from gymnasium.utils import seeding
@@ -52,17 +52,17 @@ class _Batches:
 class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any]]):
     """``num_envs`` jigsaws that are stepped together.
 
-    With the same seeds it gives the same episodes as that many `JigsawVisionEnv`, element for element. Spaces and options
-    are theirs, batched: ``image`` is (num_envs, H, W, 3), ``image_size`` (num_envs, 2), ``text`` a tuple of strings;
-    actions are a sequence of ``num_envs`` strings. ``infos`` follow Gymnasium's vector format.
+    With the same seeds it gives the same episodes as that many `JigsawVisionEnv`, element for element. Spaces and
+    options are theirs, batched: ``image`` is (num_envs, H, W, 3), ``image_size`` (num_envs, 2), ``text`` a tuple of
+    strings; actions are a sequence of ``num_envs`` strings. ``infos`` follow Gymnasium's vector format.
 
     ## Autoreset
-    ``autoreset_mode`` is one of Gymnasium's: by default an episode that is over is reset by the next step, whose action is
-    then ignored (``NEXT_STEP``); ``SAME_STEP`` resets at once and puts the last observation and info into ``final_obs`` and
-    ``final_info``; ``DISABLED`` leaves it to ``reset(options={"reset_mask": ...})``.
+    ``autoreset_mode`` is one of Gymnasium's: by default an episode that is over is reset by the next step, whose action
+    is then ignored (``NEXT_STEP``); ``SAME_STEP`` resets at once and puts the last observation and info into
+    ``final_obs`` and ``final_info``; ``DISABLED`` leaves it to ``reset(options={"reset_mask": ...})``.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {**JigsawVisionEnv.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
+    metadata: dict[str, Any] = {**JigsawVisionEnv.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 -- as in Gymnasium
 
     def __init__(
         self,
@@ -87,13 +87,17 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
         if not isinstance(num_envs, int) or not 1 <= num_envs <= MAX_ENVS:  # pyright: ignore[reportUnnecessaryIsInstance] -- callers may not be type-checked
             raise ConfigurationError(f"num_envs={num_envs!r} is not allowed; give a whole number, 1 to {MAX_ENVS}.")
         if render_mode not in (None, "rgb_array", "ansi"):
-            raise ConfigurationError(f"render_mode={render_mode!r} is not allowed here; give 'rgb_array', 'ansi' or None.")
+            raise ConfigurationError(
+                f"render_mode={render_mode!r} is not allowed here; give 'rgb_array', 'ansi' or None."
+            )
         try:
             self.autoreset_mode = AutoresetMode(autoreset_mode)
         except ValueError:
             modes = [mode.value for mode in AutoresetMode]
-            raise ConfigurationError(f"autoreset_mode={autoreset_mode!r} is not allowed; give one of {modes}.") from None
-        self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}  # pyright: ignore[reportIncompatibleUnannotatedOverride] -- per instance, as Gymnasium does
+            raise ConfigurationError(
+                f"autoreset_mode={autoreset_mode!r} is not allowed; give one of {modes}."
+            ) from None
+        self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.rules = resolve(JigsawConfig.from_options(options))
         self.num_envs = num_envs
         self.render_mode = render_mode
@@ -162,7 +166,9 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
             gymnasium.error.ResetNeeded: If an episode is over, autoreset is disabled and it was not reset.
         """
         if len(actions) != self.num_envs:
-            raise ConfigurationError(f"{len(actions)} actions were given for {self.num_envs} environments; give one each.")
+            raise ConfigurationError(
+                f"{len(actions)} actions were given for {self.num_envs} environments; give one each."
+            )
         canvases = self._batches.take()
         rewards = np.zeros(self.num_envs)
         terminated, truncated = np.zeros((2, self.num_envs), np.bool_)
@@ -211,11 +217,12 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
     def _mask(self, mask: object) -> NDArray[np.bool_]:
         if mask is None:
             return np.ones(self.num_envs, np.bool_)
-        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (self.num_envs,) or not mask.any():  # pyright: ignore[reportUnknownMemberType]
+        array: NDArray[Any] = cast(Any, mask) if isinstance(mask, np.ndarray) else np.zeros(0)
+        if array.dtype != np.bool_ or array.shape != (self.num_envs,) or not array.any():
             raise ConfigurationError(
-                f"reset_mask={mask!r} is not allowed; give a bool array of shape ({self.num_envs},) with at least one True."
+                f"reset_mask={mask!r} is not allowed; give a bool array of shape ({self.num_envs},) with a True in it."
             )
-        return mask
+        return array
 
     def _observe(self, canvases: NDArray[np.uint8], results: Sequence[StepResult | None]) -> dict[str, Any]:
         sizes = np.zeros((self.num_envs, 2), np.int64)

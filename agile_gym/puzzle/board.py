@@ -1,8 +1,8 @@
 """Grids, levels and permutations: the jigsaw as numbers, without pixels or text.
 
-Pieces are numbered 0, 1, 2, ... in the order in which they are shown at the start and are named A, B, C, ...; places are
-numbered row by row from the top left. ``home[k]`` is the place where piece ``k`` belongs. Level LN means that exactly N
-pieces start in their place (AGILE, arXiv 2510.01304, section 4).
+Pieces are numbered 0, 1, 2, ... in the order in which they are shown at the start and are named A, B, C, ...; places
+are numbered row by row from the top left. ``home[k]`` is the place where piece ``k`` belongs. Level LN means that
+exactly N pieces start in their place (AGILE, arXiv 2510.01304, section 4).
 """
 
 from __future__ import annotations
@@ -186,7 +186,9 @@ class JigsawPuzzle:
                 f"{self.rows}x{self.cols} grid; give each place once."
             )
         if len(self.turns) != count or any(turn not in (0, 90, 180, 270) for turn in self.turns):
-            raise ConfigurationError(f"turns={list(self.turns)} must hold 0, 90, 180 or 270 for each of {count} pieces.")
+            raise ConfigurationError(
+                f"turns={list(self.turns)} must hold 0, 90, 180 or 270 for each of {count} pieces."
+            )
 
     @property
     def solution(self) -> tuple[int, ...]:

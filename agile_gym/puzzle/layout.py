@@ -90,7 +90,7 @@ def parse_size(name: str, size: int | Sequence[int]) -> tuple[int, int]:
         isinstance(side, int) and not isinstance(side, bool) and MIN_PIECE <= side <= MAX_SIDE_PIXELS for side in pair
     ):
         raise ConfigurationError(
-            f"{name}={size!r} is not a size. Give a side or (height, width) in pixels, {MIN_PIECE} to {MAX_SIDE_PIXELS}."
+            f"{name}={size!r} is not a size. Give a side or (height, width): {MIN_PIECE} to {MAX_SIDE_PIXELS} pixels."
         )
     return pair[0], pair[1]
 

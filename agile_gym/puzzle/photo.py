@@ -82,8 +82,8 @@ def cut_pieces(
         window: The part to use.
         layout: Sizes of board and pieces.
         puzzle: The permutation, and each piece's turn.
-        erode: Share of a piece that is cut away at each of its four sides, 0 up to 0.4. The photograph is enlarged first,
-            so that pieces keep the layout's size.
+        erode: Share of a piece that is cut away at each of its four sides, 0 up to 0.4. The photograph is enlarged
+            first, so that pieces keep the layout's size.
 
     Returns:
         (pieces, piece_height, piece_width, 3) uint8, C-contiguous, in the order of the names: piece ``k`` shows the

@@ -1,7 +1,7 @@
 """Pure image operations of a jigsaw: compose, crop, zoom and rotate, as AGILE defines them.
 
-Images are (H, W, 3) uint8 RGB arrays. Sizes can be computed before any pixel is made, so that what is too large is refused
-before it costs anything.
+Images are (H, W, 3) uint8 RGB arrays. Sizes can be computed before any pixel is made, so that what is too large is
+refused before it costs anything.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def rotated_size(height: int, width: int, angle: float) -> tuple[int, int]:
 
 
 def rotate(image: NDArray[np.uint8], angle: float) -> NDArray[np.uint8]:
-    """Rotate an image counter-clockwise by an angle in degrees (bicubic); the canvas expands, white around the image."""
+    """Rotate an image counter-clockwise by degrees (bicubic); the canvas expands, white around the image."""
     rotated = Image.fromarray(image).rotate(
         angle, Image.Resampling.BICUBIC, expand=True, fillcolor=(WHITE, WHITE, WHITE)
     )

@@ -1,0 +1,131 @@
+"""What a policy is, and the register of policies by name."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, cast, runtime_checkable
+
+from agile_gym.errors import ConfigurationError, did_you_mean
+
+__all__ = ["POLICIES", "FunctionPolicy", "Observation", "Policy", "as_policy", "make_policy", "register_policy"]
+
+Observation = dict[str, Any]
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Plays episodes: reads observations and writes the texts of turns.
+
+    A policy is called with a batch: entry ``i`` of every call belongs to the same slot, and a new episode has begun in
+    a slot when its ``info`` has the key ``"task"``, as it has after a reset.
+    """
+
+    def reset(self, seed: int | None = None) -> None:
+        """Forget all episodes and seed whatever is random."""
+        ...
+
+    def act(self, observations: Sequence[Observation], infos: Sequence[dict[str, Any]]) -> list[str]:
+        """Write the next turn of each episode.
+
+        Args:
+            observations: Observations of `agile_gym.envs.JigsawVisionEnv`.
+            infos: Their ``info``.
+
+        Returns:
+            One text an observation.
+        """
+        ...
+
+
+class FunctionPolicy:
+    """A policy made of a plain function from an observation to a text."""
+
+    def __init__(self, function: Callable[[Observation], str]) -> None:
+        """Wrap a function.
+
+        Args:
+            function: Takes an observation and returns the text of a turn.
+        """
+        self._function = function
+
+    def reset(self, seed: int | None = None) -> None:
+        """Do nothing: a function has no memory."""
+
+    def act(self, observations: Sequence[Observation], infos: Sequence[dict[str, Any]]) -> list[str]:
+        """Call the function for each observation."""
+        return [self._function(observation) for observation in observations]
+
+
+PolicyLike = Policy | type[Policy] | Callable[[Observation], str]
+POLICIES: dict[str, str | Callable[..., PolicyLike]] = {
+    "edge": "agile_gym.policies.edge:EdgePolicy",
+    "oracle": "agile_gym.policies.simple:OraclePolicy",
+    "random": "agile_gym.policies.simple:RandomPolicy",
+}
+"""Policies by name: what makes them, or ``"module:attribute"`` of it."""
+
+
+def register_policy(name: str, maker: str | Callable[..., PolicyLike]) -> None:
+    """Register a policy under a name, for `make_policy` and the command line.
+
+    Args:
+        name: The name; letters, digits, ``-`` and ``_``.
+        maker: A class or function that makes the policy, or ``"module:attribute"`` of one.
+
+    Raises:
+        ConfigurationError: If the name is taken or not allowed.
+    """
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise ConfigurationError(f"{name!r} cannot name a policy; use letters, digits, '-' and '_'.")
+    if name in POLICIES and POLICIES[name] != maker:
+        raise ConfigurationError(f"There is a policy {name!r} already; choose another name.")
+    POLICIES[name] = maker
+
+
+def as_policy(policy: object) -> Policy:
+    """Return a policy as it is, or a function ``observation -> str`` as a policy.
+
+    Raises:
+        ConfigurationError: If it is neither.
+    """
+    if isinstance(policy, Policy) and not isinstance(policy, type):
+        return policy
+    if callable(policy) and not isinstance(policy, type):
+        return FunctionPolicy(cast(Callable[[Observation], str], policy))
+    raise ConfigurationError(
+        f"{policy!r} is not a policy: give an object with reset(seed) and act(observations, infos), or a function that "
+        "takes an observation and returns a text."
+    )
+
+
+def make_policy(name: str, **options: Any) -> Policy:  # noqa: ANN401 -- the policy's own options
+    """Make a policy by its name or by ``"module:attribute"``.
+
+    Args:
+        name: A registered name, or where to find a class that makes a policy, a policy, or a function
+            ``observation -> str``.
+        **options: Passed on to the class.
+
+    Returns:
+        The policy.
+
+    Raises:
+        ConfigurationError: If there is no such policy.
+    """
+    maker = POLICIES.get(name, name)
+    if isinstance(maker, str):
+        module, colon, attribute = maker.partition(":")
+        if not colon:
+            raise ConfigurationError(
+                f"There is no policy {name!r}. {did_you_mean(name, POLICIES)} 'module:attribute' names one of your own."
+            )
+        try:
+            maker = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ConfigurationError(f"The policy {name!r} cannot be loaded: {error}.") from error
+    if isinstance(maker, type) or (name in POLICIES and callable(maker)):
+        return as_policy(maker(**options))  # pyright: ignore[reportUnknownArgumentType, reportCallIssue] -- any class of the user's
+    if options:
+        raise ConfigurationError(f"The policy {name!r} is not a class; it takes no options.")
+    return as_policy(maker)
