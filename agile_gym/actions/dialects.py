@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from agile_gym.actions import tools
 from agile_gym.actions.interpreter import interpret
@@ -37,8 +36,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedTurn:
+class ParsedTurn(NamedTuple):
     """What a turn's text means.
 
     Attributes:
@@ -53,7 +51,7 @@ class ParsedTurn:
     well_formed: bool
     has_code: bool
     error: ActionError | None = None
-    variables: dict[str, Any] | None = field(default=None, compare=False)
+    variables: dict[str, Any] | None = None
 
 
 class Dialect(Protocol):
@@ -80,18 +78,17 @@ class Dialect(Protocol):
 
 def _parse(dialect: CodeDialect | ToolDialect, text: str, workspace: Workspace, *, several: bool) -> ParsedTurn:
     """Read a turn: tags first, then the body, in the dialect's own way."""
-    has_code = f"<{dialect.action_tag}>" in text
-    well_formed = False
+    tag = dialect.action_tag
+    well_formed, has_code = False, None
     try:
-        parts = read_tags(text, dialect.action_tag, several=several)
-        well_formed, has_code = parts.well_formed, parts.kind == dialect.action_tag
+        kind, bodies, well_formed = read_tags(text, tag, several=several)
+        has_code = kind == tag
         if not has_code:
-            answer = read_answer(parts.bodies[0], rotations=workspace.rotations)
-            return ParsedTurn((answer,), well_formed, has_code)
-        primitives, variables = dialect.read_bodies(parts.bodies, workspace)
+            return ParsedTurn((read_answer(bodies[0], rotations=workspace.rotations),), well_formed, has_code)
+        primitives, variables = dialect.read_bodies(bodies, workspace)
         return ParsedTurn(tuple(primitives), well_formed, has_code, None, variables)
     except ActionError as error:
-        return ParsedTurn((), well_formed, has_code, error)
+        return ParsedTurn((), well_formed, f"<{tag}>" in text if has_code is None else has_code, error)
 
 
 def _tagged(think: str, tag: str, bodies: Sequence[str]) -> str:

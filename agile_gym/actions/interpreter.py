@@ -47,7 +47,7 @@ class _Interpreter(Evaluator):
     """Walks the statements of one turn; made anew for each."""
 
     def __init__(self, workspace: Workspace) -> None:
-        super().__init__(workspace.variables, FUNCTIONS)
+        super().__init__(workspace.variables, FUNCTIONS, "image_list")
         self._workspace = workspace
         self._names = workspace.names
         self._order = workspace.order
@@ -73,12 +73,13 @@ class _Interpreter(Evaluator):
                 raise ActionError(error.kind, f"Line {statement.lineno}: {error.message}") from None
         return self._primitives, self.variables
 
-    def constant(self, name: str) -> Value | None:
-        """Return the list of pieces for ``image_list``; in puzzles with a reference image, it comes last."""
-        if name != "image_list":
-            return None
-        extra = ["reference"] if "reference" in self._workspace.images else []
-        return [ImageValue(key) for key in [*self._names, *extra]]
+    def known(self, name: str) -> Value | None:
+        """Return the image of a name, or, for ``image_list``, all pieces and the reference image, if there is one."""
+        images = self._workspace.images
+        if name == "image_list":
+            return [ImageValue(key) for key in (*self._names, *(["reference"] if "reference" in images else []))]
+        is_image = name in self._new_keys or (name in images and name not in self._names)
+        return ImageValue(name) if is_image else None
 
     # --- images
 
@@ -116,6 +117,8 @@ class _Interpreter(Evaluator):
             key = self._workspace.fresh_key(stem, self._new_keys)
         else:
             check_name(target)
+            if target in FUNCTIONS or target == "image_list":
+                raise ActionError("not_allowed", f"{quote(target)} is a name of the environment, not a variable.")
             key = target
             if target in images or target in self._new_keys:  # the earlier image may still have other names
                 key = f"{target}@{len(images) + len(self._new_keys)}"

@@ -35,8 +35,11 @@ ALLOWED = (
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _FENCE = re.compile(r"\A```[A-Za-z0-9]*[ \t]*\n(.*?)\n?```\Z", re.DOTALL)
-# Texts for which ast.parse would print a warning, or recurse needlessly, before they could be refused.
-_REFUSED_EARLY = re.compile(r"\\|[0-9a-fA-F](?:and|else|for|if|in|is|not|or)\b|(?:[-+~(\[{][ \t]*){24}")
+# Refused before ast.parse sees it, which would print a warning: a backslash, or a number that runs into a word.
+_WARNS = re.compile(r"\\|(?<![A-Za-z_0-9])[0-9][0-9._]*(?:e[+-]?[0-9]+)?[A-Za-z]")
+# Refused because ast.parse would recurse for nothing: far deeper nesting than the language allows.
+_DEEP = re.compile(r"(?:[-+~(\[{][ \t]*){24}")
+_SHORT = 256
 
 Value = Any
 """str, int, float, `ImageValue`, a list of those, or, inside a list, a tuple of those."""
@@ -69,6 +72,10 @@ class Function:
         """Return the position of a keyword argument, or None if there is no such parameter."""
         return next((place for place, names in enumerate(self.parameters) if keyword in names), None)
 
+    def misuse(self) -> ActionError:
+        """Return the error for a call with unsuitable arguments."""
+        return ActionError("bad_argument", f"Call it as {self.usage}.")
+
 
 def parse_code(code: str) -> list[ast.stmt]:
     """Parse the code of a turn, without its fence and common indentation.
@@ -84,12 +91,14 @@ def parse_code(code: str) -> list[ast.stmt]:
     """
     if len(code) > MAX_CODE:
         raise ActionError("text_too_long", f"The code has {len(code)} characters; at most {MAX_CODE} are allowed.")
-    if code[:1] in "\n\r\t " or "\n " in code or "\n\t" in code:
-        code = textwrap.dedent(code.strip("\r\n")).strip()
+    stripped = code.strip()
+    if "\n " in stripped or "\n\t" in stripped:  # perhaps all lines share an indentation
+        stripped = textwrap.dedent(code.strip("\r\n")).strip()
+    code = stripped
     if code.startswith("```"):
         fenced = _FENCE.match(code)
         code = fenced[1] if fenced else code
-    if _REFUSED_EARLY.search(code):
+    if _WARNS.search(code) or (len(code) > _SHORT and _DEEP.search(code)):
         raise ActionError("syntax", f"The code cannot be read. {ALLOWED}")
     try:
         statements = ast.parse(code).body
@@ -111,18 +120,20 @@ class Evaluator:
         variables: The variables and their values.
     """
 
-    def __init__(self, variables: Mapping[str, Value], functions: Mapping[str, Function]) -> None:
+    def __init__(self, variables: Mapping[str, Value], functions: Mapping[str, Function], reserved: str = "") -> None:
         """Start from a copy of variables.
 
         Args:
             variables: Variables of earlier turns; two names of one list stay names of one list.
             functions: The functions that can be called.
+            reserved: A name, besides the functions', that cannot be assigned to.
         """
         self.variables = _copy(variables)
         self.functions = functions
+        self._reserved = reserved
 
-    def constant(self, name: str) -> Value | None:
-        """Return what a name that cannot be assigned to stands for, or None; there are none here."""
+    def known(self, name: str) -> Value | None:
+        """Return what a name stands for that is no variable, or None; here, there is none."""
         return None
 
     def execute(self, node: ast.stmt) -> None:
@@ -168,11 +179,15 @@ class Evaluator:
             self._assign(target.value, (*container[:place], _freeze(value), *container[place + 1 :]))
 
     def _bind(self, name: str, value: Value) -> None:
-        check_name(name)
-        if name in self.functions or self.constant(name) is not None:
-            raise ActionError("not_allowed", f"{quote(name)} is a name of the environment and cannot be assigned to.")
-        if name not in self.variables and len(self.variables) >= MAX_VARIABLES:
-            raise ActionError("not_allowed", f"At most {MAX_VARIABLES} variables can be made.")
+        if isinstance(value, ImageValue) and value.key == name:
+            self.variables.pop(name, None)  # the workspace knows this image by the same name
+            return
+        if name not in self.variables:
+            check_name(name)
+            if name in self.functions or name == self._reserved:
+                raise ActionError("not_allowed", f"{quote(name)} is a name of the environment, not a variable.")
+            if len(self.variables) >= MAX_VARIABLES:
+                raise ActionError("not_allowed", f"At most {MAX_VARIABLES} variables can be made.")
         self.variables[name] = value
 
     def evaluate(self, node: ast.expr, depth: int, target: str | None = None) -> Value:
@@ -191,32 +206,37 @@ class Evaluator:
         """
         if depth > MAX_NESTING:
             raise ActionError("too_deep", f"Expressions can be nested at most {MAX_NESTING} deep.")
-        if isinstance(node, ast.Constant):
-            return _literal(node)
-        if isinstance(node, ast.Name):
-            return self._lookup(node.id)
-        if isinstance(node, ast.Subscript):
-            return self._subscript(node, depth)
-        if isinstance(node, ast.List | ast.Tuple):
-            if len(node.elts) > MAX_ELEMENTS:
-                raise ActionError("not_allowed", f"A list can have at most {MAX_ELEMENTS} elements.")
-            return [_freeze(self.evaluate(element, depth + 1)) for element in node.elts]
-        if isinstance(node, ast.Call):
-            return self._call(node, depth, target)
-        if isinstance(node, ast.UnaryOp) and type(node.op) in _SIGNS:
-            return _SIGNS[type(node.op)](number(self.evaluate(node.operand, depth + 1)))
-        if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
-            left = number(self.evaluate(node.left, depth + 1))
-            right = number(self.evaluate(node.right, depth + 1))
-            if isinstance(node.op, ast.Div) and right == 0:
-                raise ActionError("bad_number", "A number cannot be divided by zero.")
-            return _checked(_ARITHMETIC[type(node.op)](left, right))
-        return _refuse(node)
+        walk = _EXPRESSIONS.get(type(node))
+        return _refuse(node) if walk is None else walk(self, node, depth, target)
 
-    def _lookup(self, name: str) -> Value:
+    def walk_list(self, node: ast.List | ast.Tuple, depth: int, _: str | None) -> Value:
+        """Walk an expression: list or tuple literals; nested ones become tuples."""
+        if len(node.elts) > MAX_ELEMENTS:
+            raise ActionError("not_allowed", f"A list can have at most {MAX_ELEMENTS} elements.")
+        return [_freeze(self.evaluate(element, depth + 1)) for element in node.elts]
+
+    def walk_sign(self, node: ast.UnaryOp, depth: int, _: str | None) -> Value:
+        """Walk an expression: a number with a sign."""
+        sign = _SIGNS.get(type(node.op))
+        return _refuse(node.op) if sign is None else sign(number(self.evaluate(node.operand, depth + 1)))
+
+    def walk_arithmetic(self, node: ast.BinOp, depth: int, _: str | None) -> Value:
+        """Walk an expression: a sum, difference, product or quotient."""
+        operation = _ARITHMETIC.get(type(node.op))
+        if operation is None:
+            return _refuse(node.op)
+        left = number(self.evaluate(node.left, depth + 1))
+        right = number(self.evaluate(node.right, depth + 1))
+        if isinstance(node.op, ast.Div) and right == 0:
+            raise ActionError("bad_number", "A number cannot be divided by zero.")
+        return _checked(operation(left, right))
+
+    def walk_name(self, node: ast.Name, _: int, __: str | None) -> Value:
+        """Walk an expression: a variable, or a name of the environment."""
+        name = node.id
         if name in self.variables:
             return self.variables[name]
-        value = self.constant(name)
+        value = self.known(name)
         if value is not None:
             return value
         known = ", ".join(list(self.variables)[:8])
@@ -225,7 +245,8 @@ class Evaluator:
             f'There is no variable {quote(name)}; there are image_list, {known}. Piece names are strings, such as "A".',
         )
 
-    def _subscript(self, node: ast.Subscript, depth: int) -> Value:
+    def walk_subscript(self, node: ast.Subscript, depth: int, _: str | None) -> Value:
+        """Walk an expression: an element or a slice of a list."""
         container = self.evaluate(node.value, depth + 1)
         if not is_list(container):
             raise ActionError("bad_argument", "Only a list, such as state or image_list, can be indexed.")
@@ -240,33 +261,44 @@ class Evaluator:
         return container[_within(self._index(node.slice), container)]
 
     def _index(self, node: ast.expr) -> int:
-        value = self.evaluate(node, 2)
-        if not isinstance(value, int):
+        value = node.value if isinstance(node, ast.Constant) else self.evaluate(node, 2)
+        if type(value) is not int:
             raise ActionError("bad_index", "An index must be a whole number, such as state[0].")
         return value
 
-    def _call(self, node: ast.Call, depth: int, target: str | None) -> Value:
+    def walk_call(self, node: ast.Call, depth: int, target: str | None) -> Value:
+        """Walk an expression: a call of one of the functions."""
         if not isinstance(node.func, ast.Name):
             raise ActionError("not_allowed", f"Only plain functions can be called. {ALLOWED}")
         function = self.functions.get(node.func.id)
         if function is None:
             raise ActionError("unknown_function", f"There is no function {quote(node.func.id)}. {ALLOWED}")
-        usage = ActionError("bad_argument", f"Call it as {function.usage}.")
         arguments = [self.evaluate(argument, depth + 1) for argument in node.args]
         for keyword in node.keywords:
             position = function.position(keyword.arg)
             if position is None or position < len(node.args):
-                raise usage
+                raise function.misuse()
             arguments += [_MISSING] * (position + 1 - len(arguments))
             if arguments[position] is not _MISSING:
-                raise usage
+                raise function.misuse()
             arguments[position] = self.evaluate(keyword.value, depth + 1)
-        if len(arguments) not in function.counts or any(argument is _MISSING for argument in arguments):
-            raise usage
+        if len(arguments) not in function.counts or (node.keywords and any(value is _MISSING for value in arguments)):
+            raise function.misuse()
         return function.run(self, arguments, target)
 
 
 _MISSING = object()
+_EXPRESSIONS: dict[type[ast.expr], Callable[[Evaluator, Any, int, str | None], Value]] = {
+    ast.Constant: lambda _, node, __, ___: _literal(node),
+    ast.Name: Evaluator.walk_name,
+    ast.Subscript: Evaluator.walk_subscript,
+    ast.List: Evaluator.walk_list,
+    ast.Tuple: Evaluator.walk_list,
+    ast.Call: Evaluator.walk_call,
+    ast.UnaryOp: Evaluator.walk_sign,
+    ast.BinOp: Evaluator.walk_arithmetic,
+}
+"""The white list of expressions."""
 _SIGNS: dict[type[ast.unaryop], Callable[[float], float]] = {ast.USub: operator.neg, ast.UAdd: operator.pos}
 _ARITHMETIC: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,

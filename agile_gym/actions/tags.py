@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from agile_gym.actions.primitives import ActionError, Answer
 
@@ -19,8 +19,7 @@ MAX_ANGLE = 3600
 _TAG = re.compile(r"<(/?)(think|code|answer|tool_call)>")
 
 
-@dataclass(frozen=True, slots=True)
-class TurnText:
+class TurnText(NamedTuple):
     """A turn, cut at its tags.
 
     Attributes:

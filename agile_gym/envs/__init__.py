@@ -1,7 +1,8 @@
 """Environments."""
 
 from agile_gym.envs.config import JigsawConfig
+from agile_gym.envs.episode import JigsawTask
 from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.envs.vector import JigsawVisionVectorEnv
 
-__all__ = ["JigsawConfig", "JigsawVisionEnv", "JigsawVisionVectorEnv"]
+__all__ = ["JigsawConfig", "JigsawTask", "JigsawVisionEnv", "JigsawVisionVectorEnv"]

@@ -178,8 +178,8 @@ def _sizes(config: JigsawConfig, rows: int, cols: int) -> tuple[BoardLayout | No
     canvas = parse_size("canvas_size", config.canvas_size)
     if canvas[0] < board[0] or canvas[1] < board[1]:
         raise ConfigurationError(
-            f"canvas_size={config.canvas_size!r} cannot hold the board, which is {board[0]} x {board[1]} pixels high and "
-            "wide. Give at least that, or leave it out."
+            f"canvas_size={config.canvas_size!r} cannot hold the board, which is {board[0]} pixels high and "
+            f"{board[1]} wide. Give at least that, or leave it out."
         )
     return layout, canvas
 

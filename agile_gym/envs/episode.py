@@ -22,11 +22,32 @@ from agile_gym.puzzle.layout import BoardLayout
 from agile_gym.puzzle.photo import choose_window, cut_pieces, draw_labels, resize
 from agile_gym.rewards import EpisodeRecord, RewardParts, no_reward, score_episode
 
-__all__ = ["JigsawEpisode", "StepResult"]
+__all__ = ["JigsawEpisode", "JigsawTask", "StepResult"]
 
 _RESET_OPTIONS = ("image", "level", "permutation", "turns")
 _MAX_REDRAWS = 100
 _ENDING_ERRORS = ("no_action", "several_actions", "unpaired_tags", "bad_answer", "text_too_long")
+
+
+@dataclass(frozen=True, slots=True)
+class JigsawTask:
+    """What a policy may know of a puzzle without looking.
+
+    Attributes:
+        grid: Rows and columns.
+        names: Names of the pieces.
+        dialect: Name of the dialect.
+        initial_view: What the first text shows: ``"pieces"``, ``"board"`` or ``"both"``.
+        piece_size: Height and width of a piece, in pixels.
+        rotations: Whether pieces are also turned.
+    """
+
+    grid: tuple[int, int]
+    names: tuple[str, ...]
+    dialect: str
+    initial_view: str
+    piece_size: tuple[int, int]
+    rotations: bool
 
 
 @dataclass(slots=True)
@@ -120,6 +141,14 @@ class JigsawEpisode:
         self.pieces = pieces
         self._reference = self._make_reference(photo, window) if config.reference_image else None
         self.workspace = self.new_workspace()
+        self._task = JigsawTask(
+            (rules.rows, rules.cols),
+            self.workspace.names,
+            rules.dialect.name,
+            config.initial_view,
+            (self.layout.piece_height, self.layout.piece_width),
+            config.rotations,
+        )
         self.turn, self.done = 0, False
         self._texts, self._code_turns, self._images, self._well_formed = [], 0, 0, True
         size = render_into(canvas, self._board(), pieces, self.layout)
@@ -127,14 +156,6 @@ class JigsawEpisode:
         info = self._info((), None)
         info["images"] = images
         info["image_id"] = image_id
-        info["task"] = {
-            "grid": (rules.rows, rules.cols),
-            "names": self.workspace.names,
-            "dialect": rules.dialect.name,
-            "rotations": config.rotations,
-            "initial_view": config.initial_view,
-            "piece_size": (self.layout.piece_height, self.layout.piece_width),
-        }
         text = task_text(self.workspace, rules.dialect.action_tag, config.max_turns, captions)
         return StepResult(text, size, 0.0, False, False, info)
 
@@ -293,6 +314,7 @@ class JigsawEpisode:
 
     def _info(self, primitives: tuple[Primitive, ...], error: ActionError | None) -> dict[str, Any]:
         info: dict[str, Any] = {
+            "task": self._task,
             "reward": no_reward(),
             "primitives": primitives,
             "error": None if error is None else error.kind,

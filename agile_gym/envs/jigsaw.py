@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from agile_gym.actions.dialects import Dialect
 from agile_gym.actions.tags import MAX_TEXT
+from agile_gym.envs.canvas import CanvasPool
 from agile_gym.envs.config import JigsawConfig, JigsawRules, resolve
 from agile_gym.envs.episode import JigsawEpisode
 from agile_gym.envs.rendering import ansi_text, close_window, show
@@ -71,10 +72,11 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
     - ``text``: the task, later the feedback, with ``<image>`` wherever an image belongs.
 
     ``info`` holds ``images``, the arrays that those marks stand for, in order, as (h, w, 3) uint8 (at the start, the
-    pieces); ``reward``, the parts of the reward (see `agile_gym.rewards.RewardParts`); ``primitives``, what the turn
-    was understood as; ``error``, the kind of error or None; ``turn``, the turns taken; ``solved`` and ``score`` (share
-    of pieces right), which are known when the episode is over; at reset also ``task`` and ``image_id``. With
-    ``reveal=True`` it also tells ``solution``, ``level`` and ``pieces_in_place``.
+    pieces); ``task``, what may be known of the puzzle without looking (`JigsawTask`); ``reward``, the parts of the
+    reward (`agile_gym.rewards.RewardParts`); ``primitives``, what the turn was understood as; ``error``, the kind of
+    error or None; ``turn``, the turns taken; ``solved`` and ``score`` (share of pieces right), which are known when the
+    episode is over; at reset also ``image_id``, the hash of the photograph. With ``reveal=True`` it also tells
+    ``solution``, ``level`` and ``pieces_in_place``.
 
     ## Rewards
     R = 0.8 R_acc + 0.2 R_format + R_step, paid on the last step (paper, section 3): R_acc is 1 for a right answer,
@@ -114,6 +116,7 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
         self.render_mode = render_mode
         self.episode = JigsawEpisode(self.rules, open_source(self.rules.config))
         self.observation_space, self.action_space = make_spaces(self.rules, self.episode)
+        self._canvases = CanvasPool((*self.rules.canvas, 3))
         self._last: Observation | None = None
 
     @property
@@ -137,7 +140,7 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
             ConfigurationError: For an unknown or unsuitable option.
         """
         super().reset(seed=seed)
-        canvas = np.empty((*self.rules.canvas, 3), np.uint8)
+        canvas = self._canvases.take()
         result = self.episode.reset(self.np_random, options, canvas)
         observation = self._observe(canvas, result.image_size, result.text)
         return observation, result.info
@@ -155,7 +158,7 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
             ConfigurationError: If the action is not a string.
             gymnasium.error.ResetNeeded: If the episode is over, or has not begun.
         """
-        canvas = np.empty((*self.rules.canvas, 3), np.uint8)
+        canvas = self._canvases.take()
         result = self.episode.step(action, canvas)
         observation = self._observe(canvas, result.image_size, result.text)
         return observation, result.reward, result.terminated, result.truncated, result.info

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -12,6 +11,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from agile_gym.envs.canvas import CanvasPool
 from agile_gym.envs.config import JigsawConfig, resolve
 from agile_gym.envs.episode import JigsawEpisode, StepResult
 from agile_gym.envs.jigsaw import JigsawVisionEnv, make_spaces, open_source
@@ -20,33 +20,6 @@ from agile_gym.errors import ConfigurationError
 __all__ = ["JigsawVisionVectorEnv"]
 
 MAX_ENVS = 100_000
-
-
-class _Batches:
-    """Canvases for a batch, used again once nobody else holds them: a fresh one costs more than drawing into it."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self._shape = shape
-        self._kept: NDArray[np.uint8] | None = None
-
-    def take(self) -> NDArray[np.uint8]:
-        """Return a (num_envs, H, W, 3) uint8 array that nobody else holds, with arbitrary contents."""
-        kept = self._kept
-        # References: self._kept, `kept` and getrefcount's own argument. Views hold one too.
-        if kept is not None and sys.getrefcount(kept) == 3:
-            self._kept = None
-            return kept
-        return np.empty(self._shape, np.uint8)
-
-    def keep(self, batch: NDArray[np.uint8]) -> None:
-        """Offer a batch for later use."""
-        self._kept = batch
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Batches:
-        return _Batches(self._shape)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Batches, (self._shape,)
 
 
 class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any]]):
@@ -108,7 +81,7 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._rngs: list[np.random.Generator | None] = [None] * num_envs
         self._over = np.zeros(num_envs, np.bool_)
-        self._batches = _Batches((num_envs, *self.rules.canvas, 3))
+        self._canvases = CanvasPool((num_envs, *self.rules.canvas, 3))
         self._last: dict[str, Any] | None = None
 
     def reset(
@@ -134,7 +107,7 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
         seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
         if seeds is not None and len(seeds) != self.num_envs:
             raise ConfigurationError(f"{len(seeds)} seeds were given for {self.num_envs} environments; give one each.")
-        canvases = self._batches.take()
+        canvases = self._canvases.take()
         if not mask.all():
             canvases[~mask] = self._last["image"][~mask] if self._last else 0
         results: list[StepResult | None] = [None] * self.num_envs
@@ -169,7 +142,7 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
             raise ConfigurationError(
                 f"{len(actions)} actions were given for {self.num_envs} environments; give one each."
             )
-        canvases = self._batches.take()
+        canvases = self._canvases.take()
         rewards = np.zeros(self.num_envs)
         terminated, truncated = np.zeros((2, self.num_envs), np.bool_)
         results: list[StepResult | None] = []
@@ -234,7 +207,6 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
             else:
                 sizes[i] = result.image_size
                 texts.append(result.text)
-        self._batches.keep(canvases)
         observation = {"image": canvases, "image_size": sizes, "text": tuple(texts)}
         if self.render_mode is not None or self.autoreset_mode is AutoresetMode.DISABLED:
             self._last = observation

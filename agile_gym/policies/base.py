@@ -22,7 +22,7 @@ class Policy(Protocol):
     """
 
     def reset(self, seed: int | None = None) -> None:
-        """Forget all episodes and seed whatever is random."""
+        """Forget all episodes, and seed whatever is random."""
         ...
 
     def act(self, observations: Sequence[Observation], infos: Sequence[dict[str, Any]]) -> list[str]:

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from agile_gym.actions.dialects import write_answer
 from agile_gym.actions.primitives import Answer
+from agile_gym.envs.episode import JigsawTask
 from agile_gym.errors import ConfigurationError
 from agile_gym.policies.base import Observation
 from agile_gym.policies.edge_solver import solve_by_edges
-from agile_gym.policies.simple import TaskMemory
 
 __all__ = ["EdgePolicy"]
 
@@ -24,13 +24,8 @@ class EdgePolicy:
     It uses nothing but what a model sees: the images of the first observation. Pieces must be upright.
     """
 
-    def __init__(self) -> None:
-        """Make the policy."""
-        self.reset()
-
     def reset(self, seed: int | None = None) -> None:
-        """Forget all episodes; nothing is random."""
-        self._memory = TaskMemory()
+        """Do nothing: there is no memory, and nothing is random."""
 
     def act(self, observations: Sequence[Observation], infos: Sequence[dict[str, Any]]) -> list[str]:
         """Write an answer for each episode.
@@ -38,25 +33,24 @@ class EdgePolicy:
         Raises:
             ConfigurationError: If pieces are turned, or the first observation of an episode was not given.
         """
-        return [self._answer(slot, *pair) for slot, pair in enumerate(zip(observations, infos, strict=True))]
+        return [_answer(*pair) for pair in zip(observations, infos, strict=True)]
 
-    def _answer(self, slot: int, observation: Observation, info: dict[str, Any]) -> str:
-        task = self._memory.task(slot, info)
-        if task["rotations"]:
-            raise ConfigurationError(
-                "EdgePolicy solves puzzles with upright pieces: make the environment without rotations."
-            )
-        if "task" not in info:
-            raise ConfigurationError("EdgePolicy needs the first observation of an episode; it was given a later one.")
-        rows, cols = task["grid"]
-        count = rows * cols
-        if task["initial_view"] == "board":
-            pieces = _cut_board(observation, rows, cols, task["piece_size"])
-        else:
-            pieces = list(info["images"][:count])
-        order = solve_by_edges(pieces, rows, cols)
-        names: Sequence[str] = task["names"]
-        return write_answer(Answer(tuple(names[piece] for piece in order)), "I compared the borders of all pieces.")
+
+def _answer(observation: Observation, info: dict[str, Any]) -> str:
+    task: JigsawTask = info["task"]
+    if task.rotations:
+        raise ConfigurationError(
+            "EdgePolicy solves puzzles with upright pieces: make the environment without rotations."
+        )
+    if info["turn"] != 0:
+        raise ConfigurationError("EdgePolicy needs the first observation of an episode; it was given a later one.")
+    rows, cols = task.grid
+    if task.initial_view == "board":
+        pieces = _cut_board(observation, rows, cols, task.piece_size)
+    else:
+        pieces = list(info["images"][: rows * cols])
+    order = solve_by_edges(pieces, rows, cols)
+    return write_answer(Answer(tuple(task.names[piece] for piece in order)), "I compared the borders of all pieces.")
 
 
 def _cut_board(observation: Observation, rows: int, cols: int, piece_size: tuple[int, int]) -> list[NDArray[np.uint8]]:

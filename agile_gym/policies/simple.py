@@ -9,39 +9,11 @@ import numpy as np
 
 from agile_gym.actions.dialects import write_answer
 from agile_gym.actions.primitives import Answer
+from agile_gym.envs.episode import JigsawTask
 from agile_gym.errors import ConfigurationError
 from agile_gym.policies.base import Observation
 
-__all__ = ["OraclePolicy", "RandomPolicy", "TaskMemory"]
-
-
-class TaskMemory:
-    """Remembers the task of each slot of a batch from its reset on."""
-
-    def __init__(self) -> None:
-        """Begin with no tasks."""
-        self._tasks: dict[int, dict[str, Any]] = {}
-
-    def task(self, slot: int, info: dict[str, Any]) -> dict[str, Any]:
-        """Return the task of a slot.
-
-        Args:
-            slot: Position in the batch.
-            info: The slot's current ``info``.
-
-        Returns:
-            What ``info["task"]`` was at the last reset.
-
-        Raises:
-            ConfigurationError: If there was none.
-        """
-        if "task" in info:
-            self._tasks[slot] = info["task"]
-        if slot not in self._tasks:
-            raise ConfigurationError(
-                "The policy was not given info['task'] of the reset, from which it learns the grid."
-            )
-        return self._tasks[slot]
+__all__ = ["OraclePolicy", "RandomPolicy"]
 
 
 class RandomPolicy:
@@ -56,18 +28,18 @@ class RandomPolicy:
         self.reset(seed)
 
     def reset(self, seed: int | None = None) -> None:
-        """Forget all episodes and seed the answers."""
+        """Seed the answers."""
         self._rng = np.random.default_rng(seed)
-        self._memory = TaskMemory()
 
     def act(self, observations: Sequence[Observation], infos: Sequence[dict[str, Any]]) -> list[str]:
         """Write an answer for each episode."""
         texts: list[str] = []
-        for slot, info in enumerate(infos):
-            task = self._memory.task(slot, info)
-            names: tuple[str, ...] = task["names"]
-            order = tuple(names[place] for place in self._rng.permutation(len(names)).tolist())
-            turns = tuple((self._rng.integers(4, size=len(names)) * 90).tolist()) if task["rotations"] else None
+        for info in infos:
+            task: JigsawTask = info["task"]
+            names = task.names
+            places: list[int] = self._rng.permutation(len(names)).tolist()
+            order = tuple(names[place] for place in places)
+            turns = tuple((self._rng.integers(4, size=len(names)) * 90).tolist()) if task.rotations else None
             texts.append(write_answer(Answer(order, turns), "I guess."))
         return texts
 

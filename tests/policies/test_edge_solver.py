@@ -10,7 +10,8 @@ import skimage.data
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.policies import edge_solver
-from agile_gym.policies.edge_solver import EXACT_PIECES, arrange, arrangement_cost, edge_costs, solve_by_edges
+from agile_gym.policies.edge_costs import edge_costs
+from agile_gym.policies.edge_solver import EXACT_PIECES, arrange, arrangement_cost, solve_by_edges
 
 
 def random_costs(seed, count):

@@ -1,0 +1,208 @@
+"""Plays an evaluation, keeps a journal of finished episodes, and goes on where it was interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from agile_gym.envs.config import JigsawConfig
+from agile_gym.envs.jigsaw import JigsawVisionEnv, open_source
+from agile_gym.errors import ConfigurationError
+from agile_gym.evaluation.plan import EvaluationPlan, Task
+from agile_gym.images import ImageSource
+from agile_gym.policies.base import Policy
+
+__all__ = ["EpisodeResult", "Journal", "evaluate"]
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """What came of one puzzle.
+
+    Attributes:
+        grid: Such as ``"3x3"``.
+        level: How many pieces started in their place.
+        episode: Number within grid and level.
+        seed: Seed of the environment.
+        image_id: SHA-256 of the photograph.
+        solved: Whether every piece was right.
+        score: Share of pieces right, 0 to 1.
+        turns: Turns taken.
+        errors: Turns that could not be carried out.
+        reward: The reward.
+    """
+
+    grid: str
+    level: int
+    episode: int
+    seed: int
+    image_id: str
+    solved: bool
+    score: float
+    turns: int
+    errors: int
+    reward: float
+
+    @property
+    def task(self) -> Task:
+        """The puzzle."""
+        return Task(self.grid, self.level, self.episode, self.seed)
+
+
+class Journal:
+    """A file of finished episodes, one JSON text a line, below a line with the settings.
+
+    Every line is written and flushed as soon as its episode is over, so that an interruption costs at most the episodes
+    being played; a line that was cut short is dropped when the file is read.
+    """
+
+    def __init__(self, path: Path, plan: EvaluationPlan, *, resume: bool) -> None:
+        """Open a journal.
+
+        Args:
+            path: The file.
+            plan: The settings of the evaluation.
+            resume: Keep what the file holds; else it is begun anew.
+
+        Raises:
+            ConfigurationError: If it holds an evaluation with other settings.
+        """
+        header = json.dumps(plan.to_json(), sort_keys=True)
+        self.results: list[EpisodeResult] = []
+        if resume and path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            if lines and lines[0] != header:
+                raise ConfigurationError(
+                    f"{path} holds an evaluation with other settings, so it cannot be resumed with these. Give another "
+                    f"--output, or leave out --resume to begin anew. It holds: {lines[0]}"
+                )
+            self.results = list(_read(lines[1:]))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".new")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(header + "\n")
+            file.writelines(json.dumps(asdict(result)) + "\n" for result in self.results)
+        os.replace(temporary, path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def add(self, result: EpisodeResult) -> None:
+        """Write down a finished episode."""
+        self.results.append(result)
+        self._file.write(json.dumps(asdict(result)) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _read(lines: Iterable[str]) -> Iterator[EpisodeResult]:
+    for line in lines:
+        try:
+            yield EpisodeResult(**json.loads(line))
+        except (ValueError, TypeError):
+            return  # cut short by an interruption: what follows was never written
+
+
+def evaluate(
+    policy: Policy,
+    plan: EvaluationPlan,
+    *,
+    batch: int = 8,
+    done: Iterable[Task] = (),
+    on_result: Callable[[EpisodeResult], None] | None = None,
+) -> list[EpisodeResult]:
+    """Play the puzzles of a plan.
+
+    The puzzles and, for a policy without randomness, the results do not depend on the size of the batch.
+
+    Args:
+        policy: Plays.
+        plan: The puzzles.
+        batch: How many episodes are played side by side, so that a policy can work on them together.
+        done: Puzzles to leave out.
+        on_result: Called with each finished episode.
+
+    Returns:
+        The results, in the order in which episodes ended.
+
+    Raises:
+        ConfigurationError: If the plan, or an option of the environment, is not allowed.
+        ImageError: If no photographs are found.
+    """
+    skip = set(done)
+    results: list[EpisodeResult] = []
+    source = open_source(JigsawConfig.from_options({"images": plan.images, **_source_options(plan)}))
+    policy.reset(plan.seed)
+    for grid in plan.grids:
+        tasks = [task for task in plan.tasks() if task.grid == grid and task not in skip]
+        for result in _play(policy, plan, grid, tasks, source, batch):
+            results.append(result)
+            if on_result is not None:
+                on_result(result)
+    return results
+
+
+def _source_options(plan: EvaluationPlan) -> dict[str, Any]:
+    return {key: value for key, value in plan.options.items() if key in ("split", "test_fraction")}
+
+
+def _make_env(plan: EvaluationPlan, grid: str, source: ImageSource) -> JigsawVisionEnv:
+    options = {key: value for key, value in plan.options.items() if key not in ("split", "test_fraction")}
+    if "crop" not in options and plan.images is None:
+        options["crop"] = "random"  # what the environment itself does with the built-in photographs
+    return JigsawVisionEnv(grid=grid, level="all", images=source, **options)
+
+
+def _play(
+    policy: Policy, plan: EvaluationPlan, grid: str, tasks: Sequence[Task], source: ImageSource, batch: int
+) -> Iterator[EpisodeResult]:
+    """Play the puzzles of one grid, ``batch`` at a time; a slot takes the next puzzle as soon as it is free."""
+    waiting = iter(tasks)
+    slots: list[_Slot] = []
+    for task in waiting:
+        slots.append(_Slot(_make_env(plan, grid, source), task))
+        if len(slots) == batch:
+            break
+    while slots:
+        texts = policy.act([slot.observation for slot in slots], [slot.info for slot in slots])
+        kept: list[_Slot] = []
+        for slot, text in zip(slots, texts, strict=True):
+            result = slot.step(text)
+            if result is None:
+                kept.append(slot)
+                continue
+            yield result
+            task = next(waiting, None)
+            if task is not None:
+                slot.begin(task)
+                kept.append(slot)
+        slots = kept
+
+
+class _Slot:
+    """An environment and the puzzle that is played in it."""
+
+    def __init__(self, env: JigsawVisionEnv, task: Task) -> None:
+        self.env = env
+        self.begin(task)
+
+    def begin(self, task: Task) -> None:
+        self.task = task
+        self.errors = 0
+        self.observation, self.info = self.env.reset(seed=task.seed, options={"level": task.level})
+        self.image_id = cast(str, self.info["image_id"])
+
+    def step(self, text: str) -> EpisodeResult | None:
+        self.observation, reward, terminated, truncated, self.info = self.env.step(text)
+        self.errors += self.info["error"] is not None
+        if not (terminated or truncated):
+            return None
+        info = self.info
+        return EpisodeResult(
+            *self.task, self.image_id, info["solved"], info["score"], info["turn"], self.errors, reward
+        )
