@@ -36,7 +36,7 @@ ALLOWED = (
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _FENCE = re.compile(r"\A```[A-Za-z0-9]*[ \t]*\n(.*?)\n?```\Z", re.DOTALL)
 # Refused before ast.parse sees it, which would print a warning: a backslash, or a number that runs into a word.
-_WARNS = re.compile(r"\\|(?<![A-Za-z_0-9])[0-9][0-9._]*(?:e[+-]?[0-9]+)?[A-Za-z]")
+_WARNS = re.compile(r"\\|(?<![A-Za-z_0-9])[0-9][0-9._]*(?:e[+-]?[0-9]+[A-Za-z]|(?!e[+-]?[0-9])[A-Za-z])")
 # Refused because ast.parse would recurse for nothing: far deeper nesting than the language allows.
 _DEEP = re.compile(r"(?:[-+~(\[{][ \t]*){24}")
 _SHORT = 256

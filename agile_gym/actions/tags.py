@@ -13,6 +13,7 @@ __all__ = ["MAX_TEXT", "TurnText", "read_answer", "read_tags"]
 MAX_TEXT = 32_768
 """Longest text of a turn that is read, in characters."""
 MAX_TAGS = 64
+_END_OF_THINK = (False, "think")
 MAX_ANSWER = 4000
 MAX_ANGLE = 3600
 
@@ -36,7 +37,7 @@ class TurnText(NamedTuple):
 def read_tags(text: str, action: str, *, several: bool = False) -> TurnText:
     """Find the action of a turn.
 
-    Only what follows the last ``</think>`` counts, so that reasoning may speak of the other tags.
+    What stands between think tags is not looked at, so that reasoning may speak of the other tags.
 
     Args:
         text: Everything the model wrote in this turn.
@@ -54,24 +55,32 @@ def read_tags(text: str, action: str, *, several: bool = False) -> TurnText:
     tags = [(match[1] == "", match[2], match.start(), match.end()) for match in _TAG.finditer(text)]
     if len(tags) > MAX_TAGS:
         raise ActionError("several_actions", f"The turn has {len(tags)} tags. {_ask(action)}")
-    closing = [place for place, (opens, name, _, _) in enumerate(tags) if name == "think" and not opens]
-    rest = tags[closing[-1] + 1 :] if closing else tags
     bodies: list[str] = []
     kinds: list[str] = []
-    for place in range(0, len(rest), 2):
-        opens, name, _, start = rest[place]
-        if not opens or place + 1 == len(rest) or rest[place + 1][:2] != (False, name):
+    place = 0
+    thinks = [opens for opens, name, _, _ in tags if name == "think"]
+    if thinks and not thinks[0]:  # the opening tag was part of the prompt
+        place = next(i for i, tag in enumerate(tags) if tag[1] == "think") + 1
+    while place < len(tags):
+        opens, name, _, start = tags[place]
+        place += 1
+        if name == "think" and opens:  # reasoning may speak of the other tags
+            while place < len(tags) and tags[place][:2] != _END_OF_THINK:
+                place += 1
+        if not opens or place == len(tags) or tags[place][:2] != (False, name):
             raise ActionError("unpaired_tags", f"The tag {name} is not opened and closed in order. {_ask(action)}")
-        kinds.append(name)
-        bodies.append(text[start : rest[place + 1][2]])
+        if name != "think":
+            kinds.append(name)
+            bodies.append(text[start : tags[place][2]])
+        place += 1
     foreign = [kind for kind in kinds if kind not in ("answer", action)]
     if not kinds or foreign:
         wrong = f"The tag {foreign[0]} is not used here" if foreign else "The turn has neither an action nor an answer"
         raise ActionError("no_action", f"{wrong}. {_ask(action)}")
     if len(kinds) > 1 and not (several and set(kinds) == {action}):
         raise ActionError("several_actions", f"The turn has more than one action. {_ask(action)}")
-    head = [tag[:2] for tag in tags[: len(tags) - len(rest)]]
-    return TurnText(kinds[0], tuple(bodies), head == [(True, "think"), (False, "think")])
+    well_formed = len(tags) == 2 + 2 * len(kinds) and [tag[:2] for tag in tags[:2]] == [(True, "think"), _END_OF_THINK]
+    return TurnText(kinds[0], tuple(bodies), well_formed)
 
 
 def _ask(action: str) -> str:

@@ -85,7 +85,7 @@ def parse_size(name: str, size: int | Sequence[int]) -> tuple[int, int]:
     Raises:
         ConfigurationError: If it is neither, or not between 4 and 8192 pixels.
     """
-    pair = (size, size) if isinstance(size, int) else tuple(size)
+    pair = tuple(size) if isinstance(size, Sequence) else (size, size)
     if len(pair) != 2 or not all(
         isinstance(side, int) and not isinstance(side, bool) and MIN_PIECE <= side <= MAX_SIDE_PIXELS for side in pair
     ):
