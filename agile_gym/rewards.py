@@ -81,6 +81,8 @@ def get_reward(reward: str | Mapping[str, Any] | RewardConfig) -> RewardConfig:
     """
     if isinstance(reward, RewardConfig):
         config = reward
+    elif not isinstance(reward, str | Mapping):
+        raise ConfigurationError(f"reward={reward!r} is not a reward; give 'paper', 'official_code', or settings.")
     else:
         settings: dict[str, Any] = {"preset": reward} if isinstance(reward, str) else dict(reward)
         preset = settings.pop("preset", "paper")

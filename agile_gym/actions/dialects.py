@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 from agile_gym.actions import tools
 from agile_gym.actions.interpreter import interpret
@@ -207,10 +207,15 @@ def get_dialect(dialect: str | Dialect) -> Dialect:
     """Return a dialect by its name; a user's own dialect object is passed through.
 
     Raises:
-        ConfigurationError: If there is no dialect of this name.
+        ConfigurationError: If there is no dialect of this name, or it is no dialect.
     """
+    if all(hasattr(dialect, name) for name in ("name", "action_tag", "parse", "write")):
+        return cast(Dialect, dialect)
     if not isinstance(dialect, str):
-        return dialect
+        raise ConfigurationError(
+            f"dialect={dialect!r} is neither the name of a dialect ({', '.join(map(repr, DIALECTS))}) nor an object "
+            "with name, action_tag, parse() and write()."
+        )
     if dialect not in DIALECTS:
         raise ConfigurationError(f"There is no dialect {dialect!r}. {did_you_mean(dialect, DIALECTS)}")
     return DIALECTS[dialect]

@@ -192,7 +192,7 @@ def _crop_scale(config: JigsawConfig) -> tuple[float, float] | None:
     if isinstance(crop, str):
         _require(crop in ("center", "random"), "crop", crop, "'center', 'random' or a range such as (0.25, 1.0)")
         return RANDOM_CROP if crop == "random" else None
-    sides = tuple(crop)
+    sides = tuple(crop) if isinstance(crop, Sequence) else ()
     if len(sides) != 2 or not all(_is_number(side, 0.01, 1) for side in sides) or sides[0] > sides[1]:
         raise ConfigurationError(
             f"crop={crop!r} must be 'center', 'random', or a range (low, high) with 0.01 <= low <= high <= 1."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -249,9 +250,9 @@ class JigsawEpisode:
         levels = parse_level(given["level"], rules.rows * rules.cols) if "level" in given else rules.levels
         puzzle = sample_puzzle(rng, rules.rows, rules.cols, levels, rotations=rules.config.rotations)
         home, turns = given.get("permutation", puzzle.home), given.get("turns", puzzle.turns)
-        if any(turns) and not rules.config.rotations:
+        if any(_whole("turns", turns)) and not rules.config.rotations:
             raise ConfigurationError("turns can be given only to an environment made with rotations=True.")
-        return JigsawPuzzle(rules.rows, rules.cols, tuple(map(int, home)), tuple(map(int, turns)))
+        return JigsawPuzzle(rules.rows, rules.cols, _whole("permutation", home), _whole("turns", turns))
 
     def _make_reference(self, photo: NDArray[np.uint8], window: tuple[int, int, int, int]) -> NDArray[np.uint8]:
         top, left, rows, cols = window
@@ -328,3 +329,11 @@ class JigsawEpisode:
             info["pieces_in_place"] = puzzle.pieces_right(workspace.order, workspace.turns)
             info["level"] = puzzle.level
         return info
+
+
+def _whole(name: str, values: Any) -> tuple[int, ...]:  # noqa: ANN401 -- what a caller gives
+    """Read whole numbers from a list or an array."""
+    try:
+        return tuple(operator.index(value) for value in values)
+    except TypeError:
+        raise ConfigurationError(f"{name}={values!r} is not a list of whole numbers, one a piece.") from None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, overload
 
 import numpy as np
 from gymnasium.spaces import Text
@@ -132,7 +132,7 @@ def _(space: UnicodeText, x: str) -> NDArray[np.int32]:
 
 @space_utils.unflatten.register(UnicodeText)
 def _(space: UnicodeText, x: NDArray[np.int32]) -> str:
-    return "".join(map(chr, x[x >= 0].tolist()))
+    return _decode(x)
 
 
 @space_utils.flatten_space.register(UnicodeText)  # pyright: ignore[reportUnknownMemberType] -- Gymnasium's types
@@ -142,7 +142,35 @@ def _(space: UnicodeText) -> Any:  # noqa: ANN401 -- Gymnasium's signature
     return Box(-1, 0x10FFFF, (space.max_length,), np.int32)
 
 
+class _SharedTexts(Sequence[str]):
+    """The texts that worker processes have written, read when they are asked for.
+
+    Gymnasium reads a space's shared memory only once, which is enough for arrays, as these are views; a copy of this
+    object, such as `AsyncVectorEnv` makes at each step, is a tuple of the texts as they are then.
+    """
+
+    def __init__(self, codes: NDArray[np.int32]) -> None:
+        self._codes = codes
+
+    def __len__(self) -> int:
+        return len(self._codes)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        rows = self._codes[index]
+        return _decode(rows) if isinstance(index, int) else tuple(map(_decode, rows))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> tuple[str, ...]:
+        return tuple(self)
+
+
+def _decode(codes: NDArray[np.int32]) -> str:
+    return "".join(map(chr, codes[codes >= 0].tolist()))
+
+
 @read_from_shared_memory.register(UnicodeText)
-def _(space: UnicodeText, shared_memory: Any, n: int = 1) -> tuple[str, ...]:  # noqa: ANN401 -- Gymnasium's signature
-    codes = np.frombuffer(shared_memory.get_obj(), np.int32).reshape(n, space.max_length)
-    return tuple("".join(map(chr, row[row >= 0].tolist())) for row in codes)
+def _(space: UnicodeText, shared_memory: Any, n: int = 1) -> Sequence[str]:  # noqa: ANN401 -- Gymnasium's signature
+    return _SharedTexts(np.frombuffer(shared_memory.get_obj(), np.int32).reshape(n, space.max_length))
