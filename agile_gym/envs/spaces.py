@@ -172,5 +172,5 @@ def _decode(codes: NDArray[np.int32]) -> str:
 
 
 @read_from_shared_memory.register(UnicodeText)
-def _(space: UnicodeText, shared_memory: Any, n: int = 1) -> Sequence[str]:  # noqa: ANN401 -- Gymnasium's signature
+def _(space: UnicodeText, shared_memory: Any, n: int = 1) -> Any:  # noqa: ANN401 -- Gymnasium's signature
     return _SharedTexts(np.frombuffer(shared_memory.get_obj(), np.int32).reshape(n, space.max_length))

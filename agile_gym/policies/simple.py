@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agile_gym.actions.dialects import write_answer
 from agile_gym.actions.primitives import Answer
@@ -17,29 +19,35 @@ __all__ = ["OraclePolicy", "RandomPolicy"]
 
 
 class RandomPolicy:
-    """Answers at once with a uniform permutation: right with probability 1/n! (times 1/4^n for turned pieces)."""
+    """Answers at once with a uniform permutation: right with probability 1/n! (times 1/4^n for turned pieces).
+
+    The answer to a puzzle depends on the seed and on the puzzle's image only, so that it is the same in every batch, on
+    every worker and after an interruption.
+    """
 
     def __init__(self, seed: int | None = None) -> None:
         """Make the policy.
 
         Args:
-            seed: Seed of the answers.
+            seed: Seed of the answers, at least 0; None draws one.
         """
         self.reset(seed)
 
     def reset(self, seed: int | None = None) -> None:
         """Seed the answers."""
-        self._rng = np.random.default_rng(seed)
+        self._seed = np.random.SeedSequence(seed).generate_state(1)[0]
 
     def act(self, observations: Sequence[Observation], infos: Sequence[dict[str, Any]]) -> list[str]:
         """Write an answer for each episode."""
         texts: list[str] = []
-        for info in infos:
+        for observation, info in zip(observations, infos, strict=True):
             task: JigsawTask = info["task"]
+            image: NDArray[np.uint8] = observation["image"]
+            rng = np.random.default_rng([self._seed, zlib.crc32(np.ascontiguousarray(image).data)])
             names = task.names
-            places: list[int] = self._rng.permutation(len(names)).tolist()
+            places: list[int] = rng.permutation(len(names)).tolist()
             order = tuple(names[place] for place in places)
-            turns = tuple((self._rng.integers(4, size=len(names)) * 90).tolist()) if task.rotations else None
+            turns = tuple((rng.integers(4, size=len(names)) * 90).tolist()) if task.rotations else None
             texts.append(write_answer(Answer(order, turns), "I guess."))
         return texts
 
