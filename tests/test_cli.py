@@ -92,7 +92,10 @@ def test_play_shows_a_puzzle_and_saves_what_was_seen(tmp_path):
     assert "\u2580" in result.stdout
     assert "Error (unknown_function)" in result.stdout
     assert "Not solved: " in result.stdout
-    sizes = {path.name: Image.open(path).size for path in sorted((tmp_path / "play").iterdir())}
+    sizes = {}
+    for path in sorted((tmp_path / "play").iterdir()):
+        with Image.open(path) as image:
+            sizes[path.name] = image.size
     assert sizes == {"00.png": (452, 452), "01.png": (452, 452), "02.png": (112, 223)}
 
 

@@ -16,7 +16,7 @@ from agile_gym.envs.canvas import CanvasPool
 from agile_gym.envs.config import JigsawConfig, JigsawRules, resolve
 from agile_gym.envs.episode import JigsawEpisode
 from agile_gym.envs.rendering import ansi_text, close_window, show
-from agile_gym.envs.spaces import ActionText, UnicodeText
+from agile_gym.envs.spaces import ActionText, ImageBox, UnicodeText
 from agile_gym.errors import ConfigurationError
 from agile_gym.images import ImageSource, open_images
 
@@ -34,7 +34,7 @@ def make_spaces(rules: JigsawRules, episode: JigsawEpisode) -> tuple[Dict, Actio
     height, width = rules.canvas
     observations = Dict(
         {
-            "image": Box(0, 255, (height, width, 3), np.uint8),
+            "image": ImageBox((height, width, 3)),
             "image_size": Box(0, max(height, width), (2,), np.int64),
             "text": UnicodeText(MAX_OBSERVATION_TEXT),
         }

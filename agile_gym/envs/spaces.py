@@ -1,21 +1,61 @@
-"""Text spaces that hold any Unicode string, and that work with Gymnasium's shared-memory vector environments."""
+"""Spaces for images and for texts: light, for any Unicode string, and fit for shared memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
-from gymnasium.spaces import Text
+from gymnasium.spaces import Box, Text
 from gymnasium.spaces import utils as space_utils
-from gymnasium.vector.utils import read_from_shared_memory
+from gymnasium.vector.utils import batch_space, read_from_shared_memory
 from numpy.typing import NDArray
 
 from agile_gym.actions.dialects import Dialect
 from agile_gym.actions.primitives import Answer, Crop, Observe, Primitive, Swap, Zoom
 from agile_gym.actions.workspace import Workspace
 
-__all__ = ["ActionText", "UnicodeText"]
+__all__ = ["ActionText", "ImageBox", "UnicodeText"]
+
+
+class ImageBox(Box):
+    """All uint8 images of one shape: ``Box(0, 255, shape, uint8)`` without its four arrays of bounds.
+
+    A `gymnasium.spaces.Box` keeps its bounds for each element, which is four times the memory of an image; here they
+    are views of a single number.
+    """
+
+    def __init__(self, shape: tuple[int, ...], *, seed: int | np.random.Generator | None = None) -> None:
+        """Make the space.
+
+        Args:
+            shape: Shape of the images, such as (H, W, 3) or (num_envs, H, W, 3).
+            seed: Seed of `sample`.
+        """
+        super().__init__(0, 255, (1,) * len(shape), np.uint8, seed=seed)
+        self._shape = tuple(shape)
+        self._view_bounds()
+
+    def _view_bounds(self) -> None:
+        self.low = np.broadcast_to(np.uint8(0), self._shape)
+        self.high = np.broadcast_to(np.uint8(255), self._shape)
+        self.bounded_below = self.bounded_above = np.broadcast_to(np.True_, self._shape)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the bounds, which a copy would write out in full."""
+        bounds = ("low", "high", "bounded_below", "bounded_above")
+        return {key: value for key, value in self.__dict__.items() if key not in bounds}
+
+    def __setstate__(self, state: Iterable[tuple[str, Any]] | Mapping[str, Any]) -> None:
+        """Restore a pickle or copy."""
+        self.__dict__.update(state)
+        self._view_bounds()
+
+
+@batch_space.register(ImageBox)
+def _(space: ImageBox, n: int = 1) -> ImageBox:
+    return ImageBox((n, *space.shape), seed=copy.deepcopy(space.np_random))
 
 
 class UnicodeText(Text):
@@ -137,8 +177,6 @@ def _(space: UnicodeText, x: NDArray[np.int32]) -> str:
 
 @space_utils.flatten_space.register(UnicodeText)  # pyright: ignore[reportUnknownMemberType] -- Gymnasium's types
 def _(space: UnicodeText) -> Any:  # noqa: ANN401 -- Gymnasium's signature
-    from gymnasium.spaces import Box
-
     return Box(-1, 0x10FFFF, (space.max_length,), np.int32)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from agile_gym.envs.canvas import CanvasPool
 from agile_gym.envs.config import JigsawConfig, resolve
 from agile_gym.envs.episode import JigsawEpisode, StepResult
+from agile_gym.envs.infos import batch_infos
 from agile_gym.envs.jigsaw import JigsawVisionEnv, make_spaces, open_source
 from agile_gym.errors import ConfigurationError
 
@@ -117,11 +118,7 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
             results[i] = self._reset_one(i, canvases[i], None if seeds is None else seeds[i], given)
         self._over &= ~mask
         observation = self._observe(canvases, results)
-        infos: dict[str, Any] = {}
-        for i, result in enumerate(results):
-            if result is not None:
-                infos = self._add_info(infos, result.info, i)
-        return observation, infos
+        return observation, batch_infos([result and result.info for result in results])
 
     def step(
         self, actions: Sequence[str]
@@ -143,28 +140,40 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
                 f"{len(actions)} actions were given for {self.num_envs} environments; give one each."
             )
         canvases = self._canvases.take()
-        rewards = np.zeros(self.num_envs)
-        terminated, truncated = np.zeros((2, self.num_envs), np.bool_)
+        rewards: list[float] = []
+        terminated: list[bool] = []
+        truncated: list[bool] = []
         results: list[StepResult | None] = []
-        infos: dict[str, Any] = {}
-        same_step = self.autoreset_mode is AutoresetMode.SAME_STEP
-        for i, (episode, action) in enumerate(zip(self.episodes, actions, strict=True)):
-            if self._over[i] and self.autoreset_mode is AutoresetMode.NEXT_STEP:
-                result = self._reset_one(i, canvases[i], None, {})
+        infos: list[dict[str, Any]] = []
+        over: list[bool] = self._over.tolist()
+        for episode, action, canvas, is_over in zip(self.episodes, actions, canvases, over, strict=True):
+            slot = len(results)
+            if is_over and self.autoreset_mode is AutoresetMode.NEXT_STEP:
+                result = self._reset_one(slot, canvas, None, {})
             else:
-                result = episode.step(action, canvases[i])
-                rewards[i], terminated[i], truncated[i] = result.reward, result.terminated, result.truncated
-                if same_step and episode.done:
-                    final = {"final_obs": _observation(canvases[i].copy(), result), "final_info": result.info}
-                    final["final_info"]["images"] = tuple(image.copy() for image in result.info["images"])
-                    infos = self._add_info(infos, final, i)
-                    result = self._reset_one(i, canvases[i], None, {})
+                result = episode.step(action, canvas)
+            rewards.append(result.reward)
+            terminated.append(result.terminated)
+            truncated.append(result.truncated)
+            if episode.done and self.autoreset_mode is AutoresetMode.SAME_STEP:
+                result = self._reset_in_the_same_step(slot, canvas, result)
             results.append(result)
-            infos = self._add_info(infos, result.info, i)
-        self._over = terminated | truncated
-        if same_step:
-            self._over = np.zeros(self.num_envs, np.bool_)
-        return self._observe(canvases, results), rewards, terminated, truncated, infos
+            infos.append(result.info)
+        self._over = np.array([episode.done for episode in self.episodes])
+        observation = self._observe(canvases, results)
+        return observation, np.array(rewards), np.array(terminated), np.array(truncated), batch_infos(infos)
+
+    def _reset_in_the_same_step(self, slot: int, canvas: NDArray[np.uint8], last: StepResult) -> StepResult:
+        """Reset an episode that has just ended, and keep its last observation and info in the new info."""
+        observation = {
+            "image": canvas.copy(),
+            "image_size": np.array(last.image_size, np.int64),
+            "text": last.text,
+        }
+        last.info["images"] = tuple(image.copy() for image in last.info["images"])
+        result = self._reset_one(slot, canvas, None, {})
+        result.info.update(final_obs=observation, final_info=last.info)
+        return result
 
     def render(self) -> tuple[Any, ...] | None:
         """Return each environment's last image, as arrays or as coloured text, as the render mode says."""
@@ -211,7 +220,3 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
         if self.render_mode is not None or self.autoreset_mode is AutoresetMode.DISABLED:
             self._last = observation
         return observation
-
-
-def _observation(canvas: NDArray[np.uint8], result: StepResult) -> dict[str, Any]:
-    return {"image": canvas, "image_size": np.array(result.image_size, np.int64), "text": result.text}

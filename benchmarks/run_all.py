@@ -1,0 +1,277 @@
+"""Measures everything that benchmarks/RESULTS.md reports, and writes that file.
+
+Usage: python benchmarks/run_all.py [--images FOLDER] [--fuzz 1000000] [--quick]
+
+Every figure stands beside what it is compared with, measured in the same run. Without ``--images`` the built-in
+photographs are used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+
+import cv2
+import gymnasium
+import numpy as np
+from gymnasium.vector import SyncVectorEnv
+from PIL import Image
+from tqdm import tqdm
+
+import agile_gym
+from agile_gym.benchmark import format_speed, measure_speed, rate, swap_texts
+from agile_gym.envs import JigsawVisionEnv, JigsawVisionVectorEnv
+from agile_gym.evaluation import EvaluationPlan, evaluate, format_tables, reference_rows, summarize
+from agile_gym.images import clear_cache, open_images
+from agile_gym.policies import make_policy
+from agile_gym.policies.edge_solver import solve_by_edges
+
+HERE = Path(__file__).parent
+
+
+def table(header, rows):
+    """Write a Markdown table."""
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (header, *rows)]
+    lines.insert(1, "|" + "---|" * len(header))
+    return "\n".join(lines)
+
+
+def machine():
+    """Describe this machine in a line."""
+    model = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+        model = names[0] if names else model
+    versions = [
+        f"{name} {importlib.metadata.version(name)}" for name in ("gymnasium", "numpy", "pillow", "opencv-python")
+    ]
+    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, {', '.join(versions)}"
+
+
+def turns_per_second(env, texts, seconds):
+    """Measure `step`; resets are not counted."""
+    best = []
+    end = time.perf_counter() + seconds
+    while len(best) < 3 or time.perf_counter() < end:
+        env.reset(seed=0)
+        start = time.perf_counter()
+        for text in texts:
+            env.step(text)
+        best.append(len(texts) / (time.perf_counter() - start))
+    return float(np.median(best))
+
+
+def sizes_section(seconds):
+    """Turns a second over sizes and grids."""
+    rows = []
+    for size in (224, 448, 896):
+        row = [size]
+        for grid in (2, 3, 5, 10):
+            env = JigsawVisionEnv(grid=grid, image_size=size, max_turns=1000)
+            row.append(f"{turns_per_second(env, swap_texts(grid * grid, 40), seconds):,.0f}")
+        rows.append(row)
+    return table(["image size", "2x2", "3x3", "5x5", "10x10"], rows)
+
+
+def vector_section(seconds, counts):
+    """The vector environment beside single ones in a loop and Gymnasium's own, and its memory."""
+    rows = []
+    texts = swap_texts(4, 20)
+    warm = JigsawVisionEnv()
+    for seed in range(50):
+        warm.reset(seed=seed)  # the photographs are decoded once for all and belong to no environment
+    for count in tqdm(counts, desc="vector", unit="size"):
+        gc.collect()
+        tracemalloc.start()
+        vector = JigsawVisionVectorEnv(count, max_turns=1000)
+        observations = vector.reset(seed=0)[0]
+        for _ in range(3):
+            observations = vector.step([texts[0]] * count)[0]
+        gc.collect()
+        image = observations["image"][0].nbytes
+        share = (tracemalloc.get_traced_memory()[0] / count - image) / image
+        tracemalloc.stop()
+        ours = turns_per_second(vector, [[text] * count for text in texts], seconds) * count
+        del vector, observations
+        singles = [gymnasium.make("JigsawVision-v0", max_turns=1000) for _ in range(count)]
+
+        class Loop:
+            def __init__(self, envs):
+                self.envs = envs
+
+            def reset(self, seed):
+                self.kept = [env.reset(seed=seed + i)[0] for i, env in enumerate(self.envs)]
+
+            def step(self, text):
+                self.kept = [env.step(text)[0] for env in self.envs]
+
+        loop = turns_per_second(Loop(singles), texts, seconds) * count
+        del singles
+        sync = "not run"
+        if count <= 64:
+            theirs = SyncVectorEnv([lambda: gymnasium.make("JigsawVision-v0", max_turns=1000)] * count)
+            sync = f"{turns_per_second(theirs, [tuple([text] * count) for text in texts], seconds) * count:,.0f}"
+            del theirs
+        rows.append([count, f"{ours:,.0f}", f"{loop:,.0f}", sync, f"{ours / loop:.2f}", f"{share:.2f}"])
+    header = [
+        "environments",
+        "vector",
+        "single ones in a loop",
+        "SyncVectorEnv",
+        "vector / loop",
+        "memory / observation",
+    ]
+    return table(header, rows)
+
+
+def reset_section(images, seconds):
+    """What a reset costs beside decoding and resizing the same photographs with Pillow and OpenCV."""
+    if images is None:
+        folder = Path(importlib.import_module("skimage").__file__).parent / "data"
+        paths = [folder / name for name in ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg")]
+    else:
+        paths = sorted(path for path in Path(images).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    env = JigsawVisionEnv(images=open_images(paths), crop="center")
+    count = len(env.episode._source)
+    turn = iter(range(10**9))
+
+    def cold():
+        clear_cache()
+        env.reset(seed=0, options={"image": next(turn) % count})
+
+    def plain():
+        with Image.open(paths[next(turn) % len(paths)]) as file:
+            pixels = np.asarray(file.convert("RGB"))
+        side = min(pixels.shape[:2])
+        cv2.resize(pixels[:side, :side], (448, 448), interpolation=cv2.INTER_AREA)
+
+    figures = {"cold": [], "plain": [], "warm": []}
+    for _ in range(5):
+        figures["cold"].append(1e3 / rate(cold, seconds=seconds / 2, repeats=3))
+        figures["plain"].append(1e3 / rate(plain, seconds=seconds / 2, repeats=3))
+        figures["warm"].append(1e3 / rate(lambda: env.reset(seed=0), seconds=seconds / 2, repeats=3))
+    cold_ms, plain_ms, warm_ms = (float(np.median(figures[name])) for name in ("cold", "plain", "warm"))
+    rows = [
+        ["decoding and resizing, Pillow and OpenCV", f"{plain_ms:.2f}", "1.00"],
+        ["env.reset, photograph not cached", f"{cold_ms:.2f}", f"{cold_ms / plain_ms:.2f}"],
+        ["env.reset, photograph cached", f"{warm_ms:.2f}", f"{warm_ms / plain_ms:.2f}"],
+    ]
+    return table(["", "ms", "ratio"], rows)
+
+
+def policy_section(images, quick):
+    """Acc and Score of the baselines over all levels, beside the paper's best model."""
+    rows = []
+    tables = []
+    scale = 0.1 if quick else 1
+    for grid, episodes in (("2x2", 300), ("3x3", 300), ("5x5", 40), ("8x8", 10), ("10x10", 6)):
+        plan = EvaluationPlan(
+            "edge", grids=(grid,), episodes=max(int(episodes * scale), 1), images=images, options={"crop": "center"}
+        )
+        total = sum(1 for _ in plan.tasks())
+        with tqdm(total=total, desc=f"edge {grid}", unit="puzzle") as bar:
+            results = evaluate(make_policy("edge"), plan, on_result=lambda _, bar=bar: bar.update())
+        summary = summarize(results)
+        everything = summary[grid]["avg"]
+        reference = {row.model: row.average for row in reference_rows(grid, "acc")}
+        best = max(reference.items(), key=lambda item: item[1], default=("not reported", None))
+        rows.append(
+            [
+                grid,
+                everything["episodes"],
+                "{:.1f} ({:.1f}-{:.1f})".format(*(100 * everything["acc"][k] for k in ("value", "low", "high"))),
+                "{:.1f} ({:.1f}-{:.1f})".format(*(100 * everything["score"][k] for k in ("value", "low", "high"))),
+                best[0] if best[1] is None else f"{best[1]:.1f} ({best[0]})",
+            ]
+        )
+        if reference:
+            tables.append("```\n" + format_tables(summary, "edge") + "\n```")
+    plan = EvaluationPlan("random", grids=("2x2",), episodes=max(int(1000 * scale), 10), images=images)
+    chance = summarize(evaluate(make_policy("random"), plan, batch=64))["2x2"]["avg"]["acc"]
+    edge = table(["grid", "puzzles", "Acc (95% interval)", "Score", "paper's best Acc"], rows)
+    random = "`RandomPolicy`, 2x2: Acc {:.2f} (95% interval {:.2f}-{:.2f}); exactly 1/24 = 4.17 is expected.".format(
+        *(100 * chance[k] for k in ("value", "low", "high"))
+    )
+    return edge + "\n\n" + random, "\n\n".join(tables)
+
+
+def solver_section(images):
+    """Milliseconds a solve."""
+    source = open_images(images)
+    rows = []
+    for grid in (2, 3, 5, 8, 10):
+        env = JigsawVisionEnv(grid=grid, level=None, images=source, crop="center")
+        times = []
+        for index in range(min(len(source), 33)):
+            _, info = env.reset(seed=index, options={"image": index})
+            start = time.perf_counter()
+            solve_by_edges(info["images"], grid, grid)
+            times.append(1e3 * (time.perf_counter() - start))
+        rows.append([f"{grid}x{grid}", f"{np.median(times):.1f}", f"{max(times):.1f}"])
+    return table(["grid", "median, ms", "slowest, ms"], rows)
+
+
+def import_section():
+    """Seconds that `import agile_gym` takes in a fresh process."""
+    code = "import time; t = time.perf_counter(); import agile_gym; print(time.perf_counter() - t)"
+    times = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout) for _ in range(7)
+    ]
+    bare = "import time; t = time.perf_counter(); import gymnasium; print(time.perf_counter() - t)"
+    base = [
+        float(subprocess.run([sys.executable, "-c", bare], capture_output=True, check=True).stdout) for _ in range(7)
+    ]
+    return f"`import agile_gym`: {np.median(times):.3f} s (`import gymnasium` alone: {np.median(base):.3f} s)."
+
+
+def fuzz_section(inputs):
+    """The fuzzer's own report."""
+    command = [sys.executable, str(HERE / "fuzz.py"), "--inputs", str(inputs)]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return "```\n" + result.stdout.strip() + "\n```"
+
+
+def main():
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", default=None, help="folder of photographs for the policies (default: built-in)")
+    parser.add_argument("--fuzz", type=int, default=0, metavar="N", help="also feed N random texts to the parser")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the work, for a look")
+    parser.add_argument("--output", type=Path, default=HERE / "RESULTS.md")
+    options = parser.parse_args()
+    cv2.setNumThreads(1)
+    seconds = 0.3 if options.quick else 2.0
+    counts = (1, 4, 16) if options.quick else (1, 4, 16, 64, 256, 1024)
+    names = "the built-in photographs" if options.images is None else f"{len(open_images(options.images))} photographs"
+    edge, tables = policy_section(options.images, options.quick)
+    parts = [
+        "# Results",
+        "Written by `python benchmarks/run_all.py`; do not edit. " + machine() + ".",
+        f"agile_gym {agile_gym.__version__}. Speeds are of one thread.",
+        "## Speed of a turn\n\n```\n" + format_speed(measure_speed(seconds=seconds)) + "\n```",
+        "Turns a second, swap and observe, through `JigsawVisionEnv.step`:\n\n" + sizes_section(seconds / 2),
+        "## Many environments\n\nTurns a second in all, 448 x 448, 2x2. Memory is what an environment holds besides "
+        "the observation it returned, as a multiple of that observation.\n\n" + vector_section(seconds, counts),
+        "## Reset\n\n" + reset_section(options.images, seconds),
+        f"## Baselines\n\nWhole photographs (largest centred square) at 448 pixels, {names}, all levels.\n\n" + edge,
+        "### Time of `EdgePolicy`'s solver\n\n" + solver_section(options.images),
+        "### Tables\n\n" + tables,
+        "## Import\n\n" + import_section(),
+    ]
+    if options.fuzz:
+        parts.append("## Fuzzing\n\n" + fuzz_section(options.fuzz))
+    options.output.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    print(f"Written: {options.output}")
+
+
+if __name__ == "__main__":
+    main()

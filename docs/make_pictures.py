@@ -1,0 +1,25 @@
+"""Draws the pictures of the documentation."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from agile_gym.envs import JigsawVisionEnv
+
+HERE = Path(__file__).parent
+
+
+def puzzle_picture() -> Image.Image:
+    """Return a shuffled 3x3 board beside the solved one."""
+    env = JigsawVisionEnv(grid=3, labels=True, image_size=360, crop="center", reveal=True)
+    observation, info = env.reset(seed=0, options={"image": 2})
+    shuffled = observation["image"]
+    answer = str(info["solution"]).replace("'", '"')
+    observation, *_ = env.step(f"<code>state = {answer}\nobserve()</code>")
+    space = np.full((shuffled.shape[0], 24, 3), 255, np.uint8)
+    return Image.fromarray(np.hstack([shuffled, space, observation["image"]]))
+
+
+if __name__ == "__main__":
+    puzzle_picture().save(HERE / "puzzle.png")

@@ -1,0 +1,82 @@
+"""Whatever the documentation tells people to run, runs. The two ```bash blocks of the README are run by .ci/run."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("envs/*.md")])
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_run(page, tmp_path):
+    for code in blocks(page, "python"):
+        environment = {**os.environ, "PYTHONWARNINGS": "error"}
+        command = [sys.executable, "-c", code]
+        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, f"{code}\n{result.stderr}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_run(page, tmp_path):
+    for line in "".join(blocks(page, "console")).splitlines():
+        program, *arguments = shlex.split(line)
+        assert program == "agile-gym", f"no test knows how to run {line!r}"
+        if arguments[0] == "bench":
+            arguments += ["--seconds", "0.05"]
+        command = [sys.executable, "-m", "agile_gym", *arguments]
+        result = subprocess.run(command, cwd=tmp_path, input="answer\n", capture_output=True, text=True, check=False)
+        # 1 is what a puzzle that was not solved gives; a mistake gives a line that begins with the program's name.
+        assert result.returncode == (1 if arguments[0] == "play" else 0), f"{line}\n{result.stderr}"
+        assert "agile-gym: " not in result.stderr
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8"))
+    for link in links:
+        assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "words"),
+    [
+        ("quickstart.py", [], "reward"),
+        ("custom_policy.py", ["10"], "borders  Acc"),
+        ("vector_rollout.py", ["4", "20"], "turns a second"),
+    ],
+)
+def test_examples_run(script, arguments, words, tmp_path):
+    environment = {**os.environ, "PYTHONWARNINGS": "error"}
+    command = [sys.executable, str(ROOT / "examples" / script), *arguments]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert words in result.stdout
+    assert len((ROOT / "examples" / script).read_text().splitlines()) < 150
+
+
+def test_every_example_is_run():
+    tested = {"quickstart.py", "custom_policy.py", "vector_rollout.py"}
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == tested
+
+
+def test_the_picture_of_the_readme_is_what_the_script_draws(tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, 'docs'); import make_pictures; make_pictures.puzzle_picture().save(sys.argv[1])"
+    )
+    target = tmp_path / "puzzle.png"
+    subprocess.run([sys.executable, "-c", code, str(target)], cwd=ROOT, check=True)
+    with Image.open(target) as drawn, Image.open(ROOT / "docs/puzzle.png") as kept:
+        difference = np.asarray(drawn).astype(int) - np.asarray(kept)
+    assert np.abs(difference).mean() < 2  # versions of OpenCV may differ in a grey level
