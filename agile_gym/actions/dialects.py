@@ -88,6 +88,7 @@ def _parse(dialect: CodeDialect | ToolDialect, text: str, workspace: Workspace, 
         primitives, variables = dialect.read_bodies(bodies, workspace)
         return ParsedTurn(tuple(primitives), well_formed, has_code, None, variables)
     except ActionError as error:
+        error.forget()
         return ParsedTurn((), well_formed, f"<{tag}>" in text if has_code is None else has_code, error)
 
 

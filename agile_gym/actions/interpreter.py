@@ -22,7 +22,7 @@ from agile_gym.actions.primitives import (
     quote,
 )
 from agile_gym.actions.syntax import Evaluator, Function, ImageValue, Value, check_name, is_list, number, parse_code
-from agile_gym.actions.workspace import Workspace
+from agile_gym.actions.workspace import MAX_IMAGES, Workspace, too_many_images
 
 __all__ = ["FUNCTIONS", "interpret"]
 
@@ -50,6 +50,7 @@ class _Interpreter(Evaluator):
         super().__init__(workspace.variables, FUNCTIONS, "image_list")
         self._workspace = workspace
         self._names = workspace.names
+        self._numbers = {name: piece for piece, name in enumerate(self._names)}
         self._order = workspace.order
         self._turns = workspace.turns
         if "state" not in self.variables:
@@ -113,11 +114,13 @@ class _Interpreter(Evaluator):
 
     def _make(self, stem: str, target: str | None, make: Callable[[str], Primitive]) -> ImageValue:
         images = self._workspace.images
+        if self._workspace.made + len(self._new_keys) >= MAX_IMAGES:
+            raise too_many_images()
         if target is None:
             key = self._workspace.fresh_key(stem, self._new_keys)
         else:
             check_name(target)
-            if target in FUNCTIONS or target == "image_list":
+            if target in FUNCTIONS or target in ("image_list", "state"):
                 raise ActionError("not_allowed", f"{quote(target)} is a name of the environment, not a variable.")
             key = target
             if target in images or target in self._new_keys:  # the earlier image may still have other names
@@ -156,9 +159,9 @@ class _Interpreter(Evaluator):
         place, angle = self._place(arguments[0], places), arguments[1]
         if not isinstance(angle, int) or angle % 90:
             raise ActionError("bad_argument", "turn needs an angle of 90, 180 or 270 degrees, clockwise.")
-        self._decode(places)
-        name, now = places[place]
-        places[place] = (name, (now + angle) % 360)
+        order, turns = self._decode(places)
+        piece = order[place]
+        places[place] = (self._names[piece], (turns[piece] + angle) % 360)
         return places
 
     def copy(self, arguments: list[Value], target: str | None) -> Value:
@@ -221,9 +224,10 @@ class _Interpreter(Evaluator):
                     name, angle = entry
                     if not isinstance(angle, int) or angle % 90:
                         break
-                if not isinstance(name, str) or name not in names:
+                piece = self._numbers.get(name) if isinstance(name, str) else None
+                if piece is None:
                     break
-                order.append(names.index(name))
+                order.append(piece)
                 if angle is not None:
                     turns[order[-1]] = angle % 360
             if len(set(order)) == len(names):

@@ -81,8 +81,13 @@ class ActionError(Exception):
         self.kind: ErrorKind = kind
         self.message = message
 
+    def forget(self) -> None:
+        """Drop the traceback, whose frames would keep a turn's text and image in a cycle until the next collection."""
+        self.__traceback__ = self.__context__ = None
 
-_UNSAFE = re.compile(r"[^A-Za-z0-9_.,+\-*/=()\[\]\" ]")
+
+# Brackets are left out, too: [INST] and [IMG] are tokens of some chat models.
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.,+\-*/=()\" ]")
 
 
 def quote(fragment: object, limit: int = 40) -> str:

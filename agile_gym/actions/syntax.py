@@ -36,7 +36,8 @@ ALLOWED = (
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _FENCE = re.compile(r"\A```[A-Za-z0-9]*[ \t]*\n(.*?)\n?```\Z", re.DOTALL)
 # Refused before ast.parse sees it, which would print a warning: a backslash, or a number that runs into a word.
-_WARNS = re.compile(r"\\|(?<![A-Za-z_0-9])[0-9][0-9._]*(?:e[+-]?[0-9]+[A-Za-z]|(?!e[+-]?[0-9])[A-Za-z])")
+_KEYWORD = "(?:and|else|for|if|in|is|not|or)"
+_WARNS = re.compile(rf"\\|[0-9]\.?[jJ]?{_KEYWORD}|0[xX][0-9a-fA-F_]*{_KEYWORD}")
 # Refused because ast.parse would recurse for nothing: far deeper nesting than the language allows.
 _DEEP = re.compile(r"(?:[-+~(\[{][ \t]*){24}")
 _SHORT = 256
@@ -101,7 +102,7 @@ def parse_code(code: str) -> list[ast.stmt]:
     if _WARNS.search(code) or (len(code) > _SHORT and _DEEP.search(code)):
         raise ActionError("syntax", f"The code cannot be read. {ALLOWED}")
     try:
-        statements = ast.parse(code).body
+        statements = ast.parse(code, filename="").body  # on an error Python opens the file, and no file has this name
     except SyntaxError as error:
         line = error.lineno or 1
         raise ActionError("syntax", f"Line {line} of the code cannot be read as Python. {ALLOWED}") from None
@@ -168,8 +169,13 @@ class Evaluator:
             _refuse(target)
 
     def _assign_element(self, target: ast.Subscript, value: Value) -> None:
-        index = self._index(target.slice)
+        index = self._index(target.slice, 1)
         container = self.evaluate(target.value, 1)
+        owner = target.value
+        while isinstance(owner, ast.Subscript):
+            owner = owner.value
+        if not isinstance(owner, ast.Name) or owner.id not in self.variables:
+            raise ActionError("not_allowed", "Only elements of a variable, such as state[0], can be assigned to.")
         if not is_list(container):
             raise ActionError("bad_argument", "Only an element of a list, such as state[0], can be assigned to.")
         place = _within(index, container)
@@ -252,16 +258,16 @@ class Evaluator:
             raise ActionError("bad_argument", "Only a list, such as state or image_list, can be indexed.")
         if isinstance(node.slice, ast.Slice):
             bounds = [
-                None if bound is None else self._index(bound)
+                None if bound is None else self._index(bound, depth + 1)
                 for bound in (node.slice.lower, node.slice.upper, node.slice.step)
             ]
             if bounds[2] == 0:
                 raise ActionError("bad_index", "The step of a slice cannot be 0.")
             return list(container[slice(*bounds)])
-        return container[_within(self._index(node.slice), container)]
+        return container[_within(self._index(node.slice, depth + 1), container)]
 
-    def _index(self, node: ast.expr) -> int:
-        value = node.value if isinstance(node, ast.Constant) else self.evaluate(node, 2)
+    def _index(self, node: ast.expr, depth: int) -> int:
+        value = self.evaluate(node, depth)
         if type(value) is not int:
             raise ActionError("bad_index", "An index must be a whole number, such as state[0].")
         return value
@@ -288,6 +294,7 @@ class Evaluator:
 
 
 _MISSING = object()
+_LISTS = {list, tuple}
 _EXPRESSIONS: dict[type[ast.expr], Callable[[Evaluator, Any, int, str | None], Value]] = {
     ast.Constant: lambda _, node, __, ___: _literal(node),
     ast.Name: Evaluator.walk_name,
@@ -363,7 +370,7 @@ def _freeze(value: Value) -> Value:
     """Make a list that becomes an element of another list immutable, so that no cycles can arise."""
     if not is_list(value):
         return value
-    if any(is_list(element) for element in value):
+    if not _LISTS.isdisjoint(map(type, value)):
         raise ActionError("not_allowed", 'Lists can be nested only once, as in [["A", 90], ["B", 0]].')
     return tuple(value)
 

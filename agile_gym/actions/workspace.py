@@ -30,7 +30,17 @@ from agile_gym.puzzle.board import piece_names
 from agile_gym.puzzle.layout import BoardLayout
 from agile_gym.puzzle.render import compose_into, crop_box, rotate, rotated_size, zoom, zoomed_size
 
-__all__ = ["MAX_DEPTH", "MAX_IMAGES", "Board", "ImageRecipe", "PixelBox", "Workspace", "render_into", "render_recipe"]
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_IMAGES",
+    "Board",
+    "ImageRecipe",
+    "PixelBox",
+    "Workspace",
+    "render_into",
+    "render_recipe",
+    "too_many_images",
+]
 
 MAX_IMAGES = 64
 """Images that an episode may make."""
@@ -174,7 +184,7 @@ class Workspace:
                 case _:
                     raise TypeError(f"{primitive!r} is not a primitive that the workspace carries out")
         if self.made + len(new) > MAX_IMAGES:
-            raise ActionError("too_many_images", f"An episode keeps at most {MAX_IMAGES} images, and they are used up.")
+            raise too_many_images()
         self.order, self.turns = order, turns
         self.made += len(new)
         self.images.update(new)
@@ -233,6 +243,11 @@ class Workspace:
             "image_too_large",
             f"The result would be larger than {self.canvas[1]} x {self.canvas[0]} pixels. Crop first, or {advice}.",
         )
+
+
+def too_many_images() -> ActionError:
+    """Return the error for more images than an episode keeps."""
+    return ActionError("too_many_images", f"An episode keeps at most {MAX_IMAGES} images, and they are used up.")
 
 
 def render_recipe(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from agile_gym.actions.dialects import ParsedTurn, state_list
 from agile_gym.actions.primitives import ActionError, Answer, Primitive
 from agile_gym.actions.prompt import done_text, error_text, result_text, task_text
+from agile_gym.actions.tags import MAX_TEXT
 from agile_gym.actions.workspace import Board, ImageRecipe, Workspace, render_into
 from agile_gym.envs.config import JigsawRules
 from agile_gym.errors import ConfigurationError, ImageError, did_you_mean
@@ -183,7 +184,7 @@ class JigsawEpisode:
         rules, workspace = self.rules, self.workspace
         self.turn += 1
         parsed = rules.dialect.parse(text, workspace)
-        self._texts.append(text)
+        self._texts.append(text[: MAX_TEXT + 1])  # what is longer is not read
         self._well_formed &= parsed.well_formed
         self._code_turns += parsed.has_code
         answer = parsed.primitives[0] if parsed.primitives and isinstance(parsed.primitives[0], Answer) else None
@@ -194,6 +195,7 @@ class JigsawEpisode:
                 if parsed.variables is not None:
                     workspace.variables = parsed.variables
             except ActionError as failure:
+                failure.forget()
                 error = failure
         ends = answer is not None or (
             error is not None and rules.reward.invalid_turn == "end" and error.kind in _ENDING_ERRORS

@@ -86,12 +86,15 @@ def rotated_size(height: int, width: int, angle: float) -> tuple[int, int]:
         return height, width
     if turn in (90, 270):
         return width, height
-    # Pillow's own rule: rotate the corners about the centre, then round outwards.
-    cosine, sine = round(math.cos(math.radians(turn)), 15), round(math.sin(math.radians(turn)), 15)
+    # Pillow's own rule, with its rounding: rotate the corners about the centre, then round outwards.
+    radians = -math.radians(turn)
+    cosine, sine = round(math.cos(radians), 15), round(math.sin(radians), 15)
     centre_x, centre_y = width / 2, height / 2
-    corners = [(x - centre_x, y - centre_y) for x, y in ((0, 0), (width, 0), (width, height), (0, height))]
-    xs = [cosine * x - sine * y + centre_x for x, y in corners]
-    ys = [sine * x + cosine * y + centre_y for x, y in corners]
+    left = cosine * -centre_x + sine * -centre_y + centre_x
+    top = -sine * -centre_x + cosine * -centre_y + centre_y
+    corners = ((0, 0), (width, 0), (width, height), (0, height))
+    xs = [cosine * x + sine * y + left for x, y in corners]
+    ys = [-sine * x + cosine * y + top for x, y in corners]
     return math.ceil(max(ys)) - math.floor(min(ys)), math.ceil(max(xs)) - math.floor(min(xs))
 
 
@@ -100,4 +103,5 @@ def rotate(image: NDArray[np.uint8], angle: float) -> NDArray[np.uint8]:
     rotated = Image.fromarray(image).rotate(
         angle, Image.Resampling.BICUBIC, expand=True, fillcolor=(WHITE, WHITE, WHITE)
     )
-    return np.asarray(rotated)
+    height, width = rotated_size(image.shape[0], image.shape[1], angle)
+    return np.asarray(rotated)[:height, :width]  # should a version of Pillow round otherwise
