@@ -27,7 +27,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import agile_gym
-from agile_gym.benchmark import format_speed, measure_speed, rate, swap_texts
+from agile_gym.benchmark import format_speed, measure_speed, rate, swap_texts, turn_rate
 from agile_gym.envs import JigsawVisionEnv, JigsawVisionVectorEnv
 from agile_gym.evaluation import EvaluationPlan, evaluate, format_tables, reference_rows, summarize
 from agile_gym.images import clear_cache, open_images
@@ -57,19 +57,6 @@ def machine():
     return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, {', '.join(versions)}"
 
 
-def turns_per_second(env, texts, seconds):
-    """Measure `step`; resets are not counted."""
-    best = []
-    end = time.perf_counter() + seconds
-    while len(best) < 3 or time.perf_counter() < end:
-        env.reset(seed=0)
-        start = time.perf_counter()
-        for text in texts:
-            env.step(text)
-        best.append(len(texts) / (time.perf_counter() - start))
-    return float(np.median(best))
-
-
 def sizes_section(seconds):
     """Turns a second over sizes and grids."""
     rows = []
@@ -77,9 +64,38 @@ def sizes_section(seconds):
         row = [size]
         for grid in (2, 3, 5, 10):
             env = JigsawVisionEnv(grid=grid, image_size=size, max_turns=1000)
-            row.append(f"{turns_per_second(env, swap_texts(grid * grid, 40), seconds):,.0f}")
+            row.append(f"{turn_rate(env, swap_texts(grid * grid, 40), seconds=seconds):,.0f}")
         rows.append(row)
     return table(["image size", "2x2", "3x3", "5x5", "10x10"], rows)
+
+
+class Keeping:
+    """Keeps the last observation, as a learner does while it decides."""
+
+    def __init__(self, env):
+        self.env = env
+
+    def reset(self, seed):
+        self.kept = self.env.reset(seed=seed)
+
+    def step(self, action):
+        self.kept = self.env.step(action)
+
+
+class Loop:
+    """Single environments stepped one after the other; with ``stack``, their images are put into one batch."""
+
+    def __init__(self, envs, *, stack):
+        self.envs = envs
+        self.stack = stack
+
+    def reset(self, seed):
+        return [env.reset(seed=seed + i) for i, env in enumerate(self.envs)]
+
+    def step(self, actions):
+        results = [env.step(action) for env, action in zip(self.envs, actions, strict=True)]
+        batch = np.stack([observation["image"] for observation, *_ in results]) if self.stack else None
+        return results, batch
 
 
 def vector_section(seconds, counts):
@@ -100,36 +116,26 @@ def vector_section(seconds, counts):
         image = observations["image"][0].nbytes
         share = (tracemalloc.get_traced_memory()[0] / count - image) / image
         tracemalloc.stop()
-        ours = turns_per_second(vector, [[text] * count for text in texts], seconds) * count
-        del vector, observations
+        del observations
         singles = [gymnasium.make("JigsawVision-v0", max_turns=1000) for _ in range(count)]
-
-        class Loop:
-            def __init__(self, envs):
-                self.envs = envs
-
-            def reset(self, seed):
-                self.kept = [env.reset(seed=seed + i)[0] for i, env in enumerate(self.envs)]
-
-            def step(self, text):
-                self.kept = [env.step(text)[0] for env in self.envs]
-
-        loop = turns_per_second(Loop(singles), texts, seconds) * count
-        del singles
-        sync = "not run"
-        if count <= 64:
-            theirs = SyncVectorEnv([lambda: gymnasium.make("JigsawVision-v0", max_turns=1000)] * count)
-            sync = f"{turns_per_second(theirs, [tuple([text] * count) for text in texts], seconds) * count:,.0f}"
-            del theirs
-        rows.append([count, f"{ours:,.0f}", f"{loop:,.0f}", sync, f"{ours / loop:.2f}", f"{share:.2f}"])
-    header = [
-        "environments",
-        "vector",
-        "single ones in a loop",
-        "SyncVectorEnv",
-        "vector / loop",
-        "memory / observation",
-    ]
+        sync = (
+            SyncVectorEnv([lambda: gymnasium.make("JigsawVision-v0", max_turns=1000)] * count) if count <= 64 else None
+        )
+        contestants = {"vector": vector, "stacked": Loop(singles, stack=True), "loop": Loop(singles, stack=False)}
+        if sync is not None:
+            contestants["sync"] = sync
+        speeds = {name: [] for name in contestants}
+        for _ in range(5):  # in turn, so that all meet the same moods of the machine
+            for name, env in contestants.items():
+                batches = [(text,) * count for text in texts]
+                speeds[name].append(turn_rate(Keeping(env), batches, seconds=seconds / 5) * count)
+        ratio = np.median(np.array(speeds["vector"]) / speeds["stacked"])
+        shown = [
+            f"{np.median(speeds[name]):,.0f}" if name in speeds else "not run" for name in ("stacked", "loop", "sync")
+        ]
+        rows.append([count, f"{np.median(speeds['vector']):,.0f}", *shown, f"{ratio:.2f}", f"{share:.2f}"])
+        del vector, singles, sync, contestants
+    header = ["N", "vector", "N singles, stacked", "N singles", "SyncVectorEnv", "vector / stacked", "memory"]
     return table(header, rows)
 
 
@@ -259,8 +265,10 @@ def main():
         f"agile_gym {agile_gym.__version__}. Speeds are of one thread.",
         "## Speed of a turn\n\n```\n" + format_speed(measure_speed(seconds=seconds)) + "\n```",
         "Turns a second, swap and observe, through `JigsawVisionEnv.step`:\n\n" + sizes_section(seconds / 2),
-        "## Many environments\n\nTurns a second in all, 448 x 448, 2x2. Memory is what an environment holds besides "
-        "the observation it returned, as a multiple of that observation.\n\n" + vector_section(seconds, counts),
+        "## Many environments\n\nTurns a second in all, 448 x 448, 2x2. N singles are environments of `gymnasium.make` "
+        "stepped in a loop; stacked: their images put into one batch, which is what a vector environment returns. Memory "
+        "is what an environment holds besides the observation it returned, as a multiple of that observation.\n\n"
+        + vector_section(seconds, counts),
         "## Reset\n\n" + reset_section(options.images, seconds),
         f"## Baselines\n\nWhole photographs (largest centred square) at 448 pixels, {names}, all levels.\n\n" + edge,
         "### Time of `EdgePolicy`'s solver\n\n" + solver_section(options.images),

@@ -23,6 +23,7 @@ from agile_gym.actions.primitives import (
 )
 from agile_gym.actions.syntax import Evaluator, Function, ImageValue, Value, check_name, is_list, number, parse_code
 from agile_gym.actions.workspace import MAX_IMAGES, Workspace, too_many_images
+from agile_gym.puzzle.board import piece_numbers
 
 __all__ = ["FUNCTIONS", "interpret"]
 
@@ -50,7 +51,7 @@ class _Interpreter(Evaluator):
         super().__init__(workspace.variables, FUNCTIONS, "image_list")
         self._workspace = workspace
         self._names = workspace.names
-        self._numbers = {name: piece for piece, name in enumerate(self._names)}
+        self._numbers = piece_numbers(len(self._names))
         self._order = workspace.order
         self._turns = workspace.turns
         if "state" not in self.variables:

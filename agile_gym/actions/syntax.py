@@ -267,7 +267,7 @@ class Evaluator:
         return container[_within(self._index(node.slice, depth + 1), container)]
 
     def _index(self, node: ast.expr, depth: int) -> int:
-        value = self.evaluate(node, depth)
+        value = node.value if type(node) is ast.Constant else self.evaluate(node, depth)
         if type(value) is not int:
             raise ActionError("bad_index", "An index must be a whole number, such as state[0].")
         return value
@@ -362,7 +362,7 @@ def _checked(value: float) -> float:
 
 def _within(index: int, container: Sequence[Value]) -> int:
     if not -len(container) <= index < len(container):
-        raise ActionError("bad_index", f"Index {index} lies outside a list of {len(container)} elements.")
+        raise ActionError("bad_index", f"Index {quote(index)} lies outside a list of {len(container)} elements.")
     return index % len(container)
 
 

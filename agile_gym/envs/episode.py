@@ -19,12 +19,12 @@ from agile_gym.actions.workspace import Board, ImageRecipe, Workspace, render_in
 from agile_gym.envs.config import JigsawRules
 from agile_gym.errors import ConfigurationError, ImageError, did_you_mean
 from agile_gym.images import ImageSource, decode_image
-from agile_gym.puzzle.board import JigsawPuzzle, parse_level, sample_puzzle
+from agile_gym.puzzle.board import JigsawPuzzle, parse_level, piece_numbers, sample_puzzle
 from agile_gym.puzzle.layout import BoardLayout
 from agile_gym.puzzle.photo import choose_window, cut_pieces, draw_labels, resize
 from agile_gym.rewards import EpisodeRecord, RewardParts, no_reward, score_episode
 
-__all__ = ["JigsawEpisode", "JigsawTask", "StepResult"]
+__all__ = ["JigsawEpisode", "JigsawTask", "StepResult", "check_action"]
 
 _RESET_OPTIONS = ("image", "level", "permutation", "turns")
 _MAX_REDRAWS = 100
@@ -71,6 +71,18 @@ class StepResult:
     terminated: bool
     truncated: bool
     info: dict[str, Any]
+
+
+def check_action(action: object) -> None:
+    """Check the type of an action.
+
+    Raises:
+        ConfigurationError: If it is not a string.
+    """
+    if not isinstance(action, str):
+        raise ConfigurationError(
+            f"The action is a {type(action).__name__}; give the text of a turn, such as action_space.sample() does."
+        )
 
 
 class JigsawEpisode:
@@ -175,10 +187,7 @@ class JigsawEpisode:
             ConfigurationError: If ``text`` is not a string.
             gymnasium.error.ResetNeeded: If the episode is over, or has not begun.
         """
-        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers may not be type-checked
-            raise ConfigurationError(
-                f"The action is a {type(text).__name__}; give the text of a turn, such as action_space.sample() does."
-            )
+        check_action(text)
         if self.done:
             raise ResetNeeded("This episode is over, or has not begun: call reset() before step().")
         rules, workspace = self.rules, self.workspace
@@ -287,8 +296,8 @@ class JigsawEpisode:
         right = 0
         count = len(self.workspace.names)
         if isinstance(answer, Answer):
-            places = {name: piece for piece, name in enumerate(self.workspace.names)}
-            order = [places.get(name, -1) for name in answer.order]
+            numbers = piece_numbers(count)
+            order = [numbers.get(name, -1) for name in answer.order]
             turns = [0] * count
             for piece, angle in zip(order, answer.turns or (), strict=False):
                 if piece >= 0:

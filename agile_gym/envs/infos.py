@@ -9,7 +9,7 @@ import numpy as np
 
 __all__ = ["batch_infos"]
 
-_SCALARS = (int, float, bool)
+_SCALARS = frozenset((int, float, bool))
 
 
 def batch_infos(infos: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def batch_infos(infos: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
         everywhere = np.ones(len(infos), np.bool_)
         for key in first:
             batched[key] = _batch(key, [info[key] for info in given])
-            batched[f"_{key}"] = everywhere.copy()
+            batched[f"_{key}"] = everywhere  # one array for all keys, as each costs as much as the values
         return batched
     for key in dict.fromkeys(key for info in infos if info is not None for key in info):
         present = np.array([info is not None and key in info for info in infos])
@@ -42,12 +42,14 @@ def batch_infos(infos: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
 
 def _batch(key: str, values: list[Any]) -> Any:  # noqa: ANN401 -- an array, or a dictionary
     """Batch the values of one key; None stands where an environment has none."""
-    first = next((value for value in values if value is not None), None)
-    if isinstance(first, dict) and key != "final_obs":
+    first = values[0]
+    if first is None:
+        first = next((value for value in values if value is not None), None)
+    kind = cast(type[Any], type(first))
+    if kind in _SCALARS:
+        return np.array([kind() if value is None else value for value in values] if None in values else values, kind)
+    if kind is dict and key != "final_obs":
         return batch_infos(values)
-    if isinstance(first, _SCALARS):
-        empty = type(first)()
-        return np.array([empty if value is None else value for value in values], type(first))
     column = np.empty(len(values), object)  # filled one by one: numpy would unpack tuples
     for index, value in enumerate(values):
         column[index] = value

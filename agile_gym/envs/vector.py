@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
+from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from agile_gym.envs.canvas import CanvasPool
 from agile_gym.envs.config import JigsawConfig, resolve
-from agile_gym.envs.episode import JigsawEpisode, StepResult
+from agile_gym.envs.episode import JigsawEpisode, StepResult, check_action
 from agile_gym.envs.infos import batch_infos
 from agile_gym.envs.jigsaw import JigsawVisionEnv, make_spaces, open_source
 from agile_gym.errors import ConfigurationError
@@ -113,8 +114,6 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
             canvases[~mask] = self._last["image"][~mask] if self._last else 0
         results: list[StepResult | None] = [None] * self.num_envs
         for i in np.flatnonzero(mask).tolist():
-            if seeds is not None and seeds[i] is not None:
-                self._rngs[i] = None
             results[i] = self._reset_one(i, canvases[i], None if seeds is None else seeds[i], given)
         self._over &= ~mask
         observation = self._observe(canvases, results)
@@ -139,29 +138,31 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
             raise ConfigurationError(
                 f"{len(actions)} actions were given for {self.num_envs} environments; give one each."
             )
+        over: list[bool] = self._over.tolist()
+        # Everything is checked before anything is done.
+        for action in actions:
+            check_action(action)
+        if self.autoreset_mode is not AutoresetMode.NEXT_STEP and any(over):
+            raise ResetNeeded(
+                f"The episode of environment {over.index(True)} is over: call reset(options={{'reset_mask': ...}})."
+            )
         canvases = self._canvases.take()
+        results: list[StepResult] = []
         rewards: list[float] = []
         terminated: list[bool] = []
         truncated: list[bool] = []
-        results: list[StepResult | None] = []
-        infos: list[dict[str, Any]] = []
-        over: list[bool] = self._over.tolist()
-        for episode, action, canvas, is_over in zip(self.episodes, actions, canvases, over, strict=True):
-            slot = len(results)
-            if is_over and self.autoreset_mode is AutoresetMode.NEXT_STEP:
-                result = self._reset_one(slot, canvas, None, {})
-            else:
-                result = episode.step(action, canvas)
+        for i, (episode, canvas) in enumerate(zip(self.episodes, canvases, strict=True)):
+            result = self._reset_one(i, canvas, None, {}) if over[i] else episode.step(actions[i], canvas)
             rewards.append(result.reward)
             terminated.append(result.terminated)
             truncated.append(result.truncated)
             if episode.done and self.autoreset_mode is AutoresetMode.SAME_STEP:
-                result = self._reset_in_the_same_step(slot, canvas, result)
+                result = self._reset_in_the_same_step(i, canvas, result)
             results.append(result)
-            infos.append(result.info)
         self._over = np.array([episode.done for episode in self.episodes])
         observation = self._observe(canvases, results)
-        return observation, np.array(rewards), np.array(terminated), np.array(truncated), batch_infos(infos)
+        infos = batch_infos([result.info for result in results])
+        return observation, np.array(rewards), np.array(terminated), np.array(truncated), infos
 
     def _reset_in_the_same_step(self, slot: int, canvas: NDArray[np.uint8], last: StepResult) -> StepResult:
         """Reset an episode that has just ended, and keep its last observation and info in the new info."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 
 import numpy as np
 
@@ -25,6 +26,7 @@ __all__ = [
     "parse_grid",
     "parse_level",
     "piece_names",
+    "piece_numbers",
     "sample_permutation",
     "sample_puzzle",
 ]
@@ -47,6 +49,12 @@ def piece_names(count: int) -> tuple[str, ...]:
             letters = chr(ord("A") + digit) + letters
         names.append(letters)
     return tuple(names)
+
+
+@lru_cache(maxsize=128)
+def piece_numbers(count: int) -> Mapping[str, int]:
+    """Return the number of each of the first ``count`` pieces, by name."""
+    return MappingProxyType({name: piece for piece, name in enumerate(piece_names(count))})
 
 
 def parse_grid(grid: Grid) -> tuple[int, int]:

@@ -150,6 +150,15 @@ def test_bad_arguments_are_refused(arguments, message):
         JigsawVisionVectorEnv(**arguments)
 
 
+def test_a_bad_batch_of_actions_changes_nothing():
+    env, twin = (JigsawVisionVectorEnv(3, **OPTIONS) for _ in range(2))
+    env.reset(seed=0)
+    twin.reset(seed=0)
+    with pytest.raises(ConfigurationError, match="give the text of a turn"):
+        env.step([OBSERVE, OBSERVE, 3])
+    assert same(env.step([OBSERVE] * 3), twin.step([OBSERVE] * 3))
+
+
 def test_bad_calls_are_refused():
     env = JigsawVisionVectorEnv(2, **OPTIONS)
     with pytest.raises(ConfigurationError, match="3 seeds were given for 2"):
