@@ -270,7 +270,7 @@ def main():
         "is what an environment holds besides the observation it returned, as a multiple of that observation.\n\n"
         + vector_section(seconds, counts),
         "## Reset\n\n" + reset_section(options.images, seconds),
-        f"## Baselines\n\nWhole photographs (largest centred square) at 448 pixels, {names}, all levels.\n\n" + edge,
+        f"## Baselines\n\nWhole photographs (largest centred square, 448 pixels), {names}, all levels.\n\n" + edge,
         "### Time of `EdgePolicy`'s solver\n\n" + solver_section(options.images),
         "### Tables\n\n" + tables,
         "## Import\n\n" + import_section(),
