@@ -266,7 +266,7 @@ def main():
         "## Speed of a turn\n\n```\n" + format_speed(measure_speed(seconds=seconds)) + "\n```",
         "Turns a second, swap and observe, through `JigsawVisionEnv.step`:\n\n" + sizes_section(seconds / 2),
         "## Many environments\n\nTurns a second in all, 448 x 448, 2x2. N singles are environments of `gymnasium.make` "
-        "stepped in a loop; stacked: their images put into one batch, which is what a vector environment returns. Memory "
+        "stepped in a loop; stacked: their images put into one batch, as a vector environment returns them. Memory "
         "is what an environment holds besides the observation it returned, as a multiple of that observation.\n\n"
         + vector_section(seconds, counts),
         "## Reset\n\n" + reset_section(options.images, seconds),

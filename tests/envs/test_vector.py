@@ -4,6 +4,7 @@ import pickle
 import gymnasium
 import numpy as np
 import pytest
+from comparing import same
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
@@ -17,18 +18,6 @@ OBSERVE = "<think>t</think><code>observe()</code>"
 
 def make_single():
     return gymnasium.make("agile_gym:JigsawVision-v0", **OPTIONS)
-
-
-def same(first, second):
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
-    if isinstance(first, np.ndarray):
-        if first.dtype == object:
-            return second.dtype == object and all(map(same, first.tolist(), second.tolist()))
-        return first.dtype == second.dtype and np.array_equal(first, second)
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(same, first, second))
-    return first == second
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
