@@ -27,15 +27,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except AgileGymError as error:
+    except (AgileGymError, OSError) as error:
+        if isinstance(error, BrokenPipeError):  # the reader, such as head, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
         print(f"agile-gym: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nagile-gym: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=Path("agile-eval.json"), help="JSON file (default: %(default)s)"
     )
     command.add_argument("--resume", action="store_true", help="go on with an evaluation that was interrupted")
+    command.add_argument("--overwrite", action="store_true", help="begin anew even if the output holds puzzles")
     command.set_defaults(run=_eval)
 
     command = commands.add_parser("bench", help="measure the speed of the environment on this machine")
@@ -95,7 +96,7 @@ def _list(options: argparse.Namespace) -> int:
 def _eval(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from agile_gym.evaluation import EvaluationPlan, Journal, evaluate, format_tables, summarize
+    from agile_gym.evaluation import EvaluationPlan, Journal, check_plan, evaluate, format_tables, summarize
     from agile_gym.evaluation.plan import grid_name
     from agile_gym.policies import make_policy
 
@@ -112,7 +113,10 @@ def _eval(options: argparse.Namespace) -> int:
     if options.batch < 1:
         raise ConfigurationError(f"--batch {options.batch} is not allowed; give at least 1.")
     output: Path = options.output
-    journal = Journal(output.with_suffix(".jsonl"), plan, resume=options.resume)
+    if output.suffix != ".json" or output.is_dir():
+        raise ConfigurationError(f"--output {output} is not allowed; give the name of a file that ends in .json.")
+    check_plan(plan)
+    journal = Journal(output.with_suffix(".jsonl"), plan, resume=options.resume, overwrite=options.overwrite)
     try:
         total = sum(1 for _ in plan.tasks())
         with tqdm(total=total, initial=len(journal.results), unit="puzzle", file=sys.stderr) as bar:
@@ -167,6 +171,8 @@ def _option(text: str) -> tuple[str, Any]:
 def _play(options: argparse.Namespace) -> int:
     from agile_gym.play import play
 
+    if options.columns < 1:
+        raise ConfigurationError(f"--columns {options.columns} is not allowed; give at least 1.")
     return play(
         images=options.images,
         grid=options.grid,
@@ -181,5 +187,7 @@ def _play(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     from agile_gym.benchmark import format_speed, measure_speed
 
+    if not 0 < options.seconds <= 3600:
+        raise ConfigurationError(f"--seconds {options.seconds} is not allowed; give a number above 0, up to 3600.")
     print(format_speed(measure_speed(seconds=options.seconds)))
     return 0

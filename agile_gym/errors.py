@@ -41,7 +41,7 @@ class MissingDependencyError(AgileGymError, ImportError):
     """An optional package is needed for this feature and is not installed."""
 
 
-def did_you_mean(given: str, allowed: Iterable[str]) -> str:
+def did_you_mean(given: object, allowed: Iterable[str]) -> str:
     """Return a sentence that names the closest allowed word, or all of them.
 
     Args:
@@ -52,7 +52,7 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
         A sentence such as ``Did you mean 'paper'?`` or ``Allowed: 'a', 'b'.``.
     """
     options = sorted(allowed)
-    close = difflib.get_close_matches(given, options, n=1)
+    close = difflib.get_close_matches(str(given), options, n=1)
     if close:
         return f"Did you mean {close[0]!r}?"
     return f"Allowed: {', '.join(repr(option) for option in options)}."

@@ -14,6 +14,7 @@ from agile_gym.actions.dialects import write_answer
 from agile_gym.actions.primitives import Answer
 from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.envs.rendering import ansi_text
+from agile_gym.errors import ConfigurationError
 
 __all__ = ["play", "turn_text"]
 
@@ -68,11 +69,17 @@ def play(
         columns: Width of the pictures in characters.
 
     Returns:
-        0 if the puzzle was solved, else 1.
+        0, whether the puzzle was solved or not.
+
+    Raises:
+        ConfigurationError: If an option is not allowed, or the folder cannot be made.
     """
     env = JigsawVisionEnv(images=images, grid=grid, level=level, max_turns=turns, labels=True, canvas_size=None)
     observation, info = env.reset(seed=seed)
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"The folder {output} cannot be made: {error}. Give another --output.") from error
     print(_HELP)
     _show(observation, output / "00.png", columns)
     while True:
@@ -81,7 +88,7 @@ def play(
         word = line.strip()
         if not line or word == "quit":
             print("Left unsolved.")
-            return 1
+            return 0
         if word in ("", "help"):
             print(_HELP)
             continue
@@ -92,7 +99,7 @@ def play(
             right = f"{100 * info['score']:.0f}% of the pieces were right."
             print("Solved!" if info["solved"] else f"Not solved: {right if terminated else 'no turns left.'}")
             print(f"What you saw is in {output}.")
-            return 0 if info["solved"] else 1
+            return 0
 
 
 def _show(observation: dict[str, Any], path: Path, columns: int) -> None:

@@ -11,23 +11,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypedDict, cast
 
+from agile_gym.arguments import is_number, plain
 from agile_gym.errors import ConfigurationError, did_you_mean
 
 __all__ = ["REWARDS", "EpisodeRecord", "RewardConfig", "RewardParts", "get_reward", "score_episode"]
 
 _MAX_OFFICIAL_ANSWER = 1000
+_MAX_WEIGHT = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class RewardConfig:
     """How an episode is rewarded; the defaults are the paper's.
 
+    In puzzles with turned pieces, which AGILE does not have, a piece is right only with its angle, under every setting.
+
     Attributes:
         accuracy_weight: Alpha, the weight of R_acc: 1 if the puzzle is solved, else 0.
         format_weight: Beta, the weight of R_format: 1 if the format was kept, else 0.
         step_weight: Gamma, the weight of R_step, which is 0 or negative.
         score_weight: Weight of the share of right pieces in the answer, 0 to 1: optional shaping, not in the paper.
-        step_penalty: What a step costs in R_step, above 0.
+        step_penalty: What a step costs in R_step, at least 0.
         unsolved_penalty: What an unsolved episode costs in R_step; None means ``step_penalty`` times the largest number
             of turns.
         step_count: What a step is: every turn with code, or every image that is returned to the model.
@@ -84,10 +88,11 @@ def get_reward(reward: str | Mapping[str, Any] | RewardConfig) -> RewardConfig:
     elif not isinstance(reward, str | Mapping):
         raise ConfigurationError(f"reward={reward!r} is not a reward; give 'paper', 'official_code', or settings.")
     else:
-        settings: dict[str, Any] = {"preset": reward} if isinstance(reward, str) else dict(reward)
+        given = {"preset": reward} if isinstance(reward, str) else reward
+        settings: dict[str, Any] = {key: plain(value) for key, value in given.items()}
         preset = settings.pop("preset", "paper")
-        if preset not in REWARDS:
-            raise ConfigurationError(f"There is no reward preset {preset!r}. {did_you_mean(str(preset), REWARDS)}")
+        if not isinstance(preset, str) or preset not in REWARDS:
+            raise ConfigurationError(f"There is no reward preset {preset!r}. {did_you_mean(preset, REWARDS)}")
         names = [field.name for field in fields(RewardConfig)]
         for key in settings:
             if key not in names:
@@ -96,14 +101,12 @@ def get_reward(reward: str | Mapping[str, Any] | RewardConfig) -> RewardConfig:
     for field in fields(config):
         value = getattr(config, field.name)
         if field.name in _CHOICES:
-            if value not in _CHOICES[field.name]:
-                raise ConfigurationError(
-                    f"reward {field.name}={value!r}; {did_you_mean(str(value), _CHOICES[field.name])}"
-                )
+            if not isinstance(value, str) or value not in _CHOICES[field.name]:
+                raise ConfigurationError(f"reward {field.name}={value!r}; {did_you_mean(value, _CHOICES[field.name])}")
         elif value is None and field.name in ("unsolved_penalty", "solved_above"):
             continue
-        elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e6:
-            raise ConfigurationError(f"reward {field.name}={value!r} must be a number of at least 0.")
+        elif not is_number(value, 0, _MAX_WEIGHT):
+            raise ConfigurationError(f"reward {field.name}={value!r} must be a number from 0 to {_MAX_WEIGHT}.")
     return config
 
 

@@ -74,7 +74,17 @@ def test_an_evaluation_that_is_killed_resumes_to_the_same_table(tmp_path):
         (["eval", "--option", "lables=true"], "Did you mean 'labels'"),
         (["eval", "--episodes", "0"], "at least one grid, one episode"),
         (["eval", "--batch", "0"], "at least 1"),
+        (["eval", "--grid", "2", "--levels", "0", "99"], "Allowed: L0, L1, L2"),
+        (["eval", "--option", "grid=3"], "use grids (--grid)"),
+        (["eval", "--output", "results.jsonl"], "ends in .json"),
+        (["eval", "--output", "."], "ends in .json"),
+        (["eval", "--output", "/proc/nowhere/x.json"], "cannot be written"),
+        (["eval", "--policy", ":x"], "cannot be loaded"),
         (["play", "--grid", "x"], "is not a grid"),
+        (["play", "--seed", "-1"], "give a whole number of at least 0"),
+        (["play", "--columns", "0"], "at least 1"),
+        (["play", "--output", "/proc/nowhere"], "cannot be made"),
+        (["bench", "--seconds", "nan"], "above 0"),
     ],
 )
 def test_mistakes_give_one_line_and_status_1(tmp_path, arguments, message):
@@ -85,10 +95,23 @@ def test_mistakes_give_one_line_and_status_1(tmp_path, arguments, message):
     assert not list(tmp_path.glob("*.json"))
 
 
+def test_finished_puzzles_are_never_thrown_away_by_accident(tmp_path):
+    arguments = ["eval", "--episodes", "2", "--grid", "1x2", "--option", "image_size=32"]
+    assert run(*arguments, cwd=tmp_path).returncode == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for again in (arguments, [*arguments, "--policy", "random"], [*arguments, "--images", "nowhere", "--overwrite"]):
+        result = run(*again, cwd=tmp_path)
+        assert result.returncode == 1
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert "--resume" in run(*arguments, cwd=tmp_path).stderr
+    assert run(*arguments, "--overwrite", "--policy", "random", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "agile-eval.jsonl").read_bytes() != before["agile-eval.jsonl"]
+
+
 def test_play_shows_a_puzzle_and_saves_what_was_seen(tmp_path):
     text = 'help\nswap("A", "B")\ncrop(image_list[0], [0, 0, 0.5, 1])\nfoo()\nanswer\n'
     result = run("play", "--seed", "1", "--level", "0", "--columns", "20", cwd=tmp_path, text=text)
-    assert result.returncode == 1  # one swap cannot solve a puzzle with every piece misplaced
+    assert result.returncode == 0
     assert "\u2580" in result.stdout
     assert "Error (unknown_function)" in result.stdout
     assert "Not solved: " in result.stdout
@@ -109,7 +132,7 @@ def test_play_can_be_won_and_left(tmp_path):
     assert won.returncode == 0
     left = run("play", "--seed", "5", cwd=tmp_path, text="observe()\n")
     assert "Left unsolved." in left.stdout
-    assert left.returncode == 1
+    assert left.returncode == 0
 
 
 def test_bench_prints_the_floor_and_pillow_in_the_same_run(tmp_path):

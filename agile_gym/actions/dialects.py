@@ -20,7 +20,8 @@ from agile_gym.actions.primitives import (
     Turn,
     Zoom,
 )
-from agile_gym.actions.tags import read_answer, read_tags
+from agile_gym.actions.prompt import code_instructions, tool_instructions
+from agile_gym.actions.tags import has_action, read_answer, read_tags
 from agile_gym.actions.workspace import Workspace
 from agile_gym.errors import ConfigurationError, did_you_mean
 
@@ -31,7 +32,6 @@ __all__ = [
     "ParsedTurn",
     "ToolDialect",
     "get_dialect",
-    "state_list",
     "write_answer",
 ]
 
@@ -72,7 +72,15 @@ class Dialect(Protocol):
         ...
 
     def write(self, primitives: Sequence[Primitive], workspace: Workspace, think: str = "") -> str:
-        """Write a turn that means the given primitives."""
+        """Write a turn that means the given primitives.
+
+        Raises:
+            ValueError: If the dialect has no words for one of them, or an answer is not the only one.
+        """
+        ...
+
+    def instructions(self, workspace: Workspace) -> str:
+        """Return what the prompt says of how to write actions."""
         ...
 
 
@@ -89,7 +97,7 @@ def _parse(dialect: CodeDialect | ToolDialect, text: str, workspace: Workspace, 
         return ParsedTurn(tuple(primitives), well_formed, has_code, None, variables)
     except ActionError as error:
         error.forget()
-        return ParsedTurn((), well_formed, f"<{tag}>" in text if has_code is None else has_code, error)
+        return ParsedTurn((), well_formed, has_action(text, tag) if has_code is None else has_code, error)
 
 
 def _tagged(think: str, tag: str, bodies: Sequence[str]) -> str:
@@ -123,6 +131,10 @@ class CodeDialect:
         """Read a turn. Total: any text gives a `ParsedTurn`, never an exception."""
         return _parse(self, text, workspace, several=False)
 
+    def instructions(self, workspace: Workspace) -> str:
+        """Return what the prompt says of how to write code."""
+        return code_instructions(rotations=workspace.rotations)
+
     def read_bodies(self, bodies: Sequence[str], workspace: Workspace) -> tuple[list[Primitive], dict[str, Any] | None]:
         """Read the code block; see `interpret`."""
         return interpret(bodies[0], workspace)
@@ -149,11 +161,11 @@ class CodeDialect:
             case Swap(a, b):
                 return f"state[{a}], state[{b}] = state[{b}], state[{a}]"
             case Arrange(order, turns):
-                return f"state = {_state_text(workspace, order, turns)}"
+                return f"state = {json.dumps(workspace.state_list(order, turns))}"
             case Turn(place, angle):
                 return f"turn({place}, {angle})"
             case Observe(name, order, turns):
-                state = "state" if order is None else _state_text(workspace, order, turns)
+                state = "state" if order is None else json.dumps(workspace.state_list(order, turns))
                 return f"{named('observation_image', name)} = observation({state})"
             case Crop(source, box, name):
                 return f"{named('crop_image', name)} = crop({image(source)}, {list(box)})"
@@ -175,6 +187,10 @@ class ToolDialect:
         """Read a turn. Total: any text gives a `ParsedTurn`, never an exception."""
         return _parse(self, text, workspace, several=True)
 
+    def instructions(self, workspace: Workspace) -> str:
+        """Return what the prompt says of how to call tools."""
+        return tool_instructions(rotations=workspace.rotations)
+
     def read_bodies(self, bodies: Sequence[str], workspace: Workspace) -> tuple[list[Primitive], None]:
         """Read the calls, in order; see `agile_gym.actions.tools.read_calls`."""
         return tools.read_calls(bodies, workspace), None
@@ -188,18 +204,6 @@ class ToolDialect:
                 return _tagged(think, "tool_call", tools.write_calls(primitives, workspace))
 
 
-def _state_text(workspace: Workspace, order: Sequence[int], turns: Sequence[int] | None) -> str:
-    return json.dumps(state_list(workspace, order, turns))
-
-
-def state_list(workspace: Workspace, order: Sequence[int], turns: Sequence[int] | None = None) -> list[Any]:
-    """Return a state as a model writes it: names, or [name, angle] pairs where pieces can be turned."""
-    if not workspace.rotations:
-        return [workspace.names[piece] for piece in order]
-    angles = workspace.turns if turns is None else turns
-    return [[workspace.names[piece], angles[piece]] for piece in order]
-
-
 DIALECTS: dict[str, Dialect] = {"code": CodeDialect(), "tools": ToolDialect()}
 """The dialects, by name."""
 
@@ -210,12 +214,14 @@ def get_dialect(dialect: str | Dialect) -> Dialect:
     Raises:
         ConfigurationError: If there is no dialect of this name, or it is no dialect.
     """
-    if all(hasattr(dialect, name) for name in ("name", "action_tag", "parse", "write")):
+    if all(
+        hasattr(dialect, name) for name in ("name", "action_tag", "parse", "write", "instructions")
+    ) and not isinstance(dialect, type):
         return cast(Dialect, dialect)
     if not isinstance(dialect, str):
         raise ConfigurationError(
             f"dialect={dialect!r} is neither the name of a dialect ({', '.join(map(repr, DIALECTS))}) nor an object "
-            "with name, action_tag, parse() and write()."
+            "with name, action_tag, parse(), write() and instructions()."
         )
     if dialect not in DIALECTS:
         raise ConfigurationError(f"There is no dialect {dialect!r}. {did_you_mean(dialect, DIALECTS)}")

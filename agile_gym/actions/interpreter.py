@@ -22,7 +22,7 @@ from agile_gym.actions.primitives import (
     quote,
 )
 from agile_gym.actions.syntax import Evaluator, Function, ImageValue, Value, check_name, is_list, number, parse_code
-from agile_gym.actions.workspace import MAX_IMAGES, Workspace, too_many_images
+from agile_gym.actions.workspace import Workspace
 from agile_gym.puzzle.board import piece_numbers
 
 __all__ = ["FUNCTIONS", "interpret"]
@@ -115,10 +115,9 @@ class _Interpreter(Evaluator):
 
     def _make(self, stem: str, target: str | None, make: Callable[[str], Primitive]) -> ImageValue:
         images = self._workspace.images
-        if self._workspace.made + len(self._new_keys) >= MAX_IMAGES:
-            raise too_many_images()
+        self._workspace.check_room(len(self._new_keys) + 1)
         if target is None:
-            key = self._workspace.fresh_key(stem, self._new_keys)
+            key = self._workspace.fresh_key(stem, {*self._new_keys, *self.variables})
         else:
             check_name(target)
             if target in FUNCTIONS or target in ("image_list", "state"):

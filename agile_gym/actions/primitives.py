@@ -8,6 +8,7 @@ from typing import Literal
 
 __all__ = [
     "ERROR_KINDS",
+    "FORM_ERRORS",
     "ActionError",
     "Answer",
     "Arrange",
@@ -24,6 +25,7 @@ __all__ = [
 
 ErrorKind = Literal[
     "text_too_long",
+    "code_too_long",
     "no_action",
     "several_actions",
     "unpaired_tags",
@@ -43,7 +45,8 @@ ErrorKind = Literal[
     "bad_answer",
 ]
 ERROR_KINDS: dict[ErrorKind, str] = {
-    "text_too_long": "the turn, or the code in it, is longer than the limit",
+    "text_too_long": "the turn is longer than the limit",
+    "code_too_long": "the code, a tool call, or their number is larger than the limit",
     "no_action": "the turn has neither code nor an answer",
     "several_actions": "the turn has both code and an answer, or several of either",
     "unpaired_tags": "a tag is opened and not closed, or closed and not opened",
@@ -63,6 +66,12 @@ ERROR_KINDS: dict[ErrorKind, str] = {
     "bad_answer": "the answer is not a list of piece names",
 }
 """Every kind of error that a model's text can make, and what it means."""
+
+
+FORM_ERRORS: frozenset[ErrorKind] = frozenset(
+    ("text_too_long", "no_action", "several_actions", "unpaired_tags", "bad_answer")
+)
+"""The kinds that concern the form of a turn: it has no single action that could be tried."""
 
 
 class ActionError(Exception):

@@ -9,11 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from agile_gym.actions.dialects import state_list
 from agile_gym.actions.primitives import ActionError
-from agile_gym.actions.workspace import Workspace
+from agile_gym.actions.workspace import Board, Workspace
 
-__all__ = ["IMAGE_MARK", "done_text", "error_text", "result_text", "task_text"]
+__all__ = [
+    "IMAGE_MARK",
+    "code_instructions",
+    "done_text",
+    "error_text",
+    "result_text",
+    "task_text",
+    "tool_instructions",
+]
 
 IMAGE_MARK = "<image>"
 
@@ -52,12 +59,23 @@ _TOOL_FUNCTIONS = (
 _TOOL_TURN = " turn(piece, angle): turn a piece clockwise;"
 
 
-def task_text(workspace: Workspace, action_tag: str, max_turns: int, captions: Sequence[str]) -> str:
+def code_instructions(*, rotations: bool) -> str:
+    """Return how actions are written in the code dialect."""
+    return _CODE_FUNCTIONS.format(turn=_CODE_TURN if rotations else "")
+
+
+def tool_instructions(*, rotations: bool) -> str:
+    """Return how actions are written as tool calls."""
+    return _TOOL_FUNCTIONS.format(turn=_TOOL_TURN if rotations else "")
+
+
+def task_text(workspace: Workspace, action_tag: str, instructions: str, max_turns: int, captions: Sequence[str]) -> str:
     """Return the text of the first observation: task, rules, and the images with their captions.
 
     Args:
         workspace: The episode at its start.
         action_tag: Name of the tag that holds actions in the dialect used.
+        instructions: How actions are written in it.
         max_turns: Number of turns.
         captions: What each image shown is, such as ``"Image A"``.
 
@@ -65,8 +83,6 @@ def task_text(workspace: Workspace, action_tag: str, max_turns: int, captions: S
         The text, with one image mark an image.
     """
     names = workspace.names
-    code = action_tag == "code"
-    turn = (_CODE_TURN if code else _TOOL_TURN) if workspace.rotations else ""
     rules = _RULES.format(
         rows=workspace.layout.rows,
         cols=workspace.layout.cols,
@@ -74,8 +90,8 @@ def task_text(workspace: Workspace, action_tag: str, max_turns: int, captions: S
         state=(_STATE_ROTATED if workspace.rotations else _STATE).format(state=_state_text(workspace)),
         turns="1 turn" if max_turns == 1 else f"{max_turns} turns",
         action=f"<{action_tag}>...</{action_tag}>",
-        functions=(_CODE_FUNCTIONS if code else _TOOL_FUNCTIONS).format(turn=turn),
-        example=json.dumps(state_list(workspace, workspace.order[::-1])),
+        functions=instructions,
+        example=json.dumps(workspace.state_list(workspace.order[::-1])),
     )
     return "\n".join([rules, *(f"{caption}: {IMAGE_MARK}" for caption in captions)])
 
@@ -94,6 +110,10 @@ def result_text(workspace: Workspace, shown: str | None, turns_left: int, *, wel
     """
     # A key such as crop_image_1@7 belongs to a name that was used again.
     image = "No image was asked for." if shown is None else f"{shown.partition('@')[0]}: {IMAGE_MARK}"
+    if shown is not None:
+        picture = workspace.images[shown].operation
+        if isinstance(picture, Board) and picture.order != workspace.order:
+            image += " (it shows another order than the state)"
     note = "" if well_formed else "\nBegin each turn with one <think>...</think> block."
     return f"{image}\nstate = {_state_text(workspace)}\n{_turns_text(turns_left)}{note}"
 
@@ -106,9 +126,9 @@ def error_text(error: ActionError, workspace: Workspace, turns_left: int) -> str
     )
 
 
-def done_text() -> str:
-    """Return the feedback to an answer, which tells nothing of its truth."""
-    return "The answer was received."
+def done_text(*, answered: bool) -> str:
+    """Return the last feedback of an episode; to an answer it tells nothing of its truth."""
+    return "The answer was received." if answered else "The task is over, without an answer."
 
 
 def _turns_text(turns_left: int) -> str:
@@ -117,6 +137,6 @@ def _turns_text(turns_left: int) -> str:
 
 def _state_text(workspace: Workspace) -> str:
     if workspace.rotations:
-        return json.dumps(state_list(workspace, workspace.order))
+        return json.dumps(workspace.state_list())
     names = workspace.names
     return '["' + '", "'.join([names[piece] for piece in workspace.order]) + '"]'

@@ -91,7 +91,7 @@ def parse_code(code: str) -> list[ast.stmt]:
         ActionError: If it is too long, empty, or not Python.
     """
     if len(code) > MAX_CODE:
-        raise ActionError("text_too_long", f"The code has {len(code)} characters; at most {MAX_CODE} are allowed.")
+        raise ActionError("code_too_long", f"The code has {len(code)} characters; at most {MAX_CODE} are allowed.")
     stripped = code.strip()
     if "\n " in stripped or "\n\t" in stripped:  # perhaps all lines share an indentation
         stripped = textwrap.dedent(code.strip("\r\n")).strip()
@@ -109,7 +109,7 @@ def parse_code(code: str) -> list[ast.stmt]:
     except (ValueError, RecursionError, MemoryError):
         raise ActionError("syntax", f"The code cannot be read as Python. {ALLOWED}") from None
     if not statements:
-        raise ActionError("no_action", f"The code is empty. {ALLOWED}")
+        raise ActionError("syntax", f"The code is empty. {ALLOWED}")
     return statements
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from agile_gym.actions.primitives import ActionError, Answer
 
-__all__ = ["MAX_TEXT", "TurnText", "read_answer", "read_tags"]
+__all__ = ["MAX_TEXT", "TurnText", "has_action", "read_answer", "read_tags"]
 
 MAX_TEXT = 32_768
 """Longest text of a turn that is read, in characters."""
@@ -17,7 +18,7 @@ _END_OF_THINK = (False, "think")
 MAX_ANSWER = 4000
 MAX_ANGLE = 3600
 
-_TAG = re.compile(r"<(/?)(think|code|answer|tool_call)>")
+_THINKING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 
 class TurnText(NamedTuple):
@@ -52,14 +53,16 @@ def read_tags(text: str, action: str, *, several: bool = False) -> TurnText:
     """
     if len(text) > MAX_TEXT:
         raise ActionError("text_too_long", f"The turn has {len(text)} characters; at most {MAX_TEXT} are read.")
-    tags = [(match[1] == "", match[2], match.start(), match.end()) for match in _TAG.finditer(text)]
+    tags = [(match[1] == "", match[2], match.start(), match.end()) for match in _tag_pattern(action).finditer(text)]
     if len(tags) > MAX_TAGS:
         raise ActionError("several_actions", f"The turn has {len(tags)} tags. {_ask(action)}")
     bodies: list[str] = []
     kinds: list[str] = []
+    blocks: list[str] = []
     place = 0
     thinks = [opens for opens, name, _, _ in tags if name == "think"]
-    if thinks and not thinks[0]:  # the opening tag was part of the prompt
+    if thinks and not thinks[0]:  # the opening tag may have been part of the prompt
+        blocks.append("reasoning that was not opened")
         place = next(i for i, tag in enumerate(tags) if tag[1] == "think") + 1
     while place < len(tags):
         opens, name, _, start = tags[place]
@@ -69,6 +72,7 @@ def read_tags(text: str, action: str, *, several: bool = False) -> TurnText:
                 place += 1
         if not opens or place == len(tags) or tags[place][:2] != (False, name):
             raise ActionError("unpaired_tags", f"The tag {name} is not opened and closed in order. {_ask(action)}")
+        blocks.append(name)
         if name != "think":
             kinds.append(name)
             bodies.append(text[start : tags[place][2]])
@@ -79,8 +83,18 @@ def read_tags(text: str, action: str, *, several: bool = False) -> TurnText:
         raise ActionError("no_action", f"{wrong}. {_ask(action)}")
     if len(kinds) > 1 and not (several and set(kinds) == {action}):
         raise ActionError("several_actions", f"The turn has more than one action. {_ask(action)}")
-    well_formed = len(tags) == 2 + 2 * len(kinds) and [tag[:2] for tag in tags[:2]] == [(True, "think"), _END_OF_THINK]
-    return TurnText(kinds[0], tuple(bodies), well_formed)
+    return TurnText(kinds[0], tuple(bodies), blocks == ["think", *kinds])
+
+
+@lru_cache(maxsize=16)
+def _tag_pattern(action: str) -> re.Pattern[str]:
+    names = dict.fromkeys(("think", "answer", "code", "tool_call", action))
+    return re.compile(f"<(/?)({'|'.join(map(re.escape, names))})>")
+
+
+def has_action(text: str, action: str) -> bool:
+    """Tell whether an action's tag is opened outside the reasoning, in a turn that cannot be read."""
+    return f"<{action}>" in _THINKING.sub("", text[:MAX_TEXT])
 
 
 def _ask(action: str) -> str:

@@ -95,7 +95,7 @@ def read_calls(bodies: Sequence[str], workspace: Workspace) -> list[Primitive]:
         ActionError: If a call cannot be read, or does not make sense here.
     """
     if len(bodies) > MAX_CALLS:
-        raise ActionError("text_too_long", f"A turn can hold at most {MAX_CALLS} tool calls.")
+        raise ActionError("code_too_long", f"A turn can hold at most {MAX_CALLS} tool calls.")
     order = list(workspace.order)
     primitives: list[Primitive] = []
     for body in bodies:
@@ -115,7 +115,7 @@ def _reject_constant(_: str) -> float:
 
 def _read_json(body: str) -> tuple[str, Mapping[str, Any]]:
     if len(body) > MAX_CALL:
-        raise ActionError("text_too_long", f"A tool call can have at most {MAX_CALL} characters.")
+        raise ActionError("code_too_long", f"A tool call can have at most {MAX_CALL} characters.")
     form = 'A tool call is {"name": "swap", "arguments": {"first": "A", "second": "B"}}.'
     try:
         call = json.loads(body, parse_constant=_reject_constant)

@@ -7,7 +7,7 @@ it costs anything, and only the image that is shown is ever made.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -39,11 +39,10 @@ __all__ = [
     "Workspace",
     "render_into",
     "render_recipe",
-    "too_many_images",
 ]
 
 MAX_IMAGES = 64
-"""Images that an episode may make."""
+"""Images that a turn may make, and an episode, unless it has many turns."""
 MAX_DEPTH = 6
 """How many times an image may be made from another."""
 
@@ -96,7 +95,19 @@ class Workspace:
         rotations: Whether pieces can be turned.
     """
 
-    __slots__ = ("canvas", "images", "layout", "made", "names", "order", "rotations", "turns", "variables")
+    __slots__ = (
+        "_free",
+        "canvas",
+        "images",
+        "layout",
+        "made",
+        "max_images",
+        "names",
+        "order",
+        "rotations",
+        "turns",
+        "variables",
+    )
 
     def __init__(
         self,
@@ -105,6 +116,7 @@ class Workspace:
         *,
         rotations: bool = False,
         reference: tuple[int, int] | None = None,
+        max_images: int = MAX_IMAGES,
     ) -> None:
         """Start an episode.
 
@@ -113,6 +125,7 @@ class Workspace:
             canvas: Largest height and width of an image.
             rotations: Whether pieces can be turned.
             reference: Height and width of the reference image, if there is one.
+            max_images: How many images can be made.
         """
         count = layout.rows * layout.cols
         self.layout = layout
@@ -127,15 +140,42 @@ class Workspace:
         if reference is not None:
             self.images["reference"] = ImageRecipe(reference[0], reference[1], "reference")
         self.made = 0
+        self.max_images = max_images
+        self._free: dict[str, int] = {}
         self.variables: dict[str, Any] = {}
 
-    def fresh_key(self, stem: str, taken: Iterable[str] = ()) -> str:
+    def state_list(self, order: Sequence[int] | None = None, turns: Sequence[int] | None = None) -> list[Any]:
+        """Return a state as a model writes it: names, or [name, angle] pairs where pieces can be turned.
+
+        Args:
+            order: The piece at each place; the current order by default.
+            turns: Degrees by which each piece is turned; the current ones by default.
+        """
+        order = self.order if order is None else order
+        if not self.rotations:
+            return [self.names[piece] for piece in order]
+        angles = self.turns if turns is None else turns
+        return [[self.names[piece], angles[piece]] for piece in order]
+
+    def fresh_key(self, stem: str, taken: Container[str] = ()) -> str:
         """Return the first of ``stem_1``, ``stem_2``, ... that is neither an image's key nor in ``taken``."""
-        used = set(taken)
-        number = 1
-        while f"{stem}_{number}" in self.images or f"{stem}_{number}" in used:
+        number = self._free.get(stem, 1)
+        while f"{stem}_{number}" in self.images:
+            number += 1
+        self._free[stem] = number  # images stay, so the search never has to begin before it again
+        while f"{stem}_{number}" in taken or f"{stem}_{number}" in self.images:
             number += 1
         return f"{stem}_{number}"
+
+    def check_room(self, new: int) -> None:
+        """Check that a turn may make so many images.
+
+        Raises:
+            ActionError: If they are too many for a turn, or for what is left of the episode.
+        """
+        limit = min(MAX_IMAGES, self.max_images - self.made)
+        if new > limit:
+            raise ActionError("too_many_images", f"At most {limit} images can be made in this turn.")
 
     def execute(self, primitives: Sequence[Primitive]) -> str | None:
         """Carry out the primitives of a turn, in order, wholly or not at all.
@@ -183,8 +223,7 @@ class Workspace:
                     new[shown] = recipe
                 case _:
                     raise TypeError(f"{primitive!r} is not a primitive that the workspace carries out")
-        if self.made + len(new) > MAX_IMAGES:
-            raise too_many_images()
+        self.check_room(len(new))
         self.order, self.turns = order, turns
         self.made += len(new)
         self.images.update(new)
@@ -243,11 +282,6 @@ class Workspace:
             "image_too_large",
             f"The result would be larger than {self.canvas[1]} x {self.canvas[0]} pixels. Crop first, or {advice}.",
         )
-
-
-def too_many_images() -> ActionError:
-    """Return the error for more images than an episode keeps."""
-    return ActionError("too_many_images", f"An episode keeps at most {MAX_IMAGES} images, and they are used up.")
 
 
 def render_recipe(

@@ -7,18 +7,20 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from agile_gym.actions.dialects import Dialect, get_dialect
+from agile_gym.arguments import is_number, is_whole, plain
 from agile_gym.errors import ConfigurationError, did_you_mean
 from agile_gym.images import ImagesLike
 from agile_gym.puzzle.board import parse_grid, parse_level
 from agile_gym.puzzle.layout import BoardLayout, fixed_layout, parse_size, scaled_layout, scaled_layout_bound
 from agile_gym.rewards import RewardConfig, get_reward
 
-__all__ = ["INITIAL_VIEWS", "JigsawConfig", "JigsawRules", "resolve"]
+__all__ = ["INITIAL_VIEWS", "JigsawConfig", "JigsawRules", "default_crop", "resolve"]
 
 INITIAL_VIEWS = ("pieces", "board", "both")
 DEFAULT_IMAGE_SIZE = 448
 RANDOM_CROP = (0.25, 1.0)
 MAX_TURNS = 1000
+MAX_PIXELS = 8192 * 4096
 MAX_ERODE = 0.4
 MAX_GAP = 1.0
 
@@ -87,7 +89,7 @@ class JigsawConfig:
         for name in options:
             if name not in names:
                 raise ConfigurationError(f"JigsawVision has no option {name!r}. {did_you_mean(name, names)}")
-        return cls(**options)
+        return cls(**{name: plain(value) for name, value in options.items()})
 
 
 @dataclass(frozen=True)
@@ -141,10 +143,15 @@ def resolve(config: JigsawConfig) -> JigsawRules:
     rows, cols = parse_grid(config.grid)
     for name in ("labels", "reference_image", "rotations", "reveal"):
         _require(isinstance(getattr(config, name), bool), name, getattr(config, name), "True or False")
-    _require(_is_number(config.gap, 0, MAX_GAP), "gap", config.gap, f"a share from 0 to {MAX_GAP}")
-    _require(_is_number(config.erode, 0, MAX_ERODE), "erode", config.erode, f"a share from 0 to {MAX_ERODE}")
-    _require(_is_whole(config.max_turns, MAX_TURNS), "max_turns", config.max_turns, f"a whole number, 1 to {MAX_TURNS}")
-    _require(config.initial_view in INITIAL_VIEWS, "initial_view", config.initial_view, f"one of {INITIAL_VIEWS}")
+    _require(is_number(config.gap, 0, MAX_GAP), "gap", config.gap, f"a share from 0 to {MAX_GAP}")
+    _require(is_number(config.erode, 0, MAX_ERODE), "erode", config.erode, f"a share from 0 to {MAX_ERODE}")
+    _require(is_whole(config.max_turns, MAX_TURNS), "max_turns", config.max_turns, f"a whole number, 1 to {MAX_TURNS}")
+    _require(
+        isinstance(config.initial_view, str) and config.initial_view in INITIAL_VIEWS,
+        "initial_view",
+        config.initial_view,
+        f"one of {INITIAL_VIEWS}",
+    )
     layout, canvas = _sizes(config, rows, cols)
     return JigsawRules(
         config=config,
@@ -170,7 +177,8 @@ def _sizes(config: JigsawConfig, rows: int, cols: int) -> tuple[BoardLayout | No
                 f"image_size={config.image_size!r} and max_pixels={config.max_pixels!r} exclude each other: give "
                 "image_size for one size of all puzzles, or max_pixels to keep each photograph's aspect ratio."
             )
-        _require(_is_whole(config.max_pixels, 10**8), "max_pixels", config.max_pixels, "a whole number of pixels")
+        pixels = config.max_pixels
+        _require(is_whole(pixels, MAX_PIXELS), "max_pixels", pixels, f"a whole number of pixels, up to {MAX_PIXELS}")
         layout = None
         board = scaled_layout_bound(rows, cols, config.max_pixels, config.gap)
     if config.canvas_size is None:
@@ -184,29 +192,24 @@ def _sizes(config: JigsawConfig, rows: int, cols: int) -> tuple[BoardLayout | No
     return layout, canvas
 
 
+def default_crop(images: ImagesLike) -> Literal["center", "random"]:
+    """Return how photographs are cropped unless told: the built-in ones, which are few, at random."""
+    return "random" if images is None or (isinstance(images, str) and images == "builtin") else "center"
+
+
 def _crop_scale(config: JigsawConfig) -> tuple[float, float] | None:
     crop = config.crop
     if crop is None:
-        builtin = config.images is None or (isinstance(config.images, str) and config.images == "builtin")
-        return RANDOM_CROP if builtin else None
+        crop = default_crop(config.images)
     if isinstance(crop, str):
         _require(crop in ("center", "random"), "crop", crop, "'center', 'random' or a range such as (0.25, 1.0)")
         return RANDOM_CROP if crop == "random" else None
     sides = tuple(crop) if isinstance(crop, Sequence) else ()
-    if len(sides) != 2 or not all(_is_number(side, 0.01, 1) for side in sides) or sides[0] > sides[1]:
+    if len(sides) != 2 or not all(is_number(side, 0.01, 1) for side in sides) or sides[0] > sides[1]:
         raise ConfigurationError(
             f"crop={crop!r} must be 'center', 'random', or a range (low, high) with 0.01 <= low <= high <= 1."
         )
     return float(sides[0]), float(sides[1])
-
-
-def _is_number(value: object, low: float, high: float) -> bool:
-    # Comparisons with a NaN are false.
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-
-
-def _is_whole(value: object, high: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= high
 
 
 def _require(condition: bool, name: str, value: object, allowed: str) -> None:

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
-from agile_gym.actions.dialects import ParsedTurn, state_list
-from agile_gym.actions.primitives import ActionError, Answer, Primitive
+from agile_gym.actions.dialects import ParsedTurn
+from agile_gym.actions.primitives import FORM_ERRORS, ActionError, Answer, Primitive
 from agile_gym.actions.prompt import done_text, error_text, result_text, task_text
 from agile_gym.actions.tags import MAX_TEXT
-from agile_gym.actions.workspace import Board, ImageRecipe, Workspace, render_into
+from agile_gym.actions.workspace import MAX_IMAGES, Board, ImageRecipe, Workspace, render_into
 from agile_gym.envs.config import JigsawRules
-from agile_gym.errors import ConfigurationError, ImageError, did_you_mean
-from agile_gym.images import ImageSource, decode_image
-from agile_gym.puzzle.board import JigsawPuzzle, parse_level, piece_numbers, sample_puzzle
+from agile_gym.envs.starting import ResetOptions, check_reset_options, draw_start
+from agile_gym.errors import ConfigurationError
+from agile_gym.images import ImageSource
+from agile_gym.puzzle.board import JigsawPuzzle, piece_numbers
 from agile_gym.puzzle.layout import BoardLayout
-from agile_gym.puzzle.photo import choose_window, cut_pieces, draw_labels, resize
 from agile_gym.rewards import EpisodeRecord, RewardParts, no_reward, score_episode
 
 __all__ = ["JigsawEpisode", "JigsawTask", "StepResult", "check_action"]
 
-_RESET_OPTIONS = ("image", "level", "permutation", "turns")
-_MAX_REDRAWS = 100
-_ENDING_ERRORS = ("no_action", "several_actions", "unpaired_tags", "bad_answer", "text_too_long")
+
+IMAGES_A_TURN = 2
+"""Images that an episode may make for each of its turns, if these are more than `MAX_IMAGES`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,40 +119,32 @@ class JigsawEpisode:
         self._images = 0
         self._well_formed = True
 
-    def reset(
-        self, rng: np.random.Generator, options: Mapping[str, Any] | None, canvas: NDArray[np.uint8]
-    ) -> StepResult:
+    def check_options(self, options: Mapping[str, Any] | None) -> ResetOptions:
+        """Check the options of a reset before anything changes; see `check_reset_options`."""
+        return check_reset_options(self.rules, self._source, options)
+
+    def reset(self, rng: np.random.Generator, options: ResetOptions, canvas: NDArray[np.uint8]) -> StepResult:
         """Draw a puzzle and show it.
 
         Args:
             rng: Source of all randomness: photograph, crop window and permutation.
-            options: ``image`` (an index or an array), ``level``, ``permutation`` (the place where each piece belongs)
-                and ``turns`` (degrees for each piece) fix what would be drawn.
+            options: What is fixed instead of drawn.
             canvas: (H, W, 3) uint8, which gets the board.
 
         Returns:
             The first observation; ``info["images"]`` holds the images shown.
 
         Raises:
-            ConfigurationError: For an unknown or unsuitable option.
-            ImageError: If no photograph can be read.
+            ImageError: If no photograph can be read; then nothing has changed.
         """
-        given = dict(options or {})
-        for key in given:
-            if key not in _RESET_OPTIONS:
-                raise ConfigurationError(f"reset has no option {key!r}. {did_you_mean(key, _RESET_OPTIONS)}")
         rules, config = self.rules, self.rules.config
-        photo, image_id = self._photo(rng, given.get("image"))
-        self.layout = rules.layout_for((photo.shape[0], photo.shape[1]))
-        aspect = (self.layout.piece_width * rules.cols) / (self.layout.piece_height * rules.rows)
-        window = choose_window(rng, (photo.shape[0], photo.shape[1]), aspect, rules.crop_scale)
-        self.puzzle = self._puzzle(rng, given)
-        pieces = cut_pieces(photo, window, self.layout, self.puzzle, erode=config.erode)
-        if config.labels:
-            draw_labels(pieces)
-        pieces.setflags(write=False)
-        self.pieces = pieces
-        self._reference = self._make_reference(photo, window) if config.reference_image else None
+        start = draw_start(rules, self._source, rng, options)
+        self.layout, self.puzzle, self.pieces, self._reference = (
+            start.layout,
+            start.puzzle,
+            start.pieces,
+            start.reference,
+        )
         self.workspace = self.new_workspace()
         self._task = JigsawTask(
             (rules.rows, rules.cols),
@@ -165,12 +156,18 @@ class JigsawEpisode:
         )
         self.turn, self.done = 0, False
         self._texts, self._code_turns, self._images, self._well_formed = [], 0, 0, True
-        size = render_into(canvas, self._board(), pieces, self.layout)
+        size = render_into(canvas, self._board(), self.pieces, self.layout)
         captions, images = self._first_images(canvas[: size[0], : size[1]])
         info = self._info((), None)
         info["images"] = images
-        info["image_id"] = image_id
-        text = task_text(self.workspace, rules.dialect.action_tag, config.max_turns, captions)
+        info["image_id"] = start.image_id
+        text = task_text(
+            self.workspace,
+            rules.dialect.action_tag,
+            rules.dialect.instructions(self.workspace),
+            config.max_turns,
+            captions,
+        )
         return StepResult(text, size, 0.0, False, False, info)
 
     def step(self, text: str, canvas: NDArray[np.uint8]) -> StepResult:
@@ -207,7 +204,7 @@ class JigsawEpisode:
                 failure.forget()
                 error = failure
         ends = answer is not None or (
-            error is not None and rules.reward.invalid_turn == "end" and error.kind in _ENDING_ERRORS
+            error is not None and rules.reward.invalid_turn == "end" and error.kind in FORM_ERRORS
         )
         truncated = not ends and self.turn >= rules.config.max_turns
         size = (0, 0)
@@ -236,42 +233,8 @@ class JigsawEpisode:
             rules.canvas,
             rotations=rules.config.rotations,
             reference=reference if rules.config.reference_image else None,
+            max_images=max(MAX_IMAGES, IMAGES_A_TURN * rules.config.max_turns),
         )
-
-    def _photo(self, rng: np.random.Generator, image: object) -> tuple[NDArray[np.uint8], str]:
-        source = self._source
-        if isinstance(image, int | np.integer) and not isinstance(image, bool):
-            index = int(cast(int, image))
-            if not 0 <= index < len(source):
-                raise ConfigurationError(f"image={image} does not exist; there are images 0 to {len(source) - 1}.")
-            return source.load(index), source.content_hash(index)
-        if image is not None:
-            return decode_image(image), ""  # pyright: ignore[reportArgumentType] -- it says itself what it takes
-        problem: ImageError | None = None
-        for _ in range(_MAX_REDRAWS):
-            index = int(rng.integers(len(source)))
-            try:
-                return source.load(index), source.content_hash(index)
-            except ImageError as error:
-                problem = error
-        raise ImageError(f"None of {_MAX_REDRAWS} images drawn could be read. The last: {problem}")
-
-    def _puzzle(self, rng: np.random.Generator, given: Mapping[str, Any]) -> JigsawPuzzle:
-        rules = self.rules
-        levels = parse_level(given["level"], rules.rows * rules.cols) if "level" in given else rules.levels
-        puzzle = sample_puzzle(rng, rules.rows, rules.cols, levels, rotations=rules.config.rotations)
-        home, turns = given.get("permutation", puzzle.home), given.get("turns", puzzle.turns)
-        if any(_whole("turns", turns)) and not rules.config.rotations:
-            raise ConfigurationError("turns can be given only to an environment made with rotations=True.")
-        return JigsawPuzzle(rules.rows, rules.cols, _whole("permutation", home), _whole("turns", turns))
-
-    def _make_reference(self, photo: NDArray[np.uint8], window: tuple[int, int, int, int]) -> NDArray[np.uint8]:
-        top, left, rows, cols = window
-        layout = self.layout
-        part = photo[top : top + rows, left : left + cols]
-        reference = resize(part, layout.rows * layout.piece_height, layout.cols * layout.piece_width)
-        reference.setflags(write=False)
-        return reference
 
     def _board(self) -> ImageRecipe:
         board = Board(self.workspace.order, self.workspace.turns)
@@ -319,7 +282,7 @@ class JigsawEpisode:
     def _feedback(self, parsed: ParsedTurn, error: ActionError | None, shown: str | None, ends: bool) -> str:
         left = self.rules.config.max_turns - self.turn
         if ends:
-            return done_text()
+            return done_text(answered=error is None)
         if error is not None:
             return error_text(error, self.workspace, left)
         return result_text(self.workspace, shown, left, well_formed=parsed.well_formed)
@@ -336,15 +299,7 @@ class JigsawEpisode:
         }
         if self.rules.config.reveal:
             workspace, puzzle = self.workspace, self.puzzle
-            info["solution"] = state_list(workspace, puzzle.solution, puzzle.turns)
+            info["solution"] = workspace.state_list(puzzle.solution, puzzle.turns)
             info["pieces_in_place"] = puzzle.pieces_right(workspace.order, workspace.turns)
             info["level"] = puzzle.level
         return info
-
-
-def _whole(name: str, values: Any) -> tuple[int, ...]:  # noqa: ANN401 -- what a caller gives
-    """Read whole numbers from a list or an array."""
-    try:
-        return tuple(operator.index(value) for value in values)
-    except TypeError:
-        raise ConfigurationError(f"{name}={values!r} is not a list of whole numbers, one a piece.") from None

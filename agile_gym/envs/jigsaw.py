@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from agile_gym.actions.dialects import Dialect
 from agile_gym.actions.tags import MAX_TEXT
+from agile_gym.arguments import check_seed
 from agile_gym.envs.canvas import CanvasPool
 from agile_gym.envs.config import JigsawConfig, JigsawRules, resolve
 from agile_gym.envs.episode import JigsawEpisode
@@ -111,7 +112,7 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
             ImageError: If no images are found.
         """
         self.rules = resolve(JigsawConfig.from_options(options))
-        if render_mode is not None and render_mode not in RENDER_MODES:
+        if render_mode is not None and not (isinstance(render_mode, str) and render_mode in RENDER_MODES):
             raise ConfigurationError(f"render_mode={render_mode!r} is not allowed; give one of {RENDER_MODES} or None.")
         self.render_mode = render_mode
         self.episode = JigsawEpisode(self.rules, open_source(self.rules.config))
@@ -137,11 +138,12 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
             The first observation, and ``info``.
 
         Raises:
-            ConfigurationError: For an unknown or unsuitable option.
+            ConfigurationError: For an unknown or unsuitable option, or a bad seed; then nothing has changed.
         """
-        super().reset(seed=seed)
+        given = self.episode.check_options(options)
+        super().reset(seed=check_seed(seed))
         canvas = self._canvases.take()
-        result = self.episode.reset(self.np_random, options, canvas)
+        result = self.episode.reset(self.np_random, given, canvas)
         observation = self._observe(canvas, result.image_size, result.text)
         return observation, result.info
 

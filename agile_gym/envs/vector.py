@@ -12,11 +12,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from agile_gym.arguments import check_seed, is_whole, plain
 from agile_gym.envs.canvas import CanvasPool
 from agile_gym.envs.config import JigsawConfig, resolve
 from agile_gym.envs.episode import JigsawEpisode, StepResult, check_action
 from agile_gym.envs.infos import batch_infos
 from agile_gym.envs.jigsaw import JigsawVisionEnv, make_spaces, open_source
+from agile_gym.envs.starting import ResetOptions
 from agile_gym.errors import ConfigurationError
 
 __all__ = ["JigsawVisionVectorEnv"]
@@ -59,9 +61,10 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
             ConfigurationError: If an option is unknown or has a value that is not allowed.
             ImageError: If no images are found.
         """
-        if not isinstance(num_envs, int) or not 1 <= num_envs <= MAX_ENVS:  # pyright: ignore[reportUnnecessaryIsInstance] -- callers may not be type-checked
+        num_envs = plain(num_envs)
+        if not is_whole(num_envs, MAX_ENVS):
             raise ConfigurationError(f"num_envs={num_envs!r} is not allowed; give a whole number, 1 to {MAX_ENVS}.")
-        if render_mode not in (None, "rgb_array", "ansi"):
+        if render_mode is not None and not (isinstance(render_mode, str) and render_mode in ("rgb_array", "ansi")):
             raise ConfigurationError(
                 f"render_mode={render_mode!r} is not allowed here; give 'rgb_array', 'ansi' or None."
             )
@@ -81,6 +84,7 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
         self.single_observation_space, self.single_action_space = make_spaces(self.rules, self.episodes[0])
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+        self._no_options = self.episodes[0].check_options(None)
         self._rngs: list[np.random.Generator | None] = [None] * num_envs
         self._over = np.zeros(num_envs, np.bool_)
         self._canvases = CanvasPool((num_envs, *self.rules.canvas, 3))
@@ -104,17 +108,16 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
         Raises:
             ConfigurationError: For a wrong number of seeds, or an unsuitable mask or option.
         """
-        given = dict(options or {})
-        mask = self._mask(given.pop("reset_mask", None))
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
-        if seeds is not None and len(seeds) != self.num_envs:
-            raise ConfigurationError(f"{len(seeds)} seeds were given for {self.num_envs} environments; give one each.")
+        rest = dict(options) if isinstance(options, Mapping) else options
+        mask = self._mask(rest.pop("reset_mask", None) if isinstance(rest, dict) else None)
+        given = self.episodes[0].check_options(rest)
+        seeds = self._seeds(seed)
         canvases = self._canvases.take()
         if not mask.all():
             canvases[~mask] = self._last["image"][~mask] if self._last else 0
         results: list[StepResult | None] = [None] * self.num_envs
         for i in np.flatnonzero(mask).tolist():
-            results[i] = self._reset_one(i, canvases[i], None if seeds is None else seeds[i], given)
+            results[i] = self._reset_one(i, canvases[i], seeds[i], given)
         self._over &= ~mask
         observation = self._observe(canvases, results)
         return observation, batch_infos([result and result.info for result in results])
@@ -134,6 +137,8 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
             ConfigurationError: If there is not one action an environment, or one is not a string.
             gymnasium.error.ResetNeeded: If an episode is over, autoreset is disabled and it was not reset.
         """
+        if not isinstance(actions, list | tuple | np.ndarray):
+            raise ConfigurationError(f"The actions are a {type(actions).__name__}; give a list or tuple of texts.")
         if len(actions) != self.num_envs:
             raise ConfigurationError(
                 f"{len(actions)} actions were given for {self.num_envs} environments; give one each."
@@ -152,7 +157,7 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
         terminated: list[bool] = []
         truncated: list[bool] = []
         for i, (episode, canvas) in enumerate(zip(self.episodes, canvases, strict=True)):
-            result = self._reset_one(i, canvas, None, {}) if over[i] else episode.step(actions[i], canvas)
+            result = self._reset_one(i, canvas, None, self._no_options) if over[i] else episode.step(actions[i], canvas)
             rewards.append(result.reward)
             terminated.append(result.terminated)
             truncated.append(result.truncated)
@@ -172,7 +177,7 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
             "text": last.text,
         }
         last.info["images"] = tuple(image.copy() for image in last.info["images"])
-        result = self._reset_one(slot, canvas, None, {})
+        result = self._reset_one(slot, canvas, None, self._no_options)
         result.info.update(final_obs=observation, final_info=last.info)
         return result
 
@@ -190,12 +195,20 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
             return tuple(image.copy() for image in images)
         return tuple(f"{ansi_text(image)}{text}\n" for image, text in zip(images, self._last["text"], strict=True))
 
-    def _reset_one(self, i: int, canvas: NDArray[np.uint8], seed: int | None, options: Mapping[str, Any]) -> StepResult:
+    def _reset_one(self, i: int, canvas: NDArray[np.uint8], seed: int | None, options: ResetOptions) -> StepResult:
         rng = self._rngs[i]
         if rng is None or seed is not None:
             rng, _ = seeding.np_random(seed)
             self._rngs[i] = rng
         return self.episodes[i].reset(rng, options, canvas)
+
+    def _seeds(self, seed: Any) -> list[int | None]:  # noqa: ANN401 -- one seed, or one each
+        if seed is None or not hasattr(seed, "__len__"):
+            first = check_seed(seed)
+            return [None if first is None else first + i for i in range(self.num_envs)]
+        if len(seed) != self.num_envs or isinstance(seed, str):
+            raise ConfigurationError(f"{len(seed)} seeds were given for {self.num_envs} environments; give one each.")
+        return [check_seed(entry) for entry in seed]
 
     def _mask(self, mask: object) -> NDArray[np.bool_]:
         if mask is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
@@ -12,6 +13,14 @@ from agile_gym.errors import ConfigurationError
 from agile_gym.puzzle.board import parse_grid, parse_level
 
 __all__ = ["EvaluationPlan", "Task", "grid_name"]
+
+
+_SET_HERE = {
+    "grid": "grids (--grid)",
+    "level": "levels (--levels)",
+    "images": "images (--images)",
+    "render_mode": "a loop of your own",
+}
 
 
 class Task(NamedTuple):
@@ -69,23 +78,22 @@ class EvaluationPlan:
                 f"grids={list(self.grids)}, episodes={self.episodes}, seed={self.seed}: at least one grid, one episode "
                 "and a seed of 0 or more are needed."
             )
-        for grid in self.grids:
-            self.levels_of(grid)
+        for name, flag in _SET_HERE.items():
+            if name in self.options:
+                raise ConfigurationError(f"The option {name!r} is set by an evaluation itself: use {flag}.")
+        every = [level for grid in self.grids for level in self.levels_of(grid)]
+        for level in self.levels or ():
+            if level not in every:
+                rows, cols = parse_grid(max(self.grids, key=lambda grid: math.prod(parse_grid(grid))))
+                parse_level(level, rows * cols)  # raises, and says which there are
 
     def levels_of(self, grid: str) -> tuple[int, ...]:
-        """Return the levels to be played in a grid.
-
-        Raises:
-            ConfigurationError: If the grid has none of the levels asked for.
-        """
+        """Return the levels to be played in a grid."""
         rows, cols = parse_grid(grid)
         allowed = parse_level("all", rows * cols) or ()
         if self.levels is None:
             return allowed
-        chosen = tuple(level for level in allowed if level in self.levels)
-        if not chosen:
-            parse_level(self.levels, rows * cols)  # raises, and says which there are
-        return chosen
+        return tuple(level for level in allowed if level in self.levels)
 
     def tasks(self) -> Iterator[Task]:
         """Yield every puzzle, grid by grid and level by level; a puzzle's seed depends on nothing but itself."""

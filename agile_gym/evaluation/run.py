@@ -6,17 +6,17 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-from agile_gym.envs.config import JigsawConfig
+from agile_gym.envs.config import JigsawConfig, default_crop
 from agile_gym.envs.jigsaw import JigsawVisionEnv, open_source
 from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation.plan import EvaluationPlan, Task
-from agile_gym.images import ImageSource
 from agile_gym.policies.base import Policy
 
-__all__ = ["EpisodeResult", "Journal", "evaluate"]
+__all__ = ["EpisodeResult", "Journal", "check_plan", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -60,34 +60,43 @@ class Journal:
     being played; a line that was cut short is dropped when the file is read.
     """
 
-    def __init__(self, path: Path, plan: EvaluationPlan, *, resume: bool) -> None:
+    def __init__(self, path: Path, plan: EvaluationPlan, *, resume: bool = False, overwrite: bool = False) -> None:
         """Open a journal.
 
         Args:
             path: The file.
             plan: The settings of the evaluation.
-            resume: Keep what the file holds; else it is begun anew.
+            resume: Keep the puzzles that the file holds and go on after them.
+            overwrite: Begin anew even if the file holds puzzles.
 
         Raises:
-            ConfigurationError: If it holds an evaluation with other settings.
+            ConfigurationError: If it holds puzzles and neither is asked for, if it is to be resumed and holds an
+                evaluation with other settings, or if it cannot be written. Then the file is as it was.
         """
         header = json.dumps(plan.to_json(), sort_keys=True)
         self.results: list[EpisodeResult] = []
-        if resume and path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            if lines and lines[0] != header:
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            if resume and lines and lines[0] != header:
                 raise ConfigurationError(
                     f"{path} holds an evaluation with other settings, so it cannot be resumed with these. Give another "
-                    f"--output, or leave out --resume to begin anew. It holds: {lines[0]}"
+                    f"--output. It holds: {lines[0]}"
                 )
-            self.results = list(_read(lines[1:]))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".new")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(header + "\n")
-            file.writelines(json.dumps(asdict(result)) + "\n" for result in self.results)
-        os.replace(temporary, path)
-        self._file = path.open("a", encoding="utf-8")
+            if len(lines) > 1 and not resume and not overwrite:
+                raise ConfigurationError(
+                    f"{path} holds {len(lines) - 1} finished puzzles already. Add --resume to go on with them, "
+                    "--overwrite to begin anew, or give another --output."
+                )
+            self.results = list(_read(lines[1:])) if resume else []
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(path.name + ".new")
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(header + "\n")
+                file.writelines(json.dumps(asdict(result)) + "\n" for result in self.results)
+            os.replace(temporary, path)
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise ConfigurationError(f"{path} cannot be written: {error}. Give another --output.") from error
 
     def add(self, result: EpisodeResult) -> None:
         """Write down a finished episode."""
@@ -106,6 +115,28 @@ def _read(lines: Iterable[str]) -> Iterator[EpisodeResult]:
             yield EpisodeResult(**json.loads(line))
         except (ValueError, TypeError):
             return  # cut short by an interruption: what follows was never written
+
+
+def check_plan(plan: EvaluationPlan) -> dict[str, Callable[[], JigsawVisionEnv]]:
+    """Open the photographs and make one environment a grid, so that mistakes show before anything is played.
+
+    Args:
+        plan: The puzzles.
+
+    Returns:
+        For each grid, what makes its environments.
+
+    Raises:
+        ConfigurationError: If an option of the environment is not allowed.
+        ImageError: If no photographs are found.
+    """
+    options = {"crop": default_crop(plan.images), **plan.options}
+    config = JigsawConfig.from_options({"images": plan.images, **options})
+    options.update(images=open_source(config), split=None, level="all")
+    makers = {grid: partial(JigsawVisionEnv, grid=grid, **options) for grid in plan.grids}
+    for make_env in makers.values():
+        make_env().close()
+    return makers
 
 
 def evaluate(
@@ -136,40 +167,33 @@ def evaluate(
     """
     skip = set(done)
     results: list[EpisodeResult] = []
-    source = open_source(JigsawConfig.from_options({"images": plan.images, **_source_options(plan)}))
+    makers = check_plan(plan)
     policy.reset(plan.seed)
     for grid in plan.grids:
         tasks = [task for task in plan.tasks() if task.grid == grid and task not in skip]
-        for result in _play(policy, plan, grid, tasks, source, batch):
+        for result in _play(policy, makers[grid], tasks, batch):
             results.append(result)
             if on_result is not None:
                 on_result(result)
     return results
 
 
-def _source_options(plan: EvaluationPlan) -> dict[str, Any]:
-    return {key: value for key, value in plan.options.items() if key in ("split", "test_fraction")}
-
-
-def _make_env(plan: EvaluationPlan, grid: str, source: ImageSource) -> JigsawVisionEnv:
-    options = {key: value for key, value in plan.options.items() if key not in ("split", "test_fraction")}
-    if "crop" not in options and plan.images is None:
-        options["crop"] = "random"  # what the environment itself does with the built-in photographs
-    return JigsawVisionEnv(grid=grid, level="all", images=source, **options)
-
-
 def _play(
-    policy: Policy, plan: EvaluationPlan, grid: str, tasks: Sequence[Task], source: ImageSource, batch: int
+    policy: Policy, make_env: Callable[[], JigsawVisionEnv], tasks: Sequence[Task], batch: int
 ) -> Iterator[EpisodeResult]:
     """Play the puzzles of one grid, ``batch`` at a time; a slot takes the next puzzle as soon as it is free."""
     waiting = iter(tasks)
     slots: list[_Slot] = []
     for task in waiting:
-        slots.append(_Slot(_make_env(plan, grid, source), task))
+        slots.append(_Slot(make_env(), task))
         if len(slots) == batch:
             break
     while slots:
         texts = policy.act([slot.observation for slot in slots], [slot.info for slot in slots])
+        if len(texts) != len(slots) or not all(isinstance(text, str) for text in texts):
+            raise ConfigurationError(
+                f"The policy returned {texts!r:.200} for {len(slots)} observations; act() must return a text for each."
+            )
         kept: list[_Slot] = []
         for slot, text in zip(slots, texts, strict=True):
             result = slot.step(text)

@@ -17,8 +17,8 @@ Observation = dict[str, Any]
 class Policy(Protocol):
     """Plays episodes: reads observations and writes the texts of turns.
 
-    A policy is called with a batch: entry ``i`` of every call belongs to the same slot, and a new episode has begun in
-    a slot when its ``info`` has the key ``"task"``, as it has after a reset.
+    A policy is called with a batch of episodes that are independent of each other. ``info["turn"]`` is 0 for the first
+    observation of an episode, and ``info["task"]`` (`agile_gym.envs.JigsawTask`) tells grid and names at every turn.
     """
 
     def reset(self, seed: int | None = None) -> None:
@@ -122,7 +122,7 @@ def make_policy(name: str, **options: Any) -> Policy:  # noqa: ANN401 -- the pol
             )
         try:
             maker = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, ValueError) as error:
             raise ConfigurationError(f"The policy {name!r} cannot be loaded: {error}.") from error
     if isinstance(maker, type) or (name in POLICIES and callable(maker)):
         return as_policy(maker(**options))  # pyright: ignore[reportUnknownArgumentType, reportCallIssue] -- any class of the user's

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete
 from numpy.typing import NDArray
 
-from agile_gym.actions.dialects import state_list, write_answer
+from agile_gym.actions.dialects import write_answer
 from agile_gym.actions.primitives import Answer, Observe, Primitive, Swap, Turn
 from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError
@@ -64,7 +64,7 @@ class DiscreteActions(gymnasium.ActionWrapper[dict[str, Any], np.int64, str]):
         workspace = self._jigsaw.episode.workspace
         if action < len(self._turns):
             return self._jigsaw.dialect.write(self._turns[int(action)], workspace)
-        state = state_list(workspace, workspace.order)
+        state = workspace.state_list()
         if workspace.rotations:
             return write_answer(Answer(tuple(name for name, _ in state), tuple(angle for _, angle in state)))
         return write_answer(Answer(tuple(state)))

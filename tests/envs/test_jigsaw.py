@@ -235,6 +235,11 @@ def test_bad_reset_options_are_refused(options, message):
         ({"image_size": 64, "max_pixels": 5000}, "exclude each other"),
         ({"max_pixels": 10, "image_size": None}, "too small"),
         ({"max_pixels": 0.5, "image_size": None}, "max_pixels=0.5"),
+        ({"max_pixels": 10**9, "image_size": None}, "up to 33554432"),
+        ({"initial_view": np.array(["pieces", "board"])}, "initial_view="),
+        ({"render_mode": ["ansi"]}, "render_mode="),
+        ({"reward": {"preset": ["x"]}}, "no reward preset"),
+        ({"reward": {1: 2}}, "no reward setting 1"),
         ({"canvas_size": 20}, "cannot hold the board"),
         ({"crop": "middle"}, "crop='middle'"),
         ({"crop": (0.5, 0.2)}, "low <= high"),
@@ -253,6 +258,87 @@ def test_bad_reset_options_are_refused(options, message):
 def test_bad_options_are_refused_with_what_is_allowed(options, message):
     with pytest.raises(ConfigurationError, match=message):
         JigsawVisionEnv(**{"image_size": 64, **options})
+
+
+def test_numpy_values_are_as_good_as_pythons():
+    plainly = JigsawVisionEnv(
+        grid=(2, 3), level=[0, 1], image_size=64, max_turns=3, gap=0.25, labels=True, crop=(0.5, 1)
+    )
+    numpily = JigsawVisionEnv(
+        grid=np.array([2, 3]),
+        level=np.array([0, 1]),
+        image_size=np.int64(64),
+        max_turns=np.int32(3),
+        gap=np.float64(0.25),
+        labels=np.bool_(True),
+        crop=np.array([0.5, 1]),
+        reward={"step_penalty": np.float32(0.5)},
+    )
+    options = {"level": np.int64(1), "permutation": np.array([0, 2, 1, 4, 5, 3]), "image": np.int64(0)}
+    assert same(plainly.reset(seed=np.int64(4)), numpily.reset(seed=4))
+    assert same(plainly.reset(seed=4, options=options), numpily.reset(seed=np.uint8(4), options=options))
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "a", True, [1]])
+def test_bad_seeds_are_refused(seed):
+    with pytest.raises(ConfigurationError, match="whole number of at least 0"):
+        JigsawVisionEnv(**SMALL).reset(seed=seed)
+
+
+def test_a_refused_reset_leaves_the_episode_as_it_was():
+    tall, wide = photo(0, 200, 100), photo(1, 100, 200)
+    env, twin = (JigsawVisionEnv(images=[tall, wide], max_pixels=20_000, level=None) for _ in range(2))
+    for each in (env, twin):
+        each.reset(seed=3, options={"image": 0})
+    for options in ({"image": 1, "permutation": [0]}, {"image": 1, "level": 9}, {"image": 7}, 5, [1], "x", {1: 2}):
+        with pytest.raises(ConfigurationError):
+            env.reset(seed=99, options=options)
+    assert same(env.step(OBSERVE), twin.step(OBSERVE))
+    assert same(env.reset(), twin.reset())
+
+
+def test_long_episodes_do_not_run_out_of_images():
+    env = JigsawVisionEnv(max_turns=200, **SMALL)
+    env.reset(seed=0)
+    for _ in range(150):
+        assert env.step("<code>swap(0, 1)\nobserve()</code>")[4]["error"] is None
+
+
+def test_a_dialect_of_ones_own():
+    from agile_gym.actions import CodeDialect
+
+    class Act(CodeDialect):
+        name = "act"
+        action_tag = "act"
+
+        def instructions(self, workspace):
+            return "Write swap(a, b) and observe()."
+
+    env = JigsawVisionEnv(dialect=Act(), **SMALL)
+    observation, _ = env.reset(seed=0)
+    assert "<act>...</act>" in observation["text"]
+    assert "Write swap(a, b) and observe()." in observation["text"]
+    assert env.step("<think>x</think><act>swap(0, 1)</act>")[4]["error"] is None
+    with pytest.raises(ConfigurationError, match="nor an object"):
+        JigsawVisionEnv(dialect=Act, **SMALL)
+
+
+def test_the_text_says_when_image_and_state_differ():
+    env = JigsawVisionEnv(**SMALL)
+    env.reset(seed=0)
+    assert "another order than the state" in env.step("<code>observe()\nswap(0, 1)</code>")[0]["text"]
+    assert "another order" not in env.step("<code>swap(0, 1)\nobserve()</code>")[0]["text"]
+
+
+def test_an_episode_that_ends_without_an_answer_says_so():
+    env = JigsawVisionEnv(reward="official_code", **SMALL)
+    env.reset(seed=0)
+    observation, _, terminated, _, _ = env.step("hello")
+    assert terminated
+    assert "without an answer" in observation["text"]
+    env.reset(seed=0)
+    for text in ("<think></think><code># nothing</code>", "<think></think><code>" + "#" * 4001 + "</code>"):
+        assert not env.step(text)[2]  # a code block that fails costs nothing in the released code
 
 
 def test_max_pixels_keeps_the_aspect_on_a_fixed_canvas():

@@ -129,6 +129,7 @@ def test_rendering():
     [
         ({"num_envs": 0}, "num_envs=0"),
         ({"num_envs": 2.0}, "num_envs=2.0"),
+        ({"num_envs": True}, "num_envs=True"),
         ({"render_mode": "human"}, "render_mode='human'"),
         ({"autoreset_mode": "never"}, "autoreset_mode='never'"),
         ({"gird": 2}, "Did you mean 'grid'"),
@@ -152,6 +153,11 @@ def test_bad_calls_are_refused():
     env = JigsawVisionVectorEnv(2, **OPTIONS)
     with pytest.raises(ConfigurationError, match="3 seeds were given for 2"):
         env.reset(seed=[1, 2, 3])
+    for seed in (1.5, "ab", -1, [1, -1]):
+        with pytest.raises(ConfigurationError, match=r"whole number of at least 0|seeds were given"):
+            env.reset(seed=seed)
+    with pytest.raises(ConfigurationError, match="not a dictionary"):
+        env.reset(options=5)
     with pytest.raises(ConfigurationError, match="reset_mask"):
         env.reset(options={"reset_mask": [True, False]})
     with pytest.raises(ConfigurationError, match="reset_mask"):
@@ -159,5 +165,7 @@ def test_bad_calls_are_refused():
     env.reset(seed=0)
     with pytest.raises(ConfigurationError, match="1 actions were given for 2"):
         env.step([OBSERVE])
-    with pytest.raises(ConfigurationError, match="give the text of a turn"):
-        env.step([OBSERVE, 3])
+    for actions in ([OBSERVE, 3], None, 5, "ab", {"a": 1, "b": 2}):
+        with pytest.raises(ConfigurationError, match=r"give the text of a turn|give a list or tuple"):
+            env.step(actions)
+    assert same(env.reset(seed=np.int64(3)), JigsawVisionVectorEnv(np.int64(2), **OPTIONS).reset(seed=3))

@@ -123,6 +123,19 @@ def test_a_journal_of_other_settings_is_not_touched(tmp_path):
     assert path.read_bytes() == before
 
 
+def test_a_policy_that_returns_nonsense_is_named():
+    class Forgetful:
+        def reset(self, seed=None):
+            pass
+
+        def act(self, observations, infos):
+            return ["one"] if len(observations) > 1 else [None]
+
+    for batch in (1, 3):
+        with pytest.raises(ConfigurationError, match="a text for each"):
+            evaluate(Forgetful(), EvaluationPlan("x", grids=("2x2",), episodes=3, options=FAST), batch=batch)
+
+
 def test_summary_and_table_by_hand():
     results = [
         EpisodeResult("2x2", level, episode, 0, "", solved, score, turns, errors, 0.5)
