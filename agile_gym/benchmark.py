@@ -63,20 +63,23 @@ def rate(function: Callable[[], object], *, seconds: float = 1.0, repeats: int =
     return float(np.median(rates))
 
 
-def turn_rate(env: Any, actions: Sequence[Any], *, seconds: float = 1.0) -> float:  # noqa: ANN401 -- single or vector
+def turn_rate(  # noqa: ANN401 -- single or vector
+    env: Any, actions: Sequence[Any], *, seconds: float = 1.0, repeats: int = REPEATS
+) -> float:
     """Measure how many actions an environment takes a second; resets are not counted.
 
     Args:
         env: An environment, or a vector of them.
         actions: The actions of an episode, which must not end before.
         seconds: About how long to measure.
+        repeats: Least number of episodes.
 
     Returns:
         The median over episodes.
     """
     rates: list[float] = []
     end = time.perf_counter() + seconds
-    while len(rates) < REPEATS or time.perf_counter() < end:
+    while len(rates) < repeats or time.perf_counter() < end:
         env.reset(seed=0)
         start = time.perf_counter()
         for action in actions:
