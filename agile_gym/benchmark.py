@@ -63,8 +63,12 @@ def rate(function: Callable[[], object], *, seconds: float = 1.0, repeats: int =
     return float(np.median(rates))
 
 
-def turn_rate(  # noqa: ANN401 -- single or vector
-    env: Any, actions: Sequence[Any], *, seconds: float = 1.0, repeats: int = REPEATS
+def turn_rate(
+    env: Any,  # noqa: ANN401 -- single or vector
+    actions: Sequence[Any],
+    *,
+    seconds: float = 1.0,
+    repeats: int = REPEATS,
 ) -> float:
     """Measure how many actions an environment takes a second; resets are not counted.
 
