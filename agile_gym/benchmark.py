@@ -16,6 +16,7 @@ from PIL import Image
 __all__ = ["SpeedReport", "format_speed", "measure_speed", "rate", "swap_texts", "turn_rate"]
 
 REPEATS = 7
+_ROUNDS = 5
 _TURNS = 1000
 
 
@@ -162,31 +163,35 @@ def measure_speed(*, seconds: float = 1.0) -> SpeedReport:
     observation, info = env.reset(seed=0)
     pillow = PillowJigsaw([Image.fromarray(piece) for piece in info["images"]], 2, 4)
     swaps = cycle(np.random.default_rng(0).permuted(np.tile(np.arange(4), (100, 1)), axis=1)[:, :2].tolist())
-    floor = rate(floor_step(texts, observation["image"].shape), seconds=seconds)
-    report = SpeedReport(
-        step=turn_rate(env, texts[:50], seconds=seconds),
-        floor=floor,
-        pillow=rate(lambda: pillow.swap_and_observe(*next(swaps)), seconds=seconds),
-        early=_rate_at_turn(env, texts, 2, seconds),
-        late=_rate_at_turn(env, texts, 20, seconds),
-        reset=rate(lambda: env.reset(), seconds=seconds),
-    )
+    floor = floor_step(texts, observation["image"].shape)
+    part = seconds / _ROUNDS
+    rates: dict[str, list[float]] = {"step": [], "floor": [], "pillow": [], "reset": [], "early": [], "late": []}
+    for _ in range(_ROUNDS):  # in turn, so that all meet the same moods of the machine
+        rates["step"].append(turn_rate(env, texts[:50], seconds=part, repeats=2))
+        rates["floor"].append(rate(floor, seconds=part, repeats=3))
+        rates["pillow"].append(rate(lambda: pillow.swap_and_observe(*next(swaps)), seconds=part, repeats=3))
+        rates["reset"].append(rate(lambda: env.reset(), seconds=part, repeats=3))
+        early, late = _rates_at_turns(env, texts, (2, 20), part)
+        rates["early"].append(early)
+        rates["late"].append(late)
     env.close()
-    return report
+    return SpeedReport(**{name: float(np.median(values)) for name, values in rates.items()})
 
 
-def _rate_at_turn(env: gymnasium.Env[Any, Any], texts: Sequence[str], turn: int, seconds: float) -> float:
-    """Measure the steps at one turn of an episode; what leads up to it is not counted."""
-    times: list[float] = []
+def _rates_at_turns(
+    env: gymnasium.Env[Any, Any], texts: Sequence[str], turns: Sequence[int], seconds: float
+) -> list[float]:
+    """Measure the steps at some turns of the same episodes; what lies between is not counted."""
+    times: dict[int, list[float]] = {turn: [] for turn in turns}
     end = time.perf_counter() + seconds
-    while len(times) < 5 or time.perf_counter() < end:
+    while len(times[turns[0]]) < 5 or time.perf_counter() < end:
         env.reset(seed=0)
-        for text in texts[: turn - 1]:
+        for turn, text in enumerate(texts[: max(turns)], start=1):
+            start = time.perf_counter()
             env.step(text)
-        start = time.perf_counter()
-        env.step(texts[turn - 1])
-        times.append(time.perf_counter() - start)
-    return 1 / float(np.median(times))
+            if turn in times:
+                times[turn].append(time.perf_counter() - start)
+    return [1 / float(np.median(times[turn])) for turn in turns]
 
 
 def format_speed(report: SpeedReport) -> str:

@@ -27,7 +27,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import agile_gym
-from agile_gym.benchmark import format_speed, measure_speed, rate, swap_texts, turn_rate
+from agile_gym.benchmark import format_speed, measure_speed, swap_texts, turn_rate
 from agile_gym.envs import JigsawVisionEnv, JigsawVisionVectorEnv
 from agile_gym.evaluation import EvaluationPlan, evaluate, format_tables, reference_rows, summarize
 from agile_gym.images import clear_cache, open_images
@@ -149,28 +149,34 @@ def reset_section(images, seconds):
         paths = sorted(path for path in Path(images).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     env = JigsawVisionEnv(images=open_images(paths), crop="center")
     count = len(env.episode._source)
-    turn = iter(range(10**9))
 
-    def cold():
+    def cold(index):
         clear_cache()
-        env.reset(seed=0, options={"image": next(turn) % count})
+        env.reset(seed=0, options={"image": index})
 
-    def plain():
-        with Image.open(paths[next(turn) % len(paths)]) as file:
+    def warm(index):
+        env.reset(seed=0, options={"image": index})
+
+    def plain(index):
+        with Image.open(paths[index]) as file:
             pixels = np.asarray(file.convert("RGB"))
         side = min(pixels.shape[:2])
         cv2.resize(pixels[:side, :side], (448, 448), interpolation=cv2.INTER_AREA)
 
-    figures = {"cold": [], "plain": [], "warm": []}
-    for _ in range(5):
-        figures["cold"].append(1e3 / rate(cold, seconds=seconds / 2, repeats=3))
-        figures["plain"].append(1e3 / rate(plain, seconds=seconds / 2, repeats=3))
-        figures["warm"].append(1e3 / rate(lambda: env.reset(seed=0), seconds=seconds / 2, repeats=3))
-    cold_ms, plain_ms, warm_ms = (float(np.median(figures[name])) for name in ("cold", "plain", "warm"))
+    times = {"plain": [], "cold": [], "warm": []}
+    end = time.perf_counter() + 3 * seconds
+    while time.perf_counter() < end:
+        for index in range(min(count, len(paths))):  # photograph by photograph, so that the ratios are of pairs
+            for name, function in (("plain", plain), ("cold", cold), ("warm", warm)):
+                start = time.perf_counter()
+                function(index)
+                times[name].append(1e3 * (time.perf_counter() - start))
+    plain_ms, cold_ms, warm_ms = (float(np.median(times[name])) for name in ("plain", "cold", "warm"))
+    ratio = {name: float(np.median(np.array(times[name]) / times["plain"])) for name in times}
     rows = [
         ["decoding and resizing, Pillow and OpenCV", f"{plain_ms:.2f}", "1.00"],
-        ["env.reset, photograph not cached", f"{cold_ms:.2f}", f"{cold_ms / plain_ms:.2f}"],
-        ["env.reset, photograph cached", f"{warm_ms:.2f}", f"{warm_ms / plain_ms:.2f}"],
+        ["env.reset, photograph not cached", f"{cold_ms:.2f}", f"{ratio['cold']:.2f}"],
+        ["env.reset, photograph cached", f"{warm_ms:.2f}", f"{ratio['warm']:.2f}"],
     ]
     return table(["", "ms", "ratio"], rows)
 

@@ -10,7 +10,8 @@ import json
 from collections.abc import Sequence
 
 from agile_gym.actions.primitives import ActionError
-from agile_gym.actions.workspace import Board, Workspace
+from agile_gym.actions.recipes import Board
+from agile_gym.actions.workspace import Workspace
 
 __all__ = [
     "IMAGE_MARK",

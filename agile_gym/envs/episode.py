@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from agile_gym.actions.dialects import ParsedTurn
 from agile_gym.actions.primitives import FORM_ERRORS, ActionError, Answer, Primitive
 from agile_gym.actions.prompt import done_text, error_text, result_text, task_text
+from agile_gym.actions.recipes import Board, ImageRecipe, render_into
 from agile_gym.actions.tags import MAX_TEXT
-from agile_gym.actions.workspace import MAX_IMAGES, Board, ImageRecipe, Workspace, render_into
+from agile_gym.actions.workspace import MAX_IMAGES, Workspace
 from agile_gym.envs.config import JigsawRules
 from agile_gym.envs.starting import ResetOptions, check_reset_options, draw_start
 from agile_gym.errors import ConfigurationError
