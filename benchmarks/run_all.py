@@ -150,11 +150,7 @@ def reset_section(images, seconds):
     env = JigsawVisionEnv(images=open_images(paths), crop="center")
     count = len(env.episode._source)
 
-    def cold(index):
-        clear_cache()
-        env.reset(seed=0, options={"image": index})
-
-    def warm(index):
+    def reset(index):
         env.reset(seed=0, options={"image": index})
 
     def plain(index):
@@ -167,7 +163,8 @@ def reset_section(images, seconds):
     end = time.perf_counter() + 3 * seconds
     while time.perf_counter() < end:
         for index in range(min(count, len(paths))):  # photograph by photograph, so that the ratios are of pairs
-            for name, function in (("plain", plain), ("cold", cold), ("warm", warm)):
+            clear_cache()
+            for name, function in (("plain", plain), ("cold", reset), ("warm", reset)):
                 start = time.perf_counter()
                 function(index)
                 times[name].append(1e3 * (time.perf_counter() - start))
