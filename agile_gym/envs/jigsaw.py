@@ -127,7 +127,7 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:  # pyright: ignore[reportIncompatibleMethodOverride] -- any mapping will do
+    ) -> tuple[Observation, dict[str, Any]]:
         """Begin an episode.
 
         Args:
@@ -173,7 +173,7 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
                 self.render()
         return observation
 
-    def render(self) -> NDArray[np.uint8] | str | None:  # pyright: ignore[reportIncompatibleMethodOverride] -- narrower
+    def render(self) -> NDArray[np.uint8] | str | None:
         """Return the last image as an array or as coloured text, or show it, as the render mode says."""
         if self.render_mode is None:
             gymnasium.logger.warn("render() needs a render_mode, such as gym.make(..., render_mode='rgb_array').")

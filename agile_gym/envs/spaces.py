@@ -157,7 +157,7 @@ class ActionText(UnicodeText):
             and self._workspace.names == other._workspace.names
         )
 
-    __hash__ = None  # pyright: ignore[reportAssignmentType] -- spaces are mutable
+    __hash__ = None
 
 
 # Gymnasium keeps strings in shared memory as indices into a space's characters; here they are code points.

@@ -95,7 +95,7 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
         *,
         seed: int | Sequence[int | None] | None = None,
         options: Mapping[str, Any] | None = None,
-    ) -> tuple[dict[str, Any], dict[str, Any]]:  # pyright: ignore[reportIncompatibleMethodOverride] -- any mapping will do
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Begin episodes.
 
         Args:

@@ -67,7 +67,7 @@ def decode_image(
         pixels = _guarded(label, lambda: _from_pillow(data, limit))
     elif isinstance(data, (bytes, bytearray)):
         pixels = _guarded(label, lambda: _from_stream(io.BytesIO(data), limit))
-    elif isinstance(data, (str, os.PathLike)):  # pyright: ignore[reportUnnecessaryIsInstance]  # not all callers are typed
+    elif isinstance(data, (str, os.PathLike)):
         encoded = read_file(data, label)
         pixels = _guarded(label, lambda: _from_stream(io.BytesIO(encoded), limit))
     else:

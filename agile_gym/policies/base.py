@@ -125,7 +125,7 @@ def make_policy(name: str, **options: Any) -> Policy:  # noqa: ANN401 -- the pol
         except (ImportError, AttributeError, ValueError) as error:
             raise ConfigurationError(f"The policy {name!r} cannot be loaded: {error}.") from error
     if isinstance(maker, type) or (name in POLICIES and callable(maker)):
-        return as_policy(maker(**options))  # pyright: ignore[reportUnknownArgumentType, reportCallIssue] -- any class of the user's
+        return as_policy(maker(**options))
     if options:
         raise ConfigurationError(f"The policy {name!r} is not a class; it takes no options.")
     return as_policy(maker)

@@ -77,7 +77,7 @@ def parse_grid(grid: Grid) -> tuple[int, int]:
             cols = int(match[2] or match[1])
     elif isinstance(grid, int) and not isinstance(grid, bool):
         rows = cols = grid
-    elif isinstance(grid, Sequence) and len(grid) == 2 and all(isinstance(side, int | np.integer) for side in grid):  # pyright: ignore[reportUnnecessaryIsInstance] -- checks what a caller without a type checker passes
+    elif isinstance(grid, Sequence) and len(grid) == 2 and all(isinstance(side, int | np.integer) for side in grid):
         rows, cols = int(grid[0]), int(grid[1])
     if not (1 <= rows <= MAX_SIDE and 1 <= cols <= MAX_SIDE and rows * cols >= 2):
         raise ConfigurationError(
@@ -118,7 +118,7 @@ def parse_level(level: Level, pieces: int) -> tuple[int, ...] | None:
             wanted = list(range(int(match[1]), int(match[2] or match[1]) + 1))
     elif isinstance(level, int | np.integer) and not isinstance(level, bool):
         wanted = [int(level)]
-    elif isinstance(level, Sequence) and all(isinstance(entry, int | np.integer) for entry in level):  # pyright: ignore[reportUnnecessaryIsInstance] -- as above
+    elif isinstance(level, Sequence) and all(isinstance(entry, int | np.integer) for entry in level):
         wanted = sorted({int(entry) for entry in level})
     if not wanted or any(entry not in allowed for entry in wanted):
         raise ConfigurationError(

@@ -127,7 +127,7 @@ class JigsawVisionDiscreteEnv(gymnasium.Env[NDArray[np.uint8], np.int64]):
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
-    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:  # pyright: ignore[reportIncompatibleMethodOverride] -- any mapping will do
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """Begin an episode; see `JigsawVisionEnv.reset`."""
         super().reset(seed=seed)
         return self._env.reset(seed=seed, options=dict(options or {}))
