@@ -115,7 +115,7 @@ def _eval(options: argparse.Namespace) -> int:
     output: Path = options.output
     if output.suffix != ".json" or output.is_dir():
         raise ConfigurationError(f"--output {output} is not allowed; give the name of a file that ends in .json.")
-    check_plan(plan)
+    makers = check_plan(plan)
     journal = Journal(output.with_suffix(".jsonl"), plan, resume=options.resume, overwrite=options.overwrite)
     try:
         total = sum(1 for _ in plan.tasks())
@@ -132,7 +132,7 @@ def _eval(options: argparse.Namespace) -> int:
                 bar.update()
 
             done = [result.task for result in journal.results]
-            evaluate(policy, plan, batch=options.batch, done=done, on_result=on_result)
+            evaluate(policy, plan, batch=options.batch, done=done, on_result=on_result, makers=makers)
     except KeyboardInterrupt:
         print(f"\n{len(journal.results)} puzzles are kept; add --resume to go on.", file=sys.stderr)
         raise

@@ -62,6 +62,33 @@ def test_an_evaluation_that_is_killed_resumes_to_the_same_table(tmp_path):
     assert json.loads((tmp_path / "part.json").read_text()) == json.loads((tmp_path / "whole.json").read_text())
 
 
+def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path):
+    arguments = ["eval", "--episodes", "200", "--grid", "3", "--option", "image_size=96"]
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    journal = tmp_path / "agile-eval.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (journal.exists() and journal.read_bytes().count(b"\n") > 5):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    kept = journal.read_text().count("\n") - 1
+    assert process.returncode == 130
+    assert f"{kept} puzzles are kept; add --resume to go on." in errors
+    assert "Traceback" not in errors
+
+
+def test_skipped_files_are_reported_once(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("RGB", (40, 40), "red").save(folder / "good.png")
+    (folder / "bad.png").write_bytes(b"no image")
+    result = run("eval", "--images", "photos", "--grid", "2", "--episodes", "1", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("bad.png") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

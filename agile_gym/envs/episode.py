@@ -136,16 +136,12 @@ class JigsawEpisode:
             The first observation; ``info["images"]`` holds the images shown.
 
         Raises:
-            ImageError: If no photograph can be read; then nothing has changed.
+            ImageError: If no photograph can be read; then the episode is as it was.
         """
         rules, config = self.rules, self.rules.config
         start = draw_start(rules, self._source, rng, options)
-        self.layout, self.puzzle, self.pieces, self._reference = (
-            start.layout,
-            start.puzzle,
-            start.pieces,
-            start.reference,
-        )
+        self.layout, self.puzzle = start.layout, start.puzzle
+        self.pieces, self._reference = start.pieces, start.reference
         self.workspace = self.new_workspace()
         self._task = JigsawTask(
             (rules.rows, rules.cols),

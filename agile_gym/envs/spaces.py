@@ -109,7 +109,7 @@ class ActionText(UnicodeText):
         self.dialect = dialect
         self._workspace = make_workspace()
 
-    def sample(self, mask: None = None, probability: None = None) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def sample(self, mask: None = None, probability: None = None) -> str:  # pyright: ignore[reportIncompatibleMethodOverride] -- no masks
         """Draw a turn: half of them swap and observe, the others observe, crop, zoom or answer.
 
         Args:

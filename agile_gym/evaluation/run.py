@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -146,6 +146,7 @@ def evaluate(
     batch: int = 8,
     done: Iterable[Task] = (),
     on_result: Callable[[EpisodeResult], None] | None = None,
+    makers: Mapping[str, Callable[[], JigsawVisionEnv]] | None = None,
 ) -> list[EpisodeResult]:
     """Play the puzzles of a plan.
 
@@ -157,6 +158,7 @@ def evaluate(
         batch: How many episodes are played side by side, so that a policy can work on them together.
         done: Puzzles to leave out.
         on_result: Called with each finished episode.
+        makers: What `check_plan` returned for this plan, if it was called before, so that photographs are opened once.
 
     Returns:
         The results, in the order in which episodes ended.
@@ -167,7 +169,7 @@ def evaluate(
     """
     skip = set(done)
     results: list[EpisodeResult] = []
-    makers = check_plan(plan)
+    makers = check_plan(plan) if makers is None else makers
     policy.reset(plan.seed)
     for grid in plan.grids:
         tasks = [task for task in plan.tasks() if task.grid == grid and task not in skip]

@@ -170,7 +170,7 @@ class TestModes:
 class TestOrientation:
     # The letters of a 2 x 3 picture as they are stored, and as EXIF says they are to be seen.
     STORED = ("ABC", "DEF")
-    SEEN = {  # noqa: RUF012
+    SEEN = {  # noqa: RUF012 -- never changed
         1: ("ABC", "DEF"),
         2: ("CBA", "FED"),
         3: ("FED", "CBA"),
