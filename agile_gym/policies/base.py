@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from agile_gym.errors import ConfigurationError, did_you_mean
 
-__all__ = ["POLICIES", "FunctionPolicy", "Observation", "Policy", "as_policy", "make_policy", "register_policy"]
+if TYPE_CHECKING:
+    from agile_gym.rollout.transcript import PolicyRecord
+
+__all__ = [
+    "POLICIES",
+    "FunctionPolicy",
+    "Observation",
+    "Policy",
+    "RecordingPolicy",
+    "as_policy",
+    "make_policy",
+    "register_policy",
+    "slot_of",
+]
 
 Observation = dict[str, Any]
 
@@ -19,6 +32,8 @@ class Policy(Protocol):
 
     A policy is called with a batch of episodes that are independent of each other. ``info["turn"]`` is 0 for the first
     observation of an episode, and ``info["task"]`` (`agile_gym.envs.JigsawTask`) tells grid and names at every turn.
+    A policy with a memory tells episodes apart by `slot_of`, and one that draws takes the seed of an episode from
+    ``info["policy_seed"]``, if there is one.
     """
 
     def reset(self, seed: int | None = None) -> None:
@@ -36,6 +51,26 @@ class Policy(Protocol):
             One text an observation.
         """
         ...
+
+
+@runtime_checkable
+class RecordingPolicy(Policy, Protocol):
+    """A policy that can tell what it spent on an episode, and which tokens it sampled."""
+
+    def finish(self, slot: int) -> PolicyRecord:
+        """Return the record of the episode that was played in a slot, which is over, and forget the episode."""
+        ...
+
+
+def slot_of(info: dict[str, Any], position: int) -> int:
+    """Return which of the episodes that are played side by side an ``info`` belongs to.
+
+    Args:
+        info: An observation's ``info``.
+        position: Its position in the batch, which is the slot where ``info["slot"]`` does not name one: in a loop of
+            one's own, or over a vector environment, positions do not change.
+    """
+    return int(info.get("slot", position))
 
 
 class FunctionPolicy:

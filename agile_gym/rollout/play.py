@@ -1,0 +1,127 @@
+"""Plays episodes side by side, so that a policy can work on them together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+
+from agile_gym.errors import ConfigurationError
+from agile_gym.policies.base import Policy, RecordingPolicy
+from agile_gym.rollout.recorder import EpisodeRecorder
+from agile_gym.rollout.transcript import Transcript, TurnUsage
+
+__all__ = ["EpisodeSpec", "play_episodes"]
+
+
+@dataclass(frozen=True)
+class EpisodeSpec:
+    """An episode to be played.
+
+    Attributes:
+        env: Key of the environment that it is played in.
+        seed: Seed of the environment.
+        options: Options of its reset, such as ``{"level": 0}``.
+        policy_seed: Seed of what the policy draws in this episode; None lets the policy choose.
+        name: Id of the transcript, unique in a run; made of grid, level and seed by default.
+        keep_images: Whether the transcript holds the images.
+    """
+
+    env: str
+    seed: int
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    policy_seed: int | None = None
+    name: str | None = None
+    keep_images: bool = True
+
+
+def play_episodes(
+    policy: Policy,
+    specs: Iterable[EpisodeSpec],
+    makers: Mapping[str, Callable[[], gymnasium.Env[Any, Any]]],
+    *,
+    batch: int = 8,
+    policy_name: str = "policy",
+) -> Iterator[tuple[EpisodeSpec, Transcript]]:
+    """Play episodes, ``batch`` at a time; a slot takes the next one as soon as it is free.
+
+    Puzzles do not depend on the size of the batch, and neither do results, for a policy that keeps to its contract.
+
+    Args:
+        policy: Plays. Its ``reset`` is the caller's.
+        specs: The episodes; taken one by one, as slots become free.
+        makers: What makes the environment of each key; environments are used again.
+        batch: How many are played side by side, at least 1.
+        policy_name: For the record.
+
+    Yields:
+        Each episode as soon as it is over, with its transcript.
+
+    Raises:
+        ConfigurationError: If the policy does not return a text for each observation, or ``batch`` is not allowed.
+    """
+    if batch < 1:
+        raise ConfigurationError(f"batch={batch} is not allowed; give at least 1.")
+    waiting = iter(specs)
+    slots = [_Slot(number, makers) for number in range(batch)]
+    active = [slot for slot in slots if slot.begin(next(waiting, None))]
+    try:
+        while active:
+            start = time.perf_counter()
+            texts = policy.act([slot.recorder.observation for slot in active], [slot.recorder.info for slot in active])
+            usage = TurnUsage(time.perf_counter() - start)
+            if len(texts) != len(active) or not all(isinstance(text, str) for text in texts):
+                raise ConfigurationError(
+                    f"The policy returned {texts!r:.200} for {len(active)} observations; act() must return a text for "
+                    "each."
+                )
+            over = [slot for slot, text in zip(active, texts, strict=True) if slot.step(text, usage)]
+            for slot in over:
+                record = policy.finish(slot.number) if isinstance(policy, RecordingPolicy) else None
+                spec, transcript = slot.spec, slot.recorder.finish(policy_name, record)
+                yield spec, transcript
+                slot.begin(next(waiting, None))
+            active = [slot for slot in active if not slot.recorder.done]
+    finally:
+        for slot in slots:
+            slot.close()
+
+
+class _Slot:
+    """One of the episodes that are played side by side, with its environments."""
+
+    spec: EpisodeSpec
+    recorder: EpisodeRecorder
+
+    def __init__(self, number: int, makers: Mapping[str, Callable[[], gymnasium.Env[Any, Any]]]) -> None:
+        self.number = number
+        self._makers = makers
+        self._recorders: dict[str, EpisodeRecorder] = {}
+
+    def begin(self, spec: EpisodeSpec | None) -> bool:
+        """Begin an episode, and tell whether there is one."""
+        if spec is None:
+            return False
+        recorder = self._recorders.get(spec.env)
+        if recorder is None:
+            if spec.env not in self._makers:
+                raise ConfigurationError(f"There is no environment {spec.env!r}; there are {sorted(self._makers)}.")
+            recorder = self._recorders[spec.env] = EpisodeRecorder(self._makers[spec.env]())
+        recorder.keep_images = spec.keep_images
+        recorder.reset(seed=spec.seed, options=spec.options, policy_seed=spec.policy_seed, name=spec.name)
+        self.spec, self.recorder = spec, recorder
+        recorder.info["slot"] = self.number
+        return True
+
+    def step(self, text: str, usage: TurnUsage) -> bool:
+        """Play a turn, and tell whether the episode is over."""
+        self.recorder.step(text, usage)
+        self.recorder.info["slot"] = self.number
+        return self.recorder.done
+
+    def close(self) -> None:
+        for recorder in self._recorders.values():
+            recorder.env.close()
