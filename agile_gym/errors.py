@@ -2,7 +2,10 @@
 
     AgileGymError
     |- ConfigurationError (ValueError)       an argument, a spec or a file has a value that is not allowed
-    |  `- ImageError                         an image or a set of images cannot be used
+    |  |- ImageError                         an image or a set of images cannot be used
+    |  |- ModelError                         a model, its processor or its adapter cannot be used
+    |  `- TranscriptError                    a file of transcripts is damaged or not one
+    |- EndpointError                         a model's server does not answer, or refuses
     `- MissingDependencyError (ImportError)  an optional package is needed and not installed
 
 What a model writes never raises: it becomes an `agile_gym.actions.ActionError` that the environment turns into text.
@@ -18,8 +21,11 @@ from types import ModuleType
 __all__ = [
     "AgileGymError",
     "ConfigurationError",
+    "EndpointError",
     "ImageError",
     "MissingDependencyError",
+    "ModelError",
+    "TranscriptError",
     "did_you_mean",
     "import_optional",
 ]
@@ -35,6 +41,18 @@ class ConfigurationError(AgileGymError, ValueError):
 
 class ImageError(ConfigurationError):
     """An image, or a collection of images, cannot be used."""
+
+
+class ModelError(ConfigurationError):
+    """A model, its processor or its adapter cannot be used."""
+
+
+class TranscriptError(ConfigurationError):
+    """A file of transcripts is damaged, or is not one."""
+
+
+class EndpointError(AgileGymError):
+    """A model's server does not answer, or refuses a request for good."""
 
 
 class MissingDependencyError(AgileGymError, ImportError):

@@ -1,0 +1,197 @@
+"""Turns observations into tokens: the opening of a conversation, and what each further turn adds to it.
+
+The model's own tokens stay as they were sampled. What is added after them (the end of the model's turn, the feedback,
+the opening of the next turn) is cut out of the chat template once it is rendered around a mark, so that no text of the
+model is ever tokenised again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agile_gym.actions.prompt import IMAGE_MARK
+from agile_gym.errors import ModelError
+from agile_gym.rollout.transcript import Image
+
+__all__ = ["HIDDEN_IMAGE", "ChatFormat", "Chunk", "content_parts"]
+
+HIDDEN_IMAGE = "[image no longer shown]"
+"""What stands for an image that was dropped from the context."""
+_MARK = "Zq7Xk2"
+"""Stands for the model's turn while a template is rendered; a word that no template and no feedback holds."""
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Tokens that are added to a conversation at once, and the pixels of their images.
+
+    Attributes:
+        ids: (n,) int32, token ids, with the image placeholders that the model's processor asks for.
+        is_image: (n,) bool, True on image placeholders.
+        pixels: The processor's tensors for the images, such as ``pixel_values``; empty without images.
+        images: Number of images.
+    """
+
+    ids: NDArray[np.int32]
+    is_image: NDArray[np.bool_]
+    pixels: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    images: int = 0
+
+
+def content_parts(text: str) -> list[dict[str, str]]:
+    """Cut a text at its image marks into the content parts of a chat message."""
+    parts: list[dict[str, str]] = []
+    for number, piece in enumerate(text.split(IMAGE_MARK)):
+        if number:
+            parts.append({"type": "image"})
+        if piece:
+            parts.append({"type": "text", "text": piece})
+    return parts
+
+
+class ChatFormat:
+    """A model's chat template and processor, applied turn by turn.
+
+    Attributes:
+        processor: The Hugging Face processor.
+        tokenizer: Its tokenizer.
+        image_token_id: Id of the image placeholder.
+        end_of_turn: Id of the token that ends the model's turn in the template, or None if it has none.
+        prefill: What the template itself writes at the start of the model's turn, such as ``"<think>\\n"``, or ``""``.
+    """
+
+    def __init__(self, processor: Any, *, system: str | None = None) -> None:  # noqa: ANN401 -- transformers is untyped
+        """Study a processor.
+
+        Args:
+            processor: A processor with a tokenizer, an image processor and a chat template.
+            system: A system prompt, or None.
+
+        Raises:
+            ModelError: If the template cannot be used.
+        """
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.image_token_id = _image_token_id(processor)
+        self._system = [] if system is None else [{"role": "system", "content": [{"type": "text", "text": system}]}]
+        probe = self._after_turn([{"type": "text", "text": "x"}])
+        first = self._tokenize(probe, [])[0]
+        special = set(self.tokenizer.all_special_ids)
+        self.end_of_turn: int | None = int(first[0]) if len(first) and int(first[0]) in special else None
+        ending = probe.rstrip()
+        self.prefill: str = probe[ending.rindex("<think>") :] if ending.endswith("<think>") else ""
+
+    def opening(self, text: str, images: Sequence[Image]) -> Chunk:
+        """Return the start of a conversation: the first observation, up to where the model begins to write.
+
+        Args:
+            text: The observation's text, with image marks.
+            images: The images of the marks, in order, (h, w, 3) uint8.
+        """
+        messages = [*self._system, {"role": "user", "content": content_parts(text)}]
+        prompt = self._render(messages)
+        bos = self.tokenizer.bos_token
+        return self._chunk(prompt, images, add_special_tokens=bos is None or not prompt.startswith(bos))
+
+    def follow_up(self, text: str, images: Sequence[Image], *, after: int | None = None) -> Chunk:
+        """Return what is added after the model's turn: its end, the feedback, and the opening of the next turn.
+
+        Args:
+            text: The feedback, with image marks.
+            images: The images of the marks.
+            after: The last token that the model wrote; if it is the end of the turn itself, it is not added again.
+        """
+        chunk = self._chunk(self._after_turn(content_parts(text)), images, add_special_tokens=False)
+        if after is not None and after == self.end_of_turn and chunk.ids[0] == after:
+            return Chunk(chunk.ids[1:], chunk.is_image[1:], chunk.pixels, chunk.images)
+        return chunk
+
+    def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> str:
+        """Return the text of sampled tokens, with what the template wrote before them and without control tokens."""
+        text: str = self.tokenizer.decode(list(map(int, ids)), skip_special_tokens=True)
+        return self.prefill + text
+
+    def _after_turn(self, content: list[dict[str, str]]) -> str:
+        messages = [
+            {"role": "user", "content": [{"type": "text", "text": "x"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": _MARK}]},
+            {"role": "user", "content": content},
+        ]
+        rendered = self._render(messages)
+        before, mark, after = rendered.partition(_MARK)
+        if not mark or _MARK in after:
+            raise ModelError(
+                "The model's chat template does not show the assistant's turn once, as it was given, so that turns "
+                f"cannot be appended. It gave: {(before + mark + after)[-200:]!r}. Give the processor another template."
+            )
+        return after
+
+    def _render(self, messages: list[dict[str, Any]]) -> str:
+        try:
+            return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception as error:
+            raise ModelError(
+                f"The model's chat template cannot render a conversation with images in several turns: {error!r:.300}. "
+                "It must take messages whose content is a list of text and image parts."
+            ) from error
+
+    def _tokenize(self, text: str, images: Sequence[Image], **options: Any) -> tuple[NDArray[np.int32], dict[str, Any]]:  # noqa: ANN401 -- the tokenizer's
+        from PIL import Image as PillowImage
+
+        options = {"add_special_tokens": False, **options}
+        if not images:
+            # The tokenizer itself: some processors want images with every text.
+            return np.asarray(self.tokenizer(text, **options)["input_ids"], np.int32), {}
+        pictures = [PillowImage.fromarray(np.ascontiguousarray(image)) for image in images]
+        encoded = dict(process(self.processor, text, pictures, **options))
+        ids = np.asarray(encoded.pop("input_ids")[0], np.int32)
+        for name in ("attention_mask", "token_type_ids", "mm_token_type_ids"):
+            encoded.pop(name, None)
+        return ids, encoded
+
+    def _chunk(self, text: str, images: Sequence[Image], *, add_special_tokens: bool) -> Chunk:
+        ids, pixels = self._tokenize(text, images, add_special_tokens=add_special_tokens)
+        return Chunk(ids, ids == self.image_token_id, pixels, len(images))
+
+
+def process(processor: Any, text: str, pictures: Sequence[Any], **options: Any) -> Mapping[str, Any]:  # noqa: ANN401 -- transformers is untyped
+    """Call a processor with a text and its images.
+
+    LLaVA-OneVision cuts the image of a conversation with a single one into tiles, but not those of a longer one. Here
+    all images are treated as in a conversation of several, however many a single turn brings.
+    """
+    if len(pictures) == 1 and type(processor).__name__.startswith("LlavaOnevision"):
+        encoded = dict(
+            processor(
+                text=[text + processor.image_token], images=[[*pictures, *pictures]], return_tensors="pt", **options
+            )
+        )
+        ids = encoded.pop("input_ids")[0]
+        placeholders = int((ids == processor.image_token_id).sum()) // 2
+        return {
+            "input_ids": ids[None, : len(ids) - placeholders],
+            "pixel_values": encoded["pixel_values"][:1],
+            "image_sizes": encoded["image_sizes"][:1],
+        }
+    return processor(text=[text], images=list(pictures), return_tensors="pt", **options)
+
+
+def _image_token_id(processor: Any) -> int:  # noqa: ANN401 -- transformers is untyped
+    """Return the id that stands for an image in the model's input; Gemma3's processor names another one."""
+    for owner in (processor.tokenizer, processor):
+        number = getattr(owner, "image_token_id", None)
+        if isinstance(number, int):
+            return number
+    token = getattr(processor, "image_token", None)
+    number = processor.tokenizer.convert_tokens_to_ids(token) if isinstance(token, str) else None
+    if not isinstance(number, int):
+        raise ModelError(
+            f"{type(processor).__name__} names no image token, so that it is not known where images belong. Choose a "
+            "model that takes images, such as one of Qwen2.5-VL, Qwen3-VL, SmolVLM, Gemma3, LLaVA-OneVision or InternVL."
+        )
+    return number
