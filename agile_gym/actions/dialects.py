@@ -147,7 +147,7 @@ class CodeDialect:
             case _:
                 taken: list[str] = []
                 lines = [self._line(primitive, workspace, taken) for primitive in primitives]
-                return _tagged(think, "code", ["\n" + "\n".join(lines) + "\n"])
+                return _tagged(think, self.action_tag, ["\n" + "\n".join(lines) + "\n"])
 
     def _line(self, primitive: Primitive, workspace: Workspace, taken: list[str]) -> str:
         def named(stem: str, name: str | None) -> str:
@@ -201,7 +201,7 @@ class ToolDialect:
             case [Answer() as answer]:
                 return write_answer(answer, think)
             case _:
-                return _tagged(think, "tool_call", tools.write_calls(primitives, workspace))
+                return _tagged(think, self.action_tag, tools.write_calls(primitives, workspace))
 
 
 DIALECTS: dict[str, Dialect] = {"code": CodeDialect(), "tools": ToolDialect()}

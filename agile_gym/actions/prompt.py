@@ -1,4 +1,4 @@
-"""The words that a model reads: the task at the start, and the feedback to each turn.
+"""The words that a model reads but for the task itself (`agile_gym.actions.task`): dialects, captions and feedback.
 
 ``IMAGE_MARK`` stands wherever an image belongs; the images follow in the same order. What a model wrote is never
 repeated here but through `agile_gym.actions.primitives.quote`, so that it cannot bring marks or tags of its own.
@@ -18,27 +18,15 @@ __all__ = [
     "code_instructions",
     "done_text",
     "error_text",
+    "image_captions",
     "result_text",
-    "task_text",
+    "state_text",
     "tool_instructions",
+    "turns_text",
 ]
 
 IMAGE_MARK = "<image>"
 
-_RULES = (
-    "A picture was cut into {rows} x {cols} equal pieces (rows x columns), which were shuffled. The pieces are named "
-    "{names} in the order in which you see them. Find the order that restores the picture.\n"
-    "{state}\n"
-    "You have {turns}. In each, reason inside <think>...</think>, then write exactly one block: either {action}, "
-    "which runs operations and shows you at most one image, or <answer>...</answer>, which ends the task.\n"
-    "{functions}\n"
-    "The answer is a JSON list, row by row from the top left: <answer>{example}</answer>"
-)
-_STATE = "The board is the list state, row by row; at first state = {state}."
-_STATE_ROTATED = (
-    "Pieces were also turned by 0, 90, 180 or 270 degrees. The board is the list state of [piece, angle] pairs, row by "
-    "row, where angle is how far you have turned the piece clockwise; at first state = {state}."
-)
 _CODE_FUNCTIONS = (
     "In a code block you can write lines such as\n"
     'state[0], state[1] = state[1], state[0]  (swap the pieces at two places; or swap("A", "B"), or state = [...])'
@@ -51,7 +39,8 @@ _CODE_FUNCTIONS = (
 )
 _CODE_TURN = '\nturn("A", 90)  (turn a piece clockwise)'
 _TOOL_FUNCTIONS = (
-    'A tool call is JSON such as {{"name": "swap", "arguments": {{"first": "A", "second": "B"}}}}. The tools are\n'
+    'A tool call is JSON such as {{"name": "swap", "arguments": {{"first": "A", "second": "B"}}}}. A turn can hold '
+    "several, each in tags of its own. The tools are\n"
     "swap(first, second): exchange two pieces; arrange(order): put all pieces into a new order;{turn}\n"
     "observe(): show the board; crop(image, box): a part of a piece or of an earlier result, where box is "
     "[x1, y1, x2, y2] from 0 to 1;\n"
@@ -70,34 +59,31 @@ def tool_instructions(*, rotations: bool) -> str:
     return _TOOL_FUNCTIONS.format(turn=_TOOL_TURN if rotations else "")
 
 
-def task_text(workspace: Workspace, action_tag: str, instructions: str, max_turns: int, captions: Sequence[str]) -> str:
-    """Return the text of the first observation: task, rules, and the images with their captions.
+def image_captions(names: Sequence[str], initial_view: str, *, reference: bool, brief: bool = False) -> list[str]:
+    """Return what is written before each image of the first observation.
 
     Args:
-        workspace: The episode at its start.
-        action_tag: Name of the tag that holds actions in the dialect used.
-        instructions: How actions are written in it.
-        max_turns: Number of turns.
-        captions: What each image shown is, such as ``"Image A"``.
+        names: Names of the pieces.
+        initial_view: What is shown: ``"pieces"``, ``"board"`` or ``"both"``.
+        reference: Whether the whole picture is shown, too.
+        brief: Whether to use as few words as will do.
 
     Returns:
-        The text, with one image mark an image.
+        One caption an image, in the images' order.
     """
-    names = workspace.names
-    rules = _RULES.format(
-        rows=workspace.layout.rows,
-        cols=workspace.layout.cols,
-        names=f"{names[0]} and {names[1]}" if len(names) == 2 else f"{names[0]} to {names[-1]}",
-        state=(_STATE_ROTATED if workspace.rotations else _STATE).format(state=_state_text(workspace)),
-        turns="1 turn" if max_turns == 1 else f"{max_turns} turns",
-        action=f"<{action_tag}>...</{action_tag}>",
-        functions=instructions,
-        example=json.dumps(workspace.state_list(workspace.order[::-1])),
-    )
-    return "\n".join([rules, *(f"{caption}: {IMAGE_MARK}" for caption in captions)])
+    captions: list[str] = []
+    if initial_view != "board":
+        captions += names if brief else [f"Image {name}" for name in names]
+    if initial_view != "pieces":
+        captions.append("board" if brief else "The board")
+    if reference:
+        captions.append("reference" if brief else "The whole picture (reference)")
+    return captions
 
 
-def result_text(workspace: Workspace, shown: str | None, turns_left: int, *, well_formed: bool = True) -> str:
+def result_text(
+    workspace: Workspace, shown: str | None, turns_left: int, *, well_formed: bool = True, brief: bool = False
+) -> str:
     """Return the feedback to a turn that was carried out.
 
     Args:
@@ -105,26 +91,31 @@ def result_text(workspace: Workspace, shown: str | None, turns_left: int, *, wel
         shown: Key of the image that is shown, or None.
         turns_left: Turns that are left.
         well_formed: Whether the turn kept to the tags; if not, a line says what to do.
+        brief: Whether to use as few words as will do.
 
     Returns:
         The text, with one image mark if an image is shown.
     """
     # A key such as crop_image_1@7 belongs to a name that was used again.
     image = "No image was asked for." if shown is None else f"{shown.partition('@')[0]}: {IMAGE_MARK}"
+    if brief and shown is None:
+        image = "no image"
     if shown is not None:
         picture = workspace.images[shown].operation
         if isinstance(picture, Board) and picture.order != workspace.order:
-            image += " (it shows another order than the state)"
-    note = "" if well_formed else "\nBegin each turn with one <think>...</think> block."
-    return f"{image}\nstate = {_state_text(workspace)}\n{_turns_text(turns_left)}{note}"
+            image += " other order" if brief else " (it shows another order than the state)"
+    lines = [image, _state_line(workspace, brief=brief), turns_text(turns_left, brief=brief)]
+    if not well_formed:
+        lines.append("think first" if brief else "Begin each turn with one <think>...</think> block.")
+    return "\n".join(lines)
 
 
-def error_text(error: ActionError, workspace: Workspace, turns_left: int) -> str:
-    """Return the feedback to a turn that could not be carried out."""
-    return (
-        f"Error ({error.kind}): {error.message}\nNothing was changed: state = {_state_text(workspace)}\n"
-        f"{_turns_text(turns_left)}"
-    )
+def error_text(error: ActionError, workspace: Workspace, turns_left: int, *, brief: bool = False) -> str:
+    """Return the feedback to a turn that could not be carried out; the brief one names the kind of error only."""
+    state, turns = _state_line(workspace, brief=brief), turns_text(turns_left, brief=brief)
+    if brief:
+        return f"error {error.kind}\n{state}\n{turns}"
+    return f"Error ({error.kind}): {error.message}\nNothing was changed: {state}\n{turns}"
 
 
 def done_text(*, answered: bool) -> str:
@@ -132,12 +123,23 @@ def done_text(*, answered: bool) -> str:
     return "The answer was received." if answered else "The task is over, without an answer."
 
 
-def _turns_text(turns_left: int) -> str:
-    return "1 turn left." if turns_left == 1 else f"{turns_left} turns left."
+def turns_text(turns_left: int, *, brief: bool = False) -> str:
+    """Return how many turns are left."""
+    text = "1 turn left" if turns_left == 1 else f"{turns_left} turns left"
+    return text if brief else f"{text}."
 
 
-def _state_text(workspace: Workspace) -> str:
+def state_text(workspace: Workspace) -> str:
+    """Return the state list, as a model writes it."""
     if workspace.rotations:
         return json.dumps(workspace.state_list())
     names = workspace.names
     return '["' + '", "'.join([names[piece] for piece in workspace.order]) + '"]'
+
+
+def _state_line(workspace: Workspace, *, brief: bool) -> str:
+    if not brief:
+        return f"state = {state_text(workspace)}"
+    names, turns = workspace.names, workspace.turns
+    entries = [f"{names[piece]} {turns[piece]}" if workspace.rotations else names[piece] for piece in workspace.order]
+    return f"state {' '.join(entries)}"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal
 
 from agile_gym.actions.dialects import Dialect, get_dialect
+from agile_gym.actions.template import PromptTemplate, read_prompt
 from agile_gym.arguments import is_number, is_whole, plain
 from agile_gym.errors import ConfigurationError, did_you_mean
 from agile_gym.images import ImagesLike
@@ -54,6 +56,11 @@ class JigsawConfig:
         initial_view: What the first text shows: each piece (AGILE), the board, or both.
         max_turns: Turns of an episode, the answer included (AGILE: 5).
         dialect: How actions are written: ``"code"``, ``"tools"``, or an object with the methods of `Dialect`.
+        prompt: The text of the task: ``"full"`` (rules, functions and a worked example), ``"short"`` (a few words, for
+            a model that is trained on it; feedback is then as short), or the path of a text file of your own in UTF-8,
+            with fields in braces such as ``{rows}``, ``{turns}`` and, exactly once, ``{images}``. They are listed in
+            `agile_gym.actions.template.FIELDS`; write ``{{`` and ``}}`` for braces themselves. The file is read once,
+            when the environment is made. ``agile_gym/actions/prompt_full.txt`` is a good start.
         reward: ``"paper"``, ``"official_code"``, a mapping of settings, or a `RewardConfig`.
         reveal: Whether ``info`` tells the solution, the level and the number of pieces in place.
     """
@@ -75,6 +82,7 @@ class JigsawConfig:
     initial_view: Literal["pieces", "board", "both"] = "pieces"
     max_turns: int = 5
     dialect: str | Dialect = "code"
+    prompt: str | Path = "full"
     reward: str | Mapping[str, Any] | RewardConfig = "paper"
     reveal: bool = False
 
@@ -105,6 +113,7 @@ class JigsawRules:
         canvas: Height and width of the observation, in pixels.
         crop_scale: Range of the cropped part's side, or None for the largest part, centred.
         dialect: The dialect.
+        prompt: The template of the task's text.
         reward: The reward's settings.
     """
 
@@ -116,6 +125,7 @@ class JigsawRules:
     canvas: tuple[int, int]
     crop_scale: tuple[float, float] | None
     dialect: Dialect
+    prompt: PromptTemplate
     reward: RewardConfig
 
     def layout_for(self, photo_size: tuple[int, int]) -> BoardLayout:
@@ -162,6 +172,7 @@ def resolve(config: JigsawConfig) -> JigsawRules:
         canvas=canvas,
         crop_scale=_crop_scale(config),
         dialect=get_dialect(config.dialect),
+        prompt=read_prompt(config.prompt),
         reward=get_reward(config.reward),
     )
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from agile_gym.actions.dialects import ParsedTurn
 from agile_gym.actions.primitives import FORM_ERRORS, ActionError, Answer, Primitive
-from agile_gym.actions.prompt import done_text, error_text, result_text, task_text
+from agile_gym.actions.prompt import done_text, error_text, image_captions, result_text
 from agile_gym.actions.recipes import Board, ImageRecipe, render_into
 from agile_gym.actions.tags import MAX_TEXT
+from agile_gym.actions.task import task_text
 from agile_gym.actions.workspace import MAX_IMAGES, Workspace
 from agile_gym.envs.config import JigsawRules
 from agile_gym.envs.starting import ResetOptions, check_reset_options, draw_start
@@ -154,18 +155,25 @@ class JigsawEpisode:
         self.turn, self.done = 0, False
         self._texts, self._code_turns, self._images, self._well_formed = [], 0, 0, True
         size = render_into(canvas, self._board(), self.pieces, self.layout)
-        captions, images = self._first_images(canvas[: size[0], : size[1]])
         info = self._info((), None)
-        info["images"] = images
+        info["images"] = self._first_images(canvas[: size[0], : size[1]])
         info["image_id"] = start.image_id
-        text = task_text(
-            self.workspace,
-            rules.dialect.action_tag,
-            rules.dialect.instructions(self.workspace),
-            config.max_turns,
-            captions,
+        return StepResult(self.first_text(self.workspace), size, 0.0, False, False, info)
+
+    def first_text(self, workspace: Workspace) -> str:
+        """Return the text of the first observation, for a workspace as it is at the start; it tells of no solution."""
+        rules = self.rules
+        return task_text(rules.prompt, workspace, rules.dialect, rules.config.max_turns, self.captions(workspace))
+
+    def captions(self, workspace: Workspace) -> list[str]:
+        """Return what is written before each image of the first observation."""
+        config = self.rules.config
+        return image_captions(
+            workspace.names,
+            config.initial_view,
+            reference=config.reference_image,
+            brief=self.rules.prompt.brief,
         )
-        return StepResult(text, size, 0.0, False, False, info)
 
     def step(self, text: str, canvas: NDArray[np.uint8]) -> StepResult:
         """Play a turn.
@@ -237,20 +245,16 @@ class JigsawEpisode:
         board = Board(self.workspace.order, self.workspace.turns)
         return ImageRecipe(self.layout.height, self.layout.width, board)
 
-    def _first_images(self, board: NDArray[np.uint8]) -> tuple[list[str], tuple[NDArray[np.uint8], ...]]:
-        captions: list[str] = []
+    def _first_images(self, board: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], ...]:
         images: list[NDArray[np.uint8]] = []
         view = self.rules.config.initial_view
         if view != "board":
-            captions += [f"Image {name}" for name in self.workspace.names]
             images += list(self.pieces)
         if view != "pieces":
-            captions.append("The board")
             images.append(board)
         if self._reference is not None:
-            captions.append("The whole picture (reference)")
             images.append(self._reference)
-        return captions, tuple(images)
+        return tuple(images)
 
     def _finish(self, answer: Primitive | None) -> RewardParts:
         right = 0
@@ -277,12 +281,12 @@ class JigsawEpisode:
         return score_episode(record, self.rules.reward)
 
     def _feedback(self, parsed: ParsedTurn, error: ActionError | None, shown: str | None, ends: bool) -> str:
-        left = self.rules.config.max_turns - self.turn
+        left, brief = self.rules.config.max_turns - self.turn, self.rules.prompt.brief
         if ends:
             return done_text(answered=error is None)
         if error is not None:
-            return error_text(error, self.workspace, left)
-        return result_text(self.workspace, shown, left, well_formed=parsed.well_formed)
+            return error_text(error, self.workspace, left, brief=brief)
+        return result_text(self.workspace, shown, left, well_formed=parsed.well_formed, brief=brief)
 
     def _info(self, primitives: tuple[Primitive, ...], error: ActionError | None) -> dict[str, Any]:
         info: dict[str, Any] = {

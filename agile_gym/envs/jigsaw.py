@@ -11,6 +11,7 @@ from gymnasium.spaces import Box, Dict
 from numpy.typing import NDArray
 
 from agile_gym.actions.dialects import Dialect
+from agile_gym.actions.prompt import IMAGE_MARK
 from agile_gym.actions.tags import MAX_TEXT
 from agile_gym.arguments import check_seed
 from agile_gym.envs.canvas import CanvasPool
@@ -31,7 +32,25 @@ Observation = dict[str, Any]
 
 
 def make_spaces(rules: JigsawRules, episode: JigsawEpisode) -> tuple[Dict, ActionText]:
-    """Return the observation and action space that follow from the rules."""
+    """Return the observation and action space that follow from the rules.
+
+    Raises:
+        ConfigurationError: If the text of the first observation does not fit into its space, or marks other images than
+            are shown, as a user's template or dialect may have it.
+    """
+    workspace = episode.new_workspace()
+    text, expected = episode.first_text(workspace), len(episode.captions(workspace))
+    if len(text) > MAX_OBSERVATION_TEXT:
+        raise ConfigurationError(
+            f"prompt={str(rules.config.prompt)!r} makes a text of {len(text)} characters for the {rules.rows}x"
+            f"{rules.cols} grid; at most {MAX_OBSERVATION_TEXT} fit into an observation. Write a shorter template."
+        )
+    marks = text.count(IMAGE_MARK)
+    if marks != expected:
+        raise ConfigurationError(
+            f"The text of the task has {marks} marks {IMAGE_MARK} for {expected} images. The mark is kept for images: "
+            "neither a template nor the instructions of a dialect may write it."
+        )
     height, width = rules.canvas
     observations = Dict(
         {

@@ -13,7 +13,12 @@ FUZZ = settings(
     max_examples=150,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
 )
-CONFIGS = ({}, {"rotations": True}, {"grid": (2, 3), "reference_image": True}, {"reward": "official_code"})
+CONFIGS = (
+    {},
+    {"rotations": True},
+    {"grid": (2, 3), "reference_image": True},
+    {"reward": "official_code", "prompt": "short"},
+)
 
 
 @cache

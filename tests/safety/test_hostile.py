@@ -26,6 +26,7 @@ CONFIGS = {
     "rotations": {"rotations": True},
     "official_code": {"reward": "official_code"},
     "10x10": {"grid": 10, "image_size": 320},
+    "short": {"prompt": "short", "rotations": True},
 }
 SLOW = 0.050
 MEMORY = 50_000_000
