@@ -62,7 +62,7 @@ class ChatFormat:
         tokenizer: Its tokenizer.
         image_token_id: Id of the image placeholder.
         end_of_turn: Id of the token that ends the model's turn in the template, or None if it has none.
-        prefill: What the template itself writes at the start of the model's turn, such as ``"<think>\\n"``, or ``""``.
+        prefill: What the template itself writes at the start of the model's turn, such as ``"<think>"``, or ``""``.
     """
 
     def __init__(self, processor: Any, *, system: str | None = None) -> None:  # noqa: ANN401 -- transformers is untyped
@@ -78,6 +78,8 @@ class ChatFormat:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.image_token_id = _image_token_id(processor)
+        template: Any = getattr(processor, "chat_template", None) or self.tokenizer.chat_template
+        self._template: str = template["default"] if isinstance(template, dict) else template
         self._system = [] if system is None else [{"role": "system", "content": [{"type": "text", "text": system}]}]
         probe = self._after_turn([{"type": "text", "text": "x"}])
         first = self._tokenize(probe, [])[0]
@@ -133,7 +135,9 @@ class ChatFormat:
 
     def _render(self, messages: list[dict[str, Any]]) -> str:
         try:
-            return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            return self.tokenizer.apply_chat_template(
+                messages, chat_template=self._template, tokenize=False, add_generation_prompt=True
+            )
         except Exception as error:
             raise ModelError(
                 f"The model's chat template cannot render a conversation with images in several turns: {error!r:.300}. "
@@ -165,20 +169,19 @@ def process(processor: Any, text: str, pictures: Sequence[Any], **options: Any) 
     LLaVA-OneVision cuts the image of a conversation with a single one into tiles, but not those of a longer one. Here
     all images are treated as in a conversation of several, however many a single turn brings.
     """
-    if len(pictures) == 1 and type(processor).__name__.startswith("LlavaOnevision"):
-        encoded = dict(
-            processor(
-                text=[text + processor.image_token], images=[[*pictures, *pictures]], return_tensors="pt", **options
-            )
-        )
-        ids = encoded.pop("input_ids")[0]
-        placeholders = int((ids == processor.image_token_id).sum()) // 2
-        return {
-            "input_ids": ids[None, : len(ids) - placeholders],
-            "pixel_values": encoded["pixel_values"][:1],
-            "image_sizes": encoded["image_sizes"][:1],
-        }
-    return processor(text=[text], images=list(pictures), return_tensors="pt", **options)
+    if not type(processor).__name__.startswith("LlavaOnevision"):
+        return processor(text=[text], images=list(pictures), return_tensors="pt", **options)
+    if len(pictures) > 1:
+        return processor(text=[text], images=[list(pictures)], return_tensors="pt", **options)
+    doubled = [text + processor.image_token]
+    encoded = dict(processor(text=doubled, images=[[*pictures, *pictures]], return_tensors="pt", **options))
+    ids = encoded.pop("input_ids")[0]
+    placeholders = int((ids == processor.image_token_id).sum()) // 2
+    return {
+        "input_ids": ids[None, : len(ids) - placeholders],
+        "pixel_values": encoded["pixel_values"][:1],
+        "image_sizes": encoded["image_sizes"][:1],
+    }
 
 
 def _image_token_id(processor: Any) -> int:  # noqa: ANN401 -- transformers is untyped
@@ -192,6 +195,6 @@ def _image_token_id(processor: Any) -> int:  # noqa: ANN401 -- transformers is u
     if not isinstance(number, int):
         raise ModelError(
             f"{type(processor).__name__} names no image token, so that it is not known where images belong. Choose a "
-            "model that takes images, such as one of Qwen2.5-VL, Qwen3-VL, SmolVLM, Gemma3, LLaVA-OneVision or InternVL."
+            "model that takes images, such as Qwen2.5-VL, Qwen3-VL, SmolVLM, Gemma3, LLaVA-OneVision or InternVL."
         )
     return number

@@ -1,0 +1,207 @@
+"""`HFVLMPolicy`: any Hugging Face vision-language model plays, turn by turn, with images in every turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agile_gym.actions.prompt import IMAGE_MARK
+from agile_gym.arguments import is_whole
+from agile_gym.errors import ConfigurationError, ModelError, did_you_mean, import_optional
+from agile_gym.policies.base import Observation, slot_of
+from agile_gym.rollout.transcript import PolicyRecord, TurnUsage
+
+__all__ = ["HFVLMPolicy"]
+
+
+class HFVLMPolicy:
+    """Plays with a Hugging Face vision-language model.
+
+    The model must load with ``AutoModelForImageTextToText`` and ``AutoProcessor``, have a chat template, and take
+    images in several turns: Qwen2.5-VL, Qwen3-VL, SmolVLM and Idefics3, Gemma3, LLaVA-OneVision, InternVL and others.
+
+    Episodes are played in a batch, whatever their lengths. The key-value cache of an episode is kept from turn to turn,
+    so that a turn costs its new tokens only. Tokens are appended only, and recorded as they were sampled, with their
+    log-probabilities (of the logits divided by the temperature, before ``top_k`` and ``top_p``; at temperature 0 of the
+    logits as they are). Image placeholders and control tokens cannot be sampled, but for the end of the turn.
+
+    What is drawn in an episode follows from ``info["policy_seed"]``, or else from the seed of `reset` and the number of
+    episodes begun since, and not from the batch.
+
+    Attributes:
+        vlm: The model and its processor.
+        chat: Its chat format.
+        options: How turns are sampled.
+    """
+
+    def __init__(
+        self,
+        model: Any,  # noqa: ANN401 -- a path, or a VLM
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        attention: str | None = None,
+        adapter: str | Path | None = None,
+        system: str | None = None,
+        window: int | None = None,
+        reuse_cache: bool = True,
+        seed: int | None = 0,
+        **sampling: Any,  # noqa: ANN401 -- see SamplingOptions
+    ) -> None:
+        """Load a model.
+
+        Args:
+            model: A folder, a name on the hub, or an `agile_gym.policies.vlm.VLM`.
+            device: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"auto"``; by default a GPU if there is one.
+            dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; by default bfloat16 on a GPU, float32 on a CPU.
+            attention: ``"sdpa"``, ``"eager"`` or ``"flash_attention_2"``; transformers' choice by default.
+            adapter: Folder of a LoRA adapter that PEFT has written.
+            system: A system prompt.
+            window: Keeps the images of this many turns of feedback; older ones become words. None keeps all.
+            reuse_cache: Whether the key-value cache is kept from turn to turn.
+            seed: Seed of what is drawn, until `reset` is called.
+            **sampling: ``temperature``, ``top_p``, ``top_k``, ``max_new_tokens`` and ``stop``; see
+                `agile_gym.policies.vlm.SamplingOptions`.
+
+        Raises:
+            ModelError: If the model, its processor or its adapter cannot be used.
+            ConfigurationError: If an option is not allowed.
+            MissingDependencyError: If a package is missing.
+        """
+        import_optional("torch", extra="vlm", purpose="run a vision-language model")
+        from agile_gym.policies.vlm.chat import ChatFormat
+        from agile_gym.policies.vlm.generate import HFGenerator
+        from agile_gym.policies.vlm.inputs import relative_positions
+        from agile_gym.policies.vlm.loading import VLM, load_vlm
+        from agile_gym.policies.vlm.sampling import SamplingOptions
+
+        names = [field.name for field in fields(SamplingOptions)]
+        for name in sampling:
+            if name not in names:
+                raise ConfigurationError(f"HFVLMPolicy has no option {name!r}. {did_you_mean(name, names)}")
+        if isinstance(sampling.get("stop"), list):
+            sampling["stop"] = tuple(sampling["stop"])
+        if window is not None and not is_whole(window, 1000):
+            raise ConfigurationError(f"window={window!r} is not allowed; give a whole number of at least 1, or None.")
+        self.options = SamplingOptions(**sampling)
+        given = (device, dtype, attention, adapter)
+        if isinstance(model, VLM):
+            if any(value is not None for value in given):
+                raise ConfigurationError(
+                    "device, dtype, attention and adapter go with a path, not with a loaded model."
+                )
+            self.vlm = model
+        elif isinstance(model, str | Path):
+            self.vlm = load_vlm(model, device=device, dtype=dtype, attention=attention, adapter=adapter)
+        else:
+            raise ModelError(f"model={model!r:.200} is neither a path, nor a name on the hub, nor a loaded VLM.")
+        self.chat = ChatFormat(self.vlm.processor, system=system)
+        self.window = window
+        self._system = system
+        self._keep_pixels = not reuse_cache
+        self._generator = HFGenerator(self.vlm, self.chat, self.options, reuse_cache=reuse_cache)
+        self._positions = partial(relative_positions, self.vlm.model)
+        self.reset(seed)
+
+    def reset(self, seed: int | None = None) -> None:
+        """Forget all episodes, and seed what is drawn."""
+        self._seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        self._begun = 0
+        self._episodes: dict[int, _Episode] = {}
+
+    def act(self, observations: Sequence[Observation], infos: Sequence[dict[str, Any]]) -> list[str]:
+        """Write the next turn of each episode.
+
+        Args:
+            observations: Observations of `agile_gym.envs.JigsawVisionEnv`.
+            infos: Their ``info``.
+
+        Returns:
+            One text an observation.
+
+        Raises:
+            ConfigurationError: If the first observation of an episode was not given.
+        """
+        start = time.perf_counter()
+        episodes = [
+            self._read(slot_of(info, position), observation["text"], info)
+            for position, (observation, info) in enumerate(zip(observations, infos, strict=True))
+        ]
+        lengths = [len(episode.context) for episode in episodes]
+        rngs = [np.random.default_rng([episode.seed, len(episode.usage)]) for episode in episodes]
+        written = self._generator.generate([episode.context for episode in episodes], rngs)
+        seconds = time.perf_counter() - start
+        texts: list[str] = []
+        for episode, turn, length in zip(episodes, written, lengths, strict=True):
+            episode.usage.append(TurnUsage(seconds, length, turn.computed_tokens, len(turn.ids)))
+            episode.cut += not turn.stopped
+            texts.append(self.chat.decode(turn.ids))
+        return texts
+
+    def finish(self, slot: int) -> PolicyRecord:
+        """Return the tokens of the episode in a slot, and forget it.
+
+        Raises:
+            ConfigurationError: If there is no episode in this slot.
+        """
+        episode = self._episodes.pop(slot, None)
+        if episode is None:
+            raise ConfigurationError(f"There is no episode in slot {slot}.")
+        details: dict[str, Any] = {
+            "model": self.vlm.name,
+            "sampling": {**asdict(self.options), "stop": list(self.options.stop)},
+            "seed": episode.seed,
+            "window": self.window,
+            "turns_cut_short": episode.cut,
+            "system": self._system,
+        }
+        return PolicyRecord(tuple(episode.usage), episode.context.finished_segments(), details)
+
+    def _read(self, slot: int, text: str, info: dict[str, Any]) -> _Episode:
+        """Add an observation to the episode in a slot, or begin it."""
+        images = info["images"]
+        if info["turn"] == 0:
+            episode = self._episodes[slot] = self._begin(info)
+            episode.context.read(self.chat.opening(text, images), self._positions)
+            return episode
+        episode = self._episodes.get(slot)
+        if episode is None or len(episode.usage) != info["turn"]:
+            raise ConfigurationError(
+                f"HFVLMPolicy was given turn {info['turn']} of an episode in slot {slot} of which it has seen "
+                f"{0 if episode is None else len(episode.usage)} turns. Give it every observation, from the first; if "
+                "positions in the batch change, put the number of the environment into info['slot']."
+            )
+        context = episode.context
+        chunk = self.chat.follow_up(text, images, after=context.last_token)
+        hidden = None
+        if self.window is not None and images:
+            from agile_gym.policies.vlm.chat import HIDDEN_IMAGE
+
+            hidden = self.chat.follow_up(text.replace(IMAGE_MARK, HIDDEN_IMAGE), (), after=context.last_token)
+        context.read(chunk, self._positions, hidden)
+        return episode
+
+    def _begin(self, info: dict[str, Any]) -> _Episode:
+        from agile_gym.policies.vlm.context import Context
+
+        seed = info.get("policy_seed")
+        if seed is None:
+            seed = int(np.random.SeedSequence([self._seed, self._begun]).generate_state(1)[0])
+        self._begun += 1
+        return _Episode(Context(window=self.window, keep_pixels=self._keep_pixels), int(seed))
+
+
+class _Episode:
+    """What the policy keeps of an episode that it plays."""
+
+    def __init__(self, context: Any, seed: int) -> None:  # noqa: ANN401 -- a Context, imported late
+        self.context = context
+        self.seed = seed
+        self.usage: list[TurnUsage] = []
+        self.cut = 0

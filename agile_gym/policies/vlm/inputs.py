@@ -1,0 +1,110 @@
+"""Where families of models differ in what they want beside token ids: positions, token types, pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agile_gym.errors import import_optional
+from agile_gym.policies.vlm.chat import Chunk
+
+__all__ = ["collate_pixels", "has_rope_index", "relative_positions", "text_positions", "type_arguments"]
+
+_PIXELS_WITH_BATCH = ("idefics3", "smolvlm")
+"""Models whose pixels have a batch dimension before that of images: (batch, images, 3, h, w)."""
+
+
+def has_rope_index(model: Any) -> bool:  # noqa: ANN401 -- transformers is untyped
+    """Tell whether a model has positions in three dimensions: time, row and column (Qwen's mRoPE)."""
+    return hasattr(_inner(model), "get_rope_index")
+
+
+def text_positions(count: int, *, rows: int) -> NDArray[np.int64]:
+    """Return the positions (rows, count) of ``count`` tokens of text, from 0."""
+    return np.tile(np.arange(count), (rows, 1))
+
+
+def relative_positions(model: Any, chunk: Chunk) -> NDArray[np.int64]:  # noqa: ANN401 -- transformers is untyped
+    """Return the positions of a chunk's tokens, as if it stood at the start.
+
+    Positions of any model are the same wherever a chunk stands, but for an offset, so they are computed once a chunk.
+
+    Args:
+        model: The model.
+        chunk: Tokens and images.
+
+    Returns:
+        (3, n) int64 for models with positions in three dimensions, else (1, n).
+    """
+    if not has_rope_index(model):
+        return text_positions(len(chunk.ids), rows=1)
+    if not chunk.images:
+        return text_positions(len(chunk.ids), rows=3)
+    torch = import_optional("torch", extra="vlm", purpose="run a vision-language model")
+    positions, _ = _inner(model).get_rope_index(
+        torch.from_numpy(chunk.ids.astype(np.int64))[None],
+        mm_token_type_ids=torch.from_numpy(chunk.is_image.astype(np.int64))[None],
+        image_grid_thw=chunk.pixels["image_grid_thw"],
+    )
+    return positions[:, 0].numpy()
+
+
+def type_arguments(model: Any, is_image: Any) -> dict[str, Any]:  # noqa: ANN401 -- tensors
+    """Return the arguments that tell a model which tokens are images.
+
+    Args:
+        model: The model.
+        is_image: (B, T) bool tensor over the whole context, cached tokens included, as Gemma3 lets the tokens of an
+            image attend to each other both ways.
+    """
+    if model.config.model_type == "gemma3":
+        return {"token_type_ids": is_image.long()}
+    return {}
+
+
+def collate_pixels(model: Any, pixels: Sequence[Mapping[str, Any]]) -> dict[str, Any]:  # noqa: ANN401 -- tensors
+    """Put the images of several chunks together, in order.
+
+    Args:
+        model: The model; its device and dtype are what the pixels get.
+        pixels: What `Chunk.pixels` holds, for each chunk with images.
+
+    Returns:
+        The arguments of the model's forward, empty without images.
+    """
+    if not pixels:
+        return {}
+    torch = import_optional("torch", extra="vlm", purpose="run a vision-language model")
+    axis = 1 if model.config.model_type in _PIXELS_WITH_BATCH else 0
+    batch: dict[str, Any] = {}
+    for name in pixels[0]:
+        tensors = [entry[name] for entry in pixels]
+        batch[name] = torch.cat(_padded(torch, tensors, axis) if len(tensors) > 1 else tensors, axis).to(model.device)
+    if model.config.model_type == "llava_onevision":
+        # With more images than one, none of them is cut into tiles; see `agile_gym.policies.vlm.chat.process`.
+        batch["batch_num_images"] = torch.tensor([max(2, len(batch["image_sizes"]))], device=model.device)
+    if batch["pixel_values"].is_floating_point():
+        batch["pixel_values"] = batch["pixel_values"].to(model.dtype)
+    return batch
+
+
+def _padded(torch: Any, tensors: Sequence[Any], axis: int) -> list[Any]:  # noqa: ANN401 -- a module and tensors
+    """Pad tensors with zeros behind, in all dimensions but the one they are joined along."""
+    shape = [max(sizes) for sizes in zip(*(tensor.shape for tensor in tensors), strict=True)]
+    padded: list[Any] = []
+    for tensor in tensors:
+        margins = [
+            0 if i == axis else want - have for i, (want, have) in enumerate(zip(shape, tensor.shape, strict=True))
+        ]
+        widths = [width for margin in reversed(margins) for width in (0, margin)]
+        padded.append(torch.nn.functional.pad(tensor, widths) if any(widths) else tensor)
+    return padded
+
+
+def _inner(model: Any) -> Any:  # noqa: ANN401 -- transformers is untyped
+    """Return the model below adapters and heads."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return base.model

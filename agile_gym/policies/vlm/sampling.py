@@ -1,0 +1,140 @@
+"""How the next token is drawn, and which tokens cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from agile_gym.arguments import is_number, is_whole
+from agile_gym.errors import ConfigurationError
+from agile_gym.policies.vlm.chat import ChatFormat
+
+__all__ = ["SamplingOptions", "draw", "forbidden_tokens", "log_probs"]
+
+_MAX_NEW_TOKENS = 1_000_000
+_BELOW_ONE = 1 - 1e-12
+"""Keeps a product with a number below 1 from being rounded up to the other factor."""
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How turns are sampled.
+
+    Attributes:
+        temperature: Divides the logits; 0 takes the likeliest token.
+        top_p: Only the likeliest tokens that together have this probability are drawn; 1 for all.
+        top_k: Only so many of the likeliest tokens are drawn; 0 for all.
+        max_new_tokens: Largest number of tokens of a turn.
+        stop: A turn ends as soon as it holds one of these.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_new_tokens: int = 512
+    stop: tuple[str, ...] = ("</code>", "</answer>", "</tool_call>")
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            ConfigurationError: If one is not allowed.
+        """
+        if not is_number(self.temperature, 0, 100):
+            raise ConfigurationError(f"temperature={self.temperature!r} is not allowed; give a number from 0 to 100.")
+        if not is_number(self.top_p, 0, 1) or self.top_p == 0:
+            raise ConfigurationError(f"top_p={self.top_p!r} is not allowed; give a number above 0, up to 1.")
+        if self.top_k != 0 and not is_whole(self.top_k, _MAX_NEW_TOKENS):
+            raise ConfigurationError(f"top_k={self.top_k!r} is not allowed; give a whole number, 0 for all tokens.")
+        if not is_whole(self.max_new_tokens, _MAX_NEW_TOKENS):
+            raise ConfigurationError(f"max_new_tokens={self.max_new_tokens!r} is not allowed; give at least 1.")
+        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
+            raise ConfigurationError(f"stop={self.stop!r} is not allowed; give a tuple of texts that are not empty.")
+
+
+def forbidden_tokens(chat: ChatFormat, vocabulary: int, end_ids: Sequence[int]) -> torch.Tensor:
+    """Return which tokens a model must not write: image placeholders and control tokens, but for the end of a turn.
+
+    They would be read as images or as turns of somebody else when the conversation goes on.
+
+    Args:
+        chat: The model's chat format.
+        vocabulary: Number of logits, which can be larger than the tokenizer's vocabulary.
+        end_ids: Tokens that end a turn, which stay allowed.
+
+    Returns:
+        (V,) bool, True where forbidden.
+    """
+    tokenizer, processor = chat.tokenizer, chat.processor
+    ids: set[int] = {chat.image_token_id, *tokenizer.all_special_ids}
+    ids.update(number for number, token in tokenizer.added_tokens_decoder.items() if token.special)
+    for name in ("image_token", "video_token", "audio_token", "fake_image_token", "global_image_token", "boi_token"):
+        for owner in (processor, tokenizer):
+            token = getattr(owner, name, None)
+            if isinstance(token, str):
+                ids.add(tokenizer.convert_tokens_to_ids(token))
+    ids -= set(end_ids)
+    forbidden = torch.zeros(vocabulary, dtype=torch.bool)
+    forbidden[[number for number in ids if isinstance(number, int) and 0 <= number < vocabulary]] = True
+    forbidden[len(tokenizer) :] = True  # rows that fill the embedding up to a round number
+    return forbidden
+
+
+def log_probs(logits: torch.Tensor, forbidden: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Return the log-probabilities of tokens, the same in sampling and in training.
+
+    Args:
+        logits: (..., V) of any floating type.
+        forbidden: (V,) bool, tokens that have probability 0.
+        temperature: What divides the logits; 0 counts as 1.
+
+    Returns:
+        (..., V) float32; -inf where forbidden.
+    """
+    scaled = logits.float() / (temperature or 1.0)
+    return scaled.masked_fill(forbidden, -torch.inf).log_softmax(-1)
+
+
+def draw(logps: torch.Tensor, options: SamplingOptions, rngs: Sequence[np.random.Generator]) -> torch.Tensor:
+    """Draw a token for each row.
+
+    Args:
+        logps: (B, V) float32, log-probabilities.
+        options: Temperature (only whether it is 0), top_p and top_k.
+        rngs: One a row, so that a row's draws do not depend on the batch it is in.
+
+    Returns:
+        (B,) int64.
+    """
+    if options.temperature == 0:
+        return logps.argmax(-1)
+    probs = logps.exp().double()
+    if options.top_k or options.top_p < 1:
+        ranked, order = probs.sort(-1, descending=True, stable=True)
+        if options.top_k:
+            ranked[:, options.top_k :] = 0
+        if options.top_p < 1:
+            before = ranked.cumsum(-1) - ranked
+            ranked = ranked.masked_fill(before >= options.top_p * ranked.sum(-1, keepdim=True), 0)
+        probs = torch.zeros_like(probs).scatter(-1, order, ranked)
+    sums = probs.cumsum(-1)
+    drawn = torch.tensor([rng.random() for rng in rngs], dtype=torch.float64, device=logps.device)
+    # The first token whose cumulated probability is above the number drawn: one of probability 0 never is.
+    return torch.searchsorted(sums, (drawn * sums[:, -1] * _BELOW_ONE)[:, None], right=True)[:, 0]
+
+
+def token_may_end(tokenizer: Any, stop: Sequence[str]) -> np.ndarray:  # noqa: ANN401 -- transformers is untyped
+    """Return which tokens hold the last character of a stop text, so that only after these the text is looked at.
+
+    Returns:
+        (V,) bool numpy array.
+    """
+    ends = {text[-1] for text in stop}
+    tokens: list[str | None] = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    if all(end.isascii() and not end.isspace() for end in ends):
+        return np.array([token is not None and any(end in token for end in ends) for token in tokens])
+    return np.ones(len(tokens), np.bool_)
