@@ -1,0 +1,218 @@
+"""Transcripts as records: plain JSON values, with images as references and tokens as base64.
+
+A record is a dictionary with the keys ``format`` (1), ``id``, ``policy``, ``task``, ``system``, ``prompt``,
+``prompt_images``, ``turns``, ``solution``, ``solved``, ``score``, ``reward``, ``truncated``, ``details`` and
+``segments``, which mean what they mean in `agile_gym.rollout.transcript`. An image is the hash of its pixels, 64
+hexadecimal digits. An array is base64 of its little-endian bytes. Numbers that are not finite are written as Python's
+``json`` writes them: ``NaN``, ``Infinity``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any, cast
+
+import numpy as np
+
+from agile_gym.errors import ConfigurationError
+from agile_gym.rewards import RewardParts
+from agile_gym.rollout.fields import RecordProblem, get_field, get_items, get_mapping
+from agile_gym.rollout.segments import get_segments, put_segments
+from agile_gym.rollout.transcript import Image, Segment, Transcript, Turn, TurnUsage
+
+__all__ = [
+    "FORMAT",
+    "dump_record",
+    "from_record",
+    "image_refs",
+    "parse_record",
+    "to_record",
+]
+
+FORMAT = 1
+"""Version of the records that are written; older ones, once there are any, can still be read."""
+
+_ID = re.compile(r"[A-Za-z0-9._-]{1,200}")
+_PARTS = tuple(RewardParts.__annotations__)
+
+
+def to_record(transcript: Transcript, store: Callable[[Image], str]) -> dict[str, Any]:
+    """Turn a transcript into a record.
+
+    Args:
+        transcript: The episode.
+        store: Keeps an image and returns its reference.
+
+    Returns:
+        The record; it shares the mappings of the transcript.
+
+    Raises:
+        ConfigurationError: If the id is not allowed, or an array of a segment does not fit its type.
+    """
+    if not _ID.fullmatch(transcript.id):
+        raise ConfigurationError(
+            f"{transcript.id!r:.220} cannot be the id of a transcript: use letters, digits, '-', '_' and '.', at most "
+            "200 of them."
+        )
+    return {
+        "format": FORMAT,
+        "id": transcript.id,
+        "policy": transcript.policy,
+        "task": dict(transcript.task),
+        "system": transcript.system,
+        "prompt": transcript.prompt,
+        "prompt_images": [store(image) for image in transcript.prompt_images],
+        "turns": [
+            {
+                "text": turn.text,
+                "feedback": turn.feedback,
+                "images": [store(image) for image in turn.images],
+                "primitives": list(turn.primitives),
+                "error": turn.error,
+                "state": list(turn.state),
+                "reward": dict(turn.reward),
+                "env_seconds": turn.env_seconds,
+                "usage": asdict(turn.usage),
+            }
+            for turn in transcript.turns
+        ],
+        "solution": list(transcript.solution),
+        "solved": transcript.solved,
+        "score": transcript.score,
+        "reward": dict(transcript.reward),
+        "truncated": transcript.truncated,
+        "details": dict(transcript.details),
+        "segments": put_segments(transcript.segments),
+    }
+
+
+def dump_record(record: Mapping[str, Any]) -> bytes:
+    """Write a record as a line of JSON, in ASCII, with its end.
+
+    Raises:
+        ConfigurationError: If it holds something that JSON has no words for.
+    """
+    try:
+        return json.dumps(record, separators=(",", ":"), default=_plain).encode("ascii") + b"\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigurationError(
+            f"The transcript {record['id']!r} cannot be stored: {error}. Its task and details must be JSON's types: "
+            "dictionaries with texts as keys, lists, texts, numbers, True, False and None."
+        ) from error
+
+
+def parse_record(data: bytes | str) -> dict[str, Any]:
+    """Read a record from JSON and check its version.
+
+    Raises:
+        RecordProblem: If it is not one that this version reads.
+    """
+    try:
+        record: object = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise RecordProblem(f"is not JSON ({error})") from error
+    if not isinstance(record, dict) or "format" not in record or "id" not in record:
+        raise RecordProblem("is not a transcript: it has no 'format' and 'id'")
+    known = cast("dict[str, Any]", record)
+    version = get_field(known, "format", int)
+    if version != FORMAT:
+        raise RecordProblem(
+            f"has the format {version}, and this version of agile_gym reads format {FORMAT}; install a newer one"
+        )
+    if not _ID.fullmatch(get_field(known, "id", str)):
+        raise RecordProblem(f"has {known['id']!r:.80} as its id; ids hold letters, digits, '-', '_' and '.'")
+    return known
+
+
+def image_refs(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the references of all images of a record, in the order of `Transcript.images`.
+
+    Raises:
+        RecordProblem: If one is not a reference.
+    """
+    turns: list[Any] = get_field(record, "turns", list)
+    lists = [get_items(record, "prompt_images", str), *(get_items(get_mapping(turn), "images", str) for turn in turns)]
+    refs = tuple(ref for entries in lists for ref in entries)
+    for ref in refs:
+        if not re.fullmatch(r"[0-9a-f]{64}", ref):
+            raise RecordProblem(f"refers to the image {ref!r:.80}; a reference is the 64 hexadecimal digits of a hash")
+    return refs
+
+
+def from_record(
+    record: Mapping[str, Any], load: Callable[[str], Image] | None, segments: tuple[Segment, ...] | None = None
+) -> Transcript:
+    """Turn a record into a transcript.
+
+    Args:
+        record: What `parse_record` returned.
+        load: Returns the image of a reference; None leaves images out.
+        segments: The segments, where they are stored beside the record.
+
+    Returns:
+        The transcript, with arrays of its own.
+
+    Raises:
+        RecordProblem: If a field is missing or has the wrong type.
+    """
+    refs = image_refs(record)
+    images = iter(() if load is None else [load(ref) for ref in refs])
+
+    def take(entries: list[Any]) -> tuple[Image, ...]:
+        return () if load is None else tuple(next(images) for _ in entries)
+
+    prompt_images = take(record["prompt_images"])
+    turns: list[Turn] = []
+    for entry in record["turns"]:
+        usage = get_field(entry, "usage", dict)
+        turns.append(
+            Turn(
+                text=get_field(entry, "text", str),
+                feedback=get_field(entry, "feedback", str),
+                images=take(entry["images"]),
+                primitives=tuple(get_items(entry, "primitives", str)),
+                error=get_field(entry, "error", str, type(None)),
+                state=tuple(get_field(entry, "state", list)),
+                reward=_reward(entry),
+                env_seconds=float(get_field(entry, "env_seconds", float, int)),
+                usage=TurnUsage(
+                    float(get_field(usage, "seconds", float, int)),
+                    *(
+                        get_field(usage, name, int, type(None))
+                        for name in ("context_tokens", "computed_tokens", "new_tokens")
+                    ),
+                ),
+            )
+        )
+    return Transcript(
+        id=record["id"],
+        policy=get_field(record, "policy", str),
+        task=get_field(record, "task", dict),
+        prompt=get_field(record, "prompt", str),
+        prompt_images=prompt_images,
+        turns=tuple(turns),
+        solution=tuple(get_field(record, "solution", list)),
+        solved=get_field(record, "solved", bool),
+        score=float(get_field(record, "score", float, int)),
+        reward=_reward(record),
+        truncated=get_field(record, "truncated", bool),
+        system=get_field(record, "system", str, type(None)),
+        segments=get_segments(get_field(record, "segments", list)) if segments is None else segments,
+        details=get_field(record, "details", dict),
+    )
+
+
+def _plain(value: object) -> object:
+    """Turn numpy's numbers into Python's, for the mappings that policies fill."""
+    if isinstance(value, np.generic):
+        number: object = cast("Any", value).item()
+        return number
+    raise TypeError(f"a value of type {type(value).__name__} is not JSON")
+
+
+def _reward(record: Mapping[str, Any]) -> RewardParts:
+    parts = get_field(record, "reward", dict)
+    return cast("RewardParts", {name: float(get_field(parts, name, float, int)) for name in _PARTS})
