@@ -5,6 +5,7 @@
     |  |- ImageError                         an image or a set of images cannot be used
     |  |- ModelError                         a model, its processor or its adapter cannot be used
     |  `- TranscriptError                    a file of transcripts is damaged or not one
+    |- BudgetError                           the money that a run may cost is spent
     |- EndpointError                         a model's server does not answer, or refuses
     `- MissingDependencyError (ImportError)  an optional package is needed and not installed
 
@@ -20,6 +21,7 @@ from types import ModuleType
 
 __all__ = [
     "AgileGymError",
+    "BudgetError",
     "ConfigurationError",
     "EndpointError",
     "ImageError",
@@ -51,8 +53,21 @@ class TranscriptError(ConfigurationError):
     """A file of transcripts is damaged, or is not one."""
 
 
+class BudgetError(AgileGymError):
+    """What a run may cost is spent, or cannot be known."""
+
+
 class EndpointError(AgileGymError):
-    """A model's server does not answer, or refuses a request for good."""
+    """A model's server does not answer, or refuses a request for good.
+
+    Attributes:
+        status: The HTTP status of the last answer, or None if there was none.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        """Make the error."""
+        super().__init__(message)
+        self.status = status
 
 
 class MissingDependencyError(AgileGymError, ImportError):

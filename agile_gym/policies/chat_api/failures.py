@@ -1,0 +1,197 @@
+"""What went wrong with a request: whether to try again, and what to tell the user."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+from agile_gym.errors import EndpointError
+from agile_gym.policies.chat_api.endpoint import scrub
+from agile_gym.policies.chat_api.pacing import read_retry_after
+from agile_gym.policies.chat_api.replies import MalformedReplyError, Reply
+
+__all__ = ["Failure", "Sent", "classify", "endpoint_error"]
+
+_RETRY = frozenset({408, 409, 425, 429})
+_OUT_OF_CREDIT = re.compile(r"insufficient_quota|billing_hard_limit|credit balance|out of credits")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt failed.
+
+    Attributes:
+        kind: ``"connection"``, ``"timeout"``, ``"status"`` or ``"body"``.
+        message: What happened, without the key.
+        retry: Whether trying again may help.
+        status: The HTTP status, or None.
+        retry_after: Seconds that the server asks to wait, or None.
+        fallback: The answer to take if trying again does not help, or None.
+    """
+
+    kind: Literal["connection", "timeout", "status", "body"]
+    message: str
+    retry: bool
+    status: int | None = None
+    retry_after: float | None = None
+    fallback: Reply | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What was sent where, for messages.
+
+    Attributes:
+        url: The endpoint.
+        model: Name of the model.
+        messages: Number of messages.
+        images: Number of images.
+        key: Name of the environment variable whose key was sent, or None.
+    """
+
+    url: str
+    model: str
+    messages: int
+    images: int
+    key: str | None
+
+    def __str__(self) -> str:
+        """Return it as a sentence would have it."""
+        return f"POST {self.url}/chat/completions, model {self.model!r}, {self.messages} messages, {self.images} images"
+
+
+def classify(error: Any, openai: Any, key: str) -> Failure | None:  # noqa: ANN401 -- an exception, a module
+    """Say what an exception of the client, or of reading its answer, means.
+
+    Args:
+        error: The exception.
+        openai: The client's module.
+        key: The key that was sent, to be left out of the message.
+
+    Returns:
+        The failure, or None for an exception that is none of the endpoint's.
+    """
+    if isinstance(error, MalformedReplyError):
+        message = scrub(str(error), key)
+        if error.status is not None:
+            return _status(error.status, message, None)
+        return Failure("body", message, True, fallback=error.fallback)
+    if isinstance(error, openai.APIStatusError):
+        headers: Any = error.response.headers
+        wait = read_retry_after(headers.get("retry-after"), headers.get("retry-after-ms"), time.time())
+        return _status(error.status_code, scrub(_said(error), key), wait)
+    if isinstance(error, TimeoutError | openai.APITimeoutError):
+        return Failure("timeout", "no whole answer in time", True)
+    if isinstance(error, openai.APIError):
+        cause = error.__cause__ or error
+        return Failure("connection", scrub(f"{type(cause).__name__}: {cause}", key), True)
+    if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _CLIENT_MODULES:
+        return Failure("connection", scrub(f"{type(error).__name__}: {error}", key), True)
+    return None
+
+
+_CLIENT_MODULES = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "h11", "anyio"})
+
+
+def _said(error: Any) -> str:  # noqa: ANN401 -- an openai.APIStatusError
+    """Return what the server said of a status: the message in its JSON, or its text."""
+    body: str = error.response.text
+    try:
+        said = _message(json.loads(body))
+    except (ValueError, RecursionError):
+        return body
+    code: Any = error.code
+    return f"{said} ({code})" if isinstance(code, str) and code not in said else said
+
+
+def _message(data: Any, depth: int = 4) -> str:  # noqa: ANN401 -- JSON
+    """Return what an error's JSON says, whatever it is wrapped in."""
+    if isinstance(data, str):
+        return data
+    inner: Any = None
+    if isinstance(data, list):
+        inner = next(iter(cast(list[Any], data)), None)
+    elif isinstance(data, dict):
+        fields = cast(dict[str, Any], data)
+        inner = next((fields[name] for name in ("error", "message", "detail", "msg") if fields.get(name)), None)
+    return json.dumps(data) if inner is None or depth == 0 else _message(inner, depth - 1)
+
+
+def _status(status: int, said: str, retry_after: float | None) -> Failure:
+    retry = status in _RETRY or status >= 500
+    if _OUT_OF_CREDIT.search(said):
+        retry = False
+    return Failure("status", f"HTTP {status}: {said or 'no text'}", retry, status, retry_after)
+
+
+def endpoint_error(failure: Failure, sent: Sent, *, attempts: int, seconds: float, models: list[str]) -> EndpointError:
+    """Return the error that ends the run, with what to try next.
+
+    Args:
+        failure: The last failure.
+        sent: What was sent.
+        attempts: Number of attempts.
+        seconds: Time that they took together.
+        models: Names of the models that the endpoint has, where it was asked.
+    """
+    tries = "" if attempts == 1 else f" The last of {attempts} attempts in {seconds:.1f} s;"
+    message = f"{failure.message}.{tries} sent: {sent}. {_advice(failure, sent, models)}"
+    return EndpointError(message, status=failure.status)
+
+
+def _advice(failure: Failure, sent: Sent, models: list[str]) -> str:
+    status, said = failure.status, failure.message.lower()
+    if failure.kind == "connection":
+        return f"Check that a server runs at {sent.url}, and that base_url is its address, usually with /v1 at the end."
+    if failure.kind == "timeout":
+        return "Give it more time (request_timeout, turn_timeout), or less to do (max_tokens, max_concurrency)."
+    if failure.kind == "body":
+        return f"Check that {sent.url} is an OpenAI-compatible endpoint; its address usually ends with /v1."
+    if _OUT_OF_CREDIT.search(said):
+        return "The account has no credit left; trying again does not help."
+    if status in (401, 403):
+        name = sent.key
+        given = "No key was sent" if name is None else f"The key of the environment variable {name} was sent"
+        return f"{given}; name the variable that holds a key for this endpoint in api_key_env."
+    if status == 404:
+        known = f"The endpoint has: {', '.join(models[:20])}." if models else "See its list of models."
+        return f"Check the model's name, and that base_url is right, usually with /v1 at the end. {known}"
+    if status == 429:
+        return "Set requests_per_minute or tokens_per_minute below the endpoint's limits, or raise max_retries."
+    if status is not None and status >= 500:
+        return (
+            "The server failed; its own log says why. `transformers serve` fails like this where a request with images "
+            "has stop texts: give send_stop=False."
+        )
+    return _advice_on_request(said)
+
+
+_REQUEST_ADVICE = (
+    (r"max_completion_tokens|max_tokens", "give max_tokens_name='max_completion_tokens' (or 'max_tokens')"),
+    (r"temperature", "leave out temperature (None)"),
+    (r"top_p", "leave out top_p (None)"),
+    (r"\bseed\b", "give send_seed=False"),
+    (r"\bstop\b", "give send_stop=False; turns are cut on this side, too"),
+    (r"context|too long|too large|token limit|maximum.*tokens|payload|413",
+     "make the conversation shorter: smaller images (image_size of the environment), window, max_turns or max_tokens; "
+     "image_format='jpeg' makes requests smaller"),
+    (r"image|multimodal|multi-modal|vision|content.*(string|type)",
+     "choose a model that takes images, in several turns, and a server that is set up for it (vLLM: "
+     "--limit-mm-per-prompt), or set window"),
+    (r"system", "leave out the system prompt"),
+)  # fmt: skip
+
+
+def _advice_on_request(said: str) -> str:
+    advice = [text for pattern, text in _REQUEST_ADVICE if re.search(pattern, said)]
+    if not advice:
+        return "The endpoint does not accept the request; check the options against what it takes."
+    return f"What may help: {'; '.join(advice[:3])}."
+
+
+def without_retry(failure: Failure, reason: str) -> Failure:
+    """Return a failure after which no new attempt is made, with the reason."""
+    return replace(failure, retry=False, message=f"{failure.message} ({reason})")

@@ -1,0 +1,220 @@
+"""The options of `agile_gym.policies.api.ChatAPIPolicy`, checked once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from agile_gym.arguments import is_number, is_whole, plain
+from agile_gym.errors import ConfigurationError, did_you_mean
+from agile_gym.policies.chat_api.endpoint import check_key_name, limit_name, read_key, resolve_url, takes_seed
+
+__all__ = ["STOP", "ChatAPIOptions"]
+
+STOP = ("</code>", "</answer>", "</tool_call>")
+"""Where a turn ends."""
+_OWN_FIELDS = frozenset({"model", "messages", "stream", "n"})
+_DAY = 86_400.0
+
+
+@dataclass(frozen=True)
+class ChatAPIOptions:
+    """The options of a policy that plays with a model behind an OpenAI-compatible endpoint.
+
+    Attributes:
+        base_url: The endpoint, such as ``"http://localhost:8000/v1"``. None means the environment variable
+            ``OPENAI_BASE_URL``, or OpenAI's own.
+        api_key_env: Name of the environment variable that holds the key; None sends no key. If the variable is not
+            set, none is sent either, but OpenAI's own endpoint asks for one.
+        system: A system prompt, or None.
+        temperature: None leaves it to the server; 0 is greedy.
+        top_p: None leaves it to the server.
+        max_tokens: Largest number of new tokens of a turn; None leaves it to the server.
+        max_tokens_name: How the endpoint calls that: ``"max_tokens"``, ``"max_completion_tokens"``, or ``"auto"``,
+            which is the latter for OpenAI and Azure and the former for everyone else.
+        stop: Texts after which a turn ends. A turn is cut after the first of them even where the server is not told.
+            A stop text that the server took away is put back: where the server does not say which one it was, the one
+            that closes the tag opened last.
+        send_stop: Whether the server is told; OpenAI's reasoning models, and ``transformers serve`` with images,
+            cannot take it.
+        send_seed: Whether the server is told a seed. None tells it if there is one, if sampling is not greedy and if
+            the endpoint is not Gemini's, which takes none.
+        extra_body: More fields of the request, such as ``{"top_k": 20}``.
+        image_format: ``"png"`` (without loss) or ``"jpeg"``.
+        jpeg_quality: 1 to 100.
+        image_detail: ``"low"``, ``"high"``, ``"auto"``, or None to leave it out: OpenAI's choice of tokens an image.
+        window: How many images of later turns stay in the conversation; an older one becomes the words ``[image no
+            longer shown]``. The images of the first observation always stay. None keeps all.
+        reasoning_as_think: Whether reasoning that the server hands over apart from the text is put in front of it
+            between think tags, if the text has none.
+        max_concurrency: Largest number of requests under way at a time.
+        max_retries: How often a request is tried again.
+        backoff: Pause before the first new attempt, in seconds; each further one is twice as long, less up to a half
+            by chance. What the server asks for (``Retry-After``) counts more.
+        max_backoff: Longest such pause, in seconds.
+        request_timeout: Time for one attempt from its start to the last byte of the answer, in seconds.
+        turn_timeout: Time for one turn of one episode, with all attempts and the pauses between them, in seconds.
+        requests_per_minute: Requests are sent this many a minute at most, evenly; None sets no limit. The limits hold
+            for this policy: divide them by the number of processes.
+        tokens_per_minute: Tokens, read and written, a minute at most; None sets no limit.
+        price_in: Price of a million tokens read, in any currency; None if not known.
+        price_cached: Price of a million of those that the server took from its cache; None means ``price_in``.
+        price_out: Price of a million tokens written.
+        max_cost: No request is sent once this much is spent, in the prices' currency; those under way then add to it.
+    """
+
+    base_url: str | None = None
+    api_key_env: str | None = "OPENAI_API_KEY"
+    system: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = 2048
+    max_tokens_name: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto"
+    stop: Sequence[str] = STOP
+    send_stop: bool = True
+    send_seed: bool | None = None
+    extra_body: Mapping[str, Any] | None = None
+    image_format: Literal["png", "jpeg"] = "png"
+    jpeg_quality: int = 90
+    image_detail: Literal["low", "high", "auto"] | None = None
+    window: int | None = None
+    reasoning_as_think: bool = False
+    max_concurrency: int = 8
+    max_retries: int = 5
+    backoff: float = 0.5
+    max_backoff: float = 30.0
+    request_timeout: float = 120.0
+    turn_timeout: float = 600.0
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    price_in: float | None = None
+    price_cached: float | None = None
+    price_out: float | None = None
+    max_cost: float | None = None
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> ChatAPIOptions:
+        """Build the options from keyword arguments; ``base_url`` becomes the address that is used.
+
+        Raises:
+            ConfigurationError: If there is no such option, or its value is not allowed; the message says what is.
+        """
+        names = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in names:
+                raise ConfigurationError(f"ChatAPIPolicy has no option {name!r}. {did_you_mean(name, names)}")
+        given = {name: plain(value) for name, value in options.items()}
+        given["base_url"] = resolve_url(given.get("base_url"))
+        built = cls(**given)
+        check_key_name(built.api_key_env, given["base_url"])
+        _check(built)
+        return built
+
+    @property
+    def url(self) -> str:
+        """The address that is used."""
+        return self.base_url or resolve_url(None)
+
+    @property
+    def tells_seed(self) -> bool:
+        """Whether the server is told a seed, if there is one."""
+        return self.temperature != 0 and takes_seed(self.url) if self.send_seed is None else self.send_seed
+
+    def fields_of_request(self, seed: int | None) -> dict[str, Any]:
+        """Return a request's fields but for model, messages and ``extra_body``.
+
+        Args:
+            seed: Seed of what the server draws, or None.
+        """
+        given: dict[str, Any] = {}
+        if self.temperature is not None:
+            given["temperature"] = self.temperature
+        if self.top_p is not None:
+            given["top_p"] = self.top_p
+        if self.max_tokens is not None:
+            name = limit_name(self.url) if self.max_tokens_name == "auto" else self.max_tokens_name
+            given[name] = self.max_tokens
+        if self.stop and self.send_stop:
+            given["stop"] = list(self.stop)
+        if seed is not None and self.tells_seed:
+            given["seed"] = seed
+        return given
+
+    def sampling(self) -> dict[str, Any]:
+        """Return how turns are sampled, in JSON's types, for the record."""
+        record = self.fields_of_request(None)
+        if self.stop:
+            record["stop"] = list(self.stop)
+        if self.extra_body:
+            record["extra_body"] = dict(self.extra_body)
+        if self.window is not None:
+            record["window"] = self.window
+        return record
+
+
+def _check(options: ChatAPIOptions) -> None:
+    for name in ("send_stop", "reasoning_as_think"):
+        _require(isinstance(getattr(options, name), bool), options, name, "True or False")
+    _require(options.send_seed in (None, True, False), options, "send_seed", "True, False or None")
+    _require(options.system is None or isinstance(options.system, str), options, "system", "a text or None")
+    for name, low, high in (("temperature", 0, 100), ("top_p", 0, 1), ("price_in", 0, 1e9), ("price_out", 0, 1e9)):
+        value = getattr(options, name)
+        _require(value is None or is_number(value, low, high), options, name, f"a number from {low} to {high}, or None")
+    for name in ("price_cached", "max_cost"):
+        value = getattr(options, name)
+        _require(value is None or is_number(value, 0, 1e12), options, name, "a number of at least 0, or None")
+    for name in ("requests_per_minute", "tokens_per_minute"):
+        value = getattr(options, name)
+        _require(value is None or is_number(value, 1e-3, 1e12), options, name, "a number above 0, or None")
+    for name in ("request_timeout", "turn_timeout"):
+        _require(is_number(getattr(options, name), 1e-3, _DAY), options, name, "seconds above 0, up to a day")
+    for name in ("backoff", "max_backoff"):
+        _require(is_number(getattr(options, name), 0, _DAY), options, name, "seconds from 0 to a day")
+    for name, high in (("max_concurrency", 1000), ("jpeg_quality", 100)):
+        _require(is_whole(getattr(options, name), high), options, name, f"a whole number from 1 to {high}")
+    for name, high in (("max_tokens", 10**7), ("window", 10**6)):
+        value = getattr(options, name)
+        _require(value is None or is_whole(value, high), options, name, f"a whole number from 1 to {high}, or None")
+    retries: Any = options.max_retries
+    whole = is_whole(retries, 1000) or (retries == 0 and not isinstance(retries, bool))
+    _require(whole, options, "max_retries", "a whole number from 0 to 1000")
+    for name, allowed in (
+        ("max_tokens_name", ("auto", "max_tokens", "max_completion_tokens")),
+        ("image_format", ("png", "jpeg")),
+        ("image_detail", ("low", "high", "auto", None)),
+    ):
+        _require(getattr(options, name) in allowed, options, name, f"one of {allowed}")
+    stop: Any = options.stop
+    good = isinstance(stop, list | tuple) and all(isinstance(text, str) and text for text in stop)  # pyright: ignore[reportUnknownVariableType] -- what is given is not known
+    _require(good, options, "stop", f"a list of texts, such as {list(STOP)}")
+    _check_extra(options)
+    if options.max_cost is not None and (options.price_in is None or options.price_out is None):
+        raise ConfigurationError("max_cost needs the prices: give price_in and price_out, for a million tokens each.")
+
+
+def _check_extra(options: ChatAPIOptions) -> None:
+    extra: Any = options.extra_body
+    if extra is None:
+        return
+    _require(isinstance(extra, Mapping), options, "extra_body", "a mapping such as {'top_k': 20}, or None")
+    own = sorted(_OWN_FIELDS & set(extra))
+    if own:
+        raise ConfigurationError(f"extra_body cannot hold {', '.join(own)}, which the policy sets itself.")
+    try:
+        text = json.dumps(extra)
+    except (TypeError, ValueError):
+        raise ConfigurationError(
+            "extra_body holds what JSON cannot say; give numbers, texts, lists, mappings."
+        ) from None
+    key = read_key(options.api_key_env)
+    if len(key) >= 8 and key in text:
+        raise ConfigurationError(
+            "extra_body holds the key, which would end up in transcripts. Keys are read from the environment only."
+        )
+
+
+def _require(condition: bool, options: ChatAPIOptions, name: str, allowed: str) -> None:
+    if not condition:
+        raise ConfigurationError(f"{name}={getattr(options, name)!r:.200} is not allowed; give {allowed}.")

@@ -1,0 +1,230 @@
+"""Reads the JSON of an answer: what the model wrote, why it stopped, and how many tokens that took."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+__all__ = ["MalformedReplyError", "Reply", "end_text", "read_reply"]
+
+_CUT_REASONING = 100_000
+_SHOWN = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model answered.
+
+    Attributes:
+        text: What it wrote; empty if it wrote nothing, which is no error.
+        finish: Why it stopped, in the server's words: ``"stop"``, ``"length"``, ``"content_filter"``,
+            ``"tool_calls"``; ``"no_choices"`` if the server gave no text at all; None if it does not say.
+        reasoning: Reasoning that the server handed over apart from the text.
+        refusal: Why the model refused, where the server says so apart from the text.
+        prompt_tokens: Tokens read, or None if not known.
+        cached_tokens: Those of them that the server took from its cache.
+        new_tokens: Tokens written, those of hidden reasoning included.
+        served: Name of the model that answered, as the server has it.
+        attempts: Requests that were sent for it.
+        problems: What went wrong before, a short text each.
+    """
+
+    text: str
+    finish: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    new_tokens: int | None = None
+    served: str | None = None
+    attempts: int = 1
+    problems: tuple[str, ...] = ()
+
+    def details(self) -> dict[str, Any]:
+        """Return what is worth a record beside the text and the tokens, in JSON's types."""
+        record: dict[str, Any] = {"finish": self.finish, "attempts": self.attempts}
+        for name in ("reasoning", "refusal", "served"):
+            if getattr(self, name) is not None:
+                record[name] = getattr(self, name)
+        if self.problems:
+            record["problems"] = list(self.problems)
+        return record
+
+
+class MalformedReplyError(Exception):
+    """A body is not an answer.
+
+    Attributes:
+        status: The HTTP status that the server meant, if it hid an error in a body of status 200.
+        fallback: What to make of it if it does not get better.
+    """
+
+    def __init__(self, message: str, status: int | None = None, fallback: Reply | None = None) -> None:
+        """Make the error."""
+        super().__init__(message)
+        self.status = status
+        self.fallback = fallback
+
+
+def read_reply(body: bytes, *, stop: Sequence[str] = (), reasoning_as_think: bool = False) -> Reply:
+    """Read the body of an answer.
+
+    Args:
+        body: The bytes that came.
+        stop: Texts after which a turn ends.
+        reasoning_as_think: Whether reasoning is put between think tags in front of a text that has none.
+
+    Returns:
+        The answer.
+
+    Raises:
+        MalformedReplyError: If it is not the JSON of a chat completion; nothing else is raised, whatever the bytes are.
+    """
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        start = body[:80].decode("utf-8", "replace")
+        raise MalformedReplyError(f"the body is not JSON; it begins with {start!r}" if body else "no body") from None
+    fields = _mapping(data)
+    if fields.get("error"):
+        error = _mapping(fields["error"])
+        code = error.get("code")
+        raise MalformedReplyError(
+            f"the body holds an error: {_shown(fields['error'])}", code if isinstance(code, int) else None
+        )
+    choices = fields.get("choices")
+    if not isinstance(choices, list):
+        raise MalformedReplyError(f"the JSON is no chat completion: {_shown(data)}")
+    prompt, cached, new = _tokens(_mapping(fields.get("usage")))
+    served = fields.get("model")
+    base = Reply("", "no_choices", None, None, prompt, cached, new, _clean(served) if isinstance(served, str) else None)
+    if not choices:
+        raise MalformedReplyError("the chat completion has no choices", fallback=base)
+    choice = _mapping(cast(list[Any], choices)[0])
+    message = _mapping(choice.get("message"))
+    if not message:
+        raise MalformedReplyError("the chat completion has no message", fallback=base)
+    return _reply(base, choice, message, stop, reasoning_as_think)
+
+
+def _reply(
+    base: Reply, choice: Mapping[str, Any], message: Mapping[str, Any], stop: Sequence[str], reasoning_as_think: bool
+) -> Reply:
+    text, reasoning = _content(message.get("content"))
+    for name in ("reasoning_content", "reasoning"):
+        if isinstance(message.get(name), str) and message[name].strip():
+            reasoning = _clean(message[name])
+            break
+    refusal = message.get("refusal")
+    refusal = _clean(refusal) if isinstance(refusal, str) and refusal else None
+    finish = choice.get("finish_reason")
+    finish = _clean(finish)[:100] if isinstance(finish, str) else None
+    reason = next((choice[name] for name in ("stop_reason", "matched_stop") if name in choice), ...)
+    text = end_text(text, stop, finish=finish, reason=reason)
+    if "<tool_call>" not in text:
+        text += _tool_calls(message.get("tool_calls"))
+    if not text and refusal is not None:
+        text = refusal
+    if reasoning_as_think and reasoning and "<think>" not in text and "</think>" not in text:
+        inside = reasoning.replace("<think>", "").replace("</think>", "").strip()
+        text = f"<think>{inside}</think>{text}"
+    return Reply(
+        text,
+        finish,
+        None if reasoning is None else reasoning[:_CUT_REASONING],
+        refusal,
+        base.prompt_tokens,
+        base.cached_tokens,
+        base.new_tokens,
+        base.served,
+    )
+
+
+def end_text(text: str, stop: Sequence[str], *, finish: str | None, reason: object = ...) -> str:
+    """End a text where the model's turn ends, with the stop text that ended it.
+
+    Args:
+        text: What the server gave.
+        stop: Texts after which a turn ends.
+        finish: Why the server says it stopped.
+        reason: The stop text, where the server says which it was; anything else if it was none; ``...`` if the server
+            does not say.
+
+    Returns:
+        The text up to the first stop text in it, that included. If there is none in it, the one that the server took
+        away is put back: the one that it names, or, if it names none, the one that closes the tag opened last.
+    """
+    ends = [(text.index(entry), len(entry)) for entry in stop if entry in text]
+    if ends:
+        start, length = min(ends, key=lambda end: (end[0], -end[1]))
+        return text[: start + length]
+    if finish != "stop":
+        return text
+    if reason is not ...:
+        return text + reason if isinstance(reason, str) and reason in stop else text
+    opened = {entry: text.rfind(entry.replace("</", "<", 1)) for entry in stop if entry.startswith("</")}
+    last = max(opened, key=lambda entry: opened[entry], default="")
+    return text + last if last and opened[last] >= 0 else text
+
+
+def _content(content: Any) -> tuple[str, str | None]:  # noqa: ANN401 -- JSON
+    """Return text and reasoning of a message's content, which is a text, a list of parts, or nothing."""
+    if isinstance(content, str):
+        return _clean(content), None
+    texts: list[str] = []
+    thoughts: list[str] = []
+    for part in cast(list[Any], content) if isinstance(content, list) else []:
+        fields = _mapping(part)
+        if isinstance(fields.get("text"), str):
+            texts.append(fields["text"])
+        elif "thinking" in fields:
+            thoughts.append(_content(fields["thinking"])[0])
+    return _clean("".join(texts)), _clean("".join(thoughts)) or None
+
+
+def _tool_calls(calls: Any) -> str:  # noqa: ANN401 -- JSON
+    """Write tool calls, which a server's parser took out of the text, as the model wrote them."""
+    texts: list[str] = []
+    for call in cast(list[Any], calls) if isinstance(calls, list) else []:
+        function = _mapping(_mapping(call).get("function"))
+        name, arguments = function.get("name"), function.get("arguments")
+        try:
+            read = json.loads(arguments or "{}") if isinstance(arguments, str | None) else arguments
+            written = json.dumps({"name": name, "arguments": read})
+        except (ValueError, RecursionError):
+            written = json.dumps({"name": _shown(name), "arguments": _shown(arguments)})
+        texts.append(f"<tool_call>{written}</tool_call>")
+    return _clean("".join(texts))
+
+
+def _tokens(usage: Mapping[str, Any]) -> tuple[int | None, int | None, int | None]:
+    """Return tokens read, those of them that were cached, and tokens written."""
+    prompt, new, total = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
+    cached = _count(_mapping(usage.get("prompt_tokens_details")).get("cached_tokens"))
+    if prompt is not None and total is not None:
+        new = max(new or 0, total - prompt)  # Gemini counts its reasoning in the total only
+    return prompt, cached, new
+
+
+def _count(value: Any) -> int | None:  # noqa: ANN401 -- JSON
+    good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53
+    return value if good else None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:  # noqa: ANN401 -- JSON
+    return cast(dict[str, Any], value) if isinstance(value, dict) else {}
+
+
+def _shown(value: Any) -> str:  # noqa: ANN401 -- JSON
+    """Return the start of a JSON value as text."""
+    try:
+        return _clean(value if isinstance(value, str) else json.dumps(value))[:_SHOWN]
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__} that is nested too deep"
+
+
+def _clean(text: str) -> str:
+    """Replace halves of surrogate pairs, which JSON can say and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode("utf-8")
