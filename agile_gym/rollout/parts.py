@@ -7,7 +7,6 @@ segments), ``segments`` with the tokens as typed lists, and ``images``, each dis
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
@@ -15,16 +14,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agile_gym.errors import TranscriptError, import_optional
+from agile_gym.errors import TranscriptError
 from agile_gym.rollout.fields import RecordProblem
+from agile_gym.rollout.files import import_pyarrow, replacing, write_rows
 from agile_gym.rollout.records import dump_record, image_refs, parse_record
 from agile_gym.rollout.segments import SEGMENT_TYPES, get_segments
 from agile_gym.rollout.transcript import Segment
 
 __all__ = ["StoredRow", "filter_part", "list_parts", "next_part", "part_ids", "read_part", "read_row", "write_part"]
 
-GROUP_BYTES = 16 * 1024 * 1024
-GROUP_ROWS = 256
 _NAME = re.compile(r"episodes-(\d{5})\.parquet")
 
 
@@ -69,31 +67,12 @@ def write_part(path: Path, records: Iterable[dict[str, Any]], png: Callable[[str
         MissingDependencyError: If pyarrow is not installed.
         OSError: If it cannot be written.
     """
-    pa, pq = _pyarrow()
-    temporary = path.with_name(path.name + ".new")
-    schema = part_schema()
-    try:
-        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            rows: list[dict[str, Any]] = []
-            size = 0
-            for record in records:
-                row = _row(record, png)
-                rows.append(row)
-                size += len(row["record"]) + sum(len(image["bytes"]) for image in row["images"])
-                if size > GROUP_BYTES or len(rows) >= GROUP_ROWS:
-                    writer.write_table(pa.Table.from_pylist(rows, schema))
-                    rows, size = [], 0
-            if rows:
-                writer.write_table(pa.Table.from_pylist(rows, schema))
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_rows(path, part_schema(), (_row(record, png) for record in records), _size)
 
 
 def part_schema() -> Any:  # noqa: ANN401 -- a pyarrow.Schema
     """Return the columns of a part."""
-    pa, _ = _pyarrow()
+    pa, _ = import_pyarrow()
     types = {"<i4": pa.int32(), "|b1": pa.bool_(), "<f4": pa.float32(), "<i2": pa.int16()}
     arrays = [(name, pa.list_(types[kind])) for name, kind in SEGMENT_TYPES.items()]
     return pa.schema(
@@ -168,25 +147,19 @@ def filter_part(path: Path, ids: Collection[str]) -> None:
     if not any(name in ids for name in present):
         path.unlink()
         return
-    pa, pq = _pyarrow()
-    temporary = path.with_name(path.name + ".new")
-    with _open(path) as file, pq.ParquetWriter(temporary, file.schema_arrow, compression="zstd") as writer:
+    pa, pq = import_pyarrow()
+    with (
+        replacing(path) as temporary,
+        _open(path) as file,
+        pq.ParquetWriter(temporary, file.schema_arrow, compression="zstd") as writer,
+    ):
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
             writer.write_table(table.filter(pa.array([name in ids for name in table.column("id").to_pylist()])))
-    os.replace(temporary, path)
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    purpose = "store transcripts as Parquet"
-    return (
-        import_optional("pyarrow", extra="data", purpose=purpose),
-        import_optional("pyarrow.parquet", extra="data", purpose=purpose),
-    )
 
 
 def _open(path: Path) -> Any:  # noqa: ANN401 -- a pyarrow.parquet.ParquetFile
-    pa, pq = _pyarrow()
+    pa, pq = import_pyarrow()
     try:
         file = pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
@@ -202,7 +175,7 @@ def _open(path: Path) -> Any:  # noqa: ANN401 -- a pyarrow.parquet.ParquetFile
 
 
 def _group(path: Path, file: Any, group: int, content: bool) -> Any:  # noqa: ANN401 -- from pyarrow, and a Table
-    pa, _ = _pyarrow()
+    pa, _ = import_pyarrow()
     try:
         return file.read_row_group(group, None if content else ["record"])
     except (OSError, pa.ArrowException) as error:
@@ -232,6 +205,11 @@ def _row(record: dict[str, Any], png: Callable[[str], bytes]) -> dict[str, Any]:
         ],
         "images": [{"bytes": png(ref), "path": f"{ref}.png"} for ref in dict.fromkeys(image_refs(record))],
     }
+
+
+def _size(row: dict[str, Any]) -> int:
+    tokens = sum(segment["ids"].nbytes for segment in row["segments"])
+    return len(row["record"]) + 4 * tokens + sum(len(image["bytes"]) for image in row["images"])
 
 
 def _stored(path: Path, table: Any, group: int, row: int) -> StoredRow:  # noqa: ANN401 -- a pyarrow.Table

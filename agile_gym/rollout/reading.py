@@ -127,7 +127,9 @@ class TranscriptHeader:
         return [episode.png(ref) for ref in refs]
 
 
-def read_transcripts(path: str | Path, *, images: bool = True) -> Iterator[Transcript]:
+def read_transcripts(
+    path: str | Path, *, images: bool = True, select: Callable[[TranscriptHeader], bool] | None = None
+) -> Iterator[Transcript]:
     """Read stored transcripts, one by one, in the order in which they were written.
 
     An episode whose writing was interrupted is passed over.
@@ -135,6 +137,7 @@ def read_transcripts(path: str | Path, *, images: bool = True) -> Iterator[Trans
     Args:
         path: The folder of a run, or a ``.jsonl`` or ``.parquet`` file in it.
         images: Whether images are read; without them, transcripts are as if recorded with ``keep_images=False``.
+        select: Tells which episodes are wanted, before their images are read; None wants all.
 
     Returns:
         An iterator over the transcripts; only one is held at a time.
@@ -143,7 +146,11 @@ def read_transcripts(path: str | Path, *, images: bool = True) -> Iterator[Trans
         TranscriptError: If there are none, a file is damaged, or an image is missing; the message names file and line.
         MissingDependencyError: If it is Parquet and pyarrow is not installed.
     """
-    return (episode.transcript(images=images) for episode, _ in _episodes(_files(Path(path)), content=True))
+    return (
+        episode.transcript(images=images)
+        for episode, fetch in _episodes(_files(Path(path)), content=True)
+        if select is None or select(TranscriptHeader(episode, fetch))
+    )
 
 
 def read_headers(path: str | Path) -> Iterator[TranscriptHeader]:

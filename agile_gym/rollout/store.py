@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from agile_gym.errors import ConfigurationError, TranscriptError, did_you_mean
+from agile_gym.rollout.files import replacing
 from agile_gym.rollout.lines import EPISODES, StoredLine, read_lines
 from agile_gym.rollout.parts import filter_part, list_parts, next_part, part_ids, write_part
 from agile_gym.rollout.pictures import ImageFolder
@@ -213,15 +214,14 @@ class TranscriptWriter:
 
     def _rewrite(self, lines: Iterator[StoredLine]) -> None:
         """Replace the file of lines by some of its lines."""
-        temporary = self._lines.with_name(f".{EPISODES}.new")
         count = end = 0
-        with temporary.open("wb") as file:
-            for line in lines:
-                end += file.write(dump_record(line.record))
-                count += 1
-        os.close(self._file)  # some systems replace no file that is open
-        self._file = -1
-        os.replace(temporary, self._lines)
+        with replacing(self._lines) as temporary:
+            with temporary.open("wb") as file:
+                for line in lines:
+                    end += file.write(dump_record(line.record))
+                    count += 1
+            os.close(self._file)  # some systems replace no file that is open
+            self._file = -1
         self._open(count, end)
 
     def _pack(self) -> None:

@@ -1,0 +1,88 @@
+"""Writes files that get their name when they are complete, so that no half file is taken for a whole one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from agile_gym.errors import import_optional
+
+__all__ = ["import_pyarrow", "replacing", "write_rows", "write_text"]
+
+GROUP_BYTES = 4 * 1024 * 1024
+GROUP_ROWS = 256
+
+
+@contextmanager
+def replacing(path: Path) -> Generator[Path, None, None]:
+    """Give the path of a new file beside another one, which it replaces at the end of the ``with`` block.
+
+    If the block raises, the new file is removed and the other one stays as it was.
+    """
+    temporary = path.with_name(f".{path.name}-{os.getpid()}.new")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def write_text(path: Path) -> Generator[TextIO, None, None]:
+    """Open a text file for writing; see `replacing`."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        yield file
+
+
+def write_rows(
+    path: Path,
+    schema: Any,  # noqa: ANN401 -- a pyarrow.Schema
+    rows: Iterable[dict[str, Any]],
+    size: Callable[[dict[str, Any]], int],
+) -> int:
+    """Write a Parquet file row by row, holding one row group at a time; see `replacing`.
+
+    Args:
+        path: The file.
+        schema: Its ``pyarrow.Schema``.
+        rows: The rows, as Python values; images in a column ``images``, encoded, under ``bytes``.
+        size: Tells about how many bytes a row has.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        MissingDependencyError: If pyarrow is not installed.
+        OSError: If the file cannot be written.
+    """
+    pa, pq = import_pyarrow()
+    count = held = 0
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        group: list[dict[str, Any]] = []
+        for row in rows:
+            group.append(row)
+            held += size(row)
+            count += 1
+            if held > GROUP_BYTES or len(group) >= GROUP_ROWS:
+                writer.write_table(pa.Table.from_pylist(group, schema))
+                group, held = [], 0
+        if group:
+            writer.write_table(pa.Table.from_pylist(group, schema))
+    return count
+
+
+def import_pyarrow() -> tuple[Any, Any]:
+    """Import pyarrow and its Parquet module.
+
+    Raises:
+        MissingDependencyError: If it is not installed.
+    """
+    purpose = "read and write Parquet files"
+    return (
+        import_optional("pyarrow", extra="data", purpose=purpose),
+        import_optional("pyarrow.parquet", extra="data", purpose=purpose),
+    )
