@@ -29,7 +29,7 @@ from tqdm import tqdm
 import agile_gym
 from agile_gym.benchmark import format_speed, measure_speed, swap_texts, turn_rate
 from agile_gym.envs import JigsawVisionEnv, JigsawVisionVectorEnv
-from agile_gym.evaluation import EvaluationPlan, evaluate, format_tables, reference_rows, summarize
+from agile_gym.evaluation import EvaluationPlan, SuiteEntry, evaluate, format_tables, reference_rows, summarize
 from agile_gym.images import clear_cache, open_images
 from agile_gym.policies import make_policy
 from agile_gym.policies.edge_solver import solve_by_edges
@@ -184,11 +184,9 @@ def policy_section(images, quick):
     tables = []
     scale = 0.1 if quick else 1
     for grid, episodes in (("2x2", 300), ("3x3", 300), ("5x5", 40), ("8x8", 10), ("10x10", 6)):
-        plan = EvaluationPlan(
-            "edge", grids=(grid,), episodes=max(int(episodes * scale), 1), images=images, options={"crop": "center"}
-        )
-        total = sum(1 for _ in plan.tasks())
-        with tqdm(total=total, desc=f"edge {grid}", unit="puzzle") as bar:
+        entry = SuiteEntry(grid, episodes=max(int(episodes * scale), 1))
+        plan = EvaluationPlan("edge", [entry], images=images, options={"crop": "center"})
+        with tqdm(total=len(plan), desc=f"edge {grid}", unit="puzzle") as bar:
             results = evaluate(make_policy("edge"), plan, on_result=lambda _, bar=bar: bar.update())
         summary = summarize(results)
         everything = summary[grid]["avg"]
@@ -205,7 +203,7 @@ def policy_section(images, quick):
         )
         if reference:
             tables.append("```\n" + format_tables(summary, "edge") + "\n```")
-    plan = EvaluationPlan("random", grids=("2x2",), episodes=max(int(1000 * scale), 10), images=images)
+    plan = EvaluationPlan("random", [SuiteEntry("2x2", episodes=max(int(1000 * scale), 10))], images=images)
     chance = summarize(evaluate(make_policy("random"), plan, batch=64))["2x2"]["avg"]["acc"]
     edge = table(["grid", "puzzles", "Acc (95% interval)", "Score", "paper's best Acc"], rows)
     random = "`RandomPolicy`, 2x2: Acc {:.2f} (95% interval {:.2f}-{:.2f}); exactly 1/24 = 4.17 is expected.".format(

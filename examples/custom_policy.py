@@ -12,7 +12,7 @@ import sys
 import numpy as np
 
 from agile_gym import make_policy, register_policy
-from agile_gym.evaluation import EvaluationPlan, evaluate, summarize
+from agile_gym.evaluation import EvaluationPlan, SuiteEntry, evaluate, summarize
 
 
 class BorderPolicy:
@@ -43,6 +43,6 @@ class BorderPolicy:
 register_policy("borders", BorderPolicy)
 episodes = int(sys.argv[1]) if len(sys.argv) > 1 else 100
 for name in ("random", "borders", "edge"):
-    results = evaluate(make_policy(name), EvaluationPlan(name, grids=("2x2",), episodes=episodes))
+    results = evaluate(make_policy(name), EvaluationPlan(name, [SuiteEntry("2x2", episodes=episodes)]))
     accuracy = {key: 100 * value for key, value in summarize(results)["2x2"]["avg"]["acc"].items()}
     print("{:8} Acc {value:5.1f}%  (95% interval {low:.1f}-{high:.1f})".format(name, **accuracy))

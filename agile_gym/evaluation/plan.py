@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from agile_gym.arguments import is_whole
 from agile_gym.errors import ConfigurationError
 from agile_gym.puzzle.board import parse_grid, parse_level
 
-__all__ = ["EvaluationPlan", "Task", "grid_name"]
+__all__ = ["EvaluationPlan", "PuzzleKey", "SuiteEntry", "Task", "choose_entries", "grid_name"]
 
+DEFAULT_EPISODES = 300
+"""Puzzles a level, as in the paper."""
+MAX_EPISODES = 1_000_000
+MAX_SAMPLES = 10_000
 
 _SET_HERE = {
     "grid": "grids (--grid)",
@@ -22,21 +27,38 @@ _SET_HERE = {
     "render_mode": "a loop of your own",
 }
 
+PuzzleKey = tuple[str, int, int, int]
+"""Grid, level, episode and sample: what an episode is called within a plan."""
+
 
 class Task(NamedTuple):
-    """One puzzle of an evaluation.
+    """One episode of an evaluation.
 
     Attributes:
         grid: Such as ``"3x3"``.
         level: How many pieces start in their place.
-        episode: Number within grid and level, from 0.
-        seed: Seed of the environment.
+        episode: Number of the puzzle within grid and level, from 0.
+        sample: How often the puzzle was played before, from 0.
+        seed: Seed of the environment; the same for all samples of a puzzle.
+        policy_seed: Seed of what the policy draws; another for each sample.
     """
 
     grid: str
     level: int
     episode: int
+    sample: int
     seed: int
+    policy_seed: int
+
+    @property
+    def key(self) -> PuzzleKey:
+        """Its name within the plan."""
+        return self.grid, self.level, self.episode, self.sample
+
+    @property
+    def name(self) -> str:
+        """Its name in files, such as ``"3x3-L0-17"``; a second sample is ``"3x3-L0-17-s1"``."""
+        return f"{self.grid}-L{self.level}-{self.episode}" + (f"-s{self.sample}" if self.sample else "")
 
 
 def grid_name(grid: int | str | Sequence[int]) -> str:
@@ -45,27 +67,112 @@ def grid_name(grid: int | str | Sequence[int]) -> str:
     return f"{rows}x{cols}"
 
 
+def _all_levels(grid: str) -> tuple[int, ...]:
+    rows, cols = parse_grid(grid)
+    return parse_level("all", rows * cols) or ()
+
+
+@dataclass(frozen=True)
+class SuiteEntry:
+    """Puzzles of one grid.
+
+    Attributes:
+        grid: Such as ``"3x3"``; what `grid_name` reads is accepted.
+        levels: The levels, or None for all that the grid has.
+        episodes: Puzzles a level, at least 1.
+    """
+
+    grid: str
+    levels: tuple[int, ...] | None = None
+    episodes: int = DEFAULT_EPISODES
+
+    def __post_init__(self) -> None:
+        """Check the settings, and fill in the levels.
+
+        Raises:
+            ConfigurationError: If one is not allowed.
+        """
+        grid = grid_name(self.grid)
+        rows, cols = parse_grid(grid)
+        object.__setattr__(self, "grid", grid)
+        levels = _all_levels(grid) if self.levels is None else tuple(self.levels)
+        if not levels:
+            raise ConfigurationError(f"levels={self.levels!r} of the grid {grid}: give at least one, or None for all.")
+        for level in levels:
+            if not isinstance(level, int) or isinstance(level, bool):
+                raise ConfigurationError(f"level {level!r} of the grid {grid} is not a whole number.")
+            parse_level(level, rows * cols)  # raises, and says which there are
+        object.__setattr__(self, "levels", levels)
+        if not is_whole(self.episodes, MAX_EPISODES):
+            raise ConfigurationError(
+                f"episodes={self.episodes!r} of the grid {grid} is not allowed; give at least one, up to "
+                f"{MAX_EPISODES:,}, a level."
+            )
+
+
+def choose_entries(
+    grids: Iterable[int | str | Sequence[int]],
+    levels: Iterable[int] | None = None,
+    episodes: int = DEFAULT_EPISODES,
+) -> tuple[SuiteEntry, ...]:
+    """List the same levels of several grids, of which not every one need have them all.
+
+    Args:
+        grids: Such as ``[2, "3x3"]``.
+        levels: To be played in every grid that has them; None for all.
+        episodes: Puzzles a level.
+
+    Returns:
+        One entry for each grid that has one of the levels.
+
+    Raises:
+        ConfigurationError: If there are no grids, or none of them has one of the levels.
+    """
+    names = tuple(dict.fromkeys(grid_name(grid) for grid in grids))
+    if not names:
+        raise ConfigurationError("An evaluation needs at least one grid, such as 2x2.")
+    entries = tuple(SuiteEntry(name, None, episodes) for name in names)
+    return entries if levels is None else restrict_levels(entries, levels)
+
+
+def restrict_levels(entries: Sequence[SuiteEntry], levels: Iterable[int]) -> tuple[SuiteEntry, ...]:
+    """Keep only some levels of a list of entries.
+
+    Raises:
+        ConfigurationError: If a level is in none of them.
+    """
+    wanted = tuple(dict.fromkeys(levels))
+    there = {level for entry in entries for level in entry.levels or ()}
+    missing = [level for level in wanted if level not in there]
+    if missing or not wanted:
+        allowed = ", ".join(f"L{level}" for level in sorted(there))
+        which = " ".join(entry.grid for entry in entries)
+        raise ConfigurationError(f"levels={list(wanted)}: {which} cannot be played so. Allowed: {allowed}.")
+    kept = [(entry, tuple(level for level in entry.levels or () if level in wanted)) for entry in entries]
+    return tuple(SuiteEntry(entry.grid, chosen, entry.episodes) for entry, chosen in kept if chosen)
+
+
 @dataclass(frozen=True)
 class EvaluationPlan:
     """Settings that fix every puzzle of an evaluation, but for the photographs.
 
     Attributes:
-        policy: Name of the policy, for the record.
-        grids: Grids, such as ``("2x2", "3x3")``.
-        levels: Levels to be played in every grid that has them; None for all.
-        episodes: Puzzles a level, at least 1.
+        policy: Name of the policy, for the record; where worker processes play, they make it by this name.
+        entries: Which puzzles; by default the paper's: 300 at every level of 2x2 and 3x3.
+        samples: How often each puzzle is played, at least 1, each time with another seed of the policy.
         seed: Seed of all puzzles, at least 0.
         images: What the photographs come from, for the record and for the environment.
         options: Further options of the environment.
+        policy_options: Options of the policy, for the record and for worker processes.
     """
 
     policy: str
-    grids: tuple[str, ...] = ("2x2", "3x3")
-    levels: tuple[int, ...] | None = None
-    episodes: int = 300
+    entries: Sequence[SuiteEntry] = (SuiteEntry("2x2"), SuiteEntry("3x3"))
+    samples: int = 1
     seed: int = 0
     images: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    policy_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -73,37 +180,48 @@ class EvaluationPlan:
         Raises:
             ConfigurationError: If one is not allowed.
         """
-        if self.episodes < 1 or self.seed < 0 or not self.grids:
+        if self.seed < 0 or not self.entries or not is_whole(self.samples, MAX_SAMPLES):
             raise ConfigurationError(
-                f"grids={list(self.grids)}, episodes={self.episodes}, seed={self.seed}: at least one grid, one episode "
-                "and a seed of 0 or more are needed."
+                f"seed={self.seed}, samples={self.samples}, {len(self.entries)} entries: a seed of 0 or more, 1 to "
+                f"{MAX_SAMPLES:,} samples and at least one entry are needed."
             )
         for name, flag in _SET_HERE.items():
             if name in self.options:
                 raise ConfigurationError(f"The option {name!r} is set by an evaluation itself: use {flag}.")
-        every = [level for grid in self.grids for level in self.levels_of(grid)]
-        for level in self.levels or ():
-            if level not in every:
-                rows, cols = parse_grid(max(self.grids, key=lambda grid: math.prod(parse_grid(grid))))
-                parse_level(level, rows * cols)  # raises, and says which there are
+        columns = Counter((entry.grid, level) for entry in self.entries for level in entry.levels or ())
+        twice = [f"{grid} L{level}" for (grid, level), count in columns.items() if count > 1]
+        if twice:
+            raise ConfigurationError(f"{', '.join(twice)}: named more than once; each level is played once.")
 
-    def levels_of(self, grid: str) -> tuple[int, ...]:
-        """Return the levels to be played in a grid."""
-        rows, cols = parse_grid(grid)
-        allowed = parse_level("all", rows * cols) or ()
-        if self.levels is None:
-            return allowed
-        return tuple(level for level in allowed if level in self.levels)
+    @property
+    def grids(self) -> tuple[str, ...]:
+        """The grids, each once, in order."""
+        return tuple(dict.fromkeys(entry.grid for entry in self.entries))
+
+    def __len__(self) -> int:
+        """Return the number of episodes."""
+        return self.samples * sum(entry.episodes * len(entry.levels or ()) for entry in self.entries)
 
     def tasks(self) -> Iterator[Task]:
-        """Yield every puzzle, grid by grid and level by level; a puzzle's seed depends on nothing but itself."""
-        for grid in self.grids:
-            rows, cols = parse_grid(grid)
-            for level in self.levels_of(grid):
-                for episode in range(self.episodes):
-                    entropy = np.random.SeedSequence([self.seed, rows, cols, level, episode])
-                    yield Task(grid, level, episode, int(entropy.generate_state(1)[0]))
+        """Yield every episode, grid by grid and level by level; its seeds depend on nothing but itself."""
+        for entry in self.entries:
+            rows, cols = parse_grid(entry.grid)
+            for level in entry.levels or ():
+                for episode in range(entry.episodes):
+                    entropy = [self.seed, rows, cols, level, episode]
+                    seed = _draw(entropy, ())
+                    for sample in range(self.samples):
+                        yield Task(entry.grid, level, episode, sample, seed, _draw(entropy, (sample,)))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings in JSON's types."""
-        return asdict(self)
+        """Return the settings in JSON's types, if the options are of these types."""
+        settings = asdict(self)
+        settings["entries"] = [
+            {"grid": entry.grid, "levels": list(entry.levels or ()), "episodes": entry.episodes}
+            for entry in self.entries
+        ]
+        return settings
+
+
+def _draw(entropy: Sequence[int], spawn_key: tuple[int, ...]) -> int:
+    return int(np.random.SeedSequence(entropy, spawn_key=spawn_key).generate_state(1)[0])

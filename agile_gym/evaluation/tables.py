@@ -1,80 +1,138 @@
-"""Summaries and tables of an evaluation."""
+"""Tables of an evaluation, for people."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
-from agile_gym.evaluation.metrics import Estimate, bootstrap_mean, wilson
+from agile_gym.errors import ConfigurationError, did_you_mean
+from agile_gym.evaluation.metrics import Estimate
 from agile_gym.evaluation.reference import reference_rows
-from agile_gym.evaluation.run import EpisodeResult
 
-__all__ = ["format_tables", "summarize"]
+__all__ = ["INTERVALS", "Interval", "format_cost", "format_tables", "grid_lines"]
 
+Interval = Literal["puzzle", "photograph"]
+INTERVALS: tuple[Interval, ...] = ("puzzle", "photograph")
+"""What the intervals are taken over."""
+FEW_PHOTOGRAPHS = 30
 
-def summarize(results: Sequence[EpisodeResult]) -> dict[str, dict[str, Any]]:
-    """Compute Acc and Score, overall and a level, for each grid.
-
-    Args:
-        results: Finished episodes.
-
-    Returns:
-        For each grid a mapping from ``"L0"``, ``"L1"``, ... and ``"avg"`` (over all episodes) to ``episodes``, ``acc``
-        (with ``value``, ``low`` and ``high``, a Wilson interval), ``score`` (likewise, by the bootstrap), ``turns``,
-        ``valid`` (share of turns that could be carried out) and ``reward``, the latter three as means.
-    """
-    grids: dict[str, dict[str, list[EpisodeResult]]] = {}
-    for result in sorted(results, key=lambda result: (result.grid, result.level, result.episode)):
-        columns = grids.setdefault(result.grid, {})
-        columns.setdefault(f"L{result.level}", []).append(result)
-    summary: dict[str, dict[str, Any]] = {}
-    for grid, columns in grids.items():
-        everything = [result for column in columns.values() for result in column]
-        summary[grid] = {name: _column(column) for name, column in {**columns, "avg": everything}.items()}
-    return summary
+_METRICS = (("acc", "Acc: puzzles with every piece right"), ("score", "Score: pieces right"))
 
 
-def _column(results: Sequence[EpisodeResult]) -> dict[str, Any]:
-    turns = sum(result.turns for result in results)
-    return {
-        "episodes": len(results),
-        "acc": wilson(sum(result.solved for result in results), len(results))._asdict(),
-        "score": bootstrap_mean([result.score for result in results])._asdict(),
-        "turns": turns / len(results),
-        "valid": 1 - sum(result.errors for result in results) / turns,
-        "reward": sum(result.reward for result in results) / len(results),
-    }
-
-
-def format_tables(summary: Mapping[str, Mapping[str, Any]], policy: str) -> str:
-    """Write the tables for people: one's own rows, with their intervals below, and the paper's rows.
+def format_tables(summary: Mapping[str, Mapping[str, Any]], policy: str, *, interval: Interval = "puzzle") -> str:
+    """Write the tables: one's own rows, with their intervals below, the paper's rows, and what the policy did.
 
     Args:
-        summary: What `summarize` returned.
+        summary: What `agile_gym.evaluation.summarize` returned.
         policy: Name of the policy.
+        interval: Whether the 95% intervals are over puzzles, or over photographs.
 
     Returns:
-        Plain text, percentages, at most two tables a grid.
+        Plain text, at most four tables a grid. It depends on the arguments alone.
+
+    Raises:
+        ConfigurationError: If ``interval`` is not known.
     """
+    if interval not in INTERVALS:
+        raise ConfigurationError(f"interval={interval!r} is not known. {did_you_mean(interval, INTERVALS)}")
     parts: list[str] = []
     for grid, columns in summary.items():
-        for metric, title in (("acc", "Acc: puzzles with every piece right"), ("score", "Score: pieces right")):
-            names = list(columns)
-            estimates = [Estimate(**columns[name][metric]) for name in names]
-            rows = [
-                [policy, *(f"{100 * estimate.value:.1f}" for estimate in estimates)],
-                ["  95% interval, from", *(f"{100 * estimate.low:.1f}" for estimate in estimates)],
-                ["  to", *(f"{100 * estimate.high:.1f}" for estimate in estimates)],
-                ["  episodes", *(str(columns[name]["episodes"]) for name in names)],
-            ]
+        names = list(columns)
+        for metric, title in _METRICS:
+            key = metric if interval == "puzzle" else f"{metric}_by_photograph"
+            rows = _estimate_rows(policy, [columns[name][key] for name in names])
+            rows.append(["  puzzles", *(str(columns[name]["puzzles"]) for name in names)])
             for row in reference_rows(grid, metric):
                 paper = {f"L{level}": value for level, value in enumerate(row.levels)} | {"avg": row.average}
                 rows.append([f"paper: {row.model}", *(f"{paper[name]:.1f}" for name in names)])
-            parts.append(f"{grid} {title} (%)\n{_grid_lines(['', *names], rows)}")
+            parts.append(f"{grid} {title} (%)\n{grid_lines(['', *names], rows)}")
+        if any(columns[name]["pass"] for name in names):
+            parts.append(f"{grid} pass@k: puzzles solved by one of k samples (%)\n{_pass_table(columns)}")
+        parts.append(f"{grid} What the policy did\n{_behaviour_table(columns)}")
+    parts.append(_interval_note(summary, interval))
     return "\n\n".join(parts)
 
 
-def _grid_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _estimate_rows(title: str, estimates: Iterable[Mapping[str, float]]) -> list[list[str]]:
+    given = [Estimate(**estimate) for estimate in estimates]
+    return [
+        [title, *(f"{100 * estimate.value:.1f}" for estimate in given)],
+        ["  95% interval, from", *(f"{100 * estimate.low:.1f}" for estimate in given)],
+        ["  to", *(f"{100 * estimate.high:.1f}" for estimate in given)],
+    ]
+
+
+def _pass_table(columns: Mapping[str, Any]) -> str:
+    names = list(columns)
+    rows: list[list[str]] = []
+    for k in columns[names[0]]["pass"]:
+        rows += _estimate_rows(f"pass@{k}", [columns[name]["pass"][k] for name in names])
+    return grid_lines(["", *names], rows)
+
+
+def _behaviour_table(columns: Mapping[str, Any]) -> str:
+    names = list(columns)
+    everything = columns[names[-1]]
+    rows = [["turns an episode", *(f"{columns[name]['turns']:.2f}" for name in names)]]
+    for number in sorted(everything["turn_counts"], key=int):
+        counts = [columns[name]["turn_counts"].get(number, 0) / columns[name]["episodes"] for name in names]
+        rows.append([f"  episodes of {number} (%)", *(f"{100 * share:.1f}" for share in counts)])
+    rows.append(["valid turns (%)", *(f"{100 * columns[name]['valid']:.1f}" for name in names)])
+    for kind in sorted(everything["errors"], key=lambda kind: (-everything["errors"][kind], kind)):
+        turns = {name: columns[name]["turns"] * columns[name]["episodes"] for name in names}
+        shares = [columns[name]["errors"].get(kind, 0) / turns[name] for name in names]
+        rows.append([f"  {kind} (%)", *(f"{100 * share:.1f}" for share in shares)])
+    rows.append(["episodes with an answer (%)", *(f"{100 * columns[name]['answered']:.1f}" for name in names)])
+    for action in everything["uses"]:
+        rows.append([f"{action} an episode", *(f"{columns[name]['uses'].get(action, 0):.2f}" for name in names)])
+    rows.append(["reward", *(f"{columns[name]['reward']:.3f}" for name in names)])
+    return grid_lines(["", *names], rows)
+
+
+def _interval_note(summary: Mapping[str, Mapping[str, Any]], interval: Interval) -> str:
+    columns = [column for grid in summary.values() for column in grid.values()]
+    photographs = max((column["photographs"] for column in columns), default=0)
+    if interval == "puzzle":
+        acc = "bootstrap over puzzles" if any(column["pass"] for column in columns) else "Wilson's"
+        text = (
+            f"Intervals are over puzzles: for Acc {acc}, for Score the bootstrap. They are about other puzzles made of "
+            f"these {photographs} photographs; --interval photograph is about other photographs."
+        )
+    else:
+        text = f"Intervals are over the {photographs} photographs, by the bootstrap."
+        if photographs < FEW_PHOTOGRAPHS:
+            text += " So few make them too narrow."
+    return text
+
+
+def format_cost(cost: Mapping[str, Mapping[str, float | None]]) -> str:
+    """Write the table of time and tokens an episode.
+
+    Args:
+        cost: What `agile_gym.evaluation.summarize_cost` returned.
+
+    Returns:
+        Plain text.
+    """
+    labels = {
+        "policy_seconds": "seconds of the policy (batches count whole)",
+        "env_seconds": "seconds of the environment",
+        "context_tokens": "tokens of the contexts of all turns",
+        "computed_tokens": "  of them computed",
+        "new_tokens": "tokens written",
+    }
+    rows: list[list[str]] = []
+    for key, label in labels.items():
+        values = [columns[key] for columns in cost.values()]
+        if all(value is None for value in values):
+            continue
+        form = ".4f" if key.endswith("seconds") else ",.0f"
+        rows.append([label, *("-" if value is None else format(value, form) for value in values)])
+    return f"Cost an episode\n{grid_lines(['', *cost], rows)}"
+
+
+def grid_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Align a table: the first column to the left, the others to the right, a rule below the header."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     lines = [
         "  ".join(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
-from agile_gym.errors import ConfigurationError, did_you_mean
+from agile_gym.errors import AgileGymError, ConfigurationError, did_you_mean
 
 if TYPE_CHECKING:
     from agile_gym.rollout.transcript import PolicyRecord
@@ -94,11 +95,13 @@ class FunctionPolicy:
 
 PolicyLike = Policy | type[Policy] | Callable[[Observation], str]
 POLICIES: dict[str, str | Callable[..., PolicyLike]] = {
+    "api": "agile_gym.policies.api:ChatAPIPolicy",
     "edge": "agile_gym.policies.edge:EdgePolicy",
+    "hf": "agile_gym.policies.hf:HFVLMPolicy",
     "oracle": "agile_gym.policies.simple:OraclePolicy",
     "random": "agile_gym.policies.simple:RandomPolicy",
 }
-"""Policies by name: what makes them, or ``"module:attribute"`` of it."""
+"""Policies by name: what makes them, or ``"module:attribute"`` of it. ``"NAME:TEXT"`` hands the text to the maker."""
 
 
 def register_policy(name: str, maker: str | Callable[..., PolicyLike]) -> None:
@@ -138,29 +141,64 @@ def make_policy(name: str, **options: Any) -> Policy:  # noqa: ANN401 -- the pol
     """Make a policy by its name or by ``"module:attribute"``.
 
     Args:
-        name: A registered name, or where to find a class that makes a policy, a policy, or a function
-            ``observation -> str``.
+        name: A registered name, such as ``"edge"``; a registered name with what its maker takes first, such as
+            ``"hf:PATH"`` or ``"api:MODEL"``; or ``"module:attribute"``, where to find a class that makes a policy, a
+            policy, or a function ``observation -> str``.
         **options: Passed on to the class.
 
     Returns:
         The policy.
 
     Raises:
-        ConfigurationError: If there is no such policy.
+        ConfigurationError: If there is no such policy, or it does not take these options.
+        MissingDependencyError: If it needs a package that is not installed.
     """
-    maker = POLICIES.get(name, name)
-    if isinstance(maker, str):
-        module, colon, attribute = maker.partition(":")
-        if not colon:
-            raise ConfigurationError(
-                f"There is no policy {name!r}. {did_you_mean(name, POLICIES)} 'module:attribute' names one of your own."
-            )
-        try:
-            maker = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigurationError(f"The policy {name!r} cannot be loaded: {error}.") from error
-    if isinstance(maker, type) or (name in POLICIES and callable(maker)):
-        return as_policy(maker(**options))
-    if options:
+    kind, colon, text = name.partition(":")
+    registered = name in POLICIES or (bool(colon) and kind in POLICIES)
+    given = (text,) if registered and colon else ()
+    maker = _load(POLICIES[kind], name) if registered else _load(name, name)
+    if isinstance(maker, type) or (registered and callable(maker)):
+        _check_call(cast(Callable[..., Any], maker), given, options, name)
+        return as_policy(maker(*given, **options))
+    if options or given:
         raise ConfigurationError(f"The policy {name!r} is not a class; it takes no options.")
     return as_policy(maker)
+
+
+def _load(maker: object, name: str) -> object:
+    """Return a maker, which may be told as ``"module:attribute"``."""
+    if not isinstance(maker, str):
+        return maker
+    module, colon, attribute = maker.partition(":")
+    if not colon:
+        raise ConfigurationError(
+            f"There is no policy {name!r}. {did_you_mean(name, POLICIES)} 'module:attribute' names one of your own."
+        )
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except AgileGymError:
+        raise
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(f"The policy {name!r} cannot be loaded: {error}.") from error
+
+
+def _check_call(maker: Callable[..., Any], given: tuple[str, ...], options: dict[str, Any], name: str) -> None:
+    """Check that a maker takes what it is to be given.
+
+    Raises:
+        ConfigurationError: If it does not.
+    """
+    try:
+        signature = inspect.signature(maker)
+    except (TypeError, ValueError):
+        return  # made in C, without a signature: the call will tell
+    try:
+        signature.bind(*given, **options)
+    except TypeError as error:
+        kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        names = [parameter.name for parameter in signature.parameters.values() if parameter.kind in kinds]
+        wrong = [option for option in options if option not in names]
+        hint = f" {did_you_mean(wrong[0], names)}" if wrong and names else ""
+        if not given and "missing" in str(error) and ":" not in name:
+            hint = f" Write '{name}:{names[0].upper()}'." if names else hint
+        raise ConfigurationError(f"The policy {name!r} cannot be made: {error}.{hint}") from error

@@ -21,8 +21,9 @@ __all__ = ["OraclePolicy", "RandomPolicy"]
 class RandomPolicy:
     """Answers at once with a uniform permutation: right with probability 1/n! (times 1/4^n for turned pieces).
 
-    The answer to a puzzle depends on the seed and on the puzzle's image only, so that it is the same in every batch, on
-    every worker and after an interruption.
+    The answer to a puzzle depends on the puzzle's image and on the seed only: that of the episode,
+    ``info["policy_seed"]``, if there is one, else that of the policy. So it is the same in every batch, on every worker
+    and after an interruption.
     """
 
     def __init__(self, seed: int | None = None) -> None:
@@ -35,7 +36,7 @@ class RandomPolicy:
 
     def reset(self, seed: int | None = None) -> None:
         """Seed the answers."""
-        self._seed = np.random.SeedSequence(seed).generate_state(1)[0]
+        self._seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
 
     def act(self, observations: Sequence[Observation], infos: Sequence[dict[str, Any]]) -> list[str]:
         """Write an answer for each episode."""
@@ -43,7 +44,8 @@ class RandomPolicy:
         for observation, info in zip(observations, infos, strict=True):
             task: JigsawTask = info["task"]
             image: NDArray[np.uint8] = observation["image"]
-            rng = np.random.default_rng([self._seed, zlib.crc32(np.ascontiguousarray(image).data)])
+            seed: int = info.get("policy_seed", self._seed)
+            rng = np.random.default_rng([seed, zlib.crc32(np.ascontiguousarray(image).data)])
             names = task.names
             places: list[int] = rng.permutation(len(names)).tolist()
             order = tuple(names[place] for place in places)

@@ -7,7 +7,7 @@ import skimage.data
 
 from agile_gym.envs import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError
-from agile_gym.evaluation import EvaluationPlan, evaluate, wilson
+from agile_gym.evaluation import EvaluationPlan, SuiteEntry, evaluate
 from agile_gym.policies import (
     POLICIES,
     EdgePolicy,
@@ -47,10 +47,10 @@ def test_the_oracle_says_what_it_needs():
 
 @pytest.mark.parametrize(("grid", "exact"), [("1x2", 1 / 2), ("1x3", 1 / 6), ("2x2", 1 / 24)])
 def test_random_answers_are_right_as_often_as_chance_has_it(grid, exact):
-    plan = EvaluationPlan("random", grids=(grid,), levels=(0,), episodes=2000, options={"image_size": 32})
+    plan = EvaluationPlan("random", [SuiteEntry(grid, (0,), 2000)], options={"image_size": 32})
     results = evaluate(RandomPolicy(), plan, batch=64)
-    estimate = wilson(sum(result.solved for result in results), len(results))
-    assert estimate.low <= exact <= estimate.high
+    share = sum(result.solved for result in results) / len(results)
+    assert abs(share - exact) < 3.3 * math.sqrt(exact * (1 - exact) / len(results))  # missed by chance: 0.1%
 
 
 def test_random_answers_depend_on_seed_and_puzzle_only():
@@ -63,6 +63,13 @@ def test_random_answers_depend_on_seed_and_puzzle_only():
     assert RandomPolicy(3).act(observations, infos) == together
     assert RandomPolicy(4).act(observations, infos) != together
     assert len(set(together)) > 3
+    for info in infos:  # an episode's own seed goes before the policy's
+        info["policy_seed"] = 3
+    again = policy.act(observations, infos)
+    assert again != together
+    assert RandomPolicy(4).act(observations, infos) == again
+    infos[0]["policy_seed"] = 4
+    assert [a == b for a, b in zip(policy.act(observations, infos), again, strict=True)] == [False] + [True] * 5
 
 
 @pytest.mark.parametrize("view", ["pieces", "board", "both"])
@@ -117,9 +124,13 @@ def test_policies_by_name_and_by_module():
     assert isinstance(make_policy("edge"), EdgePolicy)
     assert isinstance(make_policy("random", seed=3), RandomPolicy)
     assert isinstance(make_policy("agile_gym.policies:OraclePolicy"), OraclePolicy)
-    register_policy("alphabet", lambda: answer_alphabetically)
+    register_policy("alphabet", lambda start="A": answer_alphabetically)
     try:
         assert isinstance(make_policy("alphabet"), FunctionPolicy)
+        assert isinstance(make_policy("alphabet:B"), FunctionPolicy)
+        assert isinstance(make_policy("alphabet", start="C"), FunctionPolicy)
+        with pytest.raises(ConfigurationError, match="Did you mean 'start'"):
+            make_policy("alphabet", strat="C")
         with pytest.raises(ConfigurationError, match="already"):
             register_policy("alphabet", RandomPolicy)
     finally:
@@ -133,6 +144,8 @@ def test_policies_by_name_and_by_module():
         ("nowhere:policy", "cannot be loaded"),
         ("agile_gym.policies:Nothing", "cannot be loaded"),
         ("math:pi", "is not a policy"),
+        ("hf", "missing a required argument.* Write 'hf:MODEL'"),
+        ("edge:fast", "too many positional"),
     ],
 )
 def test_unknown_policies_are_refused(name, message):

@@ -1,0 +1,256 @@
+"""The commands ``agile-gym eval`` and ``agile-gym compare``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agile_gym.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from agile_gym.evaluation.plan import EvaluationPlan
+    from agile_gym.evaluation.run import PreparedPlan
+    from agile_gym.evaluation.session import Session
+    from agile_gym.images import ImageSource
+    from agile_gym.policies.base import Policy
+
+__all__ = ["add_compare_command", "add_eval_command"]
+
+Subparsers = Any
+"""What `argparse.ArgumentParser.add_subparsers` returns; argparse does not name its type."""
+
+
+def add_eval_command(commands: Subparsers) -> None:
+    """Add ``eval`` to the subcommands of a parser."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        "eval", help="play many puzzles and print Acc and Score beside the paper's"
+    )
+    add = command.add_argument
+    add("--policy", default="edge", help="edge, random, hf:PATH, api:MODEL or module:attribute (default: %(default)s)")
+    add("--policy-option", action="append", default=[], metavar="KEY=VALUE", help="option of the policy")
+    add("--suite", default=None, help="paper, quick, large, or a TOML file (default: paper)")
+    add("--grid", nargs="+", default=None, help="grids instead of a suite, such as 2 3 2x4")
+    add("--levels", nargs="+", default=["all"], help="all, or numbers such as 0 1 2 (default: all)")
+    add("--episodes", type=int, default=None, help="puzzles a level (default: those of the suite, or 300)")
+    add("--samples", type=int, default=None, help="how often each puzzle is played, for pass@k (default: 1)")
+    add("--seed", type=int, default=None, help="seed of the puzzles (default: that of the suite, or 0)")
+    add("--images", default=None, help="folder, file, or hf:NAME[:SPLIT[:COLUMN]] (default: built-in photographs)")
+    add("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the environment")
+    add("--batch", type=int, default=8, help="episodes side by side (default: %(default)s)")
+    add("--workers", type=int, default=1, help="processes that play, each with its own policy (default: %(default)s)")
+    add("--output", type=Path, default=Path("agile-eval.json"), help="JSON file (default: %(default)s)")
+    add("--keep", default=None, help="transcripts kept a level: a number, all or none (default: 10, or all of a model)")
+    add("--resume", action="store_true", help="go on with an evaluation that was interrupted")
+    add("--overwrite", action="store_true", help="begin anew even if the output holds puzzles")
+    add("--interval", default="puzzle", help="what intervals are over: puzzle or photograph (default: %(default)s)")
+    add("--training-images", default=None, metavar="IMAGES", help="report photographs that are also among these")
+    add("--plots", action="store_true", help="also draw Acc and Score by level, beside the output")
+    command.set_defaults(run=_eval)
+
+
+def add_compare_command(commands: Subparsers) -> None:
+    """Add ``compare`` to the subcommands of a parser."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        "compare", help="compare two evaluations of the same puzzles, pair by pair"
+    )
+    command.add_argument("first", type=Path, help="JSON file of an evaluation")
+    command.add_argument("second", type=Path, help="JSON file of another one")
+    command.add_argument("--output", type=Path, default=None, help="also write the figures to this JSON file")
+    command.set_defaults(run=_compare)
+
+
+def _eval(options: argparse.Namespace) -> int:
+    from agile_gym.evaluation.report import write_report
+    from agile_gym.evaluation.run import prepare_plan
+    from agile_gym.evaluation.session import Session
+    from agile_gym.evaluation.summary import summarize, summarize_cost
+    from agile_gym.evaluation.tables import format_cost, format_tables
+
+    output: Path = options.output
+    _check_numbers(options)
+    _check_output(output)
+    format_tables({}, "", interval=options.interval)
+    if options.plots:
+        from agile_gym.evaluation.plots import require_matplotlib
+
+        require_matplotlib()
+    plan = _plan(options)
+    policy = _policy(plan, options.workers)
+    prepared = prepare_plan(plan)
+    training = _training_images(options.training_images)
+    keep = _keep(options.keep)
+    with Session(prepared, output, keep=keep, resume=options.resume, overwrite=options.overwrite) as session:
+        _play(session, policy, options)
+        results = session.journal.results
+    summary, cost = summarize(results), summarize_cost(results)
+    print(format_tables(summary, plan.policy, interval=options.interval))
+    overlap = _overlap(prepared, training, session)
+    print(f"\n{format_cost(cost)}")
+    write_report(
+        output,
+        plan=plan.to_json(),
+        photographs=prepared.photographs(),
+        summary=summary,
+        cost=cost,
+        results=results,
+        overlap=overlap,
+    )
+    written = [f"{output} (results)", f"{output.with_suffix('.jsonl')} (every puzzle)"]
+    if session.transcripts.exists():
+        written.append(f"{session.transcripts} (transcripts)")
+    if options.plots:
+        from agile_gym.evaluation.plots import plot_summary
+
+        picture = output.with_suffix(".png")
+        plot_summary(summary, plan.policy, interval=options.interval).savefig(picture)
+        written.append(f"{picture} (picture)")
+    print(f"\nWritten: {', '.join(written)}")
+    return 0
+
+
+def _play(session: Session, policy: Policy | None, options: argparse.Namespace) -> None:
+    """Play what is left, and show how it goes."""
+    from tqdm import tqdm
+
+    journal = session.journal
+    solved = sum(result.solved for result in journal.results)
+    try:
+        with tqdm(total=len(session.plan), initial=len(journal.results), unit="puzzle", file=sys.stderr) as bar:
+            episodes = session.play(
+                policy,
+                batch=options.batch,
+                workers=options.workers,
+                on_lost=lambda sentence: bar.write(f"agile-gym: {sentence}", file=sys.stderr),
+            )
+            for result in episodes:
+                solved += result.solved
+                accuracy = 100 * solved / len(journal.results)
+                bar.set_postfix_str(f"{result.grid} L{result.level} Acc {accuracy:.1f}%", False)
+                bar.update()
+    except BaseException:
+        print(f"\n{len(journal.results)} puzzles are kept; add --resume to go on.", file=sys.stderr)
+        raise
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    from agile_gym.evaluation.workers import MAX_WORKERS
+
+    if options.batch < 1:
+        raise ConfigurationError(f"--batch {options.batch} is not allowed; give at least 1.")
+    if not 1 <= options.workers <= MAX_WORKERS:
+        raise ConfigurationError(f"--workers {options.workers} is not allowed; give 1 to {MAX_WORKERS}.")
+
+
+def _check_output(output: Path) -> None:
+    if output.suffix != ".json" or output.is_dir():
+        raise ConfigurationError(f"--output {output} is not allowed; give the name of a file that ends in .json.")
+
+
+def _plan(options: argparse.Namespace) -> EvaluationPlan:
+    """Put the plan together: a suite, and what is given besides."""
+    from agile_gym.evaluation.plan import DEFAULT_EPISODES, EvaluationPlan, choose_entries, restrict_levels
+    from agile_gym.evaluation.suites import load_suite
+
+    if options.suite is not None and options.grid is not None:
+        raise ConfigurationError("--suite and --grid exclude each other: a suite names its grids. Leave one out.")
+    levels = _levels(options.levels)
+    suite = load_suite(options.suite or "paper")
+    entries = suite.entries
+    if options.grid is not None:
+        entries = choose_entries(
+            options.grid, levels, DEFAULT_EPISODES if options.episodes is None else options.episodes
+        )
+    else:
+        if levels is not None:
+            entries = restrict_levels(entries, levels)
+        if options.episodes is not None:
+            entries = tuple(replace(entry, episodes=options.episodes) for entry in entries)
+    return EvaluationPlan(
+        policy=options.policy,
+        entries=entries,
+        samples=suite.samples if options.samples is None else options.samples,
+        seed=suite.seed if options.seed is None else options.seed,
+        images=suite.images if options.images is None else options.images,
+        options={**suite.options, **_pairs(options.option, "--option", "image_size=224")},
+        policy_options=_pairs(options.policy_option, "--policy-option", "temperature=0.7"),
+    )
+
+
+def _policy(plan: EvaluationPlan, workers: int) -> Policy | None:
+    """Make the policy, unless worker processes make their own."""
+    from agile_gym.policies.base import POLICIES, make_policy
+
+    if plan.policy.partition(":")[0] not in POLICIES and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # so that a module beside the user is found
+    return make_policy(plan.policy, **plan.policy_options) if workers == 1 else None
+
+
+def _training_images(images: str | None) -> ImageSource | None:
+    from agile_gym.images import open_images
+
+    return None if images is None else open_images(images)
+
+
+def _overlap(prepared: PreparedPlan, training: ImageSource | None, session: Session) -> dict[str, Any] | None:
+    """Look for the puzzles' photographs in a training set, and tell."""
+    from agile_gym.evaluation.overlap import find_overlap
+
+    if training is None:
+        return None
+    overlap = find_overlap(prepared.source, training, session.journal.results)
+    print(f"\nTraining images\n{overlap.text()}")
+    return overlap.to_json()
+
+
+def _levels(words: Sequence[str]) -> tuple[int, ...] | None:
+    if list(words) == ["all"]:
+        return None
+    try:
+        return tuple(int(word.lower().removeprefix("l")) for word in words)
+    except ValueError:
+        raise ConfigurationError(f"--levels {' '.join(words)}: give 'all', or numbers such as 0 1 2.") from None
+
+
+def _keep(word: str | None) -> int | None:
+    """Read how many transcripts are kept a level; None leaves it to the policy."""
+    if word is None:
+        return None
+    if word in ("all", "none"):
+        return sys.maxsize if word == "all" else 0
+    if not word.isdecimal():
+        raise ConfigurationError(f"--keep {word}: give a number, 'all' or 'none'.")
+    return int(word)
+
+
+def _pairs(texts: Sequence[str], flag: str, example: str) -> dict[str, Any]:
+    """Read KEY=VALUE pairs; a value is JSON if it can be read as such, else a text."""
+    pairs: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigurationError(f"{flag} {text} is not of the form KEY=VALUE, such as {example}.")
+        try:
+            pairs[key] = json.loads(value)
+        except ValueError:
+            pairs[key] = value
+    return pairs
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from agile_gym.evaluation.compare import compare_reports, format_comparison
+    from agile_gym.evaluation.report import read_report
+
+    first, second = read_report(options.first), read_report(options.second)
+    comparison = compare_reports(first, second)
+    print(format_comparison(comparison, first, second))
+    if options.output is not None:
+        _check_output(options.output)
+        options.output.write_text(json.dumps(comparison, indent=2) + "\n", encoding="utf-8")
+        print(f"\nWritten: {options.output}")
+    return 0

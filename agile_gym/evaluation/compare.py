@@ -1,0 +1,179 @@
+"""Compares two evaluations of the same puzzles, pair by pair."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any, cast
+
+from agile_gym.errors import ConfigurationError
+from agile_gym.evaluation.metrics import bootstrap_difference
+from agile_gym.evaluation.paired import mcnemar, sign_flip
+from agile_gym.evaluation.report import EpisodeRow, Report
+from agile_gym.evaluation.summary import AVERAGE
+from agile_gym.evaluation.tables import grid_lines
+
+__all__ = ["compare_reports", "format_comparison"]
+
+Puzzle = tuple[str, int, int]
+_IGNORED = ("policy", "policy_options", "samples")
+
+
+def compare_reports(first: Report, second: Report) -> dict[str, dict[str, Any]]:
+    """Compare two evaluations of the same puzzles.
+
+    Args:
+        first: One.
+        second: Another one, of the same puzzles.
+
+    Returns:
+        For each grid a mapping from ``"L0"``, ``"L1"``, ... and ``"avg"`` to
+
+        - ``puzzles``: how many pairs;
+        - ``acc`` and ``score``, each with ``first`` and ``second`` (means), ``difference`` (second minus first),
+          ``low`` and ``high`` (95% interval, by the bootstrap over pairs) and ``p``: two-sided, of McNemar's exact test
+          for Acc and of the sign-flip permutation test for Score (and for Acc where puzzles were played several times);
+        - ``only_first``, ``only_second``: puzzles that one alone solved, or solved more often.
+
+    Raises:
+        ConfigurationError: If the puzzles are not the same.
+    """
+    ours, theirs = _by_puzzle(first.rows), _by_puzzle(second.rows)
+    _check_puzzles(first, second, ours, theirs)
+    grids: dict[str, dict[str, list[Puzzle]]] = {}
+    for puzzle in sorted(ours):
+        columns = grids.setdefault(puzzle[0], {})
+        columns.setdefault(f"L{puzzle[1]}", []).append(puzzle)
+    return {
+        grid: {
+            name: _compare([(ours[puzzle], theirs[puzzle]) for puzzle in puzzles])
+            for name, puzzles in {**columns, AVERAGE: [p for column in columns.values() for p in column]}.items()
+        }
+        for grid, columns in sorted(grids.items(), key=lambda item: (_pieces(item[0]), item[0]))
+    }
+
+
+def _by_puzzle(rows: Sequence[EpisodeRow]) -> dict[Puzzle, list[EpisodeRow]]:
+    puzzles: dict[Puzzle, list[EpisodeRow]] = {}
+    for row in rows:
+        puzzles.setdefault((row.grid, row.level, row.episode), []).append(row)
+    return puzzles
+
+
+def _check_puzzles(
+    first: Report, second: Report, ours: Mapping[Puzzle, list[EpisodeRow]], theirs: Mapping[Puzzle, list[EpisodeRow]]
+) -> None:
+    names = f"{first.path} and {second.path}"
+    if ours.keys() != theirs.keys():
+        both = len(ours.keys() & theirs.keys())
+        raise ConfigurationError(
+            f"{names} do not hold the same puzzles: {len(ours)} and {len(theirs)}, of which {both} are called the "
+            "same. Evaluate both with the same --suite, --grid, --levels and --episodes."
+        )
+    for what, flag in (("seed", "--seed"), ("image_id", "--images")):
+        differ = sum(getattr(ours[puzzle][0], what) != getattr(theirs[puzzle][0], what) for puzzle in ours)
+        if differ:
+            raise ConfigurationError(
+                f"{names} do not hold the same puzzles: {differ} of {len(ours)} have another {what}. Evaluate both "
+                f"with the same {flag}."
+            )
+
+
+def _pieces(grid: str) -> int:
+    rows, _, cols = grid.partition("x")
+    return int(rows) * int(cols)
+
+
+def _compare(pairs: Sequence[tuple[list[EpisodeRow], list[EpisodeRow]]]) -> dict[str, Any]:
+    def mean(rows: Sequence[EpisodeRow], *, score: bool) -> Fraction:
+        pieces = _pieces(rows[0].grid)
+        values = [Fraction(round(row.score * pieces), pieces) if score else Fraction(row.solved) for row in rows]
+        return sum(values, Fraction(0)) / len(values)
+
+    comparison: dict[str, Any] = {"puzzles": len(pairs)}
+    for metric in ("acc", "score"):
+        ours = [mean(rows, score=metric == "score") for rows, _ in pairs]
+        theirs = [mean(rows, score=metric == "score") for _, rows in pairs]
+        differences = [b - a for a, b in zip(ours, theirs, strict=True)]
+        estimate = bootstrap_difference([float(difference) for difference in differences])
+        worse, better = (sum(sign * d > 0 for d in differences) for sign in (-1, 1))
+        single = all(len(rows) == 1 for pair in pairs for rows in pair)
+        comparison[metric] = {
+            "first": float(sum(ours, Fraction(0)) / len(pairs)),
+            "second": float(sum(theirs, Fraction(0)) / len(pairs)),
+            "difference": estimate.value,
+            "low": estimate.low,
+            "high": estimate.high,
+            "p": mcnemar(worse, better) if metric == "acc" and single else sign_flip(differences),
+        }
+        if metric == "acc":
+            comparison["only_first"], comparison["only_second"] = worse, better
+    return comparison
+
+
+def option_differences(first: Report, second: Report) -> list[str]:
+    """Return what differs in the settings of two evaluations, but for policy and samples, one sentence each."""
+    sentences: list[str] = []
+    for name in sorted(first.plan.keys() | second.plan.keys()):
+        ours, theirs = first.plan.get(name), second.plan.get(name)
+        if ours == theirs or name in _IGNORED:
+            continue
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            left, right = cast("dict[str, Any]", ours), cast("dict[str, Any]", theirs)
+            sentences += [
+                f"{key}: {left.get(key, 'default')!r} and {right.get(key, 'default')!r}"
+                for key in sorted({**left, **right})
+                if left.get(key) != right.get(key)
+            ]
+        else:
+            sentences.append(f"{name}: {ours!r} and {theirs!r}")
+    return sentences
+
+
+def format_comparison(comparison: Mapping[str, Mapping[str, Any]], first: Report, second: Report) -> str:
+    """Write a comparison for people.
+
+    Args:
+        comparison: What `compare_reports` returned.
+        first: The first evaluation.
+        second: The second one.
+
+    Returns:
+        Plain text, two tables a grid.
+    """
+    names = [first.policy, second.policy]
+    if names[0] == names[1]:
+        names = [str(first.path), str(second.path)]
+    parts = [f"First: {first.policy} ({first.path})\nSecond: {second.policy} ({second.path})"]
+    differ = option_differences(first, second)
+    if differ:
+        parts[0] += "\nTheir settings differ in " + "; ".join(differ)
+    for grid, columns in comparison.items():
+        header = ["", *columns]
+        for metric, title, test in (
+            ("acc", "Acc (%)", "McNemar's exact test"),
+            ("score", "Score (%)", "sign-flip permutation test"),
+        ):
+            values = [column[metric] for column in columns.values()]
+            rows = [
+                [names[0], *(f"{100 * value['first']:.1f}" for value in values)],
+                [names[1], *(f"{100 * value['second']:.1f}" for value in values)],
+                ["second minus first", *(f"{100 * value['difference']:+.1f}" for value in values)],
+                ["  95% interval, from", *(f"{100 * value['low']:+.1f}" for value in values)],
+                ["  to", *(f"{100 * value['high']:+.1f}" for value in values)],
+                ["  p", *(_p_value(value["p"]) for value in values)],
+            ]
+            if metric == "acc":
+                rows.append(["better in the first alone", *(str(c["only_first"]) for c in columns.values())])
+                rows.append(["better in the second alone", *(str(c["only_second"]) for c in columns.values())])
+            rows.append(["puzzles", *(str(column["puzzles"]) for column in columns.values())])
+            parts.append(f"{grid} {title}, p by {test}\n{grid_lines(header, rows)}")
+    parts.append(
+        "Pairs are the same puzzle played by both. Intervals are by the bootstrap over pairs. The p-values are "
+        "two-sided and not corrected for their number."
+    )
+    return "\n\n".join(parts)
+
+
+def _p_value(p: float) -> str:
+    return "<1e-9" if p < 1e-9 else f"{p:.2g}" if p < 0.001 else f"{p:.3f}"

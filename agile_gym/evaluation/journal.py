@@ -1,0 +1,216 @@
+"""The file that an evaluation keeps of finished episodes, so that none is lost or played again."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from agile_gym.errors import ConfigurationError
+from agile_gym.evaluation.plan import EvaluationPlan
+from agile_gym.evaluation.results import EpisodeResult
+
+__all__ = ["JOURNAL_SCHEMA", "Journal", "read_journal"]
+
+JOURNAL_SCHEMA = 2
+"""Version of the file's layout. 1 was a line with the plan alone, and results without samples."""
+
+
+class Journal:
+    """A file of finished episodes, one JSON text a line, below a line with the settings.
+
+    Every line is handed to the system as soon as its episode is over, so that an interruption, even by SIGKILL, costs
+    at most the episodes being played. A line that was cut short is dropped when the file is opened again, and its
+    episode is played anew. While a journal is open, no other process can open it.
+
+    Attributes:
+        path: The file.
+        results: The finished episodes.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        plan: EvaluationPlan,
+        *,
+        photographs: Mapping[str, Any] | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        """Open a journal.
+
+        Args:
+            path: The file.
+            plan: The settings of the evaluation.
+            photographs: What the photographs are, in JSON's types, so that an evaluation is resumed with the same.
+            resume: Keep the episodes that the file holds and go on after them.
+            overwrite: Begin anew even if the file holds episodes.
+
+        Raises:
+            ConfigurationError: If it holds episodes and neither is asked for, if it is to be resumed and holds an
+                evaluation with other settings, if another process writes to it, or if it cannot be written. Then the
+                file is as it was.
+        """
+        self.path = path
+        self.results: list[EpisodeResult] = []
+        header = {"schema": JOURNAL_SCHEMA, "plan": _plain(plan), "photographs": dict(photographs or {})}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b", buffering=0)
+        except OSError as error:
+            raise _not_writable(path, error) from error
+        try:
+            _lock(self._file, path)
+            self._file.seek(0)
+            whole, newline, _ = self._file.read().rpartition(b"\n")  # what follows was cut short
+            lines = whole.split(b"\n") if newline else []
+            if len(lines) > 1 and not resume and not overwrite:
+                raise ConfigurationError(
+                    f"{path} holds {len(lines) - 1} finished puzzles already. Add --resume to go on with them, "
+                    "--overwrite to begin anew, or give another --output."
+                )
+            if resume and len(lines) > 1:
+                _check_header(lines[0], header, path)
+                self.results = list(_results(lines[1:]))
+                self._file.truncate(len(whole) + 1)
+            else:
+                self._file.truncate(0)
+                self._write(header)
+        except OSError as error:
+            self._file.close()
+            raise _not_writable(path, error) from error
+        except ConfigurationError:
+            self._file.close()
+            raise
+
+    def add(self, result: EpisodeResult) -> None:
+        """Write down a finished episode."""
+        self._write(result.to_json())
+        self.results.append(result)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, value: object) -> None:
+        line = memoryview((json.dumps(value, separators=(",", ":")) + "\n").encode())
+        while line:  # one call, but for a full disk or a pipe
+            line = line[self._file.write(line) or 0 :]
+
+
+def read_journal(path: Path) -> tuple[dict[str, Any], list[EpisodeResult]]:
+    """Read a journal without opening it for writing.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The settings, and the finished episodes.
+
+    Raises:
+        ConfigurationError: If it is no journal, or one of another version.
+    """
+    try:
+        lines = path.read_bytes().rpartition(b"\n")[0].split(b"\n")
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}.") from error
+    return _read_header(lines[0], path), list(_results(lines[1:]))
+
+
+def _plain(plan: EvaluationPlan) -> dict[str, Any]:
+    """Return the settings as JSON gives them back.
+
+    Raises:
+        ConfigurationError: If one is not of JSON's types.
+    """
+    settings = plan.to_json()
+    for group in ("options", "policy_options"):
+        for name, value in settings[group].items():
+            try:
+                json.dumps(value)
+            except (TypeError, ValueError):
+                raise ConfigurationError(
+                    f"{group}: {name}={value!r:.100} cannot be written down, so this evaluation cannot keep a journal. "
+                    "Give names, numbers, texts, lists and dictionaries only."
+                ) from None
+    return json.loads(json.dumps(settings))
+
+
+def _read_header(line: bytes, path: Path) -> dict[str, Any]:
+    try:
+        header = json.loads(line)
+    except ValueError:
+        header = None
+    if not isinstance(header, dict) or "schema" not in header:
+        older = isinstance(header, dict) and "policy" in header
+        what = "was written by an older version of agile_gym" if older else "is not the journal of an evaluation"
+        raise ConfigurationError(f"{path} {what}, so it cannot be resumed. Give another --output, or --overwrite.")
+    if header["schema"] != JOURNAL_SCHEMA:
+        raise ConfigurationError(
+            f"{path} has the schema {header['schema']!r}; this version of agile_gym reads {JOURNAL_SCHEMA}. Give "
+            "another --output, or --overwrite."
+        )
+    return header  # pyright: ignore[reportUnknownVariableType] -- json.loads is untyped
+
+
+def _check_header(line: bytes, header: Mapping[str, Any], path: Path) -> None:
+    """Check that a journal was begun with the same settings.
+
+    Raises:
+        ConfigurationError: If not; the settings that differ are named.
+    """
+    there = _read_header(line, path)
+    if there.get("photographs") != header["photographs"] and there.get("plan") == header["plan"]:
+        raise ConfigurationError(
+            f"{path} holds an evaluation with other photographs: {there.get('photographs')}, and now they are "
+            f"{header['photographs']}. Give the same images, or another --output."
+        )
+    if there == header:
+        return
+    old, new = there.get("plan", {}), header["plan"]
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    differ = "; ".join(f"{name}: {old.get(name)!r:.300} there, {new.get(name)!r:.300} now" for name in names)
+    raise ConfigurationError(
+        f"{path} holds an evaluation with other settings, so it cannot be resumed with these. Give the same, or "
+        f"another --output. They differ in {differ or 'the layout'}."
+    )
+
+
+def _results(lines: Iterable[bytes]) -> Iterator[EpisodeResult]:
+    """Yield the results that can be read, the first of each episode; the others are played again."""
+    seen: set[object] = set()
+    for line in lines:
+        try:
+            result = EpisodeResult.from_json(json.loads(line))
+        except ValueError:
+            continue
+        if result.key not in seen:
+            seen.add(result.key)
+            yield result
+
+
+def _lock(file: IO[bytes], path: Path) -> None:
+    """Keep other processes out until the file is closed, where the system can do that.
+
+    Raises:
+        ConfigurationError: If another process has the file.
+    """
+    try:
+        fcntl = importlib.import_module("fcntl")
+    except ImportError:
+        return
+    lock: Callable[[int, int], None] = fcntl.flock
+    try:
+        lock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigurationError(
+            f"Another process is writing to {path}. Wait for it, or give another --output."
+        ) from None
+    except OSError:
+        return  # a file system without locks
+
+
+def _not_writable(path: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(f"{path} cannot be written: {error}. Give another --output.")

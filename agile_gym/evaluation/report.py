@@ -1,0 +1,164 @@
+"""The file of results that an evaluation writes, for later runs to be compared with."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from agile_gym.errors import ConfigurationError
+from agile_gym.evaluation.plan import PuzzleKey
+from agile_gym.evaluation.results import EpisodeResult
+
+__all__ = ["REPORT_SCHEMA", "EpisodeRow", "Report", "read_report", "write_report"]
+
+KIND = "agile_gym.evaluation"
+REPORT_SCHEMA = 1
+"""Version of the file's layout."""
+
+
+class EpisodeRow(NamedTuple):
+    """An episode as a report holds it.
+
+    Attributes:
+        grid: Such as ``"3x3"``.
+        level: How many pieces started in their place.
+        episode: Number of the puzzle within grid and level.
+        sample: How often the puzzle was played before.
+        seed: Seed of the environment.
+        image_id: SHA-256 of the photograph.
+        solved: Whether every piece was right.
+        score: Share of pieces right, 0 to 1.
+    """
+
+    grid: str
+    level: int
+    episode: int
+    sample: int
+    seed: int
+    image_id: str
+    solved: bool
+    score: float
+
+    @property
+    def key(self) -> PuzzleKey:
+        """Its name within the plan."""
+        return self.grid, self.level, self.episode, self.sample
+
+
+@dataclass(frozen=True)
+class Report:
+    """A file of results.
+
+    Attributes:
+        path: Where it was read.
+        plan: The settings, see `EvaluationPlan.to_json`.
+        summary: What `summarize` returned.
+        rows: One an episode, in the order of grid, level, episode and sample.
+    """
+
+    path: Path
+    plan: Mapping[str, Any]
+    summary: Mapping[str, Mapping[str, Any]]
+    rows: tuple[EpisodeRow, ...]
+
+    @property
+    def policy(self) -> str:
+        """Name of the policy."""
+        return str(self.plan["policy"])
+
+
+def write_report(
+    path: Path,
+    *,
+    plan: Mapping[str, Any],
+    photographs: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    cost: Mapping[str, Any],
+    results: Iterable[EpisodeResult],
+    overlap: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a file of results: all of it, or nothing.
+
+    Args:
+        path: The file.
+        plan: The settings, in JSON's types.
+        photographs: What identifies the photographs, see `PreparedPlan.photographs`.
+        summary: What `summarize` returned.
+        cost: What `summarize_cost` returned.
+        results: Every episode.
+        overlap: What `Overlap.to_json` returned, if training images were given.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    from agile_gym import __version__
+
+    ordered = sorted(results, key=lambda result: result.key)
+    images = {name: index for index, name in enumerate(sorted({result.image_id for result in ordered}))}
+    head = {
+        "kind": KIND,
+        "schema": REPORT_SCHEMA,
+        "agile_gym": __version__,
+        "plan": plan,
+        "photographs": photographs,
+        "episodes": len(ordered),
+        "summary": summary,
+        "cost": cost,
+        "training_overlap": overlap,
+        "images": list(images),
+        "columns": [name if name != "image_id" else "image" for name in EpisodeRow._fields],
+    }
+    lines = [
+        json.dumps([*result.key, result.seed, images[result.image_id], result.solved, result.score])
+        for result in ordered
+    ]
+    body = ",\n    ".join(lines)
+    text = f'{json.dumps(head, indent=2)[:-2]},\n  "rows": [\n    {body}\n  ]\n}}\n'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_report(path: Path) -> Report:
+    """Read a file of results.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The report.
+
+    Raises:
+        ConfigurationError: If it is no file of results, or one of another version.
+    """
+    try:
+        values: Any = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}. Give the .json file of agile-gym eval.") from error
+    except ValueError as error:
+        raise ConfigurationError(f"{path} is not JSON: {error}. Give the .json file of agile-gym eval.") from error
+    report = cast("dict[str, Any]", values)
+    if not isinstance(values, dict) or report.get("kind") != KIND:
+        raise ConfigurationError(
+            f"{path} does not hold the results of this version's agile-gym eval. Give the .json file that it wrote, or "
+            "evaluate again."
+        )
+    if report.get("schema") != REPORT_SCHEMA:
+        raise ConfigurationError(
+            f"{path} has the schema {report.get('schema')!r}; this version of agile_gym reads {REPORT_SCHEMA}. "
+            "Evaluate again, or use the version that wrote it."
+        )
+    try:
+        images: list[str] = report["images"]
+        rows = [
+            EpisodeRow(grid, level, episode, sample, seed, images[image], solved, score)
+            for grid, level, episode, sample, seed, image, solved, score in report["rows"]
+        ]
+        return Report(path, report["plan"], report["summary"], tuple(rows))
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"{path} is damaged: {error!r}. Evaluate again.") from error

@@ -1,0 +1,129 @@
+"""One evaluation from start to end, with everything that it keeps on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from agile_gym.evaluation.journal import Journal
+from agile_gym.evaluation.plan import EvaluationPlan
+from agile_gym.evaluation.results import EpisodeResult
+from agile_gym.evaluation.run import PreparedPlan, play_tasks
+from agile_gym.evaluation.workers import play_in_workers
+from agile_gym.policies.base import Policy
+from agile_gym.rollout.store import TranscriptWriter
+
+__all__ = ["Session"]
+
+
+class Session:
+    """The journal of an evaluation and its transcripts, which always agree, whenever the process is killed.
+
+    A transcript is written before its line in the journal, and what the journal does not name is dropped when both are
+    opened again. Use it in a ``with`` block, or call `close`.
+
+    Attributes:
+        plan: The plan.
+        journal: The finished episodes.
+        transcripts: Folder of the transcripts.
+    """
+
+    def __init__(
+        self,
+        prepared: PreparedPlan,
+        output: Path,
+        *,
+        keep: int | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        """Open the files.
+
+        Args:
+            prepared: The plan.
+            output: The file of results, ``NAME.json``. The journal is ``NAME.jsonl``, and the transcripts are in the
+                folder ``NAME-transcripts``.
+            keep: Transcripts to be kept a level; None leaves it to the policy, see `play_tasks`.
+            resume: Go on after the episodes that are there.
+            overwrite: Begin anew even if there are some.
+
+        Raises:
+            ConfigurationError: If there are episodes and neither is asked for, or they cannot be resumed; then the
+                files are as they were.
+            TranscriptError: If the transcripts that are there are damaged.
+        """
+        self.plan: EvaluationPlan = prepared.plan
+        self.transcripts = output.with_name(f"{output.stem}-transcripts")
+        self._prepared = prepared
+        self._keep = keep
+        self._writer: TranscriptWriter | None = None
+        self.journal = Journal(
+            output.with_suffix(".jsonl"),
+            self.plan,
+            photographs=prepared.photographs(),
+            resume=resume,
+            overwrite=overwrite,
+        )
+        try:
+            if keep != 0 or self.transcripts.exists():
+                self._writer = TranscriptWriter(self.transcripts, resume=resume, overwrite=overwrite)
+                done = {result.key for result in self.journal.results}
+                self._writer.keep({task.name for task in self.plan.tasks() if task.key in done})
+        except BaseException:
+            self.close()
+            raise
+
+    def play(
+        self,
+        policy: Policy | None,
+        *,
+        batch: int = 8,
+        workers: int = 1,
+        on_lost: Callable[[str], None] | None = None,
+    ) -> Iterator[EpisodeResult]:
+        """Play what is left.
+
+        Args:
+            policy: Plays. It is not needed where several processes play, as each makes its own.
+            batch: How many episodes are played side by side (in each process).
+            workers: Number of processes; 1 plays in this one.
+            on_lost: Called with a sentence when a worker process was lost.
+
+        Yields:
+            Each episode when it is over and written down.
+
+        Raises:
+            AgileGymError: If the policy fails, or files cannot be written. What is written down is kept.
+        """
+        done = {result.key for result in self.journal.results}
+        tasks = (task for task in self.plan.tasks() if task.key not in done)
+        if workers == 1 and policy is not None:
+            policy.reset(self.plan.seed)
+            episodes = play_tasks(policy, self._prepared, tasks, batch=batch, keep=self._keep)
+        else:
+            episodes = play_in_workers(
+                self._prepared, tasks, workers=workers, batch=batch, keep=self._keep, on_lost=on_lost
+            )
+        for result, transcript in episodes:
+            if transcript is not None and self._writer is not None:
+                self._writer.append(transcript)
+            self.journal.add(result)
+            yield result
+
+    def close(self) -> None:
+        """Close the files."""
+        self.journal.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def __enter__(self) -> Self:
+        """Return the session itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the session."""
+        self.close()
