@@ -1,0 +1,151 @@
+"""``agile-gym view``: writes a page, or a GIF, of the episodes of a run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agile_gym.errors import ConfigurationError, TranscriptError, did_you_mean
+
+if TYPE_CHECKING:
+    from agile_gym.rollout.reading import TranscriptHeader
+    from agile_gym.rollout.transcript import Transcript
+
+__all__ = ["ONLY", "add_view_command"]
+
+ONLY = ("solved", "unsolved", "errors", "truncated")
+_FIRST = ""
+_LONGEST_HINT = 300
+
+
+def add_view_command(commands: Any) -> None:  # noqa: ANN401 -- argparse names no type for it
+    """Add the command ``view``.
+
+    Args:
+        commands: What ``ArgumentParser.add_subparsers`` returned.
+    """
+    command: argparse.ArgumentParser = commands.add_parser(
+        "view",
+        help="write an HTML page, or a GIF, of episodes to look at",
+        description="Writes the episodes of a run as one HTML page, which needs no network and no other file.",
+    )
+    command.add_argument(
+        "input", type=Path, metavar="RUN", help="folder of transcripts, a file in it, or the results of eval (.json)"
+    )
+    command.add_argument("--output", type=Path, metavar="FILE", help="default: page.html, or ID.gif, in the folder")
+    command.add_argument("--limit", type=int, metavar="N", help="at most so many episodes, the first ones")
+    command.add_argument("--only", choices=ONLY, help="only such episodes; errors: with a turn that was an error")
+    command.add_argument("--tokenizer", metavar="PATH", help="model whose tokens were recorded, to show them as text")
+    command.add_argument(
+        "--image-side", type=int, default=224, metavar="PX", help="largest side (default: %(default)s)"
+    )
+    command.add_argument(
+        "--gif", nargs="?", const=_FIRST, metavar="ID", help="write an animated GIF of this episode (or the first one)"
+    )
+    command.set_defaults(run=_view)
+
+
+def _view(options: argparse.Namespace) -> int:
+    if options.limit is not None and options.limit < 1:
+        raise ConfigurationError(f"--limit {options.limit} is not allowed; give at least 1.")
+    run = _transcripts(options.input)
+    folder = run if run.is_dir() else run.parent
+    return _write_gif(run, folder, options) if options.gif is not None else _write_page(run, folder, options)
+
+
+def _transcripts(path: Path) -> Path:
+    """Return where the transcripts are: beside the results of an evaluation, or what was given."""
+    if path.suffix != ".json":
+        return path
+    beside = path.with_name(f"{path.stem}-transcripts")
+    if not beside.is_dir():
+        raise TranscriptError(
+            f"There are no transcripts of {path}: the folder {beside} does not exist. Give the folder of a run, or "
+            "evaluate with transcripts kept."
+        )
+    return beside
+
+
+def _write_page(run: Path, folder: Path, options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from agile_gym.rollout.reading import read_transcripts
+    from agile_gym.viewer.page import write_page
+    from agile_gym.viewer.tokenizer import load_token_texts
+
+    tokens = None if options.tokenizer is None else load_token_texts(options.tokenizer)
+    chosen = _at_least_one(
+        islice(read_transcripts(run, select=_select(options.only)), options.limit), run, options.only
+    )
+    with tqdm(chosen, unit="episode", file=sys.stderr, disable=None) as episodes:
+        info = write_page(
+            episodes,
+            options.output or folder / "page.html",
+            title=run.resolve().name,
+            max_side=options.image_side,
+            decode=None if tokens is None else tokens.decode,
+            image_tokens=() if tokens is None else tokens.image_tokens,
+        )
+    print(
+        f"Written: {options.output or folder / 'page.html'} ({info.episodes:,} episodes, {info.images:,} images, "
+        f"{info.size / 1e6:.1f} MB)"
+    )
+    return 0
+
+
+def _write_gif(run: Path, folder: Path, options: argparse.Namespace) -> int:
+    from agile_gym.rollout.reading import read_headers
+    from agile_gym.viewer.gif import write_gif
+
+    wanted, select = options.gif, _select(options.only)
+    seen: list[str] = []
+    for header in read_headers(run):
+        if header.id == wanted or (wanted == _FIRST and select(header)):
+            output = options.output or folder / f"{header.id}.gif"
+            frames = write_gif(header.load(), output)
+            print(f"Written: {output} ({frames} frames)")
+            return 0
+        seen.append(header.id)
+    if wanted == _FIRST or not seen:
+        raise _nothing(run, options.only)
+    hint = did_you_mean(wanted, seen)
+    if len(hint) > _LONGEST_HINT:
+        hint = f"There are {len(seen):,}, from {seen[0]!r} to {seen[-1]!r}."
+    raise ConfigurationError(f"There is no episode {wanted!r} in {run}. {hint}")
+
+
+def _select(only: str | None) -> Any:  # noqa: ANN401 -- a function from a header to a bool
+    def select(header: TranscriptHeader) -> bool:
+        match only:
+            case "solved":
+                return header.solved
+            case "unsolved":
+                return not header.solved
+            case "errors":
+                return any(header.errors)
+            case "truncated":
+                return header.truncated
+            case _:
+                return True
+
+    return select
+
+
+def _at_least_one(transcripts: Iterator[Transcript], run: Path, only: str | None) -> Iterable[Transcript]:
+    """Pass transcripts on, and say what is wrong if there is none."""
+    empty = True
+    for transcript in transcripts:
+        empty = False
+        yield transcript
+    if empty:
+        raise _nothing(run, only)
+
+
+def _nothing(run: Path, only: str | None) -> TranscriptError:
+    if only is None:
+        return TranscriptError(f"There is no episode in {run} yet: none was written, or the writing was interrupted.")
+    return TranscriptError(f"No episode of {run} is chosen by --only {only}; leave it out to see all.")

@@ -1,0 +1,183 @@
+"""Turns transcripts into what the page holds of them, in JSON's types."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agile_gym.rollout.transcript import Image, Segment, Transcript, Turn
+from agile_gym.viewer.boards import BoardImage, PieceReader, Puzzle, Tile, answer_tiles, tiles_of
+
+__all__ = ["MIN_RUN", "episode_record", "index_row", "plain_json", "segment_record"]
+
+MIN_RUN = 4
+"""From so many on, equal tokens in a row that the model did not write are kept as one entry with a count."""
+_DIGITS = 5
+_MAX_INT = 2**53 - 1  # JavaScript reads larger numbers as their neighbours
+
+
+def plain_json(value: object) -> Any:  # noqa: ANN401 -- any JSON value
+    """Return a value in the types that a browser reads: numbers that are not finite, or too large, become text."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return value if abs(value) <= _MAX_INT else str(value)
+    if isinstance(value, np.generic):
+        return plain_json(cast(object, value.item()))
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain_json(item) for key, item in cast(Mapping[object, object], value).items()}
+    if isinstance(value, list | tuple):
+        return [plain_json(item) for item in cast(Sequence[object], value)]
+    return str(value)
+
+
+def index_row(transcript: Transcript) -> dict[str, Any]:
+    """Return what the list of episodes shows of a transcript."""
+    turns = transcript.turns
+    tokens = [turn.usage.new_tokens for turn in turns if turn.usage.new_tokens is not None]
+    return {
+        "id": transcript.id,
+        "policy": transcript.policy,
+        "grid": transcript.task.get("grid"),
+        "level": plain_json(transcript.task.get("level")),
+        "solved": transcript.solved,
+        "score": plain_json(transcript.score),
+        "reward": plain_json(transcript.reward["total"]),
+        "turns": len(turns),
+        "errors": dict(Counter(turn.error for turn in turns if turn.error is not None)),
+        "truncated": transcript.truncated,
+        "seconds": plain_json(round(math.fsum(turn.usage.seconds + turn.env_seconds for turn in turns), 6)),
+        "tokens": sum(tokens) if tokens else None,
+    }
+
+
+def episode_record(transcript: Transcript, puzzle: Puzzle, add_image: Callable[[Image, bool], int]) -> dict[str, Any]:
+    """Return all that the page shows of an episode, but its tokens.
+
+    Args:
+        transcript: The episode.
+        puzzle: Its puzzle.
+        add_image: Stores an image and returns its number; told whether it is a piece.
+    """
+    reader = PieceReader(puzzle)
+    pieces = [add_image(piece, True) for piece in puzzle.pieces]
+
+    def reference(image: Image, expected: Sequence[Tile] | None) -> dict[str, Any]:
+        board = None if len(pieces) == 1 else reader.read(image, expected)
+        if board is None:
+            return {"image": add_image(image, False)}
+        return _board_reference(board, image)
+
+    rotations = bool(transcript.task.get("rotations"))
+    return {
+        "id": transcript.id,
+        "policy": transcript.policy,
+        "task": plain_json(transcript.task),
+        "rows": puzzle.rows,
+        "cols": puzzle.cols,
+        "names": puzzle.names,
+        "pieces": pieces,
+        "start": puzzle.start,
+        "solution": plain_json(transcript.solution),
+        "solution_tiles": puzzle.solution,
+        "system": transcript.system,
+        "prompt": transcript.prompt,
+        "prompt_images": [reference(image, puzzle.start) for image in transcript.prompt_images],
+        "turns": [_turn_record(turn, puzzle, rotations, reference) for turn in transcript.turns],
+        "solved": transcript.solved,
+        "score": plain_json(transcript.score),
+        "reward": plain_json(transcript.reward),
+        "truncated": transcript.truncated,
+        "details": plain_json(transcript.details),
+    }
+
+
+def _turn_record(
+    turn: Turn,
+    puzzle: Puzzle,
+    rotations: bool,
+    reference: Callable[[Image, Sequence[Tile] | None], dict[str, Any]],
+) -> dict[str, Any]:
+    tiles = tiles_of(turn.state, puzzle.names)
+    return {
+        "text": turn.text,
+        "feedback": turn.feedback,
+        "images": [reference(image, tiles) for image in turn.images],
+        "primitives": turn.primitives,
+        "error": turn.error,
+        "state": plain_json(turn.state),
+        "tiles": tiles,
+        "answer_tiles": answer_tiles(turn, puzzle, rotations=rotations),
+        "reward": plain_json(turn.reward),
+        "env_seconds": plain_json(turn.env_seconds),
+        "usage": plain_json(asdict(turn.usage)),
+    }
+
+
+def _board_reference(board: BoardImage, image: Image) -> dict[str, Any]:
+    height, width = image.shape[:2]
+    return {"board": board.tiles, "gap": board.gap, "size": (width, height)}
+
+
+def segment_record(segment: Segment) -> dict[str, Any]:
+    """Return the tokens of a segment.
+
+    Returns:
+        ``length``; ``ids``, where equal ids in a row that the model did not write can be one [id, count]; ``mask``, the
+        [start, end) spans that the model wrote; ``logps`` of the marked tokens, in order; ``turns`` and ``advantages``
+        (or None) of all tokens as [value, count] runs; ``images``.
+    """
+    ids, mask = segment.ids, segment.mask
+    edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
+    return {
+        "length": len(ids),
+        "ids": _collapsed(ids, mask),
+        "mask": edges.reshape(-1, 2).tolist(),
+        "logps": _numbers(segment.logps[mask]),
+        "turns": _runs(segment.turns),
+        "advantages": None if segment.advantages is None else _runs(segment.advantages),
+        "images": list(segment.images),
+    }
+
+
+def _collapsed(ids: NDArray[np.int32], mask: NDArray[np.bool_]) -> list[Any]:
+    entries: list[Any] = []
+    for start, end in _run_spans(np.stack([ids, mask.astype(np.int32)])):
+        count, token = end - start, int(ids[start])
+        entries += [[token, count]] if count >= MIN_RUN and not mask[start] else [token] * count
+    return entries
+
+
+def _runs(values: NDArray[Any]) -> list[list[Any]]:
+    spans = _run_spans(values[None])
+    numbers = _numbers(values[[start for start, _ in spans]])
+    return [[number, end - start] for (start, end), number in zip(spans, numbers, strict=True)]
+
+
+def _run_spans(rows: NDArray[Any]) -> list[tuple[int, int]]:
+    """Return the [start, end) spans in which the columns of (R, T) are equal."""
+    length = rows.shape[1]
+    if length == 0:
+        return []
+    changes = np.flatnonzero((rows[:, 1:] != rows[:, :-1]).any(axis=0)) + 1
+    ends: list[int] = [*changes.tolist(), length]
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def _numbers(values: Iterable[Any]) -> list[Any]:
+    """Return numbers, rounded to five significant digits if they are not whole."""
+    return [
+        plain_json(number if isinstance(number, int) else _rounded(number)) for number in np.asarray(values).tolist()
+    ]
+
+
+def _rounded(number: float) -> float:
+    return float(f"{number:.{_DIGITS}g}")
