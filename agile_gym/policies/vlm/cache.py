@@ -1,3 +1,5 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# The types of torch and transformers are incomplete.
 """Key-value caches of single episodes, put together to a batch and taken apart again.
 
 A batch needs one length. Shorter rows get empty places, which the attention mask hides; positions are given explicitly,
@@ -7,7 +9,7 @@ so that empty places change nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
@@ -48,7 +50,7 @@ class RoomyLayer(DynamicLayer):
         self,
         key_states: torch.Tensor,
         value_states: torch.Tensor,
-        *args: Any,
+        *args: Any,  # noqa: ANN401 -- as transformers
         **kwargs: Any,  # noqa: ANN401 -- as transformers
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Add the states of new tokens, (B, heads, tokens, head_dim), and return those of all."""
@@ -56,7 +58,7 @@ class RoomyLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
         start, end = self._length, self._length + key_states.shape[-2]
         if end > self._all_keys.shape[-2]:
-            keys, values = self.keys, self.values
+            keys, values = self._all_keys[..., :start, :], self._all_values[..., :start, :]
             self._reserve(key_states, value_states, max(end, 2 * start))
             self._all_keys[..., :start, :] = keys
             self._all_values[..., :start, :] = values
@@ -90,7 +92,7 @@ def batch_caches(rows: Sequence[KeyValues | None], room: int) -> tuple[Cache, li
     """
     lengths = [0 if row is None else row[0][0].shape[-2] for row in rows]
     width = max(lengths)
-    cache = Cache(layer_class_to_replicate=lambda: RoomyLayer(width + room))
+    cache = Cache(layer_class_to_replicate=cast(Any, lambda: RoomyLayer(width + room)))
     sample = next((row for row in rows if row is not None), None)
     if sample is None or width == 0:
         return cache, lengths

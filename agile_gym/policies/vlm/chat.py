@@ -22,6 +22,9 @@ __all__ = ["HIDDEN_IMAGE", "ChatFormat", "Chunk", "content_parts"]
 
 HIDDEN_IMAGE = "[image no longer shown]"
 """What stands for an image that was dropped from the context."""
+_TAGS = frozenset(
+    f"<{slash}{name}>" for slash in ("", "/") for name in ("think", "code", "answer", "tool_call", "tool_response")
+)
 _MARK = "Zq7Xk2"
 """Stands for the model's turn while a template is rendered; a word that no template and no feedback holds."""
 
@@ -61,6 +64,7 @@ class ChatFormat:
         processor: The Hugging Face processor.
         tokenizer: Its tokenizer.
         image_token_id: Id of the image placeholder.
+        control_ids: Ids of the tokens that are no text, such as those that begin and end turns.
         end_of_turn: Id of the token that ends the model's turn in the template, or None if it has none.
         prefill: What the template itself writes at the start of the model's turn, such as ``"<think>"``, or ``""``.
     """
@@ -83,8 +87,8 @@ class ChatFormat:
         self._system = [] if system is None else [{"role": "system", "content": [{"type": "text", "text": system}]}]
         probe = self._after_turn([{"type": "text", "text": "x"}])
         first = self._tokenize(probe, [])[0]
-        special = set(self.tokenizer.all_special_ids)
-        self.end_of_turn: int | None = int(first[0]) if len(first) and int(first[0]) in special else None
+        self.control_ids = _control_ids(self.tokenizer)
+        self.end_of_turn: int | None = int(first[0]) if len(first) and int(first[0]) in self.control_ids else None
         ending = probe.rstrip()
         self.prefill: str = probe[ending.rindex("<think>") :] if ending.endswith("<think>") else ""
 
@@ -115,7 +119,8 @@ class ChatFormat:
 
     def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> str:
         """Return the text of sampled tokens, with what the template wrote before them and without control tokens."""
-        text: str = self.tokenizer.decode(list(map(int, ids)), skip_special_tokens=True)
+        shown = [int(number) for number in ids if int(number) not in self.control_ids]
+        text: str = self.tokenizer.decode(shown, clean_up_tokenization_spaces=False)
         return self.prefill + text
 
     def _after_turn(self, content: list[dict[str, str]]) -> str:
@@ -171,17 +176,25 @@ def process(processor: Any, text: str, pictures: Sequence[Any], **options: Any) 
     """
     if not type(processor).__name__.startswith("LlavaOnevision"):
         return processor(text=[text], images=list(pictures), return_tensors="pt", **options)
-    if len(pictures) > 1:
-        return processor(text=[text], images=[list(pictures)], return_tensors="pt", **options)
-    doubled = [text + processor.image_token]
-    encoded = dict(processor(text=doubled, images=[[*pictures, *pictures]], return_tensors="pt", **options))
-    ids = encoded.pop("input_ids")[0]
-    placeholders = int((ids == processor.image_token_id).sum()) // 2
-    return {
-        "input_ids": ids[None, : len(ids) - placeholders],
-        "pixel_values": encoded["pixel_values"][:1],
-        "image_sizes": encoded["image_sizes"][:1],
+    single = len(pictures) == 1
+    marks, shown = (processor.image_token, [*pictures, *pictures]) if single else ("", list(pictures))
+    encoded = dict(processor(text=[text + marks], images=[shown], return_tensors="pt", **options))
+    encoded.pop("batch_num_images")
+    if single:
+        ids = encoded["input_ids"][0]
+        added = int((ids == processor.image_token_id).sum()) // 2
+        encoded = {name: encoded[name][:1] for name in ("pixel_values", "image_sizes")}
+        encoded["input_ids"] = ids[None, : len(ids) - added]
+    return encoded
+
+
+def _control_ids(tokenizer: Any) -> frozenset[int]:  # noqa: ANN401 -- transformers is untyped
+    """Return the ids of a tokenizer's special tokens, but for the tags that a turn is made of."""
+    special: dict[int, str] = {
+        number: str(token) for number, token in tokenizer.added_tokens_decoder.items() if token.special
     }
+    special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=False))
+    return frozenset(number for number, token in special.items() if token not in _TAGS)
 
 
 def _image_token_id(processor: Any) -> int:  # noqa: ANN401 -- transformers is untyped

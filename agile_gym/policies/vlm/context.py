@@ -126,7 +126,11 @@ class Context:
 
     def _segment(self, parts: int) -> Segment:
         """Return the tokens of the first parts, marked where the model wrote them in this context."""
-        ids, masks, logps, turns, images = [], [], [], [], []
+        ids: list[NDArray[np.int32]] = []
+        masks: list[NDArray[np.bool_]] = []
+        logps: list[NDArray[np.float32]] = []
+        turns: list[NDArray[np.int16]] = []
+        images: list[int] = []
         for part in self.parts[:parts]:
             count = len(part.chunk.ids)
             marked = part.logps is not None and part.turn >= self._closed

@@ -1,3 +1,5 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# The types of torch and transformers are incomplete.
 """Writes the next turn of many episodes at once, each from its own cache.
 
 `Generator` is the whole interface, so that another engine can take the place of `HFGenerator`.
@@ -81,7 +83,7 @@ class HFGenerator:
         self.options = options
         self.reuse_cache = reuse_cache
         self.max_context: int | None = getattr(vlm.text_config, "max_position_embeddings", None)
-        self._tokenizer = chat.tokenizer
+        self._chat = chat
         self._ends = set(end_tokens(vlm.model, chat))
         vocabulary: int = vlm.model.get_output_embeddings().weight.shape[0]
         self.forbidden = forbidden_tokens(chat, vocabulary, sorted(self._ends)).to(vlm.device)
@@ -160,7 +162,7 @@ class HFGenerator:
         """Tell whether the last token completes a stop text."""
         if ids[-1] < len(self._may_end) and not self._may_end[ids[-1]]:
             return False
-        text: str = self._tokenizer.decode(list(ids[-self._tail :]), skip_special_tokens=True)
+        text = self._chat.decode(ids[-self._tail :])
         return any(stop in text for stop in self.options.stop)
 
 
@@ -241,7 +243,8 @@ class _Batch:
         """Drop rows that are not needed any more, if they are many, and return which contexts the rows are of."""
         if 2 * len(active) <= len(self._rows):
             kept = torch.tensor([self._rows.index(number) for number in active], device=self._vlm.device)
-            for layer in self._cache.layers:
+            layers: list[Any] = self._cache.layers
+            for layer in layers:
                 layer.batch_select_indices(kept)
             self._mask = self._mask[kept]
             self._rows = list(active)

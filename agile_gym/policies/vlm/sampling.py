@@ -1,3 +1,5 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# The types of torch and transformers are incomplete.
 """How the next token is drawn, and which tokens cannot be."""
 
 from __future__ import annotations
@@ -70,8 +72,7 @@ def forbidden_tokens(chat: ChatFormat, vocabulary: int, end_ids: Sequence[int]) 
         (V,) bool, True where forbidden.
     """
     tokenizer, processor = chat.tokenizer, chat.processor
-    ids: set[int] = {chat.image_token_id, *tokenizer.all_special_ids}
-    ids.update(number for number, token in tokenizer.added_tokens_decoder.items() if token.special)
+    ids: set[int] = {chat.image_token_id, *chat.control_ids}
     for name in ("image_token", "video_token", "audio_token", "fake_image_token", "global_image_token", "boi_token"):
         for owner in (processor, tokenizer):
             token = getattr(owner, name, None)
@@ -114,7 +115,7 @@ def draw(logps: torch.Tensor, options: SamplingOptions, rngs: Sequence[np.random
         return logps.argmax(-1)
     probs = logps.exp().double()
     if options.top_k or options.top_p < 1:
-        ranked, order = probs.sort(-1, descending=True, stable=True)
+        ranked, order = probs.sort(stable=True, dim=-1, descending=True)
         if options.top_k:
             ranked[:, options.top_k :] = 0
         if options.top_p < 1:

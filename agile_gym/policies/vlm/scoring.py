@@ -1,3 +1,5 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# The types of torch and transformers are incomplete.
 """Log-probabilities of a transcript's tokens, computed anew in one forward pass: what a learner trains on."""
 
 from __future__ import annotations

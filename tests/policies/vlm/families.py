@@ -295,6 +295,8 @@ def save(name, folder, *, seed=0):
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(4)
+            if not parameter.any():  # Gemma3's projector begins as zeros
+                parameter.normal_(std=0.1)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder

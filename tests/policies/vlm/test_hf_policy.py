@@ -1,0 +1,169 @@
+import numpy as np
+import pytest
+from playing import LOOK, SMALL, play
+
+from agile_gym.envs import JigsawVisionVectorEnv
+from agile_gym.errors import ConfigurationError, ModelError
+from agile_gym.policies.base import Policy, RecordingPolicy
+from agile_gym.policies.hf import HFVLMPolicy
+
+
+@pytest.fixture(scope="module")
+def folder(saved):
+    return str(saved("idefics3"))
+
+
+def make(folder, **options):
+    return HFVLMPolicy(folder, **{"device": "cpu", "max_new_tokens": 12, **options})
+
+
+def first_turn(policy, env, seed=0, **info):
+    observation, told = env.reset(seed=seed)
+    return policy.act([observation], [told | info])
+
+
+def test_it_is_a_policy_that_records(folder):
+    policy = make(folder)
+    assert isinstance(policy, Policy)
+    assert isinstance(policy, RecordingPolicy)
+
+
+def test_same_seed_same_texts(folder):
+    policy, env = make(folder), SMALL()
+    policy.reset(5)
+    texts = [first_turn(policy, env, seed) for seed in (1, 1, 2)]
+    policy.reset(5)
+    assert [first_turn(policy, env, seed) for seed in (1, 1, 2)] == texts
+    assert texts[0] != texts[1]  # another episode, another draw
+    policy.reset(6)
+    assert first_turn(policy, env, 1) != texts[0]
+
+
+def test_policy_seed_fixes_an_episode_wherever_it_comes(folder):
+    policy, env = make(folder), SMALL()
+    once = first_turn(policy, env, 1, policy_seed=3)
+    first_turn(policy, env, 2, policy_seed=4)
+    assert first_turn(policy, env, 1, policy_seed=3) == once
+    assert first_turn(policy, env, 1, policy_seed=5) != once
+
+
+@pytest.mark.parametrize("stop", ["a", "e"])
+def test_a_turn_ends_where_it_says_stop(folder, stop):
+    policy = make(folder, max_new_tokens=600, temperature=100.0, stop=[stop, "never"])
+    stopped = 0
+    for transcript in play(policy, count=3):
+        (segment,) = transcript.segments
+        for turn in range(len(transcript.turns)):
+            ids = segment.ids[segment.turns == turn]
+            text = policy.chat.decode(ids)
+            if text.endswith(stop):
+                stopped += 1
+            assert stop not in text[:-1]
+    assert stopped > 3
+
+
+def test_length_is_limited_and_counted(folder):
+    policy = make(folder, max_new_tokens=3, stop=["never written"])
+    for transcript in play(policy, count=2):
+        lengths = [turn.usage.new_tokens for turn in transcript.turns]
+        assert max(lengths) == 3
+        ended = sum(int(transcript.segments[0].ids[transcript.segments[0].turns == turn][-1]) == policy.chat.end_of_turn
+                    for turn in range(len(lengths)))  # fmt: skip
+        assert transcript.details["turns_cut_short"] == len(lengths) - ended
+
+
+def test_a_full_context_gives_an_empty_turn_and_no_error(folder):
+    policy = make(folder, max_new_tokens=100, stop=["never written"])
+    policy._generator.max_context = 400
+    transcripts = play(policy, count=3)
+    assert any(turn.text == "" for t in transcripts for turn in t.turns)
+    for transcript in transcripts:
+        assert transcript.turns[0].usage.context_tokens < 400
+        for turn in transcript.turns:
+            assert turn.usage.context_tokens + turn.usage.new_tokens <= max(400, turn.usage.context_tokens)
+            if turn.text == "" and turn.usage.new_tokens == 0:
+                assert turn.usage.computed_tokens == 0
+
+
+def test_prefilled_thinking_is_part_of_the_turn(saved, tmp_path):
+    import shutil
+
+    model = shutil.copytree(saved("idefics3"), tmp_path / "model")
+    template = model / "chat_template.jinja"
+    template.write_text(template.read_text().replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}"))
+    policy = make(str(model))
+    (text,) = first_turn(policy, SMALL())
+    assert text.startswith("<think>\n")
+    written = policy._episodes[0].context.parts[-1].chunk.ids
+    assert "<think>" not in policy.chat.tokenizer.decode(written)
+
+
+def test_system_prompt_is_read_and_recorded(folder):
+    policy = make(folder, system="Be brief.")
+    (transcript,) = play(policy, count=1)
+    assert transcript.system == "Be brief."
+    assert "Be brief." in policy.chat.tokenizer.decode(transcript.segments[0].ids)
+    assert transcript.messages()[0].role == "system"
+
+
+def test_over_a_vector_environment(folder):
+    policy = make(folder)
+    env = JigsawVisionVectorEnv(num_envs=3, grid=2, image_size=112, prompt="short", max_turns=3)
+    observations, infos = env.reset(seed=0)
+    for turn in range(3):
+        rows = [{key: value[i] for key, value in infos.items() if not isinstance(value, dict)} for i in range(3)]
+        texts = policy.act([{"text": observations["text"][i]} for i in range(3)], rows)
+        assert [len(episode.usage) for episode in policy._episodes.values()] == [turn + 1] * 3
+        assert len(texts) == 3
+        observations, _, _, _, infos = env.step([LOOK] * 3)
+    record = policy.finish(1)
+    assert len(record.usage) == 3
+    assert len(record.segments[0].images) == 6
+
+
+def test_turns_of_an_episode_cannot_be_left_out(folder):
+    policy, env = make(folder), SMALL()
+    first_turn(policy, env)
+    env.step(LOOK)
+    observation, _, _, _, info = env.step(LOOK)
+    with pytest.raises(ConfigurationError, match=r"given turn 2 .* seen 1 turns"):
+        policy.act([observation], [info])
+    with pytest.raises(ConfigurationError, match="no episode in slot 7"):
+        policy.finish(7)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"temprature": 1}, ConfigurationError, "Did you mean 'temperature'"),
+        ({"window": 0}, ConfigurationError, "at least 1"),
+        ({"window": "two"}, ConfigurationError, "at least 1"),
+        ({"top_p": 2}, ConfigurationError, "up to 1"),
+    ],
+)
+def test_options_that_are_not_allowed(folder, options, error, message):
+    with pytest.raises(error, match=message):
+        make(folder, **options)
+
+
+def test_what_is_no_model(folder):
+    with pytest.raises(ModelError, match="neither a path"):
+        HFVLMPolicy(3)
+    vlm = make(folder).vlm
+    with pytest.raises(ConfigurationError, match="go with a path"):
+        HFVLMPolicy(vlm, dtype="float32")
+    assert HFVLMPolicy(vlm, max_new_tokens=5).vlm is vlm
+
+
+def test_memory_of_finished_episodes_is_given_back(folder):
+    policy = make(folder)
+    play(policy, count=4, batch=2)
+    assert policy._episodes == {}
+
+
+def test_bfloat16_plays(folder):
+    policy = make(folder, dtype="bfloat16")
+    for transcript in play(policy, count=2):
+        logps = transcript.segments[0].logps[transcript.segments[0].mask]
+        assert np.isfinite(logps).all()
+        assert (logps < 0).all()

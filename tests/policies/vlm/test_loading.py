@@ -1,0 +1,165 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import families
+import pytest
+import torch
+
+from agile_gym.errors import ModelError
+from agile_gym.policies import make_policy
+from agile_gym.policies.hf import HFVLMPolicy
+from agile_gym.policies.vlm import load_processor, load_vlm
+
+PEFT_WARNS = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+"""PEFT uses a name that transformers gives up."""
+
+
+@pytest.fixture
+def model(saved, tmp_path):
+    """A copy of a model that a test may damage."""
+    return shutil.copytree(saved("idefics3"), tmp_path / "model")
+
+
+def test_saved_and_loaded_models_are_the_same(saved, family):
+    torch.manual_seed(0)
+    vlm = load_vlm(saved(family), device="cpu")
+    assert not vlm.model.training
+    assert vlm.model.dtype == torch.float32
+    assert vlm.processor.chat_template
+    again = load_vlm(saved(family), device="cpu")
+    for one, other in zip(vlm.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_dtype_and_attention_are_those_asked_for(saved):
+    vlm = load_vlm(saved("qwen2_5_vl"), device="cpu", dtype="bfloat16", attention="eager")
+    assert vlm.model.dtype == torch.bfloat16
+    assert vlm.text_config._attn_implementation == "eager"
+
+
+def test_nothing_at_the_path(tmp_path):
+    with pytest.raises(ModelError, match=r"no model at .*nowhere.*save_pretrained"):
+        load_vlm(tmp_path / "nowhere")
+
+
+def test_text_only_model(tmp_path):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    LlamaForCausalLM(LlamaConfig(**families.TEXT, vocab_size=64)).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"'llama', which takes no images.*Qwen2\.5-VL"):
+        load_vlm(tmp_path)
+
+
+def test_model_without_chat_template(model):
+    (model / "chat_template.jinja").unlink()
+    with pytest.raises(ModelError, match=r"has no chat template\. Save one"):
+        load_vlm(model)
+
+
+def test_template_for_plain_texts_only(model):
+    (model / "chat_template.jinja").write_text(
+        "{% for message in messages %}{{ 'U: ' + message['content'] }}{% endfor %}"
+    )
+    with pytest.raises(ModelError, match="list of text and image parts"):
+        HFVLMPolicy(str(model))
+
+
+def test_template_that_hides_what_the_assistant_wrote(model):
+    (model / "chat_template.jinja").write_text("{% for message in messages %}{{ message['role'] }}{% endfor %}")
+    with pytest.raises(ModelError, match="does not show the assistant's turn"):
+        HFVLMPolicy(str(model))
+
+
+def test_folder_without_an_image_processor(model):
+    (model / "processor_config.json").unlink()
+    with pytest.raises(ModelError, match=r"processor of .*(cannot be loaded|takes no images)"):
+        load_vlm(model)
+
+
+def test_damaged_weights(model):
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_vlm(model)
+
+
+def test_processor_that_needs_a_missing_package(saved):
+    # SmolVLM's processor refuses to work without num2words, which is hidden from a new process.
+    code = (
+        "import sys, transformers.utils\n"
+        "transformers.utils.is_num2words_available = lambda: False\n"
+        "from agile_gym.errors import ModelError\nfrom agile_gym.policies.vlm import load_processor\n"
+        "try:\n    load_processor(sys.argv[1])\nexcept ModelError as error:\n    print(error)\n"
+    )
+    command = [sys.executable, "-c", code, str(saved("smolvlm"))]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "pip install num2words" in result.stdout, result.stderr
+
+
+def test_gpu_that_is_not_there(saved):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ModelError, match="finds no GPU"):
+        load_vlm(saved("idefics3"), device="cuda")
+
+
+@pytest.mark.parametrize("options", [{"dtype": "int8"}, {"device": "cpu:x"}, {"attention": "flash"}])
+def test_options_that_are_not_allowed(saved, options):
+    with pytest.raises(ModelError):
+        load_vlm(saved("idefics3"), **options)
+
+
+def make_adapter(model_folder, folder, *, width=4):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageTextToText
+
+    torch.manual_seed(1)
+    base = AutoModelForImageTextToText.from_pretrained(model_folder)
+    adapted = get_peft_model(base, LoraConfig(r=width, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    adapted.save_pretrained(folder)
+    return folder
+
+
+@PEFT_WARNS
+def test_adapter_changes_what_is_written_and_keeps_parity(saved, tmp_path):
+    import numpy as np
+    from playing import play
+
+    from agile_gym.policies.vlm.scoring import segment_logps
+
+    adapter = make_adapter(saved("qwen3_vl"), tmp_path / "adapter")
+    plain = HFVLMPolicy(str(saved("qwen3_vl")), device="cpu", max_new_tokens=12)
+    adapted = HFVLMPolicy(str(saved("qwen3_vl")), device="cpu", max_new_tokens=12, adapter=adapter)
+    without, with_adapter = play(plain), play(adapted)
+    assert [t.segments[0].ids.tolist() for t in without] != [t.segments[0].ids.tolist() for t in with_adapter]
+    for transcript in with_adapter:
+        (segment,) = transcript.segments
+        (logps,) = segment_logps(adapted.vlm, adapted.chat, [segment], [transcript.images])
+        np.testing.assert_allclose(logps, segment.logps, atol=1e-4)
+
+
+@PEFT_WARNS
+def test_adapter_of_another_model(saved, tmp_path):
+    adapter = make_adapter(saved("qwen3_vl"), tmp_path / "adapter")
+    with pytest.raises(ModelError, match="does not fit the model"):
+        load_vlm(saved("gemma3"), device="cpu", adapter=adapter)
+
+
+def test_adapter_that_is_not_there(saved, tmp_path):
+    with pytest.raises(ModelError, match=r"adapter .*nothing.* does not fit the model, or is not one"):
+        load_vlm(saved("gemma3"), device="cpu", adapter=tmp_path / "nothing")
+
+
+def test_policy_by_name(saved):
+    policy = make_policy(f"hf:{saved('idefics3')}", temperature=0, max_new_tokens=5)
+    assert policy.options.temperature == 0
+    with pytest.raises(ModelError, match="no model at"):
+        make_policy("hf:nowhere")
+
+
+def test_processors_without_videos_are_saved_under_their_own_name(saved, tmp_path):
+    processor = load_processor(saved("qwen2_5_vl"))
+    processor.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "processor_config.json").read_text())["processor_class"] == "Qwen2_5_VLProcessor"

@@ -1,0 +1,174 @@
+"""What was sampled is what is trained on: tokens and log-probabilities, for every family of models."""
+
+import families
+import numpy as np
+import pytest
+import torch
+from playing import play
+
+from agile_gym.actions.prompt import IMAGE_MARK
+from agile_gym.policies.hf import HFVLMPolicy
+from agile_gym.policies.vlm.chat import HIDDEN_IMAGE, content_parts
+from agile_gym.policies.vlm.sampling import log_probs
+from agile_gym.policies.vlm.scoring import segment_logps
+
+CLOSE = 1e-4
+
+
+def make(folder, **options):
+    return HFVLMPolicy(str(folder), **{"max_new_tokens": 12, "device": "cpu", **options})
+
+
+def tokens(transcripts):
+    return [[segment.ids.tolist() for segment in transcript.segments] for transcript in transcripts]
+
+
+def marked_logps(transcripts):
+    return np.concatenate([segment.logps[segment.mask] for t in transcripts for segment in t.segments])
+
+
+@pytest.mark.parametrize("options", [{}, {"reuse_cache": False}, {"window": 1}, {"temperature": 0.7}])
+def test_log_probs_of_one_full_pass_are_those_of_sampling(saved, family, options):
+    policy = make(saved(family), **options)
+    transcripts = play(policy)
+    compared = 0
+    for transcript in transcripts:
+        images = [transcript.images] * len(transcript.segments)
+        scored = segment_logps(
+            policy.vlm, policy.chat, transcript.segments, images, temperature=policy.options.temperature
+        )
+        for segment, logps in zip(transcript.segments, scored, strict=True):
+            np.testing.assert_allclose(logps, segment.logps, atol=CLOSE)
+            assert (segment.logps[~segment.mask] == 0).all()
+            compared += int(segment.mask.sum())
+    assert compared == sum(turn.usage.new_tokens for t in transcripts for turn in t.turns) > 100
+
+
+def test_images_and_earlier_turns_matter(saved, family):
+    # Else the comparison above would prove nothing.
+    policy = make(saved(family))
+    (transcript,) = play(policy, count=1)
+    (segment,) = transcript.segments
+    assert len(segment.images) > len(transcript.prompt_images) > 0
+    (logps,) = segment_logps(policy.vlm, policy.chat, [segment], [transcript.images])
+    for changed in (segment.images[0], segment.images[-1]):
+        images = [255 - image if number == changed else image for number, image in enumerate(transcript.images)]
+        (other,) = segment_logps(policy.vlm, policy.chat, [segment], [images])
+        assert np.abs(other - logps).max() > 10 * CLOSE, changed
+
+
+def test_what_is_sampled_does_not_depend_on_cache_or_batch(saved, family):
+    folder = saved(family)
+    transcripts = play(make(folder), batch=4)
+    for other in (play(make(folder, reuse_cache=False), batch=4), play(make(folder), batch=1)):
+        assert tokens(other) == tokens(transcripts)
+        np.testing.assert_allclose(marked_logps(other), marked_logps(transcripts), atol=CLOSE)
+    computed = sum(turn.usage.computed_tokens for t in transcripts for turn in t.turns)
+    again = sum(turn.usage.computed_tokens for t in other for turn in t.turns)
+    assert computed == again  # a batch of one computes as much
+    context = sum(turn.usage.context_tokens for t in transcripts for turn in t.turns)
+    assert computed < 0.6 * context
+
+
+def test_first_turn_is_what_transformers_generates(saved, family):
+    policy = make(saved(family), temperature=0)
+    (transcript,) = play(policy, count=1)
+    processor, model = policy.vlm.processor, policy.vlm.model
+    from PIL import Image
+
+    prompt = policy.chat.tokenizer.apply_chat_template(
+        [{"role": "user", "content": content_parts(transcript.prompt)}],
+        chat_template=processor.chat_template,
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    images = [Image.fromarray(image) for image in transcript.prompt_images]
+    nested = [images] if family == "llava_onevision" else images
+    inputs = processor(text=[prompt], images=nested, return_tensors="pt", add_special_tokens=False)
+    forbidden = policy._generator.forbidden.nonzero()[:, 0].tolist()
+    generated = model.generate(
+        **inputs, do_sample=False, max_new_tokens=12, suppress_tokens=forbidden, eos_token_id=policy.chat.end_of_turn
+    )
+    first = transcript.segments[0].ids[transcript.segments[0].turns == 0].tolist()
+    assert generated[0, inputs["input_ids"].shape[1] :].tolist()[: len(first)] == first
+    assert transcript.segments[0].ids[: inputs["input_ids"].shape[1]].tolist() == inputs["input_ids"][0].tolist()
+
+
+def test_appended_tokens_are_those_of_the_whole_conversation(saved, family):
+    """Chunks put together are what the processor makes of the whole conversation, given as messages."""
+    from PIL import Image
+
+    policy = make(saved(family))
+    chat, processor = policy.chat, policy.vlm.processor
+    (transcript,) = play(policy, count=1)
+    texts = [f"<think>turn {number}</think>" for number in range(len(transcript.turns))]
+    ids = list(chat.opening(transcript.prompt, transcript.prompt_images).ids)
+    messages = [{"role": "user", "content": content_parts(transcript.prompt)}]
+    images = list(transcript.prompt_images)
+    placeholders = []
+    for text, turn in zip(texts, transcript.turns, strict=True):
+        ids += chat.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids += list(chat.follow_up(turn.feedback, turn.images, after=ids[-1]).ids)
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": text}]})
+        messages.append({"role": "user", "content": content_parts(turn.feedback)})
+        images += turn.images
+        placeholders.append(chat.follow_up(turn.feedback, turn.images).is_image.sum())
+    rendered = chat.tokenizer.apply_chat_template(
+        messages, chat_template=processor.chat_template, tokenize=False, add_generation_prompt=True
+    )
+    pictures = [Image.fromarray(image) for image in images]
+    nested = [pictures] if family == "llava_onevision" else pictures
+    whole = processor(text=[rendered], images=nested, return_tensors="pt", add_special_tokens=False)["input_ids"][0]
+    assert ids == whole.tolist()
+    assert int((whole == chat.image_token_id).sum()) > 0
+    assert any(count > 0 for count in placeholders)
+
+
+def test_end_of_turn_is_not_doubled(saved, family):
+    chat = make(saved(family)).chat
+    ended = chat.follow_up("go on", ())
+    assert chat.end_of_turn is not None
+    assert ended.ids[0] == chat.end_of_turn
+    assert chat.follow_up("go on", (), after=chat.end_of_turn).ids.tolist() == ended.ids[1:].tolist()
+    assert chat.follow_up("go on", (), after=int(ended.ids[0]) + 1).ids.tolist() == ended.ids.tolist()
+
+
+def test_window_keeps_the_newest_images_and_marks_every_token_once(saved, family):
+    policy = make(saved(family), window=1)
+    for transcript in play(policy):
+        first = len(transcript.prompt_images)
+        turns = [segment.turns[segment.mask] for segment in transcript.segments]
+        assert np.concatenate(turns).tolist() == sorted(np.concatenate(turns).tolist())
+        assert set(np.concatenate(turns)) == set(range(len(transcript.turns)))
+        assert len(transcript.segments) > 1
+        for segment in transcript.segments:
+            assert segment.images[:first] == tuple(range(first))
+            assert len(segment.images) <= first + 1
+        hidden = policy.chat.tokenizer.decode(transcript.segments[-1].ids)
+        shown = sum(turn.feedback.count(IMAGE_MARK) for turn in transcript.turns[:-1])
+        assert hidden.count(HIDDEN_IMAGE) == shown - 1
+
+
+def test_tokens_that_cannot_be_written_have_no_probability(saved, family):
+    policy = make(saved(family), max_new_tokens=60, temperature=100.0, stop=["never written"])
+    transcripts = play(policy, count=4, batch=4)
+    forbidden = set(policy._generator.forbidden.nonzero()[:, 0].tolist())
+    tokenizer = policy.chat.tokenizer
+    assert policy.chat.image_token_id in forbidden
+    ends = {policy.chat.end_of_turn, tokenizer.eos_token_id}
+    assert set(tokenizer.all_special_ids) - ends <= forbidden
+    assert not ends & forbidden
+    written = np.concatenate([segment.ids[segment.mask] for t in transcripts for segment in t.segments])
+    assert len(written) > 500
+    assert not set(written.tolist()) & forbidden
+    assert len(set(written.tolist())) > 100  # nearly uniform, so forbidden ones would have come up
+    vocabulary = len(policy._generator.forbidden)
+    logps = log_probs(torch.zeros(1, vocabulary), policy._generator.forbidden, 1.0)[0]
+    assert torch.isneginf(logps[sorted(forbidden)]).all()
+    assert torch.isclose(logps.exp().sum(), torch.tensor(1.0))
+
+
+def test_every_family_is_covered():
+    assert {"qwen2_5_vl", "qwen3_vl", "idefics3", "smolvlm", "gemma3", "llava_onevision", "internvl"} <= set(
+        families.FAMILIES
+    )

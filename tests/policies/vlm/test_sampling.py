@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agile_gym.errors import ConfigurationError
+from agile_gym.policies.vlm.sampling import SamplingOptions, draw, log_probs
+
+NONE_FORBIDDEN = torch.zeros(6, dtype=torch.bool)
+LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -3.0])
+SHARES = np.exp(LOGITS.numpy()) / np.exp(LOGITS.numpy()).sum()
+
+
+def share_drawn(options, logits=LOGITS, count=4000):
+    logps = log_probs(logits, NONE_FORBIDDEN, options.temperature).expand(count, -1)
+    rngs = [np.random.default_rng([7, i]) for i in range(count)]
+    return np.bincount(draw(logps, options, rngs).numpy(), minlength=6) / count
+
+
+def test_draws_follow_the_probabilities():
+    np.testing.assert_allclose(share_drawn(SamplingOptions()), SHARES, atol=0.03)
+
+
+def test_temperature_divides_the_logits():
+    shares = np.exp(LOGITS.numpy() / 2) / np.exp(LOGITS.numpy() / 2).sum()
+    np.testing.assert_allclose(share_drawn(SamplingOptions(temperature=2.0)), shares, atol=0.03)
+    assert share_drawn(SamplingOptions(temperature=0)).tolist() == [1, 0, 0, 0, 0, 0]
+
+
+def test_top_k_and_top_p_leave_the_likeliest():
+    top2 = share_drawn(SamplingOptions(top_k=2))
+    np.testing.assert_allclose(
+        top2, [SHARES[0] / SHARES[:2].sum(), SHARES[1] / SHARES[:2].sum(), 0, 0, 0, 0], atol=0.03
+    )
+    # 0.57 and 0.21 make 0.78; the third is needed for 0.8 and the fourth is not.
+    top = share_drawn(SamplingOptions(top_p=0.8))
+    assert SHARES[:2].sum() < 0.8 < SHARES[:3].sum()
+    np.testing.assert_allclose(top[:3], SHARES[:3] / SHARES[:3].sum(), atol=0.03)
+    assert top[3:].tolist() == [0, 0, 0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(-20, 20), min_size=2, max_size=12), st.integers(0, 2**31), st.data())
+def test_a_draw_depends_on_its_own_row_and_seed_only(values, seed, data):
+    count = len(values)
+    forbidden = torch.tensor(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)))
+    forbidden[0] = False
+    row = log_probs(torch.tensor(values), forbidden, 1.0)
+    others = log_probs(torch.randn(3, count), forbidden, 1.0)
+    options = SamplingOptions(top_p=0.9, top_k=3)
+    alone = draw(row[None], options, [np.random.default_rng(seed)])
+    together = draw(torch.cat([others, row[None]]), options, [np.random.default_rng(n) for n in (1, 2, 3, seed)])
+    assert alone[0] == together[-1]
+    assert not forbidden[together].any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -1}, "number from 0"),
+        ({"temperature": float("nan")}, "number from 0"),
+        ({"top_p": 0}, "above 0, up to 1"),
+        ({"top_p": 1.5}, "above 0, up to 1"),
+        ({"top_k": -1}, "0 for all"),
+        ({"max_new_tokens": 0}, "at least 1"),
+        ({"stop": "</code>"}, "tuple of texts"),
+        ({"stop": ("",)}, "not empty"),
+    ],
+)
+def test_options_that_are_not_allowed(options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        SamplingOptions(**options)
