@@ -1,0 +1,58 @@
+"""Policies for the tests of evaluation, which worker processes import by name."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+
+from agile_gym.errors import AgileGymError
+
+TURNS = (
+    "<think>Swap.</think><code>state[0], state[1] = state[1], state[0]\nobserve()</code>",
+    "<think>Look.</think><code>crop(image_list[0], [0, 0, 0.5, 0.5])</code>",
+    "<think>Look closer.</think><code>zoom(image_list[1], 0.5)</code>",
+    "<think>Oops.</think><code>open('/etc/passwd')</code>",
+    "nothing that could be read",
+)
+
+
+class Wanderer:
+    """Plays several turns, all drawn from the episode's own seed."""
+
+    def reset(self, seed=None):
+        pass
+
+    def act(self, observations, infos):
+        return [self._turn(info) for info in infos]
+
+    def _turn(self, info):
+        rng = np.random.default_rng([info["policy_seed"], info["turn"]])
+        if info["turn"] == 4 or rng.random() < 0.3:
+            names = list(info["task"].names)
+            rng.shuffle(names)
+            return "<think>That is it.</think><answer>{}</answer>".format(str(names).replace("'", '"'))
+        return TURNS[rng.integers(len(TURNS))]
+
+
+class Failing(Wanderer):
+    """Fails after some calls: in a way that is foreseen, by a mistake in its code, or by being killed once or always.
+
+    With ``puzzle``, the seed of a puzzle's policy, it fails there and nowhere else.
+    """
+
+    def __init__(self, how, calls=3, marker=None, puzzle=None):
+        self.how, self.left, self.marker, self.puzzle = how, calls, marker, puzzle
+
+    def act(self, observations, infos):
+        self.left -= 1
+        if self.left < 0 if self.puzzle is None else self.puzzle in [info["policy_seed"] for info in infos]:
+            if self.how == "foreseen":
+                raise AgileGymError("The server at 127.0.0.1 is down. Start it again.")
+            if self.how == "mistake":
+                return [1 / 0]
+            if self.how == "always" or not Path(self.marker).exists():
+                if self.marker:
+                    Path(self.marker).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().act(observations, infos)

@@ -1,0 +1,176 @@
+"""The journal and the transcripts: whatever happens, they agree, and nothing is lost or played twice."""
+
+import contextlib
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from evaluation_policies import Failing, Wanderer
+
+from agile_gym.errors import AgileGymError, ConfigurationError
+from agile_gym.evaluation import (
+    EvaluationPlan,
+    Journal,
+    SuiteEntry,
+    choose_entries,
+    evaluate,
+    format_tables,
+    prepare_plan,
+    read_journal,
+    summarize,
+)
+from agile_gym.evaluation.session import Session
+from agile_gym.policies import EdgePolicy
+from agile_gym.rollout.reading import read_transcripts
+
+FAST = {"image_size": 32}
+PLAN = EvaluationPlan("edge", choose_entries([2], episodes=4), options=FAST)
+
+
+def play(path, plan=PLAN, **options):
+    journal = Journal(path, plan, **options)
+    done = [result.key for result in journal.results]
+    with contextlib.closing(journal):
+        evaluate(EdgePolicy(), plan, done=done, on_result=journal.add)
+    return journal
+
+
+def test_a_journal_that_was_cut_at_any_byte_resumes_to_the_same_table(tmp_path):
+    whole = play(tmp_path / "whole.jsonl")
+    data = whole.path.read_bytes()
+    expected = format_tables(summarize(whole.results), "edge")
+    part = tmp_path / "part.jsonl"
+    for cut in [0, 5, data.index(b"\n"), *np.random.default_rng(0).integers(0, len(data), 12)]:
+        part.write_bytes(data[:cut])
+        complete = max(data[:cut].count(b"\n") - 1, 0)
+        journal = play(part, resume=True)
+        assert format_tables(summarize(journal.results), "edge") == expected
+        assert part.read_bytes().startswith(data[: data[:cut].rfind(b"\n") + 1])
+        header, results = read_journal(part)
+        assert header["plan"]["policy"] == "edge"
+        assert Counter(result.key for result in results) == Counter(task.key for task in PLAN.tasks())
+        assert results[:complete] == whole.results[:complete]
+
+
+def test_a_line_that_was_damaged_costs_its_own_episode_alone(tmp_path):
+    journal = play(tmp_path / "journal.jsonl")
+    lines = journal.path.read_bytes().splitlines(keepends=True)
+    lines[3] = b"\0" * 40 + b"\n"
+    lines[5] = lines[5].replace(b'"turns":1', b'"turns":"1"')
+    lines.insert(7, lines[8])
+    journal.path.write_bytes(b"".join(lines))
+    again = Journal(journal.path, PLAN, resume=True)
+    again.close()
+    lost = {journal.results[2].key, journal.results[4].key}
+    keys = [result.key for result in again.results]
+    assert len(set(keys)) == len(keys) == 10
+    assert {task.key for task in PLAN.tasks()} - set(keys) == lost
+    resumed = play(journal.path, resume=True)
+    assert format_tables(summarize(resumed.results), "e") == format_tables(summarize(journal.results), "e")
+
+
+def test_finished_puzzles_are_not_thrown_away(tmp_path):
+    path = play(tmp_path / "journal.jsonl").path
+    before = path.read_bytes()
+    with pytest.raises(ConfigurationError, match="holds 12 finished puzzles already"):
+        Journal(path, PLAN)
+    others = {
+        "entries": EvaluationPlan("edge", choose_entries([2], episodes=5), options=FAST),
+        "policy: 'edge' there, 'random' now": EvaluationPlan("random", PLAN.entries, options=FAST),
+        "options": EvaluationPlan("edge", PLAN.entries, options={"image_size": 48}),
+        "samples": EvaluationPlan("edge", PLAN.entries, options=FAST, samples=2),
+    }
+    for name, plan in others.items():
+        with pytest.raises(ConfigurationError, match=f"other settings.*{name}"):
+            Journal(path, plan, resume=True)
+    with pytest.raises(ConfigurationError, match="other photographs"):
+        Journal(path, PLAN, photographs={"count": 3, "sha256": "0"}, resume=True)
+    assert path.read_bytes() == before
+    Journal(path, others["entries"], overwrite=True).close()
+    assert read_journal(path)[1] == []
+
+
+def test_a_journal_of_an_older_version_is_refused_with_a_word(tmp_path):
+    path = tmp_path / "old.jsonl"
+    old = {"policy": "edge", "grids": ["2x2"], "levels": None, "episodes": 3, "seed": 0, "images": None, "options": {}}
+    result = {"grid": "2x2", "level": 0, "episode": 0, "seed": 1, "image_id": "", "solved": True, "score": 1.0}
+    path.write_text(f"{json.dumps(old, sort_keys=True)}\n{json.dumps(result)}\n")
+    before = path.read_bytes()
+    for options in ({"resume": True}, {}):
+        with pytest.raises(ConfigurationError, match="older version" if options else "finished puzzles"):
+            Journal(path, PLAN, **options)
+    path.write_text("a\nb\n")
+    with pytest.raises(ConfigurationError, match="is not the journal"):
+        Journal(path, PLAN, resume=True)
+    path.write_text('{"schema": 99}\nb\n')
+    with pytest.raises(ConfigurationError, match="schema 99"):
+        Journal(path, PLAN, resume=True)
+    path.write_bytes(before)
+    Journal(path, PLAN, overwrite=True).close()
+
+
+def test_two_processes_cannot_write_to_one_journal(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path, PLAN)
+    for options in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(ConfigurationError, match="Another process"):
+            Journal(path, PLAN, **options)
+    journal.close()
+    Journal(path, PLAN).close()
+
+
+def test_settings_that_cannot_be_written_down_are_named(tmp_path):
+    plan = EvaluationPlan("edge", PLAN.entries, options={"reward": object()})
+    with pytest.raises(ConfigurationError, match="options: reward="):
+        Journal(tmp_path / "journal.jsonl", plan)
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_that_changed_between_runs_are_noticed(tmp_path):
+    from PIL import Image
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.effect_noise((40, 40), 90).save(folder / "one.png")
+    plan = EvaluationPlan("edge", [SuiteEntry("1x2", None, 2)], images=str(folder), options=FAST)
+    first = prepare_plan(plan).photographs()
+    assert first["count"] == 1
+    Image.effect_noise((40, 40), 60).save(folder / "two.png")
+    second = prepare_plan(plan).photographs()
+    assert second["count"] == 2
+    assert first["sha256"] != second["sha256"]
+
+
+def transcript_ids(session):
+    return [transcript.id for transcript in read_transcripts(session.transcripts)]
+
+
+def test_transcripts_agree_with_the_journal_after_an_interruption(tmp_path):
+    plan = EvaluationPlan("x", choose_entries([2], episodes=5), options=FAST)
+    prepared, output = prepare_plan(plan), tmp_path / "out" / "r.json"
+    with Session(prepared, output) as session, pytest.raises(AgileGymError, match="is down"):
+        list(session.play(Failing("foreseen", 4), batch=3))
+    kept = len(session.journal.results)
+    assert 0 < kept < 15
+    assert len(transcript_ids(session)) == kept
+    # As if killed between the transcript and the journal's line: the last line has gone, the transcript has not.
+    lines = session.journal.path.read_bytes().splitlines(keepends=True)
+    session.journal.path.write_bytes(b"".join(lines[:-1]) + lines[-1][:20])
+    with Session(prepared, output, resume=True) as session:
+        assert len(session.journal.results) == len(transcript_ids(session)) == kept - 1
+        list(session.play(Wanderer(), batch=4))
+    names = [task.name for task in plan.tasks()]
+    assert sorted(transcript_ids(session)) == sorted(names)
+    whole = {result.key: result for result in evaluate(Wanderer(), plan)}
+    for transcript in read_transcripts(session.transcripts):
+        (result,) = [result for key, result in whole.items() if transcript.id == "{}-L{}-{}".format(*key[:3])]
+        assert (transcript.solved, transcript.score, len(transcript.turns)) == (
+            result.solved,
+            result.score,
+            result.turns,
+        )
+    with pytest.raises(ConfigurationError, match="--resume"):
+        Session(prepared, output)
+    with Session(prepared, output, keep=0, overwrite=True) as session:
+        assert transcript_ids(session) == []
