@@ -59,14 +59,14 @@ def qwen2_5_vl():
         text_config={
             **TEXT,
             **_ids(tokenizer),
-            "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0},
+            "rope_parameters": {"rope_type": "default", "mrope_section": _mrope_section(), "rope_theta": 10000.0},
         },
         vision_config={
             "depth": 2,
             "hidden_size": 32,
             "intermediate_size": 64,
             "num_heads": 4,
-            "out_hidden_size": 32,
+            "out_hidden_size": TEXT["hidden_size"],
             "fullatt_block_indexes": [1],
             "window_size": 56,
         },
@@ -105,6 +105,11 @@ def qwen3_vl():
         **_qwen_ids(tokenizer),
     )
     return Qwen3VLForConditionalGeneration(config), processor
+
+
+def _mrope_section():
+    half = TEXT["hidden_size"] // TEXT["num_attention_heads"] // 2
+    return [half - 2 * (half // 3), half // 3, half // 3]
 
 
 def _qwen_ids(tokenizer):
