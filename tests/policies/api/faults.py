@@ -78,25 +78,32 @@ def refuse(status, message="no", headers=None, **fields):
 class FaultyServer:
     """The server; ``url`` is its address, ``seen`` what came in, ``peak`` the most requests at a time."""
 
-    def __init__(self, script: Callable[[int, dict], Answer], models=()):
+    def __init__(self, script: Callable[[int, dict], Answer], models=(), port=0):
         self.script, self.models = script, models
         self.seen: list[Seen] = []
         self.peak = self._now = 0
         self._lock = threading.Lock()
+        self._connections: list[socket.socket] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
 
-            def do_GET(self):  # noqa: N802 -- http.server's name
+            def setup(self):
+                super().setup()
+                outer._connections.append(self.connection)
+
+            def do_GET(self):
                 data = {"object": "list", "data": [{"id": name} for name in outer.models]}
                 self._write(Answer(body=json.dumps(data).encode()))
 
-            def do_POST(self):  # noqa: N802 -- http.server's name
+            def do_POST(self):
                 raw = self.rfile.read(int(self.headers["Content-Length"]))
                 with outer._lock:
                     number = len(outer.seen)
-                    outer.seen.append(Seen(self.path, dict(self.headers), json.loads(raw), raw, time.monotonic()))
+                    headers = {name.lower(): value for name, value in self.headers.items()}
+                    outer.seen.append(Seen(self.path, headers, json.loads(raw), raw, time.monotonic()))
                     outer._now += 1
                     outer.peak = max(outer.peak, outer._now)
                 try:
@@ -141,7 +148,7 @@ class FaultyServer:
             def handle_error(self, *_):
                 pass  # a client that went away in the middle of an answer
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
@@ -150,6 +157,9 @@ class FaultyServer:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+        for connection in self._connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def __enter__(self):
         return self

@@ -162,8 +162,11 @@ def test_whatever_a_model_writes_can_be_sent_back(serve, connect, written):
 
 @pytest.mark.parametrize(
     "word",
-    ["<image>", "<|image_pad|>", "<|vision_start|>", "<start_of_image>", "<image_soft_token>", "<IMG_CONTEXT>", "</s>"]
-    + ["<fake_token_around_image>", "<|im_end|>", "<|user|>", "<end_of_turn>", "[IMG]", "[/INST]", "<img>", "<video>"],
+    [
+        *("<image>", "<|image_pad|>", "<|vision_start|>", "<start_of_image>", "<image_soft_token>", "<IMG_CONTEXT>"),
+        *("<img>", "<video>", "<fake_token_around_image>", "[IMG]", "[/INST]"),
+        *("<|im_end|>", "<|user|>", "<end_of_turn>", "</s>"),
+    ],
 )
 def test_control_words_are_set_apart(word):
     assert plain_words(f"a {word} b") == f"a {word[0]} {word[1:]} b"
