@@ -283,9 +283,16 @@ def internvl():
     return InternVLForConditionalGeneration(config), processor
 
 
+def llava():
+    """LLaVA, as which the tiny model is built."""
+    from agile_gym.policies.tiny import build_tiny
+
+    return build_tiny()
+
+
 FAMILIES = {
     function.__name__: function
-    for function in (qwen2_5_vl, qwen3_vl, idefics3, smolvlm, gemma3, gemma3_sliding, llava_onevision, internvl)
+    for function in (qwen2_5_vl, qwen3_vl, idefics3, smolvlm, gemma3, gemma3_sliding, llava, llava_onevision, internvl)
 }
 
 
