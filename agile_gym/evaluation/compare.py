@@ -11,7 +11,7 @@ from agile_gym.evaluation.metrics import bootstrap_difference
 from agile_gym.evaluation.paired import mcnemar, sign_flip
 from agile_gym.evaluation.report import EpisodeRow, Report
 from agile_gym.evaluation.summary import AVERAGE
-from agile_gym.evaluation.tables import grid_lines
+from agile_gym.evaluation.tables import grid_lines, short_name
 
 __all__ = ["compare_reports", "format_comparison"]
 
@@ -141,9 +141,9 @@ def format_comparison(comparison: Mapping[str, Mapping[str, Any]], first: Report
     Returns:
         Plain text, two tables a grid.
     """
-    names = [first.policy, second.policy]
+    names = [short_name(first.policy), short_name(second.policy)]
     if names[0] == names[1]:
-        names = [str(first.path), str(second.path)]
+        names = [short_name(str(first.path)), short_name(str(second.path))]
     parts = [f"First: {first.policy} ({first.path})\nSecond: {second.policy} ({second.path})"]
     differ = option_differences(first, second)
     if differ:

@@ -9,20 +9,20 @@ from agile_gym.errors import import_optional
 from agile_gym.evaluation.metrics import Estimate
 from agile_gym.evaluation.reference import reference_rows
 from agile_gym.evaluation.summary import AVERAGE
-from agile_gym.evaluation.tables import INTERVALS, Interval
+from agile_gym.evaluation.tables import INTERVALS, Interval, short_name
 
 __all__ = ["plot_summary", "require_matplotlib"]
 
 # Okabe and Ito's colours, which people with any kind of colour vision tell apart; markers tell them apart in grey.
 _OWN = "#D55E00"
 _PAPER = {
-    "Qwen2.5-VL-7B + cold start + RL (AGILE)": ("AGILE (Qwen2.5-VL-7B + cold start + RL)", "#0072B2", "s", "-"),
-    "Gemini-2.5-Pro": ("Gemini-2.5-Pro", "#009E73", "^", "--"),
-    "GPT-4o": ("GPT-4o", "#CC79A7", "v", "--"),
-    "Qwen2.5-VL-7B": ("Qwen2.5-VL-7B", "#56B4E9", "D", "-."),
-    "Random": ("Random", "#7F7F7F", "x", ":"),
+    "Qwen2.5-VL-7B + cold start + RL (AGILE)": ("paper: AGILE (Qwen2.5-VL-7B + cold start + RL)", "#0072B2", "s", "-"),
+    "Gemini-2.5-Pro": ("paper: Gemini-2.5-Pro", "#009E73", "^", "--"),
+    "GPT-4o": ("paper: GPT-4o", "#CC79A7", "v", "--"),
+    "Qwen2.5-VL-7B": ("paper: Qwen2.5-VL-7B", "#56B4E9", "D", "-."),
+    "Random": ("paper: Random", "#7F7F7F", "x", ":"),
 }
-_TITLES = {"acc": "Acc: puzzles with every piece right", "score": "Score: pieces right"}
+_TITLES = {"acc": ("Acc", "puzzles with every piece right"), "score": ("Score", "pieces right")}
 _MAX_TICKS = 12
 
 
@@ -97,15 +97,16 @@ def _draw(pane: Axes, grid: str, metric: str, columns: Mapping[str, Any], policy
         linewidth=2.2,
         capsize=4,
         zorder=5,
-        label=f"{policy}, with 95% interval over {interval}s",
+        label=f"{short_name(policy)}, with 95% interval over {interval}s",
     )
-    pane.set_title(f"{grid}  {_TITLES[metric]}", fontsize=10, loc="left")
+    title, meaning = _TITLES[metric]
+    pane.set_title(f"{grid}: {meaning}", fontsize=10, loc="left")
     step = -(-len(names) // _MAX_TICKS)
     pane.set_xticks(places[::step], names[::step])
     pane.set_xlim(-0.3, len(names) - 0.7)
     pane.set_ylim(-3, 105)
     pane.set_xlabel("level (pieces in place at the start)", fontsize=9)
-    pane.set_ylabel("%", fontsize=9)
+    pane.set_ylabel(f"{title} (%)", fontsize=9)
     pane.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     pane.set_axisbelow(True)
     for side in ("top", "right"):

@@ -9,12 +9,14 @@ from agile_gym.errors import ConfigurationError, did_you_mean
 from agile_gym.evaluation.metrics import Estimate
 from agile_gym.evaluation.reference import reference_rows
 
-__all__ = ["INTERVALS", "Interval", "format_cost", "format_tables", "grid_lines"]
+__all__ = ["INTERVALS", "Interval", "format_cost", "format_tables", "grid_lines", "short_name"]
 
 Interval = Literal["puzzle", "photograph"]
 INTERVALS: tuple[Interval, ...] = ("puzzle", "photograph")
 """What the intervals are taken over."""
 FEW_PHOTOGRAPHS = 30
+MAX_NAME = 46
+"""Longest name of a policy in a table, in characters: about as long as the paper's."""
 
 _METRICS = (("acc", "Acc: puzzles with every piece right"), ("score", "Score: pieces right"))
 
@@ -36,6 +38,7 @@ def format_tables(summary: Mapping[str, Mapping[str, Any]], policy: str, *, inte
     if interval not in INTERVALS:
         raise ConfigurationError(f"interval={interval!r} is not known. {did_you_mean(interval, INTERVALS)}")
     parts: list[str] = []
+    policy = short_name(policy)
     for grid, columns in summary.items():
         names = list(columns)
         for metric, title in _METRICS:
@@ -51,6 +54,11 @@ def format_tables(summary: Mapping[str, Mapping[str, Any]], policy: str, *, inte
         parts.append(f"{grid} What the policy did\n{_behaviour_table(columns)}")
     parts.append(_interval_note(summary, interval))
     return "\n\n".join(parts)
+
+
+def short_name(policy: str) -> str:
+    """Return the end of a long name, such as a model's path, which tells most."""
+    return policy if len(policy) <= MAX_NAME else f"...{policy[3 - MAX_NAME :]}"
 
 
 def _estimate_rows(title: str, estimates: Iterable[Mapping[str, float]]) -> list[list[str]]:

@@ -184,10 +184,9 @@ def test_a_puzzle_that_kills_every_worker_ends_the_evaluation_and_the_others_are
     plan = plan_of("Failing", [SuiteEntry("2x2", (0,), 12)])
     tasks = list(plan.tasks())
     plan = replace(plan, policy_options={"how": "always", "puzzle": tasks[7].policy_seed})
-    results = []
+    episodes, results = play_in_workers(prepare_plan(plan), tasks, workers=1, batch=1), []
     with pytest.raises(AgileGymError, match="with the same puzzle"):
-        for played in play_in_workers(prepare_plan(plan), tasks, workers=1, batch=1):
-            results.append(played.result)
+        results.extend(played.result for played in episodes)
     assert [result.key for result in results] == [task.key for task in tasks[:7]]
     assert untimed(results) == untimed(evaluate(Wanderer(), plan))[:7]
 

@@ -52,7 +52,7 @@ def test_equal_scores_do_not_make_a_point_of_the_interval(count, value):
 
 
 def test_the_bootstrap_covers_a_score_near_its_limit():
-    """95% intervals of 60 puzzles of 9 pieces, one in thirty unsolved, hold the true mean about as often as they say."""
+    """95% intervals of 60 puzzles, one in thirty unsolved, hold the true mean about as often as they say."""
     rng = np.random.default_rng(1)
     truth = 1 - 5 / 9 / 30
     hits = plain = 0
