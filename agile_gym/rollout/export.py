@@ -18,6 +18,8 @@ from agile_gym.actions.prompt import IMAGE_MARK
 from agile_gym.errors import ConfigurationError
 from agile_gym.images.items import hash_pixels
 from agile_gym.rollout.files import import_pyarrow, write_rows, write_text
+from agile_gym.rollout.lines import EPISODES
+from agile_gym.rollout.parts import list_parts
 from agile_gym.rollout.pictures import ImageFolder, encode_png
 from agile_gym.rollout.transcript import Message, Transcript
 
@@ -239,6 +241,8 @@ def _target(folder: str | Path, name: str, suffix: str) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be made a folder: {error}. Give another one.") from error
+    if (path / EPISODES).exists() or list_parts(path):
+        raise ConfigurationError(f"{path} holds transcripts. Give another folder, so that their images stay apart.")
     return path / f"{name}{suffix}"
 
 

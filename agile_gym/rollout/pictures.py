@@ -139,8 +139,9 @@ class ImageFolder:
         """
         path = self.path(ref)
         try:
-            with path.open("rb") as file:
-                data = file.read(MAX_FILE + 1)
+            if path.stat().st_size > MAX_FILE:  # read(MAX_FILE + 1) would take that much memory for any file
+                raise TranscriptError(f"The image {path} has more than {MAX_FILE:,} bytes. {_NEXT}")
+            return path.read_bytes()
         except FileNotFoundError:
             raise TranscriptError(
                 f"The image {path} is missing. Copy the folder {IMAGES!r} along with the transcripts, or read them "
@@ -148,9 +149,6 @@ class ImageFolder:
             ) from None
         except OSError as error:
             raise TranscriptError(f"The image {path} cannot be read: {error}. {_NEXT}") from error
-        if len(data) > MAX_FILE:
-            raise TranscriptError(f"The image {path} has more than {MAX_FILE:,} bytes. {_NEXT}")
-        return data
 
     def load(self, ref: str) -> Image:
         """Return an image; see `decode_png`."""

@@ -45,8 +45,9 @@ def get_segments(entries: list[Any]) -> tuple[Segment, ...]:
         arrays: dict[str, Any] = {name: _get_array(entry, name, kind) for name, kind in SEGMENT_TYPES.items()}
         if any(array is None for name, array in arrays.items() if name != "advantages"):
             raise RecordProblem("has a segment without ids, mask, logps or turns")
+        images = _indices(entry)
         try:
-            segments.append(Segment(images=_indices(entry), **arrays))
+            segments.append(Segment(images=images, **arrays))
         except ValueError as error:
             raise RecordProblem(f"has a damaged segment: {error}") from error
     return tuple(segments)

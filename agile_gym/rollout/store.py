@@ -124,8 +124,6 @@ class TranscriptWriter:
     def keep(self, ids: Collection[str]) -> None:
         """Drop all episodes but those given, so that the folder agrees with a list of finished ones.
 
-        Images of the dropped episodes stay, as others may show them.
-
         Args:
             ids: Which to keep; those that are not there are passed over.
 
@@ -213,7 +211,7 @@ class TranscriptWriter:
             raise
 
     def _rewrite(self, lines: Iterator[StoredLine]) -> None:
-        """Replace the file of lines by some of its lines."""
+        """Replace the file of lines by some of its lines, and drop the images that these do not show."""
         count = end = 0
         with replacing(self._lines) as temporary:
             with temporary.open("wb") as file:
@@ -223,6 +221,11 @@ class TranscriptWriter:
             os.close(self._file)  # some systems replace no file that is open
             self._file = -1
         self._open(count, end)
+        shown = {ref for line in read_lines(self._lines) for ref in image_refs(line.record)}
+        for ref in self._images.refs():
+            if ref not in shown:
+                self._images.remove(ref)
+        self._images.tidy()
 
     def _pack(self) -> None:
         """Move the lines into a Parquet part."""
