@@ -25,6 +25,7 @@ LINES = 8
 PAPER, INK, QUIET, RULE = (255, 255, 255), (28, 30, 33), (90, 95, 102), (222, 222, 216)
 GOOD, BAD = (20, 108, 67), (176, 37, 28)
 _LONGEST = 600  # characters of a text that are looked at; there is no room for more
+_NARROWEST = 3  # pixels of the narrowest letter
 _LAST_GLYPH = 0x17F  # Pillow's own font has the Latin letters up to here
 _TURN_TAGS = ("think", "code", "tool_call", "answer")
 
@@ -174,8 +175,8 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
     found: list[str] = []
     for paragraph in text[:_LONGEST].strip().split("\n"):
         rest = _clean(paragraph)
-        while rest:
-            fitting = len(rest)
+        while rest and len(found) <= lines:
+            fitting = min(len(rest), width // _NARROWEST)
             while font.getlength(rest[:fitting]) > width:
                 fitting -= 1
             if fitting < len(rest):

@@ -1,6 +1,8 @@
 """Episodes for the tests of the viewer: really played, by policies that look, err and answer."""
 
 import dataclasses
+import json
+from html.parser import HTMLParser
 
 import numpy as np
 
@@ -85,6 +87,45 @@ def with_tokens(transcript, *, seed=0, advantage=0.7, image_token=99, pieces=4):
     usage = TurnUsage(1.25, context_tokens=312, computed_tokens=40, new_tokens=25)
     turns = tuple(dataclasses.replace(turn, usage=usage) for turn in transcript.turns)
     return dataclasses.replace(transcript, segments=tuple(segments), turns=turns)
+
+
+class Blocks(HTMLParser):
+    """Reads a page as a browser would: its blocks of JSON, its scripts and styles, and its other tags.
+
+    Attributes:
+        data: (kind, attributes, value) of each block of JSON, in order.
+        sources: Texts of the scripts and styles, by tag.
+        tags: (tag, attributes) of everything else.
+    """
+
+    def __init__(self, path):
+        super().__init__(convert_charrefs=True)
+        self.data, self.sources, self.tags = [], {"script": [], "style": []}, []
+        self._open = None
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self._open = (tag, dict(attrs))
+        if tag not in self.sources:
+            self.tags.append(self._open)
+
+    def handle_endtag(self, tag):
+        self._open = None
+
+    def handle_data(self, data):
+        tag, attributes = self._open or (None, {})
+        if attributes.get("type") == "application/json":
+            self.data.append((attributes["data-kind"], attributes, json.loads(data)))
+        elif tag in self.sources:
+            self.sources[tag].append(data)
+
+    def values(self, kind):
+        return [value for name, _, value in self.data if name == kind]
+
+    @property
+    def policy(self):
+        return next(attributes["content"] for tag, attributes in self.tags if "http-equiv" in attributes)
 
 
 def decode(token):
