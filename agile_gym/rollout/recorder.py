@@ -127,13 +127,18 @@ class EpisodeRecorder:
             record: What the policy tells of the episode.
 
         Raises:
-            ConfigurationError: If the episode is not over.
+            ConfigurationError: If the episode is not over, or the record does not tell of each of its turns.
         """
         if not self.done or not self._turns:
             raise ConfigurationError("The episode is not over, so there is no transcript of it yet.")
         record = record or PolicyRecord()
         turns = self._turns
         if record.usage:
+            if len(record.usage) != len(turns):
+                raise ConfigurationError(
+                    f"The record of the policy {policy!r} has {len(record.usage)} entries for {len(turns)} turns; "
+                    "PolicyRecord.usage must have one a turn, or none at all."
+                )
             turns = [replace(turn, usage=usage) for turn, usage in zip(turns, record.usage, strict=True)]
         details = dict(record.details)
         return Transcript(

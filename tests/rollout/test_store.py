@@ -38,24 +38,24 @@ def files(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_played_episodes_read_back_equal(tmp_path, format):
+@pytest.mark.parametrize("kind", FORMATS)
+def test_played_episodes_read_back_equal(tmp_path, kind):
     episodes = played(6, tokens=50) + [
         replace(episode, id=f"rotated-{episode.id}") for episode in played(3, rotations=True, grid="2x3")
     ]
-    write(tmp_path, episodes, format=format)
+    write(tmp_path, episodes, format=kind)
     back = list(read_transcripts(tmp_path))
     assert [differences(*pair) for pair in zip(episodes, back, strict=True)] == [[]] * 9
     assert len(back[0].images) == 5
     assert back[0].segments[0].logps.dtype == np.float32
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("kind", FORMATS)
 @SLOW
 @given(episodes=st.lists(transcripts, max_size=3, unique_by=lambda episode: episode.id))
-def test_any_episode_reads_back_equal(tmp_path_factory, format, episodes):
+def test_any_episode_reads_back_equal(tmp_path_factory, kind, episodes):
     folder = tmp_path_factory.mktemp("run")
-    write(folder, episodes, format=format)
+    write(folder, episodes, format=kind)
     back = list(read_transcripts(folder))
     assert [differences(*pair) for pair in zip(episodes, back, strict=True)] == [[]] * len(episodes)
     without = list(read_transcripts(folder, images=False))
@@ -64,9 +64,9 @@ def test_any_episode_reads_back_equal(tmp_path_factory, format, episodes):
 
 
 def test_arrays_that_are_read_belong_to_the_reader(tmp_path):
-    for format in FORMATS:
-        write(tmp_path / format, [made(0)], format=format)
-        (back,) = read_transcripts(tmp_path / format)
+    for kind in FORMATS:
+        write(tmp_path / kind, [made(0)], format=kind)
+        (back,) = read_transcripts(tmp_path / kind)
         back.segments[0].advantages[:] = 0  # as a learner does
         assert not back.images[0].flags.writeable
 
@@ -103,21 +103,21 @@ def test_a_list_of_episodes_needs_no_images(tmp_path):
         assert header.load(images=False).segments[0].ids.size == 10
     assert {header.solved for header in headers} == {True, False}
     assert any(any(header.errors) for header in headers)
-    with pytest.raises(TranscriptError, match="is missing. Copy the folder 'images'"):
+    with pytest.raises(TranscriptError, match=r"is missing. Copy the folder 'images'"):
         headers[0].load()
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_headers_load_in_any_order_and_give_encoded_images(tmp_path, format):
+@pytest.mark.parametrize("kind", FORMATS)
+def test_headers_load_in_any_order_and_give_encoded_images(tmp_path, kind):
     episodes = [made(number) for number in range(6)]
-    write(tmp_path, episodes, format=format)
+    write(tmp_path, episodes, format=kind)
     headers = list(read_headers(tmp_path))
     for place in (3, 0, 5):
         assert differences(headers[place].load(), episodes[place]) == []
         encoded = headers[place].load_png()
         decoded = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1] for data in encoded]
         assert all(map(np.array_equal, decoded, episodes[place].images))
-    write(tmp_path, [made(9), made(8)], format=format, overwrite=True)
+    write(tmp_path, [made(9), made(8)], format=kind, overwrite=True)
     with pytest.raises(TranscriptError, match="changed since it was listed"):
         headers[3].load()
 
@@ -142,20 +142,20 @@ def test_reading_holds_one_episode_at_a_time(tmp_path):
 # ---------------------------------------------------------------------------------------------------- resuming
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_transcripts_are_neither_overwritten_nor_doubled_by_accident(tmp_path, format):
-    write(tmp_path, [made(0), made(1)], format=format)
-    with pytest.raises(ConfigurationError, match="holds transcripts already. Resume"):
-        TranscriptWriter(tmp_path, format=format)
-    with TranscriptWriter(tmp_path, format=format, resume=True) as writer:
+@pytest.mark.parametrize("kind", FORMATS)
+def test_transcripts_are_neither_overwritten_nor_doubled_by_accident(tmp_path, kind):
+    write(tmp_path, [made(0), made(1)], format=kind)
+    with pytest.raises(ConfigurationError, match=r"holds transcripts already. Resume"):
+        TranscriptWriter(tmp_path, format=kind)
+    with TranscriptWriter(tmp_path, format=kind, resume=True) as writer:
         assert list(writer.ids) == ["episode-0", "episode-1"]
         assert not writer.append(made(1))
         assert writer.append(made(2))
         assert not writer.append(made(2))
     assert ids(tmp_path) == ["episode-0", "episode-1", "episode-2"]
-    write(tmp_path, [made(7)], format=format, overwrite=True)
+    write(tmp_path, [made(7)], format=kind, overwrite=True)
     assert ids(tmp_path) == ["episode-7"]
-    assert len(files(tmp_path)) == (4 if format == "jsonl" else 1)
+    assert len(files(tmp_path)) == (4 if kind == "jsonl" else 1)
 
 
 def test_an_empty_folder_can_be_opened_again(tmp_path):
@@ -237,7 +237,7 @@ sys.path.insert(0, {tests!r})
 from made_transcripts import made
 from agile_gym.rollout import store
 store.PART_EPISODES = 7
-with store.TranscriptWriter({folder!r}, format={format!r}, resume=True) as writer:
+with store.TranscriptWriter({folder!r}, format={kind!r}, resume=True) as writer:
     print("ready", flush=True)
     for number in range(40):
         if f"episode-{{number}}" not in writer.ids:
@@ -246,9 +246,9 @@ with store.TranscriptWriter({folder!r}, format={format!r}, resume=True) as write
 """
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_a_killed_process_resumes_with_nothing_lost_or_doubled(tmp_path, format):
-    program = KILLED.format(tests=str(Path(__file__).parent), folder=str(tmp_path), format=format)
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_killed_process_resumes_with_nothing_lost_or_doubled(tmp_path, kind):
+    program = KILLED.format(tests=str(Path(__file__).parent), folder=str(tmp_path), kind=kind)
     rng = np.random.default_rng(0)
     told, kills = [], 0
     for round_ in range(5):
@@ -272,7 +272,7 @@ def test_a_killed_process_resumes_with_nothing_lost_or_doubled(tmp_path, format)
     for episode in read_transcripts(tmp_path):
         assert differences(episode, made(int(episode.id.split("-")[1]), size=96, tokens=4000)) == []
     assert not [name for name in files(tmp_path) if name.endswith(".new")]
-    if format == "parquet":
+    if kind == "parquet":
         assert all(name.endswith(".parquet") for name in files(tmp_path))
 
 
@@ -376,10 +376,10 @@ def test_numpy_numbers_and_wider_types_are_stored_where_nothing_is_lost(tmp_path
 
 
 def test_the_writer_says_what_it_needs(tmp_path):
-    with pytest.raises(ConfigurationError, match="'parquett' is not a format of transcripts. Did you mean 'parquet'"):
+    with pytest.raises(ConfigurationError, match=r"'parquett' is not a format of transcripts. Did you mean 'parquet'"):
         TranscriptWriter(tmp_path, format="parquett")
     (tmp_path / "file").write_text("")
-    with pytest.raises(TranscriptError, match="cannot be written: .* Give another folder"):
+    with pytest.raises(TranscriptError, match=r"cannot be written: .* Give another folder"):
         TranscriptWriter(tmp_path / "file")
     writer = TranscriptWriter(tmp_path / "run")
     writer.close()
@@ -503,9 +503,9 @@ def test_a_writer_does_not_go_on_after_damage(tmp_path):
 
 
 def test_paths_that_hold_no_transcripts(tmp_path):
-    with pytest.raises(TranscriptError, match="does not exist. Give the folder of a run"):
+    with pytest.raises(TranscriptError, match=r"does not exist. Give the folder of a run"):
         read_transcripts(tmp_path / "nothing")
-    with pytest.raises(TranscriptError, match="neither episodes.jsonl nor episodes-"):
+    with pytest.raises(TranscriptError, match=r"neither episodes.jsonl nor episodes-"):
         read_headers(tmp_path)
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(TranscriptError, match=r"must end in .jsonl or .parquet"):
@@ -527,10 +527,10 @@ def test_damaged_parts_are_told(tmp_path):
     table = pq.read_table(path)
     for data in (b"", b"PAR1", whole[: len(whole) // 2]):
         path.write_bytes(data)
-        with pytest.raises(TranscriptError, match="episodes-00000.parquet cannot be read as Parquet"):
+        with pytest.raises(TranscriptError, match=r"episodes-00000.parquet cannot be read as Parquet"):
             ids(tmp_path)
     path.write_bytes(whole[:200] + bytes(2000) + whole[2200:])
-    with pytest.raises(TranscriptError, match="episodes-00000.parquet"):
+    with pytest.raises(TranscriptError, match=r"episodes-00000.parquet"):
         list(read_transcripts(tmp_path))
     pq.write_table(pa.table({"prompt": ["x"]}), path)
     with pytest.raises(TranscriptError, match="is not a file of transcripts: it has the columns prompt"):
