@@ -93,11 +93,19 @@ class Asker:
             EndpointError: If a question cannot be answered; the others are given up.
             BudgetError: If the budget is spent.
         """
-        gate = asyncio.Semaphore(self._options.max_concurrency)
-        tasks = [
-            asyncio.create_task(self._ask(question, gate, partial(on_reply, number)))
-            for number, question in enumerate(questions)
-        ]
+        gate, failed = asyncio.Semaphore(self._options.max_concurrency), asyncio.Event()
+
+        async def ask(number: int, question: Question) -> None:
+            async with gate:
+                if failed.is_set():
+                    return
+                try:
+                    await self._ask(question, partial(on_reply, number))
+                except BaseException:
+                    failed.set()
+                    raise
+
+        tasks = [asyncio.create_task(ask(number, question)) for number, question in enumerate(questions)]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         finally:
@@ -109,9 +117,8 @@ class Asker:
             if error is not None:
                 raise error
 
-    async def _ask(self, question: Question, gate: asyncio.Semaphore, on_reply: Callable[[Reply], None]) -> None:
-        async with gate:
-            reply = await self._ask_until_answered(question)
+    async def _ask(self, question: Question, on_reply: Callable[[Reply], None]) -> None:
+        reply = await self._ask_until_answered(question)
         self._spending.add(reply, self._prices.cost(reply))
         if reply.prompt_tokens is not None and reply.new_tokens is not None:
             self._pacer.correct(reply.prompt_tokens + reply.new_tokens - question.tokens)
