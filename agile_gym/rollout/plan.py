@@ -6,6 +6,7 @@ template and processor, as `agile_gym.policies.vlm.chat.ChatFormat` does in a ro
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from agile_gym.actions.primitives import Observe, Primitive, Swap
 from agile_gym.actions.prompt import IMAGE_MARK
 from agile_gym.arguments import is_whole
-from agile_gym.envs.config import DEFAULT_IMAGE_SIZE, JigsawConfig, JigsawRules, resolve
+from agile_gym.envs.config import DEFAULT_IMAGE_SIZE, MAX_TURNS, JigsawConfig, JigsawRules, resolve
 from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError
 from agile_gym.policies.vlm.chat import HIDDEN_IMAGE, ChatFormat
@@ -42,13 +43,15 @@ class Feedback:
 
     Attributes:
         board: Tokens if the whole board is shown.
-        costliest: Tokens if the image is shown that costs most.
+        image: Tokens if the image is shown that costs most.
         hidden: Tokens once the image was dropped from the context.
+        error: Tokens if the turn could not be carried out: many words and no image.
     """
 
     board: int
-    costliest: int
+    image: int
     hidden: int
+    error: int
 
 
 @dataclass(frozen=True)
@@ -82,22 +85,23 @@ class TokenPlan:
         """Return the tokens that are added before each turn is written: the opening, then the feedback.
 
         Args:
-            costliest: Whether each turn shows the costliest image, rather than the board.
+            costliest: Whether each turn gets the feedback that costs most, rather than the board.
         """
-        return [self.opening, *(entry.costliest if costliest else entry.board for entry in self.feedback)]
+        rest = [max(entry.image, entry.error) if costliest else entry.board for entry in self.feedback]
+        return [self.opening, *rest]
 
     def contexts(self, *, costliest: bool = False) -> list[int]:
         """Return the tokens that the model reads at each turn, with only the last images kept if there is a window.
 
         Args:
-            costliest: Whether each turn shows the costliest image, rather than the board.
+            costliest: Whether each turn gets the feedback that costs most, rather than the board.
         """
-        added = self.added(costliest=costliest)
+        opening, *added = self.added(costliest=costliest)
+        dropped = [max(entry.hidden, entry.error) if costliest else entry.hidden for entry in self.feedback]
         contexts: list[int] = []
         for turn in range(self.turns):
             old = 0 if self.window is None else max(0, turn - self.window)
-            hidden = sum(entry.hidden for entry in self.feedback[:old])
-            contexts.append(added[0] + hidden + sum(added[1 + old : 1 + turn]) + turn * self.new_tokens)
+            contexts.append(opening + sum(dropped[:old]) + sum(added[old:turn]) + turn * self.new_tokens)
         return contexts
 
     def needed(self, *, costliest: bool = False) -> int:
@@ -111,7 +115,7 @@ class TokenPlan:
 
 @dataclass(frozen=True)
 class Advice:
-    """Changes any of which makes an episode fit, whatever images are asked for; None where a change is not enough.
+    """Changes any of which makes an episode fit, whatever its feedback; None where a change is not enough.
 
     Attributes:
         image_size: The largest image size (among multiples of a step) that fits.
@@ -138,8 +142,9 @@ def plan_tokens(
 ) -> TokenPlan:
     """Count the tokens of an episode.
 
-    It is played in the environment: each turn but the last swaps two pieces and looks at the board. Errors and other
-    feedback without an image cost less; the names of results, which a model chooses, are taken to be the usual ones.
+    It is played in the environment: each turn but the last swaps two pieces and looks at the board. The costliest
+    feedback is found among images of many sizes and some mistakes with long explanations. The names of results, which a
+    model chooses, are taken to be the usual ones.
 
     Args:
         chat: The model's chat format.
@@ -181,19 +186,20 @@ def _plan(
     moves: list[Primitive] = [Swap(0, env.rules.rows * env.rules.cols - 1), Observe()]
     turn = env.dialect.write(moves, env.episode.workspace, "")
     shortest = len(chat.tokenizer(turn, add_special_tokens=False)["input_ids"])
+    error = _longest_error(chat, options)
     feedback: list[Feedback] = []
     for _ in range(env.rules.config.max_turns - 1):
         observation, _, _, _, info = env.step(env.dialect.write(moves, env.episode.workspace, ""))
         text: str = observation["text"]
         board = len(chat.follow_up(text, info["images"]).ids)
-        costliest = len(chat.follow_up(text, [_blank(largest)]).ids)
+        image = len(chat.follow_up(text, [_blank(largest)]).ids)
         hidden = len(chat.follow_up(text.replace(IMAGE_MARK, HIDDEN_IMAGE), []).ids)
-        feedback.append(Feedback(board, costliest, hidden))
+        feedback.append(Feedback(board, image, hidden, error))
     return TokenPlan(opening, tuple(feedback), new_tokens, window, context, largest, shortest)
 
 
 def advise(chat: ChatFormat, options: Mapping[str, Any], plan: TokenPlan) -> Advice:
-    """Search for changes that make an episode fit, whatever images its turns ask for.
+    """Search for changes that make an episode fit, whatever feedback its turns get.
 
     Args:
         chat: The model's chat format.
@@ -259,7 +265,7 @@ def _fitting_sizes(
         board = cost(_board_size(after.layout)) - cost(_board_size(before.layout))
         worst = cost(_costliest(cost, _board_size(after.layout), after.canvas)) - cost(plan.costliest_size)
         feedback = tuple(
-            Feedback(entry.board + board, entry.costliest + worst, entry.hidden) for entry in plan.feedback
+            replace(entry, board=entry.board + board, image=entry.image + worst) for entry in plan.feedback
         )
         guess = replace(plan, opening=plan.opening + opening, feedback=feedback)
         if guess.fits(costliest=True) and count({"image_size": smaller}, plan.window).fits(costliest=True):
@@ -284,6 +290,31 @@ def _costliest(cost: Callable[[Size], int], board: Size, canvas: Size) -> Size:
     sizes = {(max(1, int(canvas[0] * high)), max(1, int(canvas[1] * wide))) for high in _SHARES for wide in _SHARES}
     sizes |= {board, (min(canvas), min(canvas))}
     return max(sizes, key=lambda size: (cost(size), size[0] * size[1], size))
+
+
+def _longest_error(chat: ChatFormat, options: Mapping[str, Any]) -> int:
+    """Return the tokens of the longest feedback to some mistakes, made in the first turns of an episode."""
+    long: dict[str, Any] = {**options, "max_turns": MAX_TURNS, "reward": "paper"}
+    env = JigsawVisionEnv(**long)
+    env.reset(seed=0)
+    tag = env.dialect.action_tag
+    bodies = (
+        *(json.dumps({"name": "crop", "arguments": {"image": "A", "box": box}}) for box in ([1, 1, 1, 1], "")),
+        "crop(image_list[0], [1, 1, 1, 1])",
+        "crop(image_list[0], [0, 0, 1, 1])\ncrop(nothing, [1, 1, 1, 1])",
+        "state = []",
+        "import os",
+        "{",
+    )
+    mistakes = ["", "<answer>A</answer>", "<code>", *(f"<think></think>\n<{tag}>{body}</{tag}>" for body in bodies)]
+    texts: list[str] = []
+    for mistake in mistakes:
+        observation, _, terminated, _, info = env.step(mistake)
+        if info["error"] is not None:
+            texts.append(observation["text"])
+        if terminated:
+            env.reset(seed=0)
+    return max(len(chat.follow_up(text, []).ids) for text in texts)
 
 
 def _first_sizes(rules: JigsawRules) -> list[Size]:

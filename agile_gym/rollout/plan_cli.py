@@ -94,9 +94,7 @@ def format_plan(plan: TokenPlan) -> list[str]:
     board, worst = plan.contexts(), plan.contexts(costliest=True)
     both = plan.needed(costliest=True) != plan.needed()
     high, wide = plan.costliest_size
-    lines = [
-        f"Tokens, where each turn shows the board{f' | an image of {wide} x {high}, the costliest' if both else ''}"
-    ]
+    lines = ["Tokens, if each turn shows the board" + (" | if each gets the feedback that costs most" if both else "")]
     lines.append("turn" + (f"{'added':>10}{'read':>10}{'in all':>10}" + " |") * (1 + both))
     for turn in range(plan.turns):
         cells = [(plan.added()[turn], board[turn], board[turn] + plan.new_tokens)]
@@ -105,7 +103,11 @@ def format_plan(plan: TokenPlan) -> list[str]:
         lines.append(f"{turn + 1:>4}" + "".join("".join(f"{cell:>10,}" for cell in row) + " |" for row in cells))
     lines = [line.removesuffix(" |") for line in lines]
     if not both:
-        lines.append("No image that can be asked for costs more than the board.")
+        lines.append("No other feedback costs more than the board.")
+    elif all(entry.image >= entry.error for entry in plan.feedback):
+        lines.append(f"The feedback that costs most is an image of {wide} x {high}.")
+    else:
+        lines.append("The feedback that costs most is the one to a mistake.")
     return [*lines, "", _verdict(plan)]
 
 
@@ -115,8 +117,8 @@ def _verdict(plan: TokenPlan) -> str:
         return f"It fits: at most {worst:,} tokens are in the context at once, and {plan.context:,} have room."
     if needed <= plan.context:
         return (
-            f"It fits as long as the turns show boards ({needed:,} tokens), but not if all show the costliest image "
-            f"({worst:,} tokens); {plan.context:,} have room."
+            f"It fits as long as the turns show boards ({needed:,} tokens), but not if all get the feedback that costs "
+            f"most ({worst:,} tokens); {plan.context:,} have room."
         )
     turn = next(turn for turn, read in enumerate(plan.contexts(), 1) if read + plan.new_tokens > plan.context)
     return f"It does not fit: {needed:,} tokens are needed, and {plan.context:,} have room. Turn {turn} is too much."
@@ -133,7 +135,7 @@ def format_advice(advice: Advice) -> list[str]:
     }
     lines = [f"  {flags:32}{meaning}" for flags, (value, meaning) in changes.items() if value is not None]
     if lines:
-        return ["Any of these lines makes it fit, whatever images are asked for:", *lines]
+        return ["Any of these lines makes it fit, whatever the feedback:", *lines]
     return [
         "Neither a smaller picture nor fewer images, turns or new tokens are enough. Choose a smaller grid or a model "
         "with a longer context, or train a model on --prompt short."

@@ -23,7 +23,9 @@ from agile_gym.rollout.plan_cli import NEW_TOKENS, add_plan_command
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (80, 100, 3), np.uint8)
 SMALL = {"images": [PHOTO], "image_size": 112, "prompt": "short"}
-HAND_MADE = TokenPlan(100, (Feedback(50, 70, 5), Feedback(51, 71, 6), Feedback(52, 72, 7)), 10, None, 310, (8, 9), 4)
+HAND_MADE = TokenPlan(
+    100, (Feedback(50, 70, 5, 4), Feedback(51, 71, 6, 4), Feedback(52, 72, 7, 4)), 10, None, 310, (8, 9), 4
+)
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +101,15 @@ def test_a_window_counts_the_last_images_only():
     assert replace(HAND_MADE, window=3).contexts() == HAND_MADE.contexts()
 
 
+def test_mistakes_can_cost_most():
+    wordy = replace(HAND_MADE, feedback=tuple(replace(entry, error=71) for entry in HAND_MADE.feedback))
+    assert wordy.contexts() == HAND_MADE.contexts()
+    assert wordy.added(costliest=True) == [100, 71, 71, 72]
+    one = replace(wordy, window=1)  # an old image is dropped, the words of an old mistake are not
+    assert one.contexts() == replace(HAND_MADE, window=1).contexts()
+    assert one.contexts(costliest=True) == [100, 181, 100 + 71 + 71 + 20, 100 + 71 + 71 + 72 + 30]
+
+
 def test_the_costliest_image_costs_at_least_what_any_zoom_costs(qwen):
     options = {**SMALL, "canvas_size": (200, 320), "max_turns": 2}
     plan = plan_tokens(qwen, options, context=9999, new_tokens=1)
@@ -111,11 +122,11 @@ def test_the_costliest_image_costs_at_least_what_any_zoom_costs(qwen):
         text = observation["text"].splitlines()[0] + "\nstate D B C A\n1 turn left"
         costs.append(len(qwen.follow_up(text, info["images"]).ids))
     (feedback,) = plan.feedback
-    assert max(costs) <= feedback.costliest
-    assert feedback.board < feedback.costliest
+    assert max(costs) <= feedback.image
+    assert feedback.board < feedback.image
     # The processor makes one token of 28 x 28 pixels: 200 x 320 are 7 x 11.
     assert plan.costliest_size == (200, 320)
-    assert feedback.costliest - feedback.board == 7 * 11 - 4 * 4
+    assert feedback.image - feedback.board == 7 * 11 - 4 * 4
 
 
 def test_hidden_images_cost_their_words(qwen):
@@ -195,12 +206,14 @@ def test_the_counts_are_those_of_the_policy(family, window):
     model.eval()
     policy = HFVLMPolicy(VLM(model, processor, family), window=window, max_new_tokens=6)
     options = {**SMALL, "grid": 3, "max_turns": 5}
-    plan = plan_tokens(policy.chat, options, context=9999, new_tokens=6, window=window)
     # A model that was never trained writes what cannot be carried out: no turn costs more than was planned.
-    for transcript in play(policy, options):
-        read = [turn.usage.context_tokens for turn in transcript.turns]
-        assert read[0] == plan.contexts()[0]
-        assert all(real <= planned for real, planned in zip(read, plan.contexts(costliest=True), strict=True))
+    for prompt in ("short", "full"):
+        untrained = {**options, "prompt": prompt}
+        plan = plan_tokens(policy.chat, untrained, context=9999, new_tokens=6, window=window)
+        for transcript in play(policy, untrained):
+            read = [turn.usage.context_tokens for turn in transcript.turns]
+            assert read[0] == plan.contexts()[0]
+            assert all(real <= planned for real, planned in zip(read, plan.contexts(costliest=True), strict=True))
     # Turns that look at the board cost what was planned.
     move = "state[0], state[8] = state[8], state[0]\nobservation_image_1 = observation(state)"
     ids = policy.chat.tokenizer(f"<think></think><code>{move}</code>", add_special_tokens=False)["input_ids"]
@@ -234,14 +247,16 @@ def numbers(text):
 
 
 def test_the_command_prints_what_the_plan_says(folder, capsys, qwen):
-    assert run("--model", folder, "--grid", "3", "--turns", "4", "--image-size", "150", "--new-tokens", "50") == 0
+    words = ["--grid", "3", "--turns", "4", "--image-size", "150", "--prompt", "short", "--new-tokens", "50"]
+    assert run("--model", folder, *words) == 0
     text = capsys.readouterr().out
-    plan = plan_tokens(qwen, {"grid": 3, "max_turns": 4, "image_size": 150}, context=4096, new_tokens=50)
+    options = {"grid": 3, "max_turns": 4, "image_size": 150, "prompt": "short"}
+    plan = plan_tokens(qwen, options, context=4096, new_tokens=50)
     rows = zip(range(1, 5), plan.added(), plan.contexts(), [read + 50 for read in plan.contexts()], strict=True)
     assert numbers(text) == list(map(list, rows))
     assert "a context of 4,096 tokens" in text
-    assert "3x3, 4 turns, canvas 152 x 152, dialect code, prompt full, 50 tokens written a turn, all images" in text
-    assert "No image that can be asked for costs more" in text
+    assert "3x3, 4 turns, canvas 152 x 152, dialect code, prompt short, 50 tokens written a turn, all images" in text
+    assert "No other feedback costs more than the board." in text
     assert f"It fits: at most {plan.needed():,} tokens" in text
 
 
@@ -252,7 +267,8 @@ def test_the_command_gives_advice_that_helps(folder, capsys):
     text = capsys.readouterr().out
     assert "a context of 1,700 tokens" in text
     assert "canvas 448 x 224" in text
-    assert "an image of 448 x 224, the costliest" in text
+    assert "if each gets the feedback that costs most" in text
+    assert "The feedback that costs most is an image of 448 x 224." in text
     assert len(numbers(text)[0]) == 7
     assert "It fits as long as the turns show boards" in text
     lines = [line.split("  ") for line in text.splitlines() if line.startswith("  --")]
@@ -262,6 +278,8 @@ def test_the_command_gives_advice_that_helps(folder, capsys):
         run(*words, *change)
         assert "It fits: at most" in capsys.readouterr().out
     words = ["--image-size", "100", "--prompt", "short", "--context", "900"]
+    run("--model", folder, "--turns", "3", "--image-size", "64", "--new-tokens", "9")
+    assert "The feedback that costs most is the one to a mistake." in capsys.readouterr().out  # a token a byte
     run("--model", folder, *words, "--turns", "6", "--new-tokens", "100", "--dialect", "tools", "--window", "2")
     text = capsys.readouterr().out
     assert "dialect tools" in text
