@@ -23,8 +23,10 @@ from agile_gym.viewer.boards import puzzle_of
 from agile_gym.viewer.pictures import PictureStore
 from agile_gym.viewer.record import episode_record, index_row, segment_record
 
-__all__ = ["SCRIPTS", "PageInfo", "json_text", "write_page"]
+__all__ = ["SCRIPTS", "STYLES", "PageInfo", "json_text", "write_page"]
 
+STYLES = ("base.css", "list.css", "episode.css", "turn.css", "narrow.css")
+"""The style sheets of the page, in their order."""
 SCRIPTS = ("dom.js", "data.js", "board.js", "turn.js", "tokens.js", "episode.js", "overview.js", "list.js", "main.js")
 """The scripts of the page, in the order in which they run."""
 BOARD_SIDES = 2
@@ -152,7 +154,7 @@ def _write_block(file: IO[str], kind: str, value: object, **numbers: int) -> Non
 def _template(title: str) -> tuple[str, str]:
     """Return the page before and after its data, with styles, scripts and the policy that allows them."""
     folder = files("agile_gym.viewer")
-    style = folder.joinpath("page.css").read_text(encoding="ascii")
+    style = "\n".join(folder.joinpath(name).read_text(encoding="ascii") for name in STYLES)
     scripts = [folder.joinpath(name).read_text(encoding="ascii") for name in SCRIPTS]
     policy = _POLICY.format(styles=_source_hash(style), scripts=" ".join(map(_source_hash, scripts)))
     before, mark, after = folder.joinpath("page.html").read_text(encoding="ascii").partition("<!-- data -->\n")

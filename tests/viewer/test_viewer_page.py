@@ -13,7 +13,7 @@ from viewer_samples import ERRS, HOSTILE, LOOKS, NEVER, Blocks, Script, decode, 
 from agile_gym.errors import ConfigurationError
 from agile_gym.rollout import Segment
 from agile_gym.viewer import write_page
-from agile_gym.viewer.boards import PieceReader, Tile, answer_tiles, puzzle_of, tiles_of
+from agile_gym.viewer.boards import puzzle_of
 from agile_gym.viewer.page import json_text
 from agile_gym.viewer.record import plain_json, segment_record
 
@@ -345,57 +345,3 @@ def test_a_failure_leaves_the_old_page(tmp_path, transcripts):
     with pytest.raises(OSError, match="the disk is gone"):
         write_page(fails(), path)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("page.html", "old")]
-
-
-def test_reader_knows_boards_from_other_images(transcripts):
-    transcript = transcripts[0]
-    puzzle = puzzle_of(transcript)
-    reader = PieceReader(puzzle)
-    board = transcript.turns[1].images[0]
-    found = reader.read(board)
-    assert found is not None
-    assert found.tiles == (Tile(2, 0), Tile(1, 0), Tile(0, 0), Tile(3, 0))
-    assert found.gap == (4, 4)
-    for y, x in ((0, 0), (100, 225), (451, 451)):  # in a piece, in the gap, in the last piece
-        changed = board.copy()
-        changed[y, x] ^= 1
-        assert reader.read(changed) is None
-    assert reader.read(board[:-1]) is None
-    assert reader.read(board[:200, :200]) is None
-    assert reader.read(transcript.turns[2].images[0]) is None
-
-
-def test_equal_pieces_are_told_apart_by_the_state():
-    (transcript,) = play(Script("<think>.</think><code>swap(0, 1)\nobserve()</code>"), [0], max_turns=1, image_size=32)
-    grey = tuple(np.full_like(image, 90) for image in transcript.prompt_images)
-    board = np.full_like(transcript.turns[0].images[0], 90)
-    same = dataclasses.replace(transcript, prompt_images=grey)
-    reader = PieceReader(puzzle_of(same))
-    expected = (Tile(1, 0), Tile(0, 0), Tile(2, 0), Tile(3, 0))
-    assert board.shape == (32, 32, 3)  # pieces this small have no gap between them
-    assert reader.read(board, expected).tiles == expected
-
-
-@pytest.mark.parametrize(
-    ("state", "tiles"),
-    [
-        (["B", "A"], ((1, 0), (0, 0))),
-        ([["B", 450], ["A", 0]], ((1, 90), (0, 0))),
-        (["B"], None),
-        (["B", "B"], None),
-        (["B", "C"], None),
-        ([["B", 45], ["A", 0]], None),
-        ([["B", "x"], ["A", 0]], None),
-        ([["B"], "A"], None),
-        ([None, {"A": 1}], None),
-    ],
-)
-def test_states_are_read_as_tiles(state, tiles):
-    assert tiles_of(state, ["A", "B"]) == tiles
-
-
-def test_answers_inside_the_reasoning_are_not_answers():
-    text = '<think><answer>["A", "B", "C", "D"]</answer></think><answer>```json\n["D", "C", "B", "A"]\n```</answer>'
-    (transcript,) = play(Script(text), [0], image_size=32)
-    tiles = answer_tiles(transcript.turns[0], puzzle_of(transcript), rotations=False)
-    assert [tile.piece for tile in tiles] == [3, 2, 1, 0]

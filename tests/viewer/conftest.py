@@ -1,0 +1,45 @@
+"""Episodes, a page of them, and a browser."""
+
+import pytest
+from viewer_browser import Page, start_browser
+from viewer_samples import ERRS, LOOKS, NEVER, Script, decode, play, with_tokens
+
+from agile_gym.policies import make_policy
+from agile_gym.viewer import write_page
+
+TURNED = Script('<think>.</think><code>turn("B", 90)\nobserve()</code>', "<think>.</think><answer>{solution}</answer>")
+CODE_AND_ANSWER = '<think>Two.</think><code>swap(0, 1)</code><answer>["A"]</answer>left over<think>and not closed'
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    driver = start_browser(tmp_path_factory.mktemp("profile"))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="session")
+def played():
+    answered = play(make_policy("random"), range(6), name="random", prefix="random-", grid=3, level=1)
+    episodes = [
+        *play(LOOKS, range(6)),
+        *play(ERRS, range(3), level=1, max_turns=4),
+        *play(NEVER, [1], level=2, max_turns=2),
+        *answered,
+        *play(TURNED, [0], rotations=True, prefix="turned-"),
+        *play(LOOKS, [0], keep_images=False, prefix="bare-"),
+        *play(Script(CODE_AND_ANSWER), [0], max_turns=1, prefix="mixed-"),
+    ]
+    return [with_tokens(episodes[0], seed=1), *episodes[1:]]
+
+
+@pytest.fixture(scope="session")
+def address(played, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    write_page(played, path, title="A run <b>", decode=decode, image_tokens=[99])
+    return path.as_uri()
+
+
+@pytest.fixture
+def page(browser, address):
+    return Page(browser, address)

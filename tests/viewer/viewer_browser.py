@@ -1,0 +1,119 @@
+"""A page that is open in a real browser: headless Chromium, driven by its own driver."""
+
+import io
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
+)
+LEFT, RIGHT, ESCAPE = "\ue012", "\ue014", "\ue00c"
+"""Keys, as WebDriver names them."""
+
+
+def start_browser(profile):
+    """Start the browser with an empty profile; skip the test where it is not installed."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("Chromium or its driver is not installed (Debian: chromium, chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+
+
+def scaled(image, shape):
+    """Return an image at the size of another one."""
+    small = Image.fromarray(image).resize(shape[1::-1], Image.Resampling.BOX)
+    return np.asarray(small).astype(int)
+
+
+class Page:
+    """A page that is open in the browser."""
+
+    def __init__(self, browser, address, *, width=1360, height=900, theme="light"):
+        self.browser, self.address = browser, address
+        self.resize(width, height)
+        self.theme(theme)
+        browser.get("about:blank")
+        browser.get_log("browser")
+        browser.get(address)
+        self.wait(lambda: self.js("return document.documentElement.dataset.ready"))
+
+    def js(self, script, *arguments):
+        return self.browser.execute_script(script, *arguments)
+
+    def wait(self, condition):
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        return WebDriverWait(self.browser, 10, 0.02).until(lambda _: condition())
+
+    def open(self, hash_):
+        self.js("location.hash = arguments[0]", hash_)
+        self.wait(lambda: self.js("return location.hash") == f"#{hash_}")
+        self.js("return new Promise((done) => setTimeout(done))")
+
+    def find(self, selector):
+        return self.browser.find_element("css selector", selector)
+
+    def all(self, selector):
+        return self.browser.find_elements("css selector", selector)
+
+    def texts(self, selector):
+        return self.js("return [...document.querySelectorAll(arguments[0])].map((node) => node.textContent)", selector)
+
+    def ids(self):
+        return self.texts("#rows .row-id")
+
+    def title(self):
+        return self.find("#episode-title").text
+
+    def keys(self, *keys):
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        ActionChains(self.browser).send_keys(*keys).perform()
+        self.js("return new Promise((done) => setTimeout(done))")
+
+    def point_at(self, element):
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        self.js("arguments[0].scrollIntoView({ block: 'center' })", element)
+        ActionChains(self.browser).move_to_element(element).perform()
+
+    def choose(self, name, text):
+        from selenium.webdriver.support.ui import Select
+
+        Select(self.find(f"#{name}")).select_by_visible_text(text)
+
+    def resize(self, width, height, scale=1):
+        metrics = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False}
+        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+    def theme(self, name):
+        features = [{"name": "prefers-color-scheme", "value": name}]
+        self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    def picture(self, element):
+        return np.asarray(Image.open(io.BytesIO(element.screenshot_as_png)).convert("RGB")).astype(int)
+
+    def open_tokens(self, name):
+        self.open(name)
+        self.find("#tokens summary").click()
+        self.wait(lambda: self.all("#tokens .token-model"))
+
+    def unfold(self):
+        for fold in self.all("main .fold:not([open]) summary"):
+            fold.click()
+
+    def loaded(self):
+        return self.wait(lambda: self.js("return [...document.images].every((image) => image.complete)"))
+
+    def complaints(self):
+        return [entry["message"] for entry in self.browser.get_log("browser")]
