@@ -134,7 +134,8 @@ def _play(session: Session, policy: Policy | None, options: argparse.Namespace) 
                 bar.set_postfix_str(f"{result.grid} L{result.level} Acc {accuracy:.1f}%", False)
                 bar.update()
     except BaseException:
-        print(f"\n{len(journal.results)} puzzles are kept; add --resume to go on.", file=sys.stderr)
+        if journal.results:
+            print(f"\n{len(journal.results)} puzzles are kept; add --resume to go on.", file=sys.stderr)
         raise
 
 

@@ -16,6 +16,8 @@ from agile_gym.evaluation.tables import grid_lines, short_name
 __all__ = ["compare_reports", "format_comparison"]
 
 Puzzle = tuple[str, int, int]
+_MCNEMAR = "McNemar's exact test"
+_SIGN_FLIP = "the sign-flip permutation test"
 _IGNORED = ("policy", "policy_options", "samples")
 
 
@@ -32,7 +34,8 @@ def compare_reports(first: Report, second: Report) -> dict[str, dict[str, Any]]:
         - ``puzzles``: how many pairs;
         - ``acc`` and ``score``, each with ``first`` and ``second`` (means), ``difference`` (second minus first),
           ``low`` and ``high`` (95% interval, by the bootstrap over pairs) and ``p``: two-sided, of McNemar's exact test
-          for Acc and of the sign-flip permutation test for Score (and for Acc where puzzles were played several times);
+          for Acc and of the sign-flip permutation test for Score (and for Acc where puzzles were played several
+          times); ``test`` names it;
         - ``only_first``, ``only_second``: puzzles that one alone solved, or solved more often.
 
     Raises:
@@ -97,14 +100,15 @@ def _compare(pairs: Sequence[tuple[list[EpisodeRow], list[EpisodeRow]]]) -> dict
         differences = [b - a for a, b in zip(ours, theirs, strict=True)]
         estimate = bootstrap_difference([float(difference) for difference in differences])
         worse, better = (sum(sign * d > 0 for d in differences) for sign in (-1, 1))
-        single = all(len(rows) == 1 for pair in pairs for rows in pair)
+        exact = metric == "acc" and all(len(rows) == 1 for pair in pairs for rows in pair)
         comparison[metric] = {
             "first": float(sum(ours, Fraction(0)) / len(pairs)),
             "second": float(sum(theirs, Fraction(0)) / len(pairs)),
             "difference": estimate.value,
             "low": estimate.low,
             "high": estimate.high,
-            "p": mcnemar(worse, better) if metric == "acc" and single else sign_flip(differences),
+            "p": mcnemar(worse, better) if exact else sign_flip(differences),
+            "test": _MCNEMAR if exact else _SIGN_FLIP,
         }
         if metric == "acc":
             comparison["only_first"], comparison["only_second"] = worse, better
@@ -150,11 +154,9 @@ def format_comparison(comparison: Mapping[str, Mapping[str, Any]], first: Report
         parts[0] += "\nTheir settings differ in " + "; ".join(differ)
     for grid, columns in comparison.items():
         header = ["", *columns]
-        for metric, title, test in (
-            ("acc", "Acc (%)", "McNemar's exact test"),
-            ("score", "Score (%)", "sign-flip permutation test"),
-        ):
+        for metric, title in (("acc", "Acc (%)"), ("score", "Score (%)")):
             values = [column[metric] for column in columns.values()]
+            test = values[-1]["test"]
             rows = [
                 [names[0], *(f"{100 * value['first']:.1f}" for value in values)],
                 [names[1], *(f"{100 * value['second']:.1f}" for value in values)],

@@ -84,13 +84,13 @@ def _column(results: Sequence[EpisodeResult]) -> dict[str, Any]:
     photographs = [result.image_id for result in results]
     samples = Counter(puzzles)
     repeated = len(samples) < count
-    within = puzzles if repeated else None
+    acc = bootstrap_mean(_means(solved, puzzles)) if repeated else wilson(round(sum(solved)), count)
     return {
         "episodes": count,
         "puzzles": len(samples),
         "photographs": len(set(photographs)),
-        "acc": (bootstrap_mean(solved, within) if repeated else wilson(round(sum(solved)), count))._asdict(),
-        "score": bootstrap_mean(scores, within)._asdict(),
+        "acc": acc._asdict(),
+        "score": bootstrap_mean(_means(scores, puzzles))._asdict(),
         "acc_by_photograph": bootstrap_mean(solved, photographs)._asdict(),
         "score_by_photograph": bootstrap_mean(scores, photographs)._asdict(),
         "pass": _pass_rates(results, samples) if repeated else {},
@@ -106,6 +106,14 @@ def _column(results: Sequence[EpisodeResult]) -> dict[str, Any]:
             for part in ("accuracy", "format", "step", "score")
         },
     }
+
+
+def _means(values: Iterable[float], puzzles: Iterable[tuple[str, int, int]]) -> list[float]:
+    """Return the mean of each puzzle, which may have been played several times."""
+    groups: dict[tuple[str, int, int], list[float]] = {}
+    for value, puzzle in zip(values, puzzles, strict=True):
+        groups.setdefault(puzzle, []).append(value)
+    return [fmean(group) for group in groups.values()]
 
 
 def _total(counts: Iterable[Mapping[str, int]]) -> Counter[str]:

@@ -227,6 +227,8 @@ def test_comparing_by_hand(tmp_path):
     text = format_comparison(comparison, first, second)
     assert "better in the second alone" in text
     assert "not corrected" in text
+    assert "Acc (%), p by McNemar's exact test" in text
+    assert "Score (%), p by the sign-flip" in text
     same = compare_reports(first, first)["2x2"]["avg"]
     assert (same["acc"]["p"], same["score"]["p"], same["acc"]["difference"]) == (1, 1, 0)
     assert str(first.path.name) in format_comparison(compare_reports(first, first), first, first)
@@ -240,6 +242,7 @@ def test_comparing_samples_takes_each_puzzle_once(tmp_path):
     assert column["puzzles"] == column["only_second"] == 20
     assert column["acc"]["second"] == pytest.approx(1 / 3)
     assert column["acc"]["p"] == pytest.approx(2 / 2**20)
+    assert "McNemar" not in format_comparison(compare_reports(first, second), first, second)
 
 
 def test_comparing_other_puzzles_is_refused(tmp_path):
