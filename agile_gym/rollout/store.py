@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from agile_gym.errors import ConfigurationError, TranscriptError, did_you_mean
-from agile_gym.rollout.files import replacing
+from agile_gym.rollout.files import import_pyarrow, replacing
 from agile_gym.rollout.lines import EPISODES, StoredLine, read_lines
 from agile_gym.rollout.parts import filter_part, list_parts, next_part, part_ids, write_part
 from agile_gym.rollout.pictures import ImageFolder
@@ -65,6 +65,8 @@ class TranscriptWriter:
             raise ConfigurationError(
                 f"format={format!r} is not a format of transcripts. {did_you_mean(format, FORMATS)}"
             )
+        if format == "parquet":
+            import_pyarrow()  # its lack shows before anything is played
         self.folder = Path(folder)
         self._lines = self.folder / EPISODES
         self._images = ImageFolder(self.folder)

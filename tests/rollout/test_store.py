@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_transcripts import differences, made, played, transcripts
 
-from agile_gym.errors import ConfigurationError, TranscriptError
+from agile_gym.errors import ConfigurationError, MissingDependencyError, TranscriptError
 from agile_gym.images.items import hash_pixels
-from agile_gym.rollout import Segment, store
+from agile_gym.rollout import Segment, export_sharegpt, export_trl, store
 from agile_gym.rollout.pictures import encode_png
 from agile_gym.rollout.reading import read_headers, read_transcripts
 from agile_gym.rollout.store import FORMATS, TranscriptWriter
@@ -388,6 +388,23 @@ def test_the_writer_says_what_it_needs(tmp_path):
         writer.append(made(0))
     with pytest.raises(ConfigurationError, match="is closed"):
         writer.keep([])
+
+
+def test_without_pyarrow_only_parquet_is_missing(tmp_path, monkeypatch):
+    write(tmp_path / "parts", [made(0)], format="parquet")
+    for name in [*(name for name in sys.modules if name.split(".")[0] == "pyarrow"), "pyarrow"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    write(tmp_path / "run", [made(0)])
+    assert ids(tmp_path / "run") == ["episode-0"]
+    message = r"'pyarrow' is needed to read and write Parquet files. Install it with: pip install 'agile-gym\[data\]'"
+    with pytest.raises(MissingDependencyError, match=message):
+        TranscriptWriter(tmp_path / "new", format="parquet")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(MissingDependencyError, match=message):
+        ids(tmp_path / "parts")
+    with pytest.raises(MissingDependencyError, match=message):
+        export_trl([made(0)], tmp_path / "out")
+    assert export_sharegpt([made(0)], tmp_path / "out") == 1
 
 
 # ----------------------------------------------------------------------------------------------------------- damage
