@@ -60,7 +60,12 @@ class Sent:
 
     def __str__(self) -> str:
         """Return it as a sentence would have it."""
-        return f"POST {self.url}/chat/completions, model {self.model!r}, {self.messages} messages, {self.images} images"
+        counts = f"{_number(self.messages, 'message')}, {_number(self.images, 'image')}"
+        return f"POST {self.url}/chat/completions (model {self.model!r}, {counts})"
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def classify(error: Any, openai: Any, key: str) -> Failure | None:  # noqa: ANN401 -- an exception, a module
@@ -137,9 +142,9 @@ def endpoint_error(failure: Failure, sent: Sent, *, attempts: int, seconds: floa
         seconds: Time that they took together.
         models: Names of the models that the endpoint has, where it was asked.
     """
-    tries = "" if attempts == 1 else f" The last of {attempts} attempts in {seconds:.1f} s;"
-    message = f"{failure.message}.{tries} sent: {sent}. {_advice(failure, sent, models)}"
-    return EndpointError(message, status=failure.status)
+    tries = "" if attempts == 1 else f", {attempts} attempts in {seconds:.1f} s"
+    happened = failure.message.rstrip(". ")
+    return EndpointError(f"{happened}. Request: {sent}{tries}. {_advice(failure, sent, models)}", status=failure.status)
 
 
 def _advice(failure: Failure, sent: Sent, models: list[str]) -> str:
@@ -170,6 +175,7 @@ def _advice(failure: Failure, sent: Sent, models: list[str]) -> str:
 
 
 _REQUEST_ADVICE = (
+    (r"pinned|unknown model|model.{0,40}(not exist|not found|unknown)", "check the name of the model"),
     (r"max_completion_tokens|max_tokens", "give max_tokens_name='max_completion_tokens' (or 'max_tokens')"),
     (r"temperature", "leave out temperature (None)"),
     (r"top_p", "leave out top_p (None)"),

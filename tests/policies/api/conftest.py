@@ -2,11 +2,9 @@ import logging
 import pickle
 
 import pytest
-from faults import FaultyServer
+from faults import KEY, FaultyServer
 
 from agile_gym.envs import JigsawVisionEnv
-
-KEY = "sk-test-Zm9vYmFy-do-not-show"
 
 
 @pytest.fixture(autouse=True)

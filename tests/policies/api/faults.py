@@ -13,6 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+KEY = "sk-test-Zm9vYmFy-do-not-show"
+"""The key in the tests' environment."""
+
 
 @dataclass
 class Answer:

@@ -4,7 +4,7 @@ import io
 import numpy as np
 import pytest
 from faults import say
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -172,6 +172,7 @@ def test_control_words_are_set_apart(word):
     assert plain_words(f"a {word} b") == f"a {word[0]} {word[1:]} b"
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(alphabet="<>|/ abcdeimostnkgw_[]\"',.=()\n"))
 def test_setting_apart_adds_blanks_only(text):
     assert plain_words(text).replace(" ", "") == text.replace(" ", "")

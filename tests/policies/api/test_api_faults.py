@@ -5,8 +5,7 @@ import pickle
 import time
 
 import pytest
-from conftest import KEY
-from faults import Answer, completion, free_port, refuse, say
+from faults import KEY, Answer, completion, free_port, refuse, say
 
 from agile_gym.envs import JigsawVisionEnv
 from agile_gym.errors import AgileGymError, EndpointError
@@ -87,7 +86,7 @@ def test_what_does_not_pass_is_an_error_at_last(serve, connect, start, name):
     error = fail(connect(server, max_retries=2), start)
     assert len(server.seen) == 3
     assert "3 attempts" in str(error)
-    assert f"POST {server.url}/chat/completions, model 'some-model', 1 messages, 4 images" in str(error)
+    assert f"POST {server.url}/chat/completions (model 'some-model', 1 message, 4 images)" in str(error)
 
 
 @pytest.mark.parametrize("name", EMPTY)
@@ -146,6 +145,16 @@ def test_what_a_server_says_is_shown_shortened_and_without_key_and_images(serve,
     assert "Bearer ***" in str(error)
     assert "base64" not in str(error)
     assert len(str(error)) < 1000
+
+
+def test_a_server_that_repeats_the_key_does_not_bring_it_into_the_record(serve, connect, start):
+    server = serve(first_fails(refuse(500, f"your key {KEY} broke me"), Answer(body=f"key {KEY}".encode())))
+    policy = connect(server)
+    _, observations, infos = start()
+    policy.act(observations, infos)
+    problems = policy.finish(0).details["turns"][0]["problems"]
+    assert problems[0] == "HTTP 500: your key *** broke me"
+    assert KEY not in problems[1]
 
 
 def test_an_endpoint_that_is_down_is_named(connect, start):

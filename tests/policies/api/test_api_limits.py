@@ -14,7 +14,7 @@ import time
 
 import pytest
 from faults import Answer, FaultyServer, completion, say
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agile_gym.envs import JigsawVisionEnv
@@ -64,6 +64,7 @@ def test_tokens_a_minute_are_corrected_by_what_was_taken(serve, connect, start):
     assert 3 * 0.5 - 0.2 <= times[-1] - times[0] < 4
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.floats(1, 1000),
     st.lists(st.tuples(st.floats(0, 30), st.integers(1, 5000)), min_size=1, max_size=40),

@@ -1,11 +1,12 @@
 import json
 
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from agile_gym.policies.chat_api.replies import MalformedReplyError, end_text, read_reply
 
+CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 STOP = ("</code>", "</answer>", "</tool_call>")
 
 
@@ -49,11 +50,13 @@ def test_a_turn_ends_with_its_stop_text(text, finish, reason, expected):
     assert read_reply(body({"content": text}, choice), stop=STOP).text == expected
 
 
+@CALM
 @given(st.text(), st.sampled_from(["stop", "length"]))
 def test_without_stop_texts_nothing_changes(text, finish):
     assert end_text(text, (), finish=finish) == text
 
 
+@CALM
 @given(st.text(alphabet="ab<>/", max_size=30))
 def test_a_turn_is_never_longer_than_to_the_first_stop_text(text):
     ended = end_text(text, ("</a>", "</b>"), finish="length")
@@ -157,6 +160,7 @@ def outcome(raw):
         return error
 
 
+@CALM
 @given(st.binary() | (JSON | COMPLETION).map(lambda data: json.dumps(data).encode()))
 @example(b"[" * 100_000)
 @example(b'{"choices": [{"message": {"content": ' + b"[" * 900 + b"]" * 900 + b"}}]}")

@@ -139,6 +139,7 @@ def test_another_models_name_is_an_error_that_names_it(join):
     with pytest.raises(EndpointError, match="requested 'no-such-model'") as caught:
         play(join(model="no-such-model"), {"red": COLOURS["red"]}, [0])
     assert caught.value.status == 400
+    assert "check the name of the model" in str(caught.value)
 
 
 def test_the_example_against_the_real_server(served):
