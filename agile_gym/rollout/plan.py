@@ -7,10 +7,8 @@ template and processor, as `agile_gym.policies.vlm.chat.ChatFormat` does in a ro
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cache
-from math import lcm
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -19,22 +17,18 @@ from numpy.typing import NDArray
 from agile_gym.actions.primitives import Observe, Primitive, Swap
 from agile_gym.actions.prompt import IMAGE_MARK
 from agile_gym.arguments import is_whole
-from agile_gym.envs.config import DEFAULT_IMAGE_SIZE, MAX_TURNS, JigsawConfig, JigsawRules, resolve
 from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError
 from agile_gym.policies.vlm.chat import HIDDEN_IMAGE, ChatFormat
 from agile_gym.puzzle.layout import BoardLayout
 
-__all__ = ["Advice", "Feedback", "TokenPlan", "advise", "plan_tokens"]
+__all__ = ["Feedback", "ImageCosts", "Size", "TokenPlan", "board_size", "plan_tokens"]
 
 Size = tuple[int, int]
+"""Height and width, in pixels."""
 MAX_COUNT = 10**9
 _SHARES = (1.0, 0.75, 0.5)
 """Sides of the images tried for the costliest one, as shares of the canvas."""
-_SIZES = 32
-"""How many image sizes are tried, about."""
-_SHORT_EPISODE = 3
-"""Turns of the prompt's worked example, which is cut in shorter episodes."""
 
 
 @dataclass(frozen=True)
@@ -113,23 +107,37 @@ class TokenPlan:
         return self.needed(costliest=costliest) <= self.context
 
 
-@dataclass(frozen=True)
-class Advice:
-    """Changes any of which makes an episode fit, whatever its feedback; None where a change is not enough.
+class ImageCosts:
+    """The tokens of images, by size; each size is counted once."""
 
-    Attributes:
-        image_size: The largest image size (among multiples of a step) that fits.
-        window: The largest number of kept images that fits.
-        turns: The largest number of turns that fits.
-        new_tokens: The largest number of new tokens a turn that fits, if a turn can be written with them at all.
-        image_size_and_window: If neither is enough alone: the largest image size that fits if one image is kept.
-    """
+    def __init__(self, chat: ChatFormat) -> None:
+        """Begin to count.
 
-    image_size: int | None = None
-    window: int | None = None
-    turns: int | None = None
-    new_tokens: int | None = None
-    image_size_and_window: int | None = None
+        Args:
+            chat: The model's chat format.
+        """
+        self._chat = chat
+        self._known: dict[Size, int] = {}
+
+    def __getitem__(self, size: Size) -> int:
+        """Return the tokens of a message that holds one image of a size; only differences mean something."""
+        if size not in self._known:
+            self._known[size] = len(self._chat.follow_up(IMAGE_MARK, [_blank(size)]).ids)
+        return self._known[size]
+
+    def costliest(self, board: Size, canvas: Size) -> Size:
+        """Return the size, among many up to the canvas, of the image with the most tokens; the largest of these.
+
+        What a processor makes of an image depends on its sides: some cut it into tiles, some only look at their ratio.
+
+        Args:
+            board: Size of the board.
+            canvas: Size of the canvas.
+        """
+        high, wide = canvas
+        sizes = {(max(1, int(high * y)), max(1, int(wide * x))) for y in _SHARES for x in _SHARES}
+        sizes |= {board, (min(canvas), min(canvas))}
+        return max(sizes, key=lambda size: (self[size], size[0] * size[1], size))
 
 
 def plan_tokens(
@@ -139,6 +147,7 @@ def plan_tokens(
     context: int,
     new_tokens: int,
     window: int | None = None,
+    costs: ImageCosts | None = None,
 ) -> TokenPlan:
     """Count the tokens of an episode.
 
@@ -154,6 +163,7 @@ def plan_tokens(
         new_tokens: Tokens that the model writes in a turn, at most.
         window: How many of the images of earlier turns stay in the context; None keeps all. Those of the first prompt
             always stay.
+        costs: What images cost, if it is to be remembered for other plans.
 
     Returns:
         The plan.
@@ -166,23 +176,13 @@ def plan_tokens(
             raise ConfigurationError(f"{name}={value!r} is not allowed; give a number of tokens, at least 1.")
     if window is not None and not is_whole(window, MAX_COUNT):
         raise ConfigurationError(f"window={window!r} is not allowed; give a number of images, at least 1, or None.")
-    return _plan(chat, _cost_function(chat), options, context, new_tokens, window)
-
-
-def _plan(
-    chat: ChatFormat,
-    cost: Callable[[Size], int],
-    options: Mapping[str, Any],
-    context: int,
-    new_tokens: int,
-    window: int | None,
-) -> TokenPlan:
+    costs = ImageCosts(chat) if costs is None else costs
     if options.get("max_pixels") is None:  # sizes do not depend on the photograph, so that any will do
         options = {**options, "images": [_blank((64, 64))], "split": None}
     env = JigsawVisionEnv(**options)
     observation, info = env.reset(seed=0)
     opening = len(chat.opening(observation["text"], info["images"]).ids)
-    largest = _costliest(cost, _board_size(env.episode.layout), env.rules.canvas)
+    largest = costs.costliest(board_size(env.episode.layout), env.rules.canvas)
     moves: list[Primitive] = [Swap(0, env.rules.rows * env.rules.cols - 1), Observe()]
     turn = env.dialect.write(moves, env.episode.workspace, "")
     shortest = len(chat.tokenizer(turn, add_special_tokens=False)["input_ids"])
@@ -198,103 +198,9 @@ def _plan(
     return TokenPlan(opening, tuple(feedback), new_tokens, window, context, largest, shortest)
 
 
-def advise(chat: ChatFormat, options: Mapping[str, Any], plan: TokenPlan) -> Advice:
-    """Search for changes that make an episode fit, whatever feedback its turns get.
-
-    Args:
-        chat: The model's chat format.
-        options: The options that the plan was made with.
-        plan: A plan that does not fit.
-
-    Returns:
-        The changes; each was counted anew, as `plan_tokens` counts.
-    """
-    cost = _cost_function(chat)
-
-    def count(changes: Mapping[str, Any], window: int | None) -> TokenPlan:
-        return _plan(chat, cost, {**options, **changes}, plan.context, plan.new_tokens, window)
-
-    images = plan.turns - 1
-    largest = images if plan.window is None else min(plan.window, images)
-    windows = (window for window in range(largest - 1, 0, -1) if replace(plan, window=window).fits(costliest=True))
-    turns = (
-        turns
-        for turns in range(plan.turns - 1, 0, -1)
-        if (turns <= _SHORT_EPISODE or replace(plan, feedback=plan.feedback[: turns - 1]).fits(costliest=True))
-        and count({"max_turns": turns}, plan.window).fits(costliest=True)
-    )
-    spare = (plan.context - plan.needed(costliest=True)) // plan.turns + plan.new_tokens
-    enough = spare >= plan.shortest_turn and replace(plan, new_tokens=spare).fits(costliest=True)
-    advice = Advice(
-        image_size=next(_fitting_sizes(cost, options, plan, count), None),
-        window=next(windows, None),
-        turns=next(turns, None),
-        new_tokens=spare if enough else None,
-    )
-    if advice.image_size is not None or advice.window is not None or images < 2:
-        return advice
-    both = _fitting_sizes(cost, options, replace(plan, window=1), count)
-    return replace(advice, image_size_and_window=next(both, None))
-
-
-def _fitting_sizes(
-    cost: Callable[[Size], int],
-    options: Mapping[str, Any],
-    plan: TokenPlan,
-    count: Callable[[Mapping[str, Any], int | None], TokenPlan],
-) -> Iterator[int]:
-    """Yield the image sizes below the present one that make an episode fit, the largest first.
-
-    Only the tokens of images change with their size, so that these are counted first, and all the rest only for a size
-    that promises to fit.
-    """
-    config = JigsawConfig.from_options(options)
-    size = DEFAULT_IMAGE_SIZE if config.image_size is None else config.image_size
-    if not isinstance(size, int) or config.max_pixels is not None:
-        return
-    before = resolve(config)
-    step = lcm(before.rows, before.cols)
-    step *= max(1, size // (_SIZES * step))
-    for smaller in range((size - 1) // step * step, 0, -step):
-        try:
-            after = resolve(replace(config, image_size=smaller))
-        except ConfigurationError:  # pieces would be too small
-            return
-        pairs = zip(_first_sizes(after), _first_sizes(before), strict=True)
-        opening = sum(cost(new) - cost(old) for new, old in pairs)
-        board = cost(_board_size(after.layout)) - cost(_board_size(before.layout))
-        worst = cost(_costliest(cost, _board_size(after.layout), after.canvas)) - cost(plan.costliest_size)
-        feedback = tuple(
-            replace(entry, board=entry.board + board, image=entry.image + worst) for entry in plan.feedback
-        )
-        guess = replace(plan, opening=plan.opening + opening, feedback=feedback)
-        if guess.fits(costliest=True) and count({"image_size": smaller}, plan.window).fits(costliest=True):
-            yield smaller
-
-
-def _cost_function(chat: ChatFormat) -> Callable[[Size], int]:
-    """Return what counts the tokens of a message with an image of a size, and remembers them."""
-
-    @cache
-    def cost(size: Size) -> int:
-        return len(chat.follow_up(IMAGE_MARK, [_blank(size)]).ids)
-
-    return cost
-
-
-def _costliest(cost: Callable[[Size], int], board: Size, canvas: Size) -> Size:
-    """Return the size, among many up to the canvas, of the image with the most tokens; the largest of these.
-
-    What a processor makes of an image depends on its sides: some cut it into tiles, some only look at their ratio.
-    """
-    sizes = {(max(1, int(canvas[0] * high)), max(1, int(canvas[1] * wide))) for high in _SHARES for wide in _SHARES}
-    sizes |= {board, (min(canvas), min(canvas))}
-    return max(sizes, key=lambda size: (cost(size), size[0] * size[1], size))
-
-
 def _longest_error(chat: ChatFormat, options: Mapping[str, Any]) -> int:
     """Return the tokens of the longest feedback to some mistakes, made in the first turns of an episode."""
-    long: dict[str, Any] = {**options, "max_turns": MAX_TURNS, "reward": "paper"}
+    long: dict[str, Any] = {**options, "max_turns": 20, "reward": "paper"}
     env = JigsawVisionEnv(**long)
     env.reset(seed=0)
     tag = env.dialect.action_tag
@@ -317,20 +223,8 @@ def _longest_error(chat: ChatFormat, options: Mapping[str, Any]) -> int:
     return max(len(chat.follow_up(text, []).ids) for text in texts)
 
 
-def _first_sizes(rules: JigsawRules) -> list[Size]:
-    """Return the sizes of the images of the first observation."""
-    config, layout = rules.config, cast(BoardLayout, rules.layout)
-    sizes: list[Size] = []
-    if config.initial_view != "board":
-        sizes += [(layout.piece_height, layout.piece_width)] * (rules.rows * rules.cols)
-    if config.initial_view != "pieces":
-        sizes.append(_board_size(layout))
-    if config.reference_image:
-        sizes.append((layout.rows * layout.piece_height, layout.cols * layout.piece_width))
-    return sizes
-
-
-def _board_size(layout: BoardLayout | None) -> Size:
+def board_size(layout: BoardLayout | None) -> Size:
+    """Return the size of a board."""
     board = cast(BoardLayout, layout)  # there is one wherever an image size is given
     return board.height, board.width
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from agile_gym.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from agile_gym.rollout.plan import Advice, TokenPlan
+    from agile_gym.rollout.advice import Advice
+    from agile_gym.rollout.plan import TokenPlan
 
 __all__ = ["add_plan_command", "format_advice", "format_plan", "run_plan"]
 
@@ -68,7 +69,8 @@ def run_plan(options: argparse.Namespace) -> int:
     from agile_gym.envs.config import JigsawConfig, resolve
     from agile_gym.policies.vlm.chat import ChatFormat
     from agile_gym.policies.vlm.loading import load_config, load_processor
-    from agile_gym.rollout.plan import advise, plan_tokens
+    from agile_gym.rollout.advice import advise
+    from agile_gym.rollout.plan import plan_tokens
 
     settings = _settings(options)
     rules = resolve(JigsawConfig.from_options(settings))  # its mistakes are told before a model is looked for

@@ -18,7 +18,8 @@ from agile_gym.policies.vlm.generate import Generated
 from agile_gym.policies.vlm.loading import VLM
 from agile_gym.policies.vlm.sampling import SamplingOptions
 from agile_gym.rollout import EpisodeSpec, play_episodes
-from agile_gym.rollout.plan import Feedback, TokenPlan, advise, plan_tokens
+from agile_gym.rollout.advice import advise
+from agile_gym.rollout.plan import Feedback, TokenPlan, plan_tokens
 from agile_gym.rollout.plan_cli import NEW_TOKENS, add_plan_command
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (80, 100, 3), np.uint8)
