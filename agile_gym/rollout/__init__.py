@@ -9,7 +9,7 @@ export       for LLaMA-Factory, TRL and verl
 importing    from AGILE's released data
 
 Below them: records (transcripts as JSON values), segments (their tokens), lines and parts (the files), pictures (their
-images), fields and files (reading and writing with care), agile_rl.
+images), fields and files (reading and writing with care), agile_rl and agile_rows.
 """
 
 from agile_gym.rollout.export import export_sharegpt, export_trl, export_verl

@@ -6,15 +6,11 @@ A row holds ``images`` (``[{"bytes"}]``: the pieces, or the pieces and a referen
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +18,12 @@ from numpy.typing import NDArray
 from agile_gym.errors import ImageError, import_optional
 from agile_gym.images import DEFAULT_MAX_PIXELS, SkippedImage, SkippedImageWarning, decode_image
 from agile_gym.images.cache import shared_cache
-from agile_gym.images.formats import describe_error, header_problem, open_header
-from agile_gym.puzzle.board import JigsawPuzzle, parse_grid, piece_numbers
+from agile_gym.images.formats import describe_error
+from agile_gym.puzzle.board import JigsawPuzzle, parse_grid
+from agile_gym.rollout.agile_rows import encoded_images, examine_row
 
 __all__ = ["AgilePuzzle", "AgilePuzzles", "read_agile_rl"]
 
-MAX_PIECES = 100
-MAX_TRUTH = 10_000
 BATCH_ROWS = 16
 _NAMED = 3
 Grid = int | str | Sequence[int]
@@ -104,7 +99,7 @@ class AgilePuzzles:
             for row, entry in enumerate(_entries(table)):
                 name = f"{self._files[number]}:{row}"
                 try:
-                    found = _examine(entry, sides, max_pixels)
+                    found = examine_row(entry, sides, max_pixels)
                 except ImageError as problem:
                     skipped.append(SkippedImage(name, str(problem)))
                     continue
@@ -137,7 +132,7 @@ class AgilePuzzles:
 
         def put_together() -> NDArray[np.uint8]:
             name = self.name(index)
-            data = _encoded(self._tables[row.file][row.row].to_pylist()[0])
+            data = encoded_images(self._tables[row.file][row.row].to_pylist()[0])
             if row.puzzle is None:
                 return decode_image(data[0], max_pixels=self._max_pixels, name=name)
             pieces = [decode_image(piece, max_pixels=self._max_pixels, name=name) for piece in data]
@@ -190,16 +185,6 @@ def read_agile_rl(
     return source
 
 
-class _Found(NamedTuple):
-    """What a row holds."""
-
-    kind: Literal["pieces", "pieces+reference", "photograph"]
-    puzzle: JigsawPuzzle | None
-    image_size: tuple[int, int]
-    content_hash: str
-    data_source: str
-
-
 def _open(path: Path) -> Any:  # noqa: ANN401 -- a datasets.Dataset that returns pyarrow tables
     """Open a file so that its rows can be read in any order."""
     datasets = import_optional("datasets", extra="data", purpose="read AGILE's Parquet files")
@@ -217,91 +202,9 @@ def _open(path: Path) -> Any:  # noqa: ANN401 -- a datasets.Dataset that returns
     return table.select_columns(names).with_format("arrow")
 
 
-def _entries(table: Any) -> Any:  # noqa: ANN401 -- a dataset, and an iterator over rows
+def _entries(table: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 -- a datasets.Dataset
     for start in range(0, len(table), BATCH_ROWS):
         yield from table[start : start + BATCH_ROWS].to_pylist()
-
-
-def _examine(entry: Mapping[str, Any], grid: tuple[int, int] | None, max_pixels: int) -> _Found:
-    """Check a row without decoding its images.
-
-    Raises:
-        ImageError: If it cannot be used; the message says why, as part of a sentence.
-    """
-    data = _encoded(entry)
-    sizes = [_size(image, max_pixels) for image in data]
-    source: object = entry.get("data_source")
-    source = source if isinstance(source, str) else ""
-    if len(data) == 1:
-        return _Found("photograph", None, sizes[0], hashlib.sha256(data[0]).hexdigest(), source)
-    puzzle = _puzzle(entry["reward_model"], grid)
-    count = len(puzzle.home)
-    if len(data) not in (count, count + 1):
-        raise ImageError(f"it has {len(data)} images for {count} pieces")
-    upright = [size if turn % 180 == 0 else size[::-1] for size, turn in zip(sizes, puzzle.turns, strict=False)]
-    cells = [upright[piece] for piece in puzzle.solution]
-    heights = [cell[0] for cell in cells[:: puzzle.cols]]
-    widths = [cell[1] for cell in cells[: puzzle.cols]]
-    if cells != [(height, width) for height in heights for width in widths]:
-        raise ImageError("its pieces do not fit together")
-    digest = hashlib.sha256(f"{puzzle.rows}x{puzzle.cols}:".encode())
-    for piece in puzzle.solution:
-        digest.update(hashlib.sha256(data[piece]).digest() + bytes([puzzle.turns[piece] // 90]))
-    kind = "pieces" if len(data) == count else "pieces+reference"
-    return _Found(kind, puzzle, (sum(heights), sum(widths)), digest.hexdigest(), source)
-
-
-def _encoded(entry: Mapping[str, Any]) -> list[bytes]:
-    """Return the encoded images of a row."""
-    images: object = entry["images"]
-    found: list[bytes] = []
-    for image in cast("list[object]", images) if isinstance(images, list) else []:
-        data = cast("Mapping[str, object]", image).get("bytes") if isinstance(image, Mapping) else image
-        if not isinstance(data, bytes):
-            raise ImageError("one of its images has no bytes")
-        found.append(data)
-    if not found:
-        raise ImageError("it has no images")
-    return found
-
-
-def _size(data: bytes, max_pixels: int) -> tuple[int, int]:
-    stream = io.BytesIO(data)
-    problem = header_problem(stream, max_pixels)
-    image = open_header(stream) if problem is None else None
-    if image is None:
-        raise ImageError(f"one of its images cannot be used: {problem}")
-    return image.height, image.width
-
-
-def _puzzle(model: object, grid: tuple[int, int] | None) -> JigsawPuzzle:
-    """Read the ground truth of a row."""
-    text = cast("Mapping[str, object]", model).get("ground_truth") if isinstance(model, Mapping) else None
-    try:
-        given: object = json.loads(text) if isinstance(text, str) and len(text) <= MAX_TRUTH else None
-    except (ValueError, RecursionError):
-        given = None
-    pairs = cast("list[object]", given) if isinstance(given, list) else []
-    count = len(pairs)
-    numbers = piece_numbers(min(count, MAX_PIECES))
-    home, turns = [-1] * count, [0] * count
-    for place, pair in enumerate(pairs):
-        piece, angle = _pair(pair)
-        if isinstance(piece, str) and piece in numbers and isinstance(angle, int) and angle % 90 == 0:
-            home[numbers[piece]], turns[numbers[piece]] = place, angle % 360
-    if count < 2 or sorted(home) != list(range(count)):
-        raise ImageError(f"its ground truth {text!r:.80} is not JSON of [piece, angle] pairs, each piece once")
-    side = math.isqrt(count)
-    rows, cols = grid or (side, side)
-    if rows * cols != count:
-        raise ImageError(f"{count} pieces do not make a grid of {rows}x{cols}; give their grid, such as grid='2x3'")
-    return JigsawPuzzle(rows, cols, tuple(home), tuple(turns))
-
-
-def _pair(entry: object) -> tuple[object, object]:
-    """Return piece and angle; a piece alone has the angle 0."""
-    parts = cast("list[object]", entry) if isinstance(entry, list) else [entry, 0]
-    return (parts[0], parts[1]) if len(parts) == 2 else (None, None)
 
 
 def _assemble(pieces: Sequence[NDArray[np.uint8]], puzzle: JigsawPuzzle) -> NDArray[np.uint8]:

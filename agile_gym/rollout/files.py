@@ -1,4 +1,4 @@
-"""Writes files that get their name when they are complete, so that no half file is taken for a whole one."""
+"""Files that get their name when they are complete, so that no half file is taken for a whole one; and a lock."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from agile_gym.errors import import_optional
+from agile_gym.errors import TranscriptError, import_optional
 
-__all__ = ["import_pyarrow", "replacing", "write_rows", "write_text"]
+__all__ = ["import_pyarrow", "lock_folder", "replacing", "write_rows", "write_text"]
 
 GROUP_BYTES = 4 * 1024 * 1024
 GROUP_ROWS = 256
@@ -86,3 +86,32 @@ def import_pyarrow() -> tuple[Any, Any]:
         import_optional("pyarrow", extra="data", purpose=purpose),
         import_optional("pyarrow.parquet", extra="data", purpose=purpose),
     )
+
+
+def lock_folder(folder: Path) -> int:
+    """Make sure that no other process writes transcripts to a folder, where the system can do that.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        A descriptor that holds the lock until it is closed or the process ends, or -1.
+
+    Raises:
+        TranscriptError: If another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return -1
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise TranscriptError(
+            f"Another process is writing transcripts to {folder}. Wait for it to end, or give another folder."
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    return descriptor

@@ -8,13 +8,14 @@ images inside, whenever there are enough of them and at the end; until then they
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 from agile_gym.errors import ConfigurationError, TranscriptError, did_you_mean
-from agile_gym.rollout.files import import_pyarrow, replacing
+from agile_gym.rollout.files import import_pyarrow, lock_folder, replacing
 from agile_gym.rollout.lines import EPISODES, StoredLine, read_lines
 from agile_gym.rollout.parts import filter_part, list_parts, next_part, part_ids, write_part
 from agile_gym.rollout.pictures import ImageFolder
@@ -73,9 +74,10 @@ class TranscriptWriter:
         self._parquet = format == "parquet"
         self._ids: dict[str, None] = {}
         self._file = self._lock = -1
+        _OPEN.add(self)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(self.folder)
+            self._lock = lock_folder(self.folder)
             there = list_parts(self.folder)
             if overwrite and not resume:
                 self._clear(there)
@@ -159,12 +161,16 @@ class TranscriptWriter:
         except OSError as error:
             raise TranscriptError(f"{self.folder} cannot be written: {error}. {_RESUME}") from error
         finally:
-            for descriptor in (self._file, self._lock):
-                if descriptor >= 0:
-                    os.close(descriptor)
-            self._file = self._lock = -1
+            self.let_go()
         if packed and list_parts(self.folder):
             self._lines.unlink(missing_ok=True)  # it is empty
+
+    def let_go(self) -> None:
+        """Close the files as they are, without packing: what a forked process does with its parent's writer."""
+        for descriptor in (self._file, self._lock):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._file = self._lock = -1
 
     def __enter__(self) -> TranscriptWriter:
         """Return the writer itself."""
@@ -257,6 +263,19 @@ class TranscriptWriter:
         self._images.tidy()
 
 
+_OPEN: weakref.WeakSet[TranscriptWriter] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """Let go of the parent's writers, whose locks would otherwise last as long as this process."""
+    for writer in _OPEN:
+        writer.let_go()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def _first_of_each(path: Path, seen: dict[str, None]) -> Iterator[StoredLine]:
     """Return the lines whose id has not been seen before."""
     known = dict(seen)
@@ -269,22 +288,3 @@ def _first_of_each(path: Path, seen: dict[str, None]) -> Iterator[StoredLine]:
 def _has_lines(path: Path) -> bool:
     """Tell whether a file holds at least one record, or is damaged."""
     return path.exists() and next(read_lines(path), None) is not None
-
-
-def _lock(folder: Path) -> int:
-    """Make sure that no other process writes to a folder, where the system can do that; the kill of one frees it."""
-    try:
-        import fcntl
-    except ImportError:
-        return -1
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise TranscriptError(
-            f"Another process is writing transcripts to {folder}. Wait for it to end, or give another folder."
-        ) from None
-    except OSError:  # a file system without locks
-        pass
-    return descriptor

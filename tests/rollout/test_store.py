@@ -285,6 +285,41 @@ def test_two_processes_do_not_write_to_one_folder(tmp_path):
     write(tmp_path, [made(1)], resume=True)
 
 
+FORKED = """
+import os, sys, time
+sys.path.insert(0, {tests!r})
+from made_transcripts import made
+from agile_gym.errors import ConfigurationError
+from agile_gym.rollout.store import TranscriptWriter
+writer = TranscriptWriter({folder!r})
+writer.append(made(0))
+child = os.fork()
+if child:
+    writer.append(made(1))
+    print(child, flush=True)
+    os.kill(os.getpid(), 9)
+try:
+    writer.append(made(2))
+except ConfigurationError:
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_process_neither_writes_nor_keeps_others_from_it(tmp_path):
+    program = FORKED.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    child = int(process.stdout.readline())
+    try:
+        assert process.wait() == -9
+        with TranscriptWriter(tmp_path, resume=True) as writer:
+            assert list(writer.ids) == ["episode-0", "episode-1"]
+        os.kill(child, 0)  # it is still there
+    finally:
+        os.kill(child, 9)
+        process.stdout.close()
+
+
 FULL = """
 import resource, sys
 sys.path.insert(0, {tests!r})
