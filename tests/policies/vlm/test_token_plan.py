@@ -11,6 +11,7 @@ from agile_gym.actions import Observe, Swap
 from agile_gym.actions.prompt import IMAGE_MARK
 from agile_gym.envs import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError, ModelError
+from agile_gym.plan_command import NEW_TOKENS, add_plan_command
 from agile_gym.policies.hf import HFVLMPolicy
 from agile_gym.policies.tiny.build import build_tiny
 from agile_gym.policies.vlm.chat import HIDDEN_IMAGE, ChatFormat, content_parts, process
@@ -20,7 +21,6 @@ from agile_gym.policies.vlm.sampling import SamplingOptions
 from agile_gym.rollout import EpisodeSpec, play_episodes
 from agile_gym.rollout.advice import advise
 from agile_gym.rollout.plan import Feedback, TokenPlan, plan_tokens
-from agile_gym.rollout.plan_cli import NEW_TOKENS, add_plan_command
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (80, 100, 3), np.uint8)
 SMALL = {"images": [PHOTO], "image_size": 112, "prompt": "short"}
