@@ -190,7 +190,7 @@ def _row(record: dict[str, Any], png: Callable[[str], bytes]) -> dict[str, Any]:
         "id": record["id"],
         "policy": _readable(record["policy"]),
         "grid": _readable(grid) if isinstance(grid, str) else None,
-        "level": level if isinstance(level, int) else None,
+        "level": level if isinstance(level, int) and abs(level) < 2**31 else None,
         "solved": record["solved"],
         "score": record["score"],
         "reward": record["reward"]["total"],

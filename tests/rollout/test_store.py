@@ -325,33 +325,47 @@ import resource, sys
 sys.path.insert(0, {tests!r})
 from made_transcripts import made
 from agile_gym.errors import TranscriptError
-from agile_gym.rollout.store import TranscriptWriter
-writer = TranscriptWriter({folder!r})
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, -1))  # no file may grow beyond it, as on a full disk
+from agile_gym.rollout import store
+store.PART_EPISODES = 10
+writer = store.TranscriptWriter({folder!r}, format={kind!r})
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, -1))  # no file may grow beyond it, as on a full disk
 number = 0
 try:
-    while writer.append(made(number)):
+    while writer.append(made(number, size={size})):
         number += 1
 except TranscriptError as error:
     print(error)
-assert list(writer.ids) == [f"episode-{{n}}" for n in range(number)], writer.ids
+print(*writer.ids, sep=",")
 resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
-assert writer.append(made(number))
+for number in range(20):
+    writer.append(made(number, size={size}))
 writer.close()
-print(number)
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no limits of this kind")
-def test_a_full_disk_costs_no_episode(tmp_path):
-    program = FULL.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+@pytest.mark.parametrize(
+    ("kind", "size", "limit", "fails"),
+    [
+        ("jsonl", 8, 20_000, "in the middle of a line"),
+        ("jsonl", 96, 20_000, "in the middle of the first image"),
+        ("parquet", 8, 12_000, "in the middle of a line"),
+        ("parquet", 32, 60_000, "in the middle of a part"),
+    ],
+)
+def test_a_full_disk_costs_no_episode(tmp_path, kind, size, limit, fails):
+    program = FULL.format(tests=str(Path(__file__).parent), folder=str(tmp_path), kind=kind, size=size, limit=limit)
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    message, number = result.stdout.splitlines()
+    message, kept = result.stdout.split("\n")[:2]
     assert "cannot be written" in message
     assert "What was written is kept" in message
-    assert int(number) > 3
-    assert ids(tmp_path) == [f"episode-{n}" for n in range(int(number) + 1)]
+    count = {"in the middle of the first image": [0], "in the middle of a part": [10]}.get(fails, range(3, 20))
+    assert len([name for name in kept.split(",") if name]) in count
+    back = list(read_transcripts(tmp_path))
+    assert [episode.id for episode in back] == [f"episode-{number}" for number in range(20)]
+    assert all(differences(episode, made(number, size=size)) == [] for number, episode in enumerate(back))
+    assert not [name for name in files(tmp_path) if name.endswith(".new")]
 
 
 # ------------------------------------------------------------------------------------------------ refused by the writer
