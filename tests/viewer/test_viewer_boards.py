@@ -56,8 +56,12 @@ def test_states_are_read_as_tiles(state, tiles):
     assert tiles_of(state, ["A", "B"]) == tiles
 
 
-def test_answers_inside_the_reasoning_are_not_answers():
-    text = '<think><answer>["A", "B", "C", "D"]</answer></think><answer>```json\n["D", "C", "B", "A"]\n```</answer>'
-    (transcript,) = play(Script(text), [0], image_size=32)
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_answers_inside_the_reasoning_are_not_answers(order):
+    parts = (
+        '<think><answer>["A", "B", "C", "D"]</answer></think>',
+        '<answer>```json\n["D", "C", "B", "A"]\n```</answer>',
+    )
+    (transcript,) = play(Script("".join(parts[part] for part in order)), [0], image_size=32)
     tiles = answer_tiles(transcript.turns[0], puzzle_of(transcript), rotations=False)
     assert [tile.piece for tile in tiles] == [3, 2, 1, 0]
