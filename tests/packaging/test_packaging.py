@@ -170,6 +170,17 @@ def test_continuous_integration_is_executable():
     assert script.read_text(encoding="utf-8").startswith("#!/usr/bin/env bash\n")
 
 
+def requirements_of(extra):
+    """Return what an extra asks for; where it names other extras of this package, what those ask for."""
+    for text in PROJECT["optional-dependencies"][extra]:
+        requirement = Requirement(text)
+        if canonicalize_name(requirement.name) == PROJECT["name"]:
+            for other in requirement.extras:
+                yield from requirements_of(other)
+        else:
+            yield requirement
+
+
 @pytest.mark.parametrize(
     ("file", "extras"),
     [("constraints.txt", ["dev"]), ("constraints-train.txt", ["train", "dev"])],
@@ -179,11 +190,9 @@ def test_constraints_fix_every_dependency(file, extras):
     lines = [line for line in (ROOT / file).read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     fixed = dict(line.split("==") for line in lines)
     assert list(fixed) == sorted(fixed)
-    wanted = [*PROJECT["dependencies"]]
-    for extra in extras:
-        wanted += PROJECT["optional-dependencies"][extra]
-    for text in wanted:
-        requirement = Requirement(text)
+    wanted = [Requirement(text) for text in PROJECT["dependencies"]]
+    wanted += [requirement for extra in extras for requirement in requirements_of(extra)]
+    for requirement in wanted:
         name = canonicalize_name(requirement.name)
         assert name in fixed, f"{file} does not fix {name}"
         assert requirement.specifier.contains(fixed[name]), f"{file}: {name}=={fixed[name]} is not {requirement}"
