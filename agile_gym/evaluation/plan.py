@@ -180,6 +180,7 @@ class EvaluationPlan:
         Raises:
             ConfigurationError: If one is not allowed.
         """
+        object.__setattr__(self, "entries", tuple(self.entries))
         if self.seed < 0 or not self.entries or not is_whole(self.samples, MAX_SAMPLES):
             raise ConfigurationError(
                 f"seed={self.seed}, samples={self.samples}, {len(self.entries)} entries: a seed of 0 or more, 1 to "

@@ -101,10 +101,11 @@ def _interval_note(summary: Mapping[str, Mapping[str, Any]], interval: Interval)
     columns = [column for grid in summary.values() for column in grid.values()]
     photographs = max((column["photographs"] for column in columns), default=0)
     if interval == "puzzle":
-        acc = "bootstrap over puzzles" if any(column["pass"] for column in columns) else "Wilson's"
+        repeated = any(column["pass"] for column in columns)
+        how = "by the bootstrap" if repeated else "for Acc Wilson's, for Score the bootstrap"
         text = (
-            f"Intervals are over puzzles: for Acc {acc}, for Score the bootstrap. They are about other puzzles made of "
-            f"these {photographs} photographs; --interval photograph is about other photographs."
+            f"Intervals are over puzzles: {how}. They are about other puzzles made of these {photographs} photographs; "
+            "--interval photograph is about other photographs."
         )
     else:
         text = f"Intervals are over the {photographs} photographs, by the bootstrap."

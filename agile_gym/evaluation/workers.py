@@ -7,13 +7,15 @@ played again.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -42,8 +44,9 @@ def play_in_workers(
 ) -> Iterator[Played]:
     """Play some of a plan's puzzles in processes of their own.
 
-    Each makes the policy by the name and the options in the plan. Call it under ``if __name__ == "__main__":`` in a
-    script, as processes are spawned.
+    Each makes the policy by the name and the options in the plan; a name that `register_policy` gave in this process is
+    not known there, ``"module:attribute"`` is. Call it under ``if __name__ == "__main__":`` in a script, as processes
+    are spawned.
 
     Args:
         prepared: The plan.
@@ -108,7 +111,8 @@ class _Crew:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, *self._job), daemon=True)
-        process.start()
+        with _interruptions_held():
+            process.start()
         theirs.close()  # the worker's is the only one now: when it ends, we read the end of the file
         self._hired += 1
         self.members.append(_Member(self._hired, process, ours))
@@ -171,6 +175,20 @@ class _Crew:
             member.process.kill()
         for member in list(self.members):
             self._discharge(member)
+
+
+@contextlib.contextmanager
+def _interruptions_held() -> Generator[None, None, None]:
+    """Let Ctrl-C wait, where the system can do that; a process that is started meanwhile never gets it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # starting it, as the first process does, would let interruptions through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(connection: Connection, prepared: PreparedPlan, batch: int, keep: int | None, workers: int) -> None:

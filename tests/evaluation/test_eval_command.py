@@ -138,6 +138,7 @@ def test_an_evaluation_that_is_killed_again_and_again_resumes_to_the_same_table(
         check_complete(tmp_path, name, 240)
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are looked up in /proc")
 def test_workers_give_the_same_table_and_end_with_their_parent(tmp_path):
     policy = ["--policy", "evaluation_policies:Wanderer"]
     arguments = ["eval", *policy, "--episodes", "40", "--grid", "2", "--option", "image_size=64"]
@@ -183,6 +184,20 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path, workers):
     kept = journal.read_text().count("\n") - 1
     assert process.returncode == 130
     assert f"{kept} puzzles are kept; add --resume to go on." in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are looked up in /proc")
+def test_ctrl_c_while_workers_start_is_quiet(tmp_path):
+    arguments = ["eval", "--suite", "quick", "--workers", "3"]
+    process = start(*arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while len(_children(process.pid)) < 4:  # the workers, and what watches over them
+        assert process.poll() is None
+        time.sleep(0.005)
+    time.sleep(0.1)  # Python is up in the last one, and imports
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
     assert "Traceback" not in errors
 
 

@@ -141,7 +141,7 @@ def test_repeated_puzzles_give_pass_at_k_and_intervals_over_puzzles():
     assert column["acc"]["high"] - column["acc"]["low"] > 1.2 * (single.high - single.low)
     text = format_tables(summarize(results), "mine")
     assert "pass@k" in text
-    assert "bootstrap over puzzles" in text
+    assert "Intervals are over puzzles: by the bootstrap." in text
 
 
 def test_cost_is_the_mean_and_unknown_where_an_episode_does_not_tell():
