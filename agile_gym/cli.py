@@ -1,4 +1,4 @@
-"""The command line: ``agile-gym list | play | eval | compare | bench``."""
+"""The command line: ``agile-gym list | play | plan | eval | compare | view | export | tiny | bench``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from agile_gym.commands.eval import add_compare_command, add_eval_command
+from agile_gym.commands.export import add_export_command
+from agile_gym.commands.plan import add_plan_command
+from agile_gym.commands.tiny import add_tiny_command
+from agile_gym.commands.view import add_view_command
 from agile_gym.errors import AgileGymError, ConfigurationError
-from agile_gym.eval_command import add_compare_command, add_eval_command
 
 __all__ = ["main"]
 
@@ -56,8 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--columns", type=int, default=72, help="width of pictures, in characters (default: 72)")
     command.set_defaults(run=_play)
 
+    add_plan_command(commands)
     add_eval_command(commands)
     add_compare_command(commands)
+    add_view_command(commands)
+    add_export_command(commands)
+    add_tiny_command(commands)
 
     command = commands.add_parser("bench", help="measure the speed of the environment on this machine")
     command.add_argument("--seconds", type=float, default=1.0, help="time a figure (default: %(default)s)")

@@ -11,7 +11,7 @@ from agile_gym.envs.config import DEFAULT_IMAGE_SIZE, JigsawConfig, JigsawRules,
 from agile_gym.errors import ConfigurationError
 from agile_gym.policies.vlm.chat import ChatFormat
 from agile_gym.puzzle.layout import BoardLayout
-from agile_gym.rollout.plan import ImageCosts, Size, TokenPlan, board_size, plan_tokens
+from agile_gym.rollout.token_plan import ImageCosts, Size, TokenPlan, board_size, plan_tokens
 
 __all__ = ["Advice", "advise"]
 

@@ -84,7 +84,7 @@ def test_eval_prints_tables_beside_the_papers_and_writes_what_it_found(tmp_path)
 
 def test_without_a_word_the_papers_suite_is_played():
     from agile_gym.cli import _parser
-    from agile_gym.eval_command import _plan
+    from agile_gym.commands.eval import _plan
     from agile_gym.evaluation import EvaluationPlan
 
     assert _plan(_parser().parse_args(["eval"])) == EvaluationPlan("edge")

@@ -11,9 +11,9 @@ import pytest
 from made_transcripts import made, played
 from PIL import Image
 
+from agile_gym.commands.export import add_export_command
 from agile_gym.errors import ConfigurationError, TranscriptError
 from agile_gym.rollout.export import conversation, export_sharegpt, export_trl, export_verl
-from agile_gym.rollout.export_command import add_export_command
 from agile_gym.rollout.store import TranscriptWriter
 
 EXPORTERS = [export_sharegpt, export_trl, export_verl]

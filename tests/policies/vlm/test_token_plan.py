@@ -9,9 +9,9 @@ from families import FAMILIES, save
 
 from agile_gym.actions import Observe, Swap
 from agile_gym.actions.prompt import IMAGE_MARK
+from agile_gym.commands.plan import NEW_TOKENS, add_plan_command
 from agile_gym.envs import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError, ModelError
-from agile_gym.plan_command import NEW_TOKENS, add_plan_command
 from agile_gym.policies.hf import HFVLMPolicy
 from agile_gym.policies.tiny.build import build_tiny
 from agile_gym.policies.vlm.chat import HIDDEN_IMAGE, ChatFormat, content_parts, process
@@ -20,7 +20,7 @@ from agile_gym.policies.vlm.loading import VLM
 from agile_gym.policies.vlm.sampling import SamplingOptions
 from agile_gym.rollout import EpisodeSpec, play_episodes
 from agile_gym.rollout.advice import advise
-from agile_gym.rollout.plan import Feedback, TokenPlan, plan_tokens
+from agile_gym.rollout.token_plan import Feedback, TokenPlan, plan_tokens
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (80, 100, 3), np.uint8)
 SMALL = {"images": [PHOTO], "image_size": 112, "prompt": "short"}
@@ -314,7 +314,6 @@ def test_a_template_and_a_system_prompt_are_counted(folder, capsys, tmp_path):
         (["--option", "grid"], "not of the form KEY=VALUE"),
         (["--option", "gird=3"], "Did you mean 'grid'"),
         (["--grid", "2", "--option", "grid=3"], "sets grid a second time; leave --grid out"),
-        (["--option", "gap=0.1", "--option", "gap=0.2"], "sets gap a second time"),
         (["--window", "0"], "window=0"),
         (["--new-tokens", "0"], "new_tokens=0"),
         (["--context", "0"], "context=0"),

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agile_gym.commands.pairs import read_pairs
 from agile_gym.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -178,8 +179,8 @@ def _plan(options: argparse.Namespace) -> EvaluationPlan:
         samples=suite.samples if options.samples is None else options.samples,
         seed=suite.seed if options.seed is None else options.seed,
         images=suite.images if options.images is None else options.images,
-        options={**suite.options, **_pairs(options.option, "--option", "image_size=224")},
-        policy_options=_pairs(options.policy_option, "--policy-option", "temperature=0.7"),
+        options={**suite.options, **read_pairs(options.option, "--option", "image_size=224")},
+        policy_options=read_pairs(options.policy_option, "--policy-option", "temperature=0.7"),
     )
 
 
@@ -227,20 +228,6 @@ def _keep(word: str | None) -> int | None:
     if not word.isdecimal():
         raise ConfigurationError(f"--keep {word}: give a number, 'all' or 'none'.")
     return int(word)
-
-
-def _pairs(texts: Sequence[str], flag: str, example: str) -> dict[str, Any]:
-    """Read KEY=VALUE pairs; a value is JSON if it can be read as such, else a text."""
-    pairs: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigurationError(f"{flag} {text} is not of the form KEY=VALUE, such as {example}.")
-        try:
-            pairs[key] = json.loads(value)
-        except ValueError:
-            pairs[key] = value
-    return pairs
 
 
 def _compare(options: argparse.Namespace) -> int:

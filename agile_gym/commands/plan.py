@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING, Any
 
+from agile_gym.commands.pairs import read_pairs
 from agile_gym.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from agile_gym.rollout.advice import Advice
-    from agile_gym.rollout.plan import TokenPlan
+    from agile_gym.rollout.token_plan import TokenPlan
 
 __all__ = ["add_plan_command", "format_advice", "format_plan", "run_plan"]
 
@@ -70,7 +70,7 @@ def run_plan(options: argparse.Namespace) -> int:
     from agile_gym.policies.vlm.chat import ChatFormat
     from agile_gym.policies.vlm.loading import load_config, load_processor
     from agile_gym.rollout.advice import advise
-    from agile_gym.rollout.plan import plan_tokens
+    from agile_gym.rollout.token_plan import plan_tokens
 
     settings = _settings(options)
     rules = resolve(JigsawConfig.from_options(settings))  # its mistakes are told before a model is looked for
@@ -148,17 +148,10 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options of the environment."""
     settings = {key: getattr(options, flag[2:].replace("-", "_")) for key, flag in _FLAGS.items()}
     settings = {key: value for key, value in settings.items() if value is not None}
-    for text in options.option:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigurationError(f"--option {text} is not of the form KEY=VALUE, such as initial_view=board.")
-        if key in settings:
-            raise ConfigurationError(f"--option {text} sets {key} a second time; leave {_FLAGS.get(key, 'one')} out.")
-        try:
-            settings[key] = json.loads(value)
-        except ValueError:
-            settings[key] = value
-    return settings
+    given = read_pairs(options.option, "--option", "initial_view=board")
+    for key in settings.keys() & given.keys():
+        raise ConfigurationError(f"--option {key} sets {key} a second time; leave {_FLAGS[key]} out.")
+    return settings | given
 
 
 def _context(config: Any, model: str) -> int:  # noqa: ANN401 -- transformers is untyped

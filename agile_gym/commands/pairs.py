@@ -1,0 +1,37 @@
+"""Reads options that are given as KEY=VALUE."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from agile_gym.errors import ConfigurationError
+
+__all__ = ["read_pairs"]
+
+
+def read_pairs(texts: Sequence[str], flag: str, example: str) -> dict[str, Any]:
+    """Read KEY=VALUE pairs; a value is JSON if it can be read as such, else a text.
+
+    Args:
+        texts: The pairs.
+        flag: The flag that they were given with, for the error.
+        example: A pair that would do.
+
+    Returns:
+        The values by key; of a key that is given twice, the last one.
+
+    Raises:
+        ConfigurationError: If one has no ``=``.
+    """
+    pairs: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigurationError(f"{flag} {text} is not of the form KEY=VALUE, such as {example}.")
+        try:
+            pairs[key] = json.loads(value)
+        except ValueError:
+            pairs[key] = value
+    return pairs
