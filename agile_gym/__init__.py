@@ -16,25 +16,44 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from agile_gym.errors import AgileGymError, ConfigurationError, ImageError, MissingDependencyError
+from agile_gym.errors import (
+    AgileGymError,
+    BudgetError,
+    ConfigurationError,
+    EndpointError,
+    ImageError,
+    MissingDependencyError,
+    ModelError,
+    TranscriptError,
+)
 from agile_gym.registration import EnvCard, load_catalogue, register_all
 
 if TYPE_CHECKING:
     from agile_gym.envs import JigsawConfig, JigsawVisionEnv, JigsawVisionVectorEnv
     from agile_gym.policies import Policy, as_policy, make_policy, register_policy
+    from agile_gym.policies.api import ChatAPIPolicy
+    from agile_gym.policies.hf import HFVLMPolicy
     from agile_gym.rewards import RewardConfig
+    from agile_gym.rollout import Transcript
 
 __all__ = [
     "AgileGymError",
+    "BudgetError",
+    "ChatAPIPolicy",
     "ConfigurationError",
+    "EndpointError",
     "EnvCard",
+    "HFVLMPolicy",
     "ImageError",
     "JigsawConfig",
     "JigsawVisionEnv",
     "JigsawVisionVectorEnv",
     "MissingDependencyError",
+    "ModelError",
     "Policy",
     "RewardConfig",
+    "Transcript",
+    "TranscriptError",
     "as_policy",
     "load_catalogue",
     "make_policy",
@@ -43,11 +62,14 @@ __all__ = [
 ]
 
 _LAZY = {
+    "ChatAPIPolicy": "agile_gym.policies.api",
+    "HFVLMPolicy": "agile_gym.policies.hf",
     "JigsawConfig": "agile_gym.envs",
     "JigsawVisionEnv": "agile_gym.envs",
     "JigsawVisionVectorEnv": "agile_gym.envs",
     "Policy": "agile_gym.policies",
     "RewardConfig": "agile_gym.rewards",
+    "Transcript": "agile_gym.rollout",
     "as_policy": "agile_gym.policies",
     "make_policy": "agile_gym.policies",
     "register_policy": "agile_gym.policies",

@@ -1,6 +1,15 @@
 """Policies: what plays episodes."""
 
-from agile_gym.policies.base import POLICIES, FunctionPolicy, Policy, as_policy, make_policy, register_policy
+from agile_gym.policies.base import (
+    POLICIES,
+    FunctionPolicy,
+    Policy,
+    RecordingPolicy,
+    as_policy,
+    make_policy,
+    register_policy,
+    slot_of,
+)
 from agile_gym.policies.edge import EdgePolicy
 from agile_gym.policies.simple import OraclePolicy, RandomPolicy
 
@@ -11,7 +20,9 @@ __all__ = [
     "OraclePolicy",
     "Policy",
     "RandomPolicy",
+    "RecordingPolicy",
     "as_policy",
     "make_policy",
     "register_policy",
+    "slot_of",
 ]
