@@ -10,8 +10,9 @@ from PIL import Image
 
 from agile_gym.envs import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError
-from agile_gym.policies.chat_api.conversation import encode_image, plain_words, read_user_turn
-from agile_gym.rollout import EpisodeSpec, play_episodes
+from agile_gym.policies.chat_api.conversation import Conversation, encode_image, plain_words, read_user_turn
+from agile_gym.policies.chat_api.replies import Reply
+from agile_gym.rollout import EpisodeSpec, TurnUsage, play_episodes
 
 LOOK = "<think>Let me see.</think><code>observation_image_{} = observation(state)</code>"
 ANSWER = '<think>That is it.</think><answer>["B", "A", "D", "C"]</answer>'
@@ -182,6 +183,21 @@ def test_setting_apart_adds_blanks_only(text):
 def test_ordinary_text_is_left_alone(text):
     assert plain_words(text) == text
     assert plain_words('<answer>["A", "B"]</answer><tool_call>{}</tool_call>').count("< ") == 0
+
+
+def test_a_turn_that_was_not_given_to_the_caller_is_not_part_of_another_conversation():
+    first, second, other = (read_user_turn(text, [], "png", 90) for text in ("task", "feedback", "another feedback"))
+    conversation = Conversation()
+    conversation.add(first, Reply("one"), TurnUsage(0.0))
+    conversation.delivered = 1
+    conversation.add(second, Reply("lost"), TurnUsage(0.0))
+    assert conversation.waiting(second) == "lost"
+    assert conversation.waiting(other) is None
+    messages = conversation.messages(other, system=None, window=None, detail=None)
+    assert [message["content"] for message in messages] == ["task", "one", "another feedback"]
+    conversation.add(other, Reply("two"), TurnUsage(0.0))
+    assert [reply.text for reply in conversation.replies] == ["one", "two"]
+    assert len(conversation.users) == len(conversation.usage) == 2
 
 
 def test_marks_and_images_must_fit(start, connect):

@@ -197,6 +197,14 @@ def test_retry_after_is_honoured_by_all_requests(serve, connect, start):
     times = [request.time for request in server.seen]
     assert len(times) == 4
     assert 1.0 <= times[1] - times[0] < 3
+    # The third request is held back, too, though it was not the one that was refused.
+    answers = [refuse(429, headers={"Retry-After": "1"}), Answer(body=completion(TEXT), delay=0.2)]
+    server = serve(first_fails(*answers))
+    policy = connect(server, max_concurrency=2)
+    assert policy.act(observations, infos) == [TEXT] * 3
+    times = [request.time for request in server.seen]
+    assert times[1] - times[0] < 0.9
+    assert times[2] - times[0] >= 1.0
     policy = connect(serve(first_fails(refuse(503, headers={"retry-after-ms": "400"}))))
     began = time.monotonic()
     policy.act(observations, infos)

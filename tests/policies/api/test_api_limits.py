@@ -53,10 +53,10 @@ def test_requests_a_minute(serve, connect, start):
 
 
 def test_tokens_a_minute_are_corrected_by_what_was_taken(serve, connect, start):
-    """Each answer takes 1,000 tokens, so that 120,000 a minute are two requests a second."""
-    server = serve(lambda *_: Answer(body=completion(TEXT, usage=(900, 100))))
+    """Each answer takes 5,000 tokens, more than one would think, so that 600,000 a minute are two requests a second."""
+    server = serve(lambda *_: Answer(body=completion(TEXT, usage=(4900, 100))))
     _, observations, infos = start(1)
-    policy = connect(server, tokens_per_minute=120_000)
+    policy = connect(server, tokens_per_minute=600_000)
     for _ in range(4):
         policy.reset()
         policy.act(observations, infos)
