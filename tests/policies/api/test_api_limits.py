@@ -376,11 +376,11 @@ def test_after_an_interruption_the_same_call_can_be_repeated(serve, connect, sta
     from agile_gym.policies.chat_api import background
 
     def script(number, body):
-        return Answer(body=completion(f"turn {number}"), delay=0.0 if number % 2 == 0 else 0.5)
+        return Answer(body=completion(f"turn {number}"), delay=0.5 if number == 1 else 0.0)
 
     server = serve(script)
     policy = connect(server, max_concurrency=1)
-    _, observations, infos = start(2)
+    _, observations, infos = start(3)
     original = background.wait_for_futures
 
     def interrupted(futures, timeout):
@@ -391,10 +391,12 @@ def test_after_an_interruption_the_same_call_can_be_repeated(serve, connect, sta
     monkeypatch.setattr(background, "wait_for_futures", interrupted)
     with pytest.raises(KeyboardInterrupt):
         policy.act(observations, infos)
-    monkeypatch.undo()
+    monkeypatch.setattr(background, "wait_for_futures", original)
+    time.sleep(0.8)
+    assert len(server.seen) == 2  # what had not been sent is not sent any more
     texts = policy.act(observations, infos)
-    assert len(server.seen) == 3
-    assert texts == ["turn 0", "turn 2"]
+    assert len(server.seen) == 4
+    assert texts == ["turn 0", "turn 2", "turn 3"]
 
 
 def test_the_server_closing_an_idle_connection_does_no_harm(connect, start):
