@@ -92,7 +92,7 @@ def main():
             results[label] = measure(policy, options.turns, options.episodes, label)
     kept, scratch = results["cache kept"], results["from scratch"]
     difference = float(np.abs(kept[3] - scratch[3]).max()) if kept[2] == scratch[2] else float("nan")
-    print(f"\nmodel: {options.model or 'random Qwen2.5-VL'}; context at each turn: {kept[4]} tokens")
+    print(f"\nmodel: {options.model or 'random Qwen2.5-VL'}; context at each turn: {kept[4]} tokens\n")
     print("| | prompt tokens computed | seconds |\n|---|---|---|")
     for label, (seconds, computed, *_) in results.items():
         print(f"| {label} | {computed:,} | {seconds:.1f} |")
