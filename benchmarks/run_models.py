@@ -66,7 +66,9 @@ def main():
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
         shown = " ".join(["python", f"benchmarks/{words[0]}", *(w if os.sep not in w else "FOLDER" for w in words[1:])])
         told = done.stdout.strip()
-        sections[TITLES[name]] = f"`{shown}`\n\n{told if '|---' in told else f'```\n{told}\n```'}\n"
+        if "|---" not in told:
+            told = f"```\n{told}\n```"
+        sections[TITLES[name]] = f"`{shown}`\n\n{told}\n"
         versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("agile-gym", "torch", "transformers"))
         head = f"# Models\n\nWritten by `python benchmarks/run_models.py`; do not edit. {machine()}, {versions}.\n"
         ordered = [(title, sections[title]) for title in TITLES.values() if title in sections]

@@ -97,7 +97,7 @@ def load_dataset(spec: DatasetSpec) -> DatasetLike:
         MissingDependencyError: If the package is not installed.
         ImageError: If the dataset cannot be loaded, or it has several splits and none is called ``train``.
     """
-    module = import_optional("datasets", extra="train", purpose="load images from a Hugging Face dataset")
+    module = import_optional("datasets", extra="data", purpose="load images from a Hugging Face dataset")
     try:
         loaded: object = module.load_dataset(spec.name, split=spec.split)
     except Exception as error:

@@ -10,3 +10,5 @@
 - ``asking``: questions side by side, each with all its attempts
 - ``background``: an event loop in a thread of its own
 """
+
+__all__: list[str] = []
