@@ -30,7 +30,8 @@ out = model.generate(**inputs, max_new_tokens=4, do_sample=False)
 print(json.dumps({
     "model": type(model).__name__, "processor": type(processor).__name__, "ids": inputs["input_ids"][0].tolist(),
     "image": processor.image_token_id, "written": out.shape[1] - inputs["input_ids"].shape[1],
-    "logits": model(**inputs).logits[0, -1, :5].tolist(), "remote": [name for name in sys.modules if name.startswith("agile_gym")]}))
+    "logits": model(**inputs).logits[0, -1, :5].tolist(),
+    "ours": [name for name in sys.modules if name.startswith("agile_gym")]}))
 """
 
 
@@ -44,7 +45,7 @@ def test_loads_with_the_auto_classes_in_a_fresh_process(saved):
     told = json.loads(run.stdout.splitlines()[-1])
     assert told["model"] == "LlavaForConditionalGeneration"
     assert told["processor"] == "LlavaProcessor"
-    assert told["remote"] == []  # nothing of this library is needed
+    assert told["ours"] == []  # nothing of this library is needed
     assert told["ids"].count(told["image"]) == 2  # one token an image, whatever its size
     assert 1 <= told["written"] <= 4
     model, processor = build_tiny(3)
