@@ -7,6 +7,7 @@ model is ever tokenised again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agile_gym.actions.prompt import IMAGE_MARK
-from agile_gym.errors import ModelError
+from agile_gym.errors import ConfigurationError, ModelError
 from agile_gym.rollout.transcript import Image
 
 __all__ = ["HIDDEN_IMAGE", "ChatFormat", "Chunk", "content_parts"]
@@ -24,6 +25,11 @@ HIDDEN_IMAGE = "[image no longer shown]"
 """What stands for an image that was dropped from the context."""
 _TAGS = frozenset(
     f"<{slash}{name}>" for slash in ("", "/") for name in ("think", "code", "answer", "tool_call", "tool_response")
+)
+_CONTROL_FORM = re.compile(
+    r"<\|[^<>]*\|>|</?(?:img|image|video|audio|vision)[^<>]*>|<(?:row_\d+_col_\d+|global-img|unused\d+)>"
+    r"|<(?:start|end)_of_\w+>",
+    re.IGNORECASE,
 )
 _MARK = "Zq7Xk2"
 """Stands for the model's turn while a template is rendered; a word that no template and no feedback holds."""
@@ -47,14 +53,14 @@ class Chunk:
 
 
 def content_parts(text: str) -> list[dict[str, str]]:
-    """Cut a text at its image marks into the content parts of a chat message."""
+    """Cut a text at its image marks into the content parts of a chat message, of which there is at least one."""
     parts: list[dict[str, str]] = []
     for number, piece in enumerate(text.split(IMAGE_MARK)):
         if number:
             parts.append({"type": "image"})
         if piece:
             parts.append({"type": "text", "text": piece})
-    return parts
+    return parts or [{"type": "text", "text": ""}]
 
 
 class ChatFormat:
@@ -85,9 +91,10 @@ class ChatFormat:
         template: Any = getattr(processor, "chat_template", None) or self.tokenizer.chat_template
         self._template: str = template["default"] if isinstance(template, dict) else template
         self._system = [] if system is None else [{"role": "system", "content": [{"type": "text", "text": system}]}]
+        self.control_ids = _control_ids(self.tokenizer)
+        self._control_words = _pattern_of(self.tokenizer.convert_ids_to_tokens(sorted(self.control_ids)))
         probe = self._after_turn([{"type": "text", "text": "x"}])
         first = self._tokenize(probe, [])[0]
-        self.control_ids = _control_ids(self.tokenizer)
         self.end_of_turn: int | None = int(first[0]) if len(first) and int(first[0]) in self.control_ids else None
         ending = probe.rstrip()
         self.prefill: str = probe[ending.rindex("<think>") :] if ending.endswith("<think>") else ""
@@ -98,8 +105,11 @@ class ChatFormat:
         Args:
             text: The observation's text, with image marks.
             images: The images of the marks, in order, (h, w, 3) uint8.
+
+        Raises:
+            ConfigurationError: If there are not as many marks as images.
         """
-        messages = [*self._system, {"role": "user", "content": content_parts(text)}]
+        messages = [*self._system, {"role": "user", "content": self._content(text, images)}]
         prompt = self._render(messages)
         bos = self.tokenizer.bos_token
         return self._chunk(prompt, images, add_special_tokens=bos is None or not prompt.startswith(bos))
@@ -111,17 +121,41 @@ class ChatFormat:
             text: The feedback, with image marks.
             images: The images of the marks.
             after: The last token that the model wrote; if it is the end of the turn itself, it is not added again.
+
+        Raises:
+            ConfigurationError: If there are not as many marks as images.
         """
-        chunk = self._chunk(self._after_turn(content_parts(text)), images, add_special_tokens=False)
+        chunk = self._chunk(self._after_turn(self._content(text, images)), images, add_special_tokens=False)
         if after is not None and after == self.end_of_turn and chunk.ids[0] == after:
             return Chunk(chunk.ids[1:], chunk.is_image[1:], chunk.pixels, chunk.images)
         return chunk
 
     def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> str:
-        """Return the text of sampled tokens, with what the template wrote before them and without control tokens."""
+        """Return the text of a turn that was sampled: what the template wrote before it, and the text of its tokens."""
+        return self.prefill + self.decode_part(ids)
+
+    def decode_part(self, ids: Sequence[int] | NDArray[np.int32]) -> str:
+        """Return the text of some of a turn's tokens, without control tokens."""
         shown = [int(number) for number in ids if int(number) not in self.control_ids]
-        text: str = self.tokenizer.decode(shown, clean_up_tokenization_spaces=False)
-        return self.prefill + text
+        return self.tokenizer.decode(shown, clean_up_tokenization_spaces=False)
+
+    def _content(self, text: str, images: Sequence[Image]) -> list[dict[str, str]]:
+        """Return an observation as content parts.
+
+        Words that the tokenizer would take for control tokens or images are set apart by a blank after their first
+        character: a text that repeats what a model wrote must not begin another turn.
+        """
+        parts = content_parts(text)
+        marks = text.count(IMAGE_MARK)
+        if marks != len(images):
+            raise ConfigurationError(
+                f"The observation's text has {marks} marks {IMAGE_MARK} for {len(images)} images. HFVLMPolicy plays "
+                "environments whose info['images'] holds the images of the marks, such as JigsawVision-v0."
+            )
+        for part in parts:
+            if "text" in part:
+                part["text"] = self._control_words.sub(lambda match: f"{match[0][0]} {match[0][1:]}", part["text"])
+        return parts
 
     def _after_turn(self, content: list[dict[str, str]]) -> str:
         messages = [
@@ -189,12 +223,24 @@ def process(processor: Any, text: str, pictures: Sequence[Any], **options: Any) 
 
 
 def _control_ids(tokenizer: Any) -> frozenset[int]:  # noqa: ANN401 -- transformers is untyped
-    """Return the ids of a tokenizer's special tokens, but for the tags that a turn is made of."""
+    """Return the ids of tokens that are no text, but for the tags that a turn is made of.
+
+    These are a tokenizer's special tokens, and others that were added in the form of such, since not every tokenizer
+    marks all of its own: ``<|fim_prefix|>`` of Qwen, ``<unused7>`` of Gemma, ``<row_1_col_1>`` of Idefics3.
+    """
     special: dict[int, str] = {
-        number: str(token) for number, token in tokenizer.added_tokens_decoder.items() if token.special
+        number: str(token)
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special or _CONTROL_FORM.fullmatch(str(token))
     }
     special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=False))
     return frozenset(number for number, token in special.items() if token not in _TAGS)
+
+
+def _pattern_of(words: Sequence[str]) -> re.Pattern[str]:
+    """Return what finds any of some words, the longest first."""
+    kept = sorted((word for word in words if len(word) > 1), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, kept)) or r"(?!)")
 
 
 def _image_token_id(processor: Any) -> int:  # noqa: ANN401 -- transformers is untyped
