@@ -19,9 +19,10 @@ from agile_gym.policies.vlm.chat import ChatFormat
 from agile_gym.policies.vlm.context import Context
 from agile_gym.policies.vlm.inputs import collate_pixels, type_arguments
 from agile_gym.policies.vlm.loading import VLM
-from agile_gym.policies.vlm.sampling import SamplingOptions, draw, forbidden_tokens, log_probs, token_may_end
+from agile_gym.policies.vlm.sampling import SamplingOptions, draw, forbidden_tokens, log_probs
+from agile_gym.policies.vlm.stopping import StopTexts, end_tokens
 
-__all__ = ["Generated", "Generator", "HFGenerator", "end_tokens"]
+__all__ = ["Generated", "Generator", "HFGenerator"]
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,6 @@ class Generator(Protocol):
         ...
 
 
-def end_tokens(model: Any, chat: ChatFormat) -> tuple[int, ...]:  # noqa: ANN401 -- transformers is untyped
-    """Return the tokens that end a turn."""
-    ids: set[int] = set()
-    for number in (model.generation_config.eos_token_id, chat.tokenizer.eos_token_id, chat.end_of_turn):
-        ids.update(number if isinstance(number, list) else [] if number is None else [number])
-    return tuple(sorted(ids))
-
-
 class HFGenerator:
     """Writes turns with a Hugging Face model in this process.
 
@@ -83,12 +76,10 @@ class HFGenerator:
         self.options = options
         self.reuse_cache = reuse_cache
         self.max_context: int | None = getattr(vlm.text_config, "max_position_embeddings", None)
-        self._chat = chat
         self._ends = set(end_tokens(vlm.model, chat))
         vocabulary: int = vlm.model.get_output_embeddings().weight.shape[0]
         self.forbidden = forbidden_tokens(chat, vocabulary, sorted(self._ends)).to(vlm.device)
-        self._may_end = token_may_end(chat.tokenizer, options.stop)
-        self._tail = max(map(len, options.stop), default=0) + 8
+        self._stop = StopTexts(chat, options.stop)
         self._filler: int = chat.tokenizer.pad_token_id or 0
         self._window = sliding_window(vlm.text_config)
 
@@ -135,7 +126,7 @@ class HFGenerator:
             for i, token, logp in zip(active, tokens, chosen, strict=True):
                 ids[i].append(token)
                 logps[i].append(logp)
-                stopped[i] = token in self._ends or self._stops(ids[i])
+                stopped[i] = token in self._ends or self._stop.complete(ids[i])
                 if stopped[i] or len(ids[i]) >= room[i]:
                     batch.release(i)
                 else:
@@ -157,13 +148,6 @@ class HFGenerator:
         if self.max_context is None:
             return self.options.max_new_tokens
         return max(0, min(self.options.max_new_tokens, self.max_context - len(context)))
-
-    def _stops(self, ids: Sequence[int]) -> bool:
-        """Tell whether the last token completes a stop text."""
-        if ids[-1] < len(self._may_end) and not self._may_end[ids[-1]]:
-            return False
-        text = self._chat.decode(ids[-self._tail :])
-        return any(stop in text for stop in self.options.stop)
 
 
 class _Batch:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -72,16 +71,18 @@ def forbidden_tokens(chat: ChatFormat, vocabulary: int, end_ids: Sequence[int]) 
         (V,) bool, True where forbidden.
     """
     tokenizer, processor = chat.tokenizer, chat.processor
-    ids: set[int] = {chat.image_token_id, *chat.control_ids}
+    ids: set[int | None] = {chat.image_token_id, *chat.control_ids}
     for name in ("image_token", "video_token", "audio_token", "fake_image_token", "global_image_token", "boi_token"):
         for owner in (processor, tokenizer):
             token = getattr(owner, name, None)
             if isinstance(token, str):
                 ids.add(tokenizer.convert_tokens_to_ids(token))
     ids -= set(end_ids)
-    forbidden = torch.zeros(vocabulary, dtype=torch.bool)
-    forbidden[[number for number in ids if isinstance(number, int) and 0 <= number < vocabulary]] = True
-    forbidden[len(tokenizer) :] = True  # rows that fill the embedding up to a round number
+    # Rows of the embedding that stand for no token fill it up to a round number, or fill gaps between added tokens.
+    written: dict[str, int] = tokenizer.get_vocab()
+    allowed = [number for number in set(written.values()) - ids if number < vocabulary]
+    forbidden = torch.ones(vocabulary, dtype=torch.bool)
+    forbidden[allowed] = False
     return forbidden
 
 
@@ -126,16 +127,3 @@ def draw(logps: torch.Tensor, options: SamplingOptions, rngs: Sequence[np.random
     drawn = torch.tensor([rng.random() for rng in rngs], dtype=torch.float64, device=logps.device)
     # The first token whose cumulated probability is above the number drawn: one of probability 0 never is.
     return torch.searchsorted(sums, (drawn * sums[:, -1] * _BELOW_ONE)[:, None], right=True)[:, 0]
-
-
-def token_may_end(tokenizer: Any, stop: Sequence[str]) -> np.ndarray:  # noqa: ANN401 -- transformers is untyped
-    """Return which tokens hold the last character of a stop text, so that only after these the text is looked at.
-
-    Returns:
-        (V,) bool numpy array.
-    """
-    ends = {text[-1] for text in stop}
-    tokens: list[str | None] = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    if all(end.isascii() and not end.isspace() for end in ends):
-        return np.array([token is not None and any(end in token for end in ends) for token in tokens])
-    return np.ones(len(tokens), np.bool_)

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from agile_gym.policies.vlm.chat import ChatFormat, Chunk, process
-from agile_gym.policies.vlm.generate import end_tokens
 from agile_gym.policies.vlm.inputs import collate_pixels, relative_positions, type_arguments
 from agile_gym.policies.vlm.loading import VLM
 from agile_gym.policies.vlm.sampling import forbidden_tokens, log_probs
+from agile_gym.policies.vlm.stopping import end_tokens
 from agile_gym.rollout.transcript import Image, Segment
 
 __all__ = ["segment_logps"]

@@ -1,13 +1,17 @@
-"""How observations become tokens: marks and images, and words that look like control tokens."""
+"""How observations become tokens: marks and images, words that look like control tokens, and where turns end."""
 
 from types import SimpleNamespace
 
 import families
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.policies.vlm.chat import ChatFormat
+from agile_gym.policies.vlm.sampling import forbidden_tokens
+from agile_gym.policies.vlm.stopping import StopTexts, end_tokens
 
 IMAGE = np.full((56, 56, 3), 99, np.uint8)
 
@@ -56,3 +60,117 @@ def test_an_observation_without_a_text_is_an_empty_message(chats):
         "{% for part in m['content'] %}{{ part['text'] }}{% endfor %}<end_of_utterance>{% endfor %}"
     )))  # fmt: skip
     assert chat.tokenizer.decode(chat.follow_up("", []).ids) == "<end_of_utterance>user: <end_of_utterance>"
+
+
+# --- what ends a turn
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.text("ab</>é日😀", min_size=1, max_size=6), min_size=1, max_size=3),
+    st.text("ab</>é日😀", max_size=40),
+    st.integers(0, 40),
+)
+def test_stop_texts_are_found_where_a_search_through_all_finds_them(chats, stop, text, place):
+    place = min(place, len(text))
+    text = text[:place] + stop[0] + text[place:]
+    for family in ("idefics3", "llava"):  # a token a byte, and long words
+        chat = chats(family)
+        stops = StopTexts(chat, stop)
+        ids = chat.tokenizer(text, add_special_tokens=False)["input_ids"]
+        found = [stops.complete(ids[: count + 1]) for count in range(len(ids))]
+        first = next(count for count in range(len(ids)) if any(s in chat.decode(ids[: count + 1]) for s in stop))
+        assert found.index(True) == first
+
+
+def test_a_long_stop_text_of_many_bytes_is_found(chats):
+    chat = chats("idefics3")
+    (stop,) = ["停" * 20]
+    ids = chat.tokenizer(f"a{stop}b", add_special_tokens=False)["input_ids"]
+    assert [StopTexts(chat, [stop]).complete(ids[:count]) for count in (60, 61)] == [False, True]
+
+
+def test_a_stop_text_is_found_in_tokens_of_single_bytes(chats):
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = {"<unk>": 0, "a": 1, **{f"<0x{byte:02X}>": 2 + byte for byte in range(256)}}
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True, unk_token="<unk>"))
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    chat = SimpleNamespace(tokenizer=PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>"))
+    chat.decode_part = chat.tokenizer.decode
+    stops = StopTexts(chat, ["ad"])
+    assert [stops.complete(ids) for ids in ([1, 1], [1, 2 + ord("d")], [1, 2 + ord("e")])] == [False, True, False]
+
+
+def test_what_the_template_begins_with_stops_no_turn(chats):
+    chat = chats("idefics3")
+    template = chat.processor.chat_template.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+    thinking = ChatFormat(SimpleNamespace(tokenizer=chat.tokenizer, image_token="<image>", chat_template=template))
+    assert thinking.prefill == "<think>\n"
+    stops = StopTexts(thinking, ["\n"])
+    ids = chat.tokenizer("ab\n", add_special_tokens=False)["input_ids"]
+    assert [stops.complete(ids[:count]) for count in (1, 2, 3)] == [False, False, True]
+    assert thinking.decode(ids) == "<think>\nab\n"
+
+
+@pytest.mark.parametrize(("settings", "ends"), [([0, 5], {0, 5}), (0, {0}), (None, set())])
+def test_every_token_that_ends_a_turn_counts(chats, settings, ends):
+    chat = chats("gemma3")
+    ids = chat.tokenizer.convert_tokens_to_ids(["<eos>", "<end_of_turn>"])
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=settings))
+    assert set(end_tokens(model, chat)) == {*ids, *ends}
+    assert set(end_tokens(SimpleNamespace(), chat)) == set(ids)
+
+
+# --- what cannot be written
+
+
+@pytest.mark.parametrize("word", [
+    *("<|fim_prefix|>", "<|file_sep|>", "<unused7>", "<row_1_col_2>", "<global-img>", "<IMG_CONTEXT>", "</img>"),
+    *("<image_soft_token>", "<start_of_image>", "<|vision_pad|>", "<video>"),
+])  # fmt: skip
+def test_added_tokens_in_the_form_of_control_tokens_are_such(word):
+    tokenizer = families.make_tokenizer(["<end>"], eos_token="<end>")
+    size = len(tokenizer)
+    tokenizer.add_tokens([word])
+    chat = ChatFormat(SimpleNamespace(tokenizer=tokenizer, image_token="<end>", chat_template=families.CHATML))
+    assert size in chat.control_ids
+    assert forbidden_tokens(chat, size + 1, ())[size]
+
+
+@pytest.mark.parametrize(("word", "special"), [
+    *(("<think>", True), ("</code>", True), ("<tool_call>", True), ("</answer>", True)),
+    *(("<think>", False), ("</tool_call>", False), ("\n\n", False), ("<h1>", False), ("[image]", False), ("<|", False)),
+])  # fmt: skip
+def test_tags_and_other_added_words_can_be_written(word, special):
+    tokenizer = families.make_tokenizer(["<end>"], eos_token="<end>")
+    size = len(tokenizer)
+    tokenizer.add_tokens([word], special_tokens=special)
+    chat = ChatFormat(SimpleNamespace(tokenizer=tokenizer, image_token="<end>", chat_template=families.CHATML))
+    assert not forbidden_tokens(chat, size + 1, ())[size]
+    assert chat.decode([size]) == word
+
+
+def test_rows_of_the_embedding_without_a_token_are_forbidden(chats):
+    chat = chats("idefics3")
+    known = set(chat.tokenizer.get_vocab().values())
+    gap = chat.tokenizer.convert_tokens_to_ids("a")
+
+    class Gappy:
+        """The tokenizer without one of its tokens, as where added tokens leave a gap."""
+
+        def __getattr__(self, name):
+            return getattr(chat.tokenizer, name)
+
+        def get_vocab(self):
+            return {token: number for token, number in chat.tokenizer.get_vocab().items() if number != gap}
+
+    view = SimpleNamespace(
+        tokenizer=Gappy(), processor=chat.processor, control_ids=chat.control_ids, image_token_id=chat.image_token_id
+    )
+    size = max(known) + 20
+    forbidden = forbidden_tokens(view, size, [chat.end_of_turn])
+    assert set(forbidden.nonzero()[:, 0].tolist()) == (
+        set(range(size)) - known | {gap} | (chat.control_ids - {chat.end_of_turn})
+    )
