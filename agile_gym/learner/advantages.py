@@ -89,11 +89,14 @@ def group_advantages(
     others = np.maximum(sizes - 1, 1)  # (K,)
     advantages = differences * (sizes / others)[inverse] if leave_one_out else differences
     if scale == "group":
-        advantages = advantages / (np.sqrt(np.bincount(inverse, differences**2) / others) + epsilon)[inverse]
+        divisors = np.sqrt(np.bincount(inverse, differences**2) / others)[inverse] + epsilon  # (N,)
     elif scale == "batch" and len(values) > 1:
-        advantages = advantages / (values.std(ddof=1) + epsilon)
-    advantages = np.where(constant[inverse], 0.0, advantages).astype(np.float32)
-    return GroupAdvantages(advantages, constant[inverse], len(sizes), int(constant.sum()))
+        divisors = np.full(len(values), values.std(ddof=1) + epsilon)
+    else:
+        divisors = np.ones(len(values))
+    flat = constant[inverse]
+    advantages = np.where(flat, 0.0, advantages / np.where(flat, 1.0, divisors)).astype(np.float32)
+    return GroupAdvantages(advantages, flat, len(sizes), int(constant.sum()))
 
 
 def turn_rewards(transcript: Transcript) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loss_samples import ARRAYS, LOSSES, TERMS, loss_and_gradients, random_arrays, take
+from transformers.loss.loss_utils import ForCausalLMLoss
 
 from agile_gym.learner.batch import TokenBatch, Totals, count
 from agile_gym.learner.loss import sft
@@ -212,3 +213,19 @@ def test_entropy_and_divergence_are_those_of_torch(seed):
     exact = torch.distributions.kl_divergence(distribution, torch.distributions.Categorical(logits=other))
     assert (new.exp() * estimates).sum().item() == pytest.approx(exact.item())
     assert estimates.min() >= 0
+
+
+def test_cross_entropy_is_that_of_transformers():
+    # With the number of tokens of the whole batch, as its Trainer does.
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 6, 8, generator=generator, requires_grad=True)
+    labels = torch.randint(8, (3, 6), generator=generator)
+    mask = torch.rand(3, 6, generator=generator) < 0.6
+    mask[:, 0] = False  # the first token has no context
+    theirs = ForCausalLMLoss(logits, labels.masked_fill(~mask, -100), 8, num_items_in_batch=torch.tensor(20))
+    (their_gradient,) = torch.autograd.grad(theirs, logits)
+    logps = logits[:, :-1].log_softmax(-1).gather(-1, labels[:, 1:, None])[..., 0]
+    loss = sft(logps, mask[:, 1:], Totals(20, 3)).loss
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert loss.item() == pytest.approx(theirs.item(), rel=1e-5)
+    assert torch.allclose(gradient, their_gradient, atol=1e-7)
