@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from agile_gym.actions.prompt import IMAGE_MARK
-from agile_gym.arguments import is_whole
+from agile_gym.arguments import check_seed, is_whole
 from agile_gym.errors import ConfigurationError, ModelError, did_you_mean, import_optional
 from agile_gym.policies.base import Observation, slot_of
 from agile_gym.rollout.transcript import PolicyRecord, TurnUsage
@@ -62,7 +62,7 @@ class HFVLMPolicy:
             dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; by default bfloat16 on a GPU, float32 on a CPU.
             attention: ``"sdpa"``, ``"eager"`` or ``"flash_attention_2"``; transformers' choice by default.
             adapter: Folder of a LoRA adapter that PEFT has written.
-            system: A system prompt.
+            system: A system prompt, or None.
             window: Keeps the images of this many turns of feedback; older ones become words. None keeps all.
             reuse_cache: Whether the key-value cache is kept from turn to turn.
             seed: Seed of what is drawn, until `reset` is called.
@@ -89,6 +89,8 @@ class HFVLMPolicy:
             sampling["stop"] = tuple(sampling["stop"])
         if window is not None and not is_whole(window, 1000):
             raise ConfigurationError(f"window={window!r} is not allowed; give a whole number of at least 1, or None.")
+        if system is not None and not isinstance(system, str):
+            raise ConfigurationError(f"system={system!r:.200} is not allowed; give a text, or None.")
         self.options = SamplingOptions(**sampling)
         given = (device, dtype, attention, adapter)
         if isinstance(model, VLM):
@@ -110,8 +112,12 @@ class HFVLMPolicy:
         self.reset(seed)
 
     def reset(self, seed: int | None = None) -> None:
-        """Forget all episodes, and seed what is drawn."""
-        self._seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        """Forget all episodes, and seed what is drawn.
+
+        Raises:
+            ConfigurationError: If the seed is not a whole number of at least 0, or None.
+        """
+        self._seed = int(np.random.SeedSequence(check_seed(seed)).generate_state(1)[0])
         self._begun = 0
         self._episodes: dict[int, _Episode] = {}
 
@@ -126,12 +132,28 @@ class HFVLMPolicy:
             One text an observation.
 
         Raises:
-            ConfigurationError: If the first observation of an episode was not given.
+            ConfigurationError: If the first observation of an episode was not given, two observations are of the same
+                slot, or a text has not as many image marks as there are images.
+            ModelError: If the model does not work, such as when it gives numbers that are none.
+
+        If anything is raised once tokens were read, the batch's episodes are forgotten: none goes on from half a turn.
         """
+        slots = [slot_of(info, position) for position, info in enumerate(infos)]
+        self._check(slots, infos)
+        try:
+            return self._act(slots, observations, infos)
+        except BaseException:
+            for slot in slots:
+                self._episodes.pop(slot, None)
+            raise
+
+    def _act(
+        self, slots: Sequence[int], observations: Sequence[Observation], infos: Sequence[dict[str, Any]]
+    ) -> list[str]:
         start = time.perf_counter()
         episodes = [
-            self._read(slot_of(info, position), observation["text"], info)
-            for position, (observation, info) in enumerate(zip(observations, infos, strict=True))
+            self._read(slot, observation["text"], info)
+            for slot, observation, info in zip(slots, observations, infos, strict=True)
         ]
         lengths = [len(episode.context) for episode in episodes]
         rngs = [np.random.default_rng([episode.seed, len(episode.usage)]) for episode in episodes]
@@ -163,6 +185,28 @@ class HFVLMPolicy:
         }
         return PolicyRecord(tuple(episode.usage), episode.context.finished_segments(), details)
 
+    def _check(self, slots: Sequence[int], infos: Sequence[dict[str, Any]]) -> None:
+        """Check that each episode goes on from where it was.
+
+        Raises:
+            ConfigurationError: If one does not.
+        """
+        if len(set(slots)) < len(slots):
+            twice = next(slot for slot in slots if slots.count(slot) > 1)
+            raise ConfigurationError(
+                f"Two observations of a batch are in slot {twice}. Give each episode that is played side by side with "
+                "others a number of its own in info['slot']."
+            )
+        for slot, info in zip(slots, infos, strict=True):
+            episode = self._episodes.get(slot)
+            seen = 0 if episode is None else len(episode.usage)
+            if info["turn"] not in (0, seen):
+                raise ConfigurationError(
+                    f"HFVLMPolicy was given turn {info['turn']} of an episode in slot {slot} of which it has seen "
+                    f"{seen} turns. Give it every observation, from the first; if positions in the batch change, put "
+                    "the number of the environment into info['slot']."
+                )
+
     def _read(self, slot: int, text: str, info: dict[str, Any]) -> _Episode:
         """Add an observation to the episode in a slot, or begin it."""
         images = info["images"]
@@ -170,13 +214,7 @@ class HFVLMPolicy:
             episode = self._episodes[slot] = self._begin(info)
             episode.context.read(self.chat.opening(text, images), self._positions)
             return episode
-        episode = self._episodes.get(slot)
-        if episode is None or len(episode.usage) != info["turn"]:
-            raise ConfigurationError(
-                f"HFVLMPolicy was given turn {info['turn']} of an episode in slot {slot} of which it has seen "
-                f"{0 if episode is None else len(episode.usage)} turns. Give it every observation, from the first; if "
-                "positions in the batch change, put the number of the environment into info['slot']."
-            )
+        episode = self._episodes[slot]
         context = episode.context
         chunk = self.chat.follow_up(text, images, after=context.last_token)
         hidden = None
@@ -190,11 +228,11 @@ class HFVLMPolicy:
     def _begin(self, info: dict[str, Any]) -> _Episode:
         from agile_gym.policies.vlm.context import Context
 
-        seed = info.get("policy_seed")
+        seed = check_seed(info.get("policy_seed"))
         if seed is None:
             seed = int(np.random.SeedSequence([self._seed, self._begun]).generate_state(1)[0])
         self._begun += 1
-        return _Episode(Context(window=self.window, keep_pixels=self._keep_pixels), int(seed))
+        return _Episode(Context(window=self.window, keep_pixels=self._keep_pixels), seed)
 
 
 class _Episode:

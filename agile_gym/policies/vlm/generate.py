@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from agile_gym.errors import ModelError
 from agile_gym.policies.vlm.cache import batch_caches, split_caches
 from agile_gym.policies.vlm.chat import ChatFormat
 from agile_gym.policies.vlm.context import Context
@@ -51,6 +53,9 @@ class Generator(Protocol):
         Args:
             contexts: What each episode's model has read and written.
             rngs: Source of what is drawn, one a context.
+
+        Raises:
+            ModelError: If the model gives logits that are not numbers.
         """
         ...
 
@@ -122,6 +127,11 @@ class HFGenerator:
             drawn = draw(scores, self.options, [rngs[i] for i in active])
             chosen: list[float] = scores.gather(1, drawn[:, None])[:, 0].tolist()
             tokens: list[int] = drawn.tolist()
+            if any(map(math.isnan, chosen)):
+                raise ModelError(
+                    f"The logits of {self.vlm.name!r} are not numbers (NaN). float16 can overflow: load it with "
+                    "dtype='bfloat16' or 'float32'; else its weights are damaged."
+                )
             going: list[int] = []
             for i, token, logp in zip(active, tokens, chosen, strict=True):
                 ids[i].append(token)

@@ -126,4 +126,5 @@ def draw(logps: torch.Tensor, options: SamplingOptions, rngs: Sequence[np.random
     sums = probs.cumsum(-1)
     drawn = torch.tensor([rng.random() for rng in rngs], dtype=torch.float64, device=logps.device)
     # The first token whose cumulated probability is above the number drawn: one of probability 0 never is.
-    return torch.searchsorted(sums, (drawn * sums[:, -1] * _BELOW_ONE)[:, None], right=True)[:, 0]
+    found = torch.searchsorted(sums, (drawn * sums[:, -1] * _BELOW_ONE)[:, None], right=True)[:, 0]
+    return found.clamp_(max=sums.shape[-1] - 1)  # where probabilities are NaN, none is above

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from playing import LOOK, SMALL, play
 
 from agile_gym.envs import JigsawVisionVectorEnv
@@ -132,9 +133,71 @@ def test_turns_of_an_episode_cannot_be_left_out(folder):
         policy.finish(7)
 
 
+def test_a_slot_is_one_episode(folder):
+    policy, env = make(folder), SMALL()
+    observation, info = env.reset(seed=0)
+    with pytest.raises(ConfigurationError, match="Two observations of a batch are in slot 4"):
+        policy.act([observation] * 3, [info | {"slot": 4}, info | {"slot": 3}, info | {"slot": 4}])
+    assert policy._episodes == {}
+    (text,) = policy.act([observation], [info | {"policy_seed": 1}])
+    assert policy.act([observation], [info | {"policy_seed": 1}]) == [text]  # begun anew, without being finished
+    assert len(policy.finish(0).usage) == 1
+
+
+def test_part_of_the_episodes_can_be_played(folder):
+    def texts(batches):
+        policy, envs = make(folder), [SMALL() for _ in range(3)]
+        now = [env.reset(seed=i) for i, env in enumerate(envs)]
+        written = [[], [], []]
+        for batch in batches:
+            infos = [now[i][1] | {"slot": i, "policy_seed": i} for i in batch]
+            for i, text in zip(batch, policy.act([now[i][0] for i in batch], infos), strict=True):
+                written[i].append(text)
+                observation, *_, info = envs[i].step(LOOK)
+                now[i] = (observation, info)
+        records = [policy.finish(i) for i in range(3)]
+        return written, [record.segments[0].ids.tolist() for record in records]
+
+    assert texts([[0, 1, 2], [2], [1, 2], [0, 1], [0]]) == texts([[0, 1, 2], [0, 1, 2], [0, 1, 2]])
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0}, {}, {"top_p": 0.5}])
+def test_numbers_that_are_none_are_told_and_leave_no_half_turns(folder, options):
+    policy, env = make(folder, **options), SMALL()
+    first_turn(policy, env)
+    with torch.no_grad():
+        policy.vlm.model.get_output_embeddings().weight[0] = np.nan
+    observation, _, _, _, info = env.step(LOOK)
+    begun, told = SMALL().reset(seed=1)
+    with pytest.raises(ModelError, match=r"are not numbers \(NaN\)"):
+        policy.act([begun, observation], [told | {"slot": 1}, info | {"slot": 0}])
+    assert policy._episodes == {}
+    with pytest.raises(ConfigurationError, match=r"given turn 1 .* seen 0 turns"):
+        policy.act([observation], [info])
+
+
+def test_a_text_without_its_images_is_refused_and_spoils_no_other_episode(folder):
+    policy, env, other = make(folder), SMALL(), SMALL()
+    observation, info = env.reset(seed=0)
+    first_turn(policy, other, slot=1)
+    with pytest.raises(ConfigurationError, match="4 marks <image> for 3 images"):
+        policy.act([observation], [info | {"images": info["images"][:3]}])
+    assert list(policy._episodes) == [1]
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "a", True])
+def test_seeds_are_checked(folder, seed):
+    policy = make(folder)
+    with pytest.raises(ConfigurationError, match=r"is not a seed"):
+        policy.reset(seed)
+    with pytest.raises(ConfigurationError, match=r"is not a seed"):
+        first_turn(policy, SMALL(), policy_seed=seed)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
+        ({"system": 3}, ConfigurationError, "give a text, or None"),
         ({"temprature": 1}, ConfigurationError, "Did you mean 'temperature'"),
         ({"window": 0}, ConfigurationError, "at least 1"),
         ({"window": "two"}, ConfigurationError, "at least 1"),
