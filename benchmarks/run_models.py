@@ -46,7 +46,7 @@ def commands(options):
 def read_sections(path):
     """Return the sections that the file holds, by title."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return dict(re.findall(r"^## (.+)\n\n(.*?)(?=\n## |\Z)", text, re.MULTILINE | re.DOTALL))
+    return dict(re.findall(r"^## ([^\n]+)\n\n(.*?)(?=\n## |\Z)", text, re.MULTILINE | re.DOTALL))
 
 
 def main():
