@@ -1,4 +1,4 @@
-"""The command line: ``agile-gym list | play | plan | eval | compare | view | export | tiny | bench``."""
+"""The command line: ``agile-gym list | play | plan | eval | compare | view | export | tiny | coldstart | bench``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from agile_gym.commands.coldstart import add_coldstart_command
 from agile_gym.commands.eval import add_compare_command, add_eval_command
 from agile_gym.commands.export import add_export_command
 from agile_gym.commands.plan import add_plan_command
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     add_view_command(commands)
     add_export_command(commands)
     add_tiny_command(commands)
+    add_coldstart_command(commands)
 
     command = commands.add_parser("bench", help="measure the speed of the environment on this machine")
     command.add_argument("--seconds", type=float, default=1.0, help="time a figure (default: %(default)s)")

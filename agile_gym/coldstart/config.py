@@ -1,0 +1,246 @@
+"""What a cold start is made of: its settings, checked, and the attempts that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from agile_gym.arguments import check_seed, is_whole
+from agile_gym.coldstart.expert import check_turns
+from agile_gym.coldstart.quotas import Quotas
+from agile_gym.coldstart.seams import zoom_factors
+from agile_gym.coldstart.steps import Cell, expert_cells
+from agile_gym.envs.config import JigsawConfig, JigsawRules, resolve
+from agile_gym.envs.jigsaw import JigsawVisionEnv, open_source
+from agile_gym.errors import ConfigurationError
+from agile_gym.evaluation.plan import EvaluationPlan, SuiteEntry, Task, grid_name
+from agile_gym.evaluation.run import PreparedPlan
+from agile_gym.images import ImagesLike
+from agile_gym.puzzle.board import allowed_levels, count_permutations
+
+__all__ = ["EXPERT", "ColdStartConfig", "attempts_of", "prepare"]
+
+EXPERT = "expert"
+"""Name of the teacher that knows the solution, `ExpertPolicy`."""
+_EXPERT_MAKER = "agile_gym.coldstart.expert:ExpertPolicy"
+MAX_COUNT = 1_000_000
+ATTEMPTS_EACH = 10
+"""Attempts for each episode wanted, unless a limit is given."""
+_SET_HERE = {
+    "grid": "grid (--grid)",
+    "level": "level (--level)",
+    "images": "images (--images)",
+    "split": "split (--split)",
+    "reveal": "nothing: a teacher may know the solution",
+}
+
+
+@dataclass(frozen=True)
+class ColdStartConfig:
+    """The settings of a cold start.
+
+    Attributes:
+        count: Episodes wanted.
+        teacher: ``"expert"``, or the name of a policy, as `agile_gym.policies.make_policy` reads it.
+        teacher_options: Options of the teacher; of the expert, those of `ExpertPolicy` but ``turns``. It thinks in few
+            words where the prompt is short, unless ``style`` is given.
+        grid: A grid, or several, which get equal shares.
+        level: How many pieces start in their place; as for `JigsawConfig`.
+        turns: Smallest and largest number of turns, the answer included (AGILE: 4 to 8).
+        balance: What episodes are balanced over: ``"both"`` numbers of turns and ways of looking closer, ``"turns"``,
+            ``"looks"``, or ``"none"``.
+        images: Where photographs come from; as for `JigsawConfig`.
+        split: ``"train"``, or None for all images, where none of them are for tests.
+        seed: Seed of puzzles and episodes, at least 0.
+        options: Further options of the environment. ``crop`` is ``"random"`` and ``max_turns`` the largest number of
+            turns unless given.
+        distinct_texts: Whether the same text is kept once only; None means so unless the prompt is short, when texts
+            are too short to differ.
+        allow_errors: Whether episodes with a turn that was an error are kept; of the expert, those with planned ones.
+        max_attempts: How many episodes are played at most; None means 10 for each one wanted.
+    """
+
+    count: int = 1600
+    teacher: str = EXPERT
+    teacher_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    grid: Any = 2
+    level: int | str | Sequence[int] | None = 0
+    turns: int | Sequence[int] = (4, 8)
+    balance: str = "both"
+    images: ImagesLike = None
+    split: str | None = "train"
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    distinct_texts: bool | None = None
+    allow_errors: bool = False
+    max_attempts: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without opening anything.
+
+        Raises:
+            ConfigurationError: If a setting is not allowed.
+        """
+        if not is_whole(self.count, MAX_COUNT):
+            raise ConfigurationError(f"count={self.count!r} is not allowed; give at least 1, up to {MAX_COUNT:,}.")
+        if self.max_attempts is not None and not is_whole(self.max_attempts, 1000 * MAX_COUNT):
+            raise ConfigurationError(f"max_attempts={self.max_attempts!r} is not allowed; give at least 1.")
+        if self.split not in ("train", None):
+            raise ConfigurationError(
+                f"split={self.split!r} is not allowed: a cold start is made from training images only. Give 'train', "
+                "or None if all images are for training."
+            )
+        check_seed(self.seed)
+        low, high = check_turns(self.turns)
+        object.__setattr__(self, "turns", (low, high))
+        object.__setattr__(self, "grid", self._grids())
+        for name in self.options:
+            if name in _SET_HERE:
+                raise ConfigurationError(f"The option {name!r} is set by a cold start itself: use {_SET_HERE[name]}.")
+        if self.options.get("max_turns", high) < high:
+            raise ConfigurationError(
+                f"max_turns={self.options['max_turns']!r} is fewer than the {high} turns that episodes may have; "
+                "give turns (--turns) that fit."
+            )
+        if self.is_expert and "turns" in self.teacher_options:
+            raise ConfigurationError("The expert's turns are those of the cold start: give turns (--turns).")
+        if self.is_expert and self.teacher_options.get("slips") and not self.allow_errors:
+            raise ConfigurationError(
+                "slips: the expert is to make errors, and episodes with errors are not kept. Set allow_errors "
+                "(--allow-errors), too."
+            )
+
+    def _grids(self) -> tuple[str, ...]:
+        given: Any = self.grid
+        several = isinstance(given, Sequence) and not isinstance(given, str)
+        items: list[Any] = [given]
+        if several and not (len(self.grid) == 2 and all(isinstance(side, int) for side in self.grid)):
+            items = list(self.grid)
+        grids = tuple(dict.fromkeys(grid_name(grid) for grid in items))
+        if not grids:
+            raise ConfigurationError("A cold start needs at least one grid, such as 2x2.")
+        return grids
+
+    @property
+    def grids(self) -> tuple[str, ...]:
+        """The grids, each once."""
+        return self.grid
+
+    @property
+    def is_expert(self) -> bool:
+        """Whether the teacher is the expert."""
+        return self.teacher == EXPERT
+
+    @property
+    def turn_range(self) -> tuple[int, int]:
+        """Smallest and largest number of turns."""
+        return check_turns(self.turns)
+
+    @property
+    def limit(self) -> int:
+        """How many episodes are played at most."""
+        return ATTEMPTS_EACH * self.count if self.max_attempts is None else self.max_attempts
+
+    @property
+    def wants_distinct_texts(self) -> bool:
+        """Whether the same text is kept once only."""
+        return self.options.get("prompt") != "short" if self.distinct_texts is None else self.distinct_texts
+
+    def policy_call(self) -> tuple[str, dict[str, Any]]:
+        """Return name and options of the policy, for `agile_gym.policies.make_policy`."""
+        if not self.is_expert:
+            return self.teacher, dict(self.teacher_options)
+        style = "short" if self.options.get("prompt") == "short" else "full"
+        return _EXPERT_MAKER, {"style": style, **self.teacher_options, "turns": self.turn_range}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings that fix the episodes, as plain values; what is no plain value becomes its ``repr``."""
+        settings = asdict(self)
+        del settings["max_attempts"]
+        return {key: _plain(value) for key, value in settings.items()}
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 -- any value
+    given = value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in given.items()}
+    if isinstance(value, list | tuple | range):
+        return [_plain(entry) for entry in given]
+    return given if given is None or isinstance(given, bool | int | float | str) else repr(given)[:200]
+
+
+def prepare(config: ColdStartConfig) -> tuple[PreparedPlan, Quotas]:
+    """Open the photographs and check everything that does not need the teacher.
+
+    Args:
+        config: The settings.
+
+    Returns:
+        What is needed to play, and what is wanted.
+
+    Raises:
+        ConfigurationError: If an option is not allowed.
+        ImageError: If no photographs are found.
+    """
+    options: dict[str, Any] = {"crop": "random", "max_turns": config.turn_range[1], **config.options}
+    shared = JigsawConfig.from_options({"images": config.images, "split": config.split, **options})
+    source = open_source(shared)
+    makers = {
+        grid: partial(
+            JigsawVisionEnv,
+            **{**options, "grid": grid, "level": config.level, "images": source, "split": None, "reveal": True},
+        )
+        for grid in config.grids
+    }
+    cells: dict[str, Sequence[Cell]] = {}
+    entries: list[SuiteEntry] = []
+    for grid, make in makers.items():
+        env = make()
+        cells[grid] = expert_cells(config.turn_range, zoomable=_zoomable(env.rules))
+        entries.append(SuiteEntry(grid, env.rules.levels, 1))
+        env.close()
+    name, policy_options = config.policy_call()
+    images = config.images if isinstance(config.images, str) else None
+    plan = EvaluationPlan(name, entries, seed=config.seed, images=images, policy_options=policy_options)
+    return PreparedPlan(plan, source, makers), Quotas(config.count, config.grids, cells, config.balance)
+
+
+def _zoomable(rules: JigsawRules) -> bool:
+    layout = rules.layout
+    if layout is None:
+        return rules.rows > 1 and rules.cols > 1
+    return bool(zoom_factors(layout.piece_height, layout.piece_width, rules.canvas))
+
+
+def attempts_of(config: ColdStartConfig, start: int) -> Iterator[Task]:
+    """Yield the attempts from number ``start`` on, up to the limit; each depends on its number and the settings alone.
+
+    Grids take turns. Within a grid the seeds of the policy are consecutive, so that the expert goes through all kinds
+    of episode.
+    """
+    first = int(np.random.SeedSequence([config.seed, len(config.grids)]).generate_state(1)[0])
+    levels = {grid: _level_weights(config, grid) for grid in config.grids}
+    for number in range(start, config.limit):
+        round_, place = divmod(number, len(config.grids))
+        grid = config.grids[place]
+        entropy = np.random.SeedSequence([config.seed, number])
+        seed, draw = (int(word) for word in entropy.generate_state(2))
+        rng = np.random.default_rng(draw)
+        choices, weights = levels[grid]
+        yield Task(grid, int(rng.choice(choices, p=weights)), number, 0, seed, first + round_)
+
+
+def _level_weights(config: ColdStartConfig, grid: str) -> tuple[list[int], list[float]]:
+    """Return the levels of a grid with their probabilities; None means any unsolved permutation, all equally likely."""
+    rules = resolve(JigsawConfig(grid=grid, level=config.level, image_size=8000))
+    count = rules.rows * rules.cols
+    if rules.levels is not None:
+        return list(rules.levels), [1 / len(rules.levels)] * len(rules.levels)
+    levels = list(allowed_levels(count))
+    weights = [count_permutations(count, level) for level in levels]
+    total = sum(weights)
+    return levels, [weight / total for weight in weights]

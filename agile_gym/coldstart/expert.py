@@ -1,0 +1,168 @@
+"""`ExpertPolicy`: knows the solution and plays as a good learner would, looking, thinking, erring and recovering."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agile_gym.actions import Dialect, Workspace, get_dialect
+from agile_gym.arguments import check_seed, is_number
+from agile_gym.coldstart.knowledge import SOURCES, know_puzzle
+from agile_gym.coldstart.moves import swaps_needed, wrong_swaps
+from agile_gym.coldstart.script import ScriptTurn, write_script
+from agile_gym.coldstart.seams import zoom_factors
+from agile_gym.coldstart.steps import MAX_TURNS, draw_steps, expert_cells
+from agile_gym.coldstart.voice import STYLES, make_voice
+from agile_gym.envs.episode import JigsawTask
+from agile_gym.errors import ConfigurationError, did_you_mean
+from agile_gym.policies.base import Observation, slot_of
+from agile_gym.puzzle.layout import BoardLayout
+from agile_gym.rollout.transcript import PolicyRecord
+
+__all__ = ["ExpertPolicy", "check_turns"]
+
+
+class ExpertPolicy:
+    """Plays expert episodes: it looks at board, seams and borders, says what they show, moves, and answers rightly.
+
+    Some moves are wrong and are noticed and mended. An episode is drawn from its seed, ``info["policy_seed"]``, if
+    there is one, else from the policy's: its number of turns, its kinds of action, its mistakes and its words. Episodes
+    with consecutive seeds go through all numbers of turns and ways of looking in turn.
+
+    The record of an episode tells in ``details["steps"]`` what each turn does (`agile_gym.coldstart.steps.StepKind`),
+    so that training can leave out the turns that are wrong on purpose.
+    """
+
+    def __init__(
+        self,
+        *,
+        turns: int | Sequence[int] = (4, 8),
+        style: str = "full",
+        knowledge: str = "oracle",
+        mistakes: float = 0.3,
+        slips: float = 0.0,
+        dialect: Dialect | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """Make the policy.
+
+        Args:
+            turns: Number of turns, the answer included, or the smallest and the largest, 1 to 32; the environment must
+                allow as many. An episode is shorter where there is not so much to do.
+            style: ``"full"`` thinks in sentences, ``"short"`` in a few words that the tiny model has tokens for,
+                ``"none"`` not at all.
+            knowledge: ``"oracle"`` takes the solution from the environment, which is made with ``reveal=True``;
+                ``"edges"`` finds it as `EdgePolicy` does, and is wrong at times.
+            mistakes: Share of episodes with a wrong swap, where there can be one, 0 to 1.
+            slips: Share of episodes that look closer and have an action that cannot be carried out, 0 to 1.
+            dialect: The dialect, where it is one of the user's own; else that of the task.
+            seed: Seed of episodes without one of their own.
+
+        Raises:
+            ConfigurationError: If a value is not allowed.
+        """
+        self.turns = check_turns(turns)
+        for name, value, allowed in (("style", style, STYLES), ("knowledge", knowledge, SOURCES)):
+            if value not in allowed:
+                raise ConfigurationError(f"{name}={value!r} is not allowed. {did_you_mean(value, allowed)}")
+        for name, value in (("mistakes", mistakes), ("slips", slips)):
+            if not is_number(value, 0, 1):
+                raise ConfigurationError(f"{name}={value!r} is not allowed; give a share from 0 to 1.")
+        self._style, self._knowledge = style, knowledge
+        self._mistakes, self._slips = float(mistakes), float(slips)
+        self._dialect = dialect
+        self.reset(seed)
+
+    def reset(self, seed: int | None = None) -> None:
+        """Forget all episodes, and seed those without a seed of their own."""
+        self._seed = int(np.random.SeedSequence(check_seed(seed)).generate_state(1)[0])
+        self._scripts: dict[int, list[ScriptTurn]] = {}
+
+    def act(self, observations: Sequence[Observation], infos: Sequence[dict[str, Any]]) -> list[str]:
+        """Write the next turn of each episode.
+
+        Raises:
+            ConfigurationError: If the solution is not known, or the first observation of an episode was not given.
+        """
+        texts: list[str] = []
+        for position, (observation, info) in enumerate(zip(observations, infos, strict=True)):
+            slot, turn = slot_of(info, position), int(info["turn"])
+            if turn == 0:
+                self._scripts[slot] = self._write(observation, info)
+            if slot not in self._scripts:
+                raise ConfigurationError("ExpertPolicy needs the first observation of an episode; it got a later one.")
+            script = self._scripts[slot]
+            texts.append(script[min(turn, len(script) - 1)].text)
+        return texts
+
+    def finish(self, slot: int) -> PolicyRecord:
+        """Return what each turn of an episode did."""
+        script = self._scripts.pop(slot, [])
+        return PolicyRecord(details={"steps": [turn.kind for turn in script]})
+
+    def _write(self, observation: Observation, info: dict[str, Any]) -> list[ScriptTurn]:
+        task: JigsawTask = info["task"]
+        rows, cols = task.grid
+        image: NDArray[np.uint8] = observation["image"]
+        start = _read_board(observation, task)
+        seed = info.get("policy_seed")
+        own = self._seed if seed is None else int(seed)
+        rng = np.random.default_rng([own, zlib.crc32(np.ascontiguousarray(start.pieces).data)])
+        knowledge = know_puzzle(info, start.pieces, rows, cols, self._knowledge)
+        canvas = (image.shape[0], image.shape[1])
+        workspace = Workspace(start.layout, canvas, rotations=task.rotations)
+        zoomable = bool(zoom_factors(*task.piece_size, canvas))
+        cells = expert_cells(self.turns, zoomable=zoomable)
+        cell = cells[(int(rng.integers(len(cells))) if seed is None else int(seed)) % len(cells)]
+        steps = draw_steps(
+            rng,
+            cell,
+            max(swaps_needed(workspace.order, knowledge.goal), 1),
+            can_err=bool(wrong_swaps(workspace.order, knowledge.goal)),
+            mistakes=self._mistakes,
+            slips=self._slips,
+        )
+        voice = make_voice(self._style, rng, workspace.names, cols)
+        dialect = self._dialect or get_dialect(task.dialect)
+        return write_script(rng, knowledge, workspace, dialect, steps, voice)
+
+
+class _Board(NamedTuple):
+    layout: BoardLayout
+    pieces: NDArray[np.uint8]
+
+
+def _read_board(observation: Observation, task: JigsawTask) -> _Board:
+    """Read the sizes and the pieces, (N, h, w, 3), off the first observation, which shows the board."""
+    (rows, cols), (high, wide) = task.grid, task.piece_size
+    height, width = (int(side) for side in observation["image_size"])
+    gaps = [0.0]
+    if rows > 1:
+        gaps.append((height - rows * high) // (rows - 1) / high)
+    if cols > 1:
+        gaps.append((width - cols * wide) // (cols - 1) / wide)
+    layout = BoardLayout(rows, cols, high, wide, max(gaps) + 1e-9)
+    return _Board(layout, np.stack([observation["image"][cell] for cell in layout.cells]))
+
+
+def check_turns(turns: int | Sequence[int]) -> tuple[int, int]:
+    """Return the smallest and the largest number of turns.
+
+    Raises:
+        ConfigurationError: If they are not two whole numbers from 1 to 32, in order.
+    """
+    pair = (turns, turns) if isinstance(turns, int) else tuple(turns)
+    if len(pair) != 2 or not all(
+        isinstance(count, int) and not isinstance(count, bool) and 1 <= count <= MAX_TURNS for count in pair
+    ):
+        pair = (1, 0)
+    low, high = pair
+    if low > high:
+        raise ConfigurationError(
+            f"turns={turns!r} is not allowed; give a number from 1 to {MAX_TURNS}, or the smallest and the largest."
+        )
+    return low, high

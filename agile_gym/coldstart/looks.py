@@ -1,0 +1,180 @@
+"""Chooses what an expert looks at more closely: a seam of the board, a border of a piece, or a piece enlarged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from agile_gym.actions import Crop, Primitive, Workspace, Zoom
+from agile_gym.actions.recipes import ImageRecipe
+from agile_gym.coldstart.knowledge import Joint, Knowledge, joints_of
+from agile_gym.coldstart.seams import BORDERS, Border, border_box, seam_box, zoom_factors
+from agile_gym.coldstart.voice import Voice
+from agile_gym.puzzle.render import crop_box
+
+__all__ = ["Look", "LookChooser", "broken"]
+
+_T = TypeVar("_T")
+_WRONG_SEAM = 0.6
+"""Share of looks at a seam that does not fit, while there is one."""
+_PIECE = 0.2
+"""Share of crops of a piece although there is a board to be cropped."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """A closer look.
+
+    Attributes:
+        primitive: The crop or the zoom.
+        joint: What it tells of: a seam of the board, or how a border of a piece goes on in the solution; None if it
+            tells nothing.
+        piece: The piece that is shown; -1 for a seam.
+        border: The border of the piece that is shown, if it is one.
+    """
+
+    primitive: Crop | Zoom
+    joint: Joint | None
+    piece: int = -1
+    border: Border | None = None
+
+    def say(self, voice: Voice) -> str:
+        """Say what is looked at."""
+        if isinstance(self.primitive, Zoom):
+            return voice.enlarge(None if self.border is not None or self.piece < 0 else self.piece)
+        if self.border is not None:
+            return voice.look_border(self.piece, self.border)
+        return voice.look_seam(self.joint) if self.joint is not None else ""
+
+
+class LookChooser:
+    """Chooses closer looks, each seam and border once while there are others."""
+
+    def __init__(self, rng: np.random.Generator, knowledge: Knowledge, workspace: Workspace) -> None:
+        """Prepare.
+
+        Args:
+            rng: Source of randomness.
+            knowledge: What is known of the puzzle.
+            workspace: The episode, which goes on meanwhile.
+        """
+        self._rng = rng
+        self._know = knowledge
+        self._space = workspace
+        self._seen: set[object] = set()
+
+    def crop(self, board: str | None, *, closer: bool) -> Look:
+        """Choose a crop.
+
+        Args:
+            board: The image that shows the board as it is, if there is one.
+            closer: Whether the crop is enlarged then, so that a part of a seam is better.
+
+        Returns:
+            A look at a seam of the board, or at a border of a piece.
+        """
+        upright = self._space.turns == self._know.turns
+        if board is None or not upright or self._rng.random() < _PIECE:
+            return self._crop_piece()
+        joint = self._choose_seam()
+        self._seen.add(joint)
+        place = self._space.order.index(joint.first)
+        part: Literal["whole", "first", "second"] = "whole"
+        if closer:
+            part = "first" if self._rng.random() < 0.5 else "second"
+        return Look(Crop(board, seam_box(self._space.layout, place, joint.side, part)), joint)
+
+    def zoom(self, last: Look | None) -> Look | None:
+        """Choose a zoom.
+
+        Args:
+            last: The look whose image was shown last.
+
+        Returns:
+            The last crop enlarged, if there is one and it can be, else a piece enlarged; None if neither can be.
+        """
+        if last is not None and isinstance(last.primitive, Crop):
+            source = self._space.images[last.primitive.image]
+            height, width = _cropped_size(source, last.primitive)
+            factors = zoom_factors(height, width, self._space.canvas)
+            if factors:
+                key = next(reversed(self._space.images))
+                return Look(Zoom(key, self._one_of(factors)), last.joint, last.piece, last.border)
+        layout = self._space.layout
+        factors = zoom_factors(layout.piece_height, layout.piece_width, self._space.canvas)
+        if not factors:
+            return None
+        fresh = [piece for piece in self._know.goal if ("zoom", piece) not in self._seen]
+        piece = self._one_of(fresh or list(self._know.goal))
+        self._seen.add(("zoom", piece))
+        clear = [joint for joint in self._know.neighbours(piece) if self._know.is_clear(joint)]
+        joint = self._one_of(clear) if clear and self._know.turns[piece] == 0 else None
+        return Look(Zoom(self._space.names[piece], self._one_of(factors)), joint, piece)
+
+    def _choose_seam(self) -> Joint:
+        """Choose a seam of the board: rather a clear one, and rather one that does not fit."""
+        joints = joints_of(self._space.order, self._know.rows, self._know.cols)
+        clear = [joint for joint in joints if self._know.is_clear(joint)]
+        fresh = [joint for joint in clear if joint not in self._seen]
+        candidates = fresh or [joint for joint in joints if joint not in self._seen] or joints
+        wrong = [joint for joint in candidates if not self._know.fits(joint)]
+        right = [joint for joint in candidates if self._know.fits(joint)]
+        prefer_wrong = self._rng.random() < _WRONG_SEAM
+        return self._one_of((wrong or right) if prefer_wrong else (right or wrong))
+
+    def _crop_piece(self) -> Look:
+        """Choose a border of a piece; of a piece that lies as it belongs, one that clearly goes on in another piece."""
+        borders = [
+            (joint, piece, border)
+            for joint in joints_of(self._know.goal, self._know.rows, self._know.cols)
+            for piece, border in _borders(joint)
+            if self._know.turns[piece] == 0
+        ]
+        clear = [entry for entry in borders if self._know.is_clear(entry[0])]
+        fresh = [entry for entry in clear if entry[1:] not in self._seen] or clear
+        if fresh:
+            joint, piece, border = self._one_of(fresh)
+        else:  # there is nothing clear to be seen
+            joint, piece, border = None, self._one_of(self._know.goal), self._one_of(BORDERS)
+        self._seen.add((piece, border))
+        box = border_box(border, int(self._rng.integers(3)))
+        return Look(Crop(self._space.names[piece], box), joint, piece, border)
+
+    def _one_of(self, values: Sequence[_T]) -> _T:
+        return values[int(self._rng.integers(len(values)))]
+
+
+def broken(look: Look, workspace: Workspace, rng: np.random.Generator) -> tuple[Primitive, str]:
+    """Spoil a look so that it cannot be carried out.
+
+    Args:
+        look: The look as it should be.
+        workspace: The episode.
+        rng: Source of randomness.
+
+    Returns:
+        The action, and what is wrong with it: ``"box"``, ``"factor"`` or ``"name"``.
+    """
+    primitive = look.primitive
+    if isinstance(primitive, Zoom):
+        side = min(workspace.layout.piece_height, workspace.layout.piece_width)
+        return Zoom(primitive.image, float(2 + max(workspace.canvas) // side)), "factor"
+    if rng.random() < 0.5:
+        x1, y1, x2, y2 = primitive.box
+        return Crop(primitive.image, (x2, y2, x1, y1)), "box"
+    return Crop("observation_image_9", primitive.box), "name"
+
+
+def _borders(joint: Joint) -> tuple[tuple[int, Border], tuple[int, Border]]:
+    """Return the two borders that meet in a joint."""
+    if joint.side == "right":
+        return (joint.first, "right"), (joint.second, "left")
+    return (joint.first, "bottom"), (joint.second, "top")
+
+
+def _cropped_size(source: ImageRecipe, crop: Crop) -> tuple[int, int]:
+    x1, y1, x2, y2 = crop_box(source.height, source.width, crop.box)
+    return y2 - y1, x2 - x1

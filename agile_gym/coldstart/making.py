@@ -1,0 +1,214 @@
+"""`make_cold_start`: lets a teacher play until there are enough good episodes of every kind, and writes them down."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from agile_gym.coldstart.config import ColdStartConfig, attempts_of, prepare
+from agile_gym.coldstart.filters import Filters
+from agile_gym.coldstart.report import ColdStartReport
+from agile_gym.errors import ConfigurationError
+from agile_gym.evaluation.plan import Task
+from agile_gym.evaluation.run import PreparedPlan, play_tasks
+from agile_gym.evaluation.workers import MAX_WORKERS, play_in_workers
+from agile_gym.policies.base import Policy, as_policy, make_policy
+from agile_gym.rollout.files import write_text
+from agile_gym.rollout.reading import read_headers
+from agile_gym.rollout.store import TranscriptWriter
+from agile_gym.rollout.transcript import Transcript
+
+__all__ = ["MANIFEST", "NOTE", "make_cold_start"]
+
+MANIFEST = "cold_start.json"
+"""File beside the transcripts: the settings, how far the attempts went, and the figures."""
+NOTE = "cold_start"
+"""Key in a transcript's details: number of the attempt, hash of the puzzle, and what was rejected before it."""
+
+
+def make_cold_start(
+    output: str | Path,
+    config: ColdStartConfig | None = None,
+    *,
+    teacher: Policy | Callable[[dict[str, Any]], str] | None = None,
+    batch: int = 8,
+    workers: int = 1,
+    format: str = "jsonl",  # noqa: A002 -- the word for it
+    resume: bool = False,
+    overwrite: bool = False,
+    on_attempt: Callable[[int, int], None] | None = None,
+    on_lost: Callable[[str], None] | None = None,
+) -> ColdStartReport:
+    """Write episodes for a cold start as transcripts.
+
+    Episodes are kept if they are solved and no turn was an error, each puzzle once and each text once, until there are
+    enough of every kind. They are judged in the order of the attempts, so that those that are kept depend on the
+    settings alone, not on ``batch`` or ``workers``, for a teacher that keeps to the contract of policies. If the
+    attempts run out first, those found are kept, and the report says what is missing.
+
+    Args:
+        output: The folder. Each transcript's ``details["cold_start"]`` tells which attempt it was.
+        config: The settings; `ColdStartConfig`'s by default.
+        teacher: A policy that plays instead of the one that the settings name, which then only name it. It is told the
+            solution (``reveal=True``).
+        batch: How many episodes are played side by side, in each process.
+        workers: Number of processes; more than one make their own policies by name.
+        format: ``"jsonl"`` or ``"parquet"``; see `TranscriptWriter`.
+        resume: Go on after the episodes that are there, which the same settings made.
+        overwrite: Begin anew even if there are transcripts; they are deleted.
+        on_attempt: Called after each attempt with the numbers of attempts and of episodes kept.
+        on_lost: Called with a sentence when a worker process was lost.
+
+    Returns:
+        What was found.
+
+    Raises:
+        ConfigurationError: If a setting is not allowed, there are transcripts and neither ``resume`` nor ``overwrite``
+            is given, or other settings made them.
+        ImageError: If no photographs are found.
+        AgileGymError: If the teacher fails, or files cannot be written. What is written is kept.
+    """
+    config = ColdStartConfig() if config is None else config
+    for name, value, limit in (("batch", batch, 100_000), ("workers", workers, MAX_WORKERS)):
+        if not 1 <= value <= limit:
+            raise ConfigurationError(f"{name}={value!r} is not allowed; give 1 to {limit:,}.")
+    if teacher is not None and workers > 1:
+        raise ConfigurationError("Worker processes make the teacher by its name; give a name, or workers=1.")
+    policy = None if teacher is None else as_policy(teacher)
+    name, options = config.policy_call()
+    if policy is None and workers == 1:
+        policy = make_policy(name, **options)
+    prepared, quotas = prepare(config)
+    filters = Filters(quotas, distinct_texts=config.wants_distinct_texts, allow_errors=config.allow_errors)
+    folder = Path(output)
+    settings = {"config": config.to_json(), "photographs": prepared.photographs()}
+    if resume:
+        _check_manifest(folder, settings)
+    with TranscriptWriter(folder, format=format, resume=resume, overwrite=overwrite) as writer:  # pyright: ignore[reportArgumentType] -- it says itself what it takes
+        judged = _restore(folder, filters) if resume else 0
+        _write_manifest(folder, settings, judged, filters)
+        try:
+            if not quotas.complete:
+                tasks = attempts_of(config, judged)
+                episodes = _play(policy, prepared, tasks, batch=batch, workers=workers, on_lost=on_lost)
+                with closing(_in_order(episodes, judged)) as attempts:
+                    for number, transcript in attempts:
+                        if filters.judge(transcript) is None:
+                            writer.append(_noted(transcript, number, config.teacher, filters))
+                        judged = number + 1
+                        if on_attempt is not None:
+                            on_attempt(judged, quotas.found.total())
+                        if quotas.complete:
+                            break
+        except BaseException:
+            with suppress(OSError):  # it only saves attempts; what is wrong is told by what was raised
+                _write_manifest(folder, settings, judged, filters)
+            raise
+        _write_manifest(folder, settings, judged, filters)
+    return ColdStartReport.of(folder, judged, filters)
+
+
+def _play(
+    policy: Policy | None,
+    prepared: PreparedPlan,
+    tasks: Iterator[Task],
+    *,
+    batch: int,
+    workers: int,
+    on_lost: Callable[[str], None] | None,
+) -> Generator[tuple[int, Transcript], None, None]:
+    """Play attempts, in this process or in others; they end in any order."""
+    if policy is not None:
+        policy.reset(prepared.plan.seed)
+        episodes = play_tasks(policy, prepared, tasks, batch=batch, keep=sys.maxsize)
+    else:
+        episodes = play_in_workers(prepared, tasks, workers=workers, batch=batch, keep=sys.maxsize, on_lost=on_lost)
+    for result, transcript in episodes:
+        if transcript is not None:
+            yield result.episode, transcript
+
+
+def _in_order(
+    episodes: Generator[tuple[int, Transcript], None, None], start: int
+) -> Generator[tuple[int, Transcript], None, None]:
+    """Pass episodes on in the order of their numbers, from ``start`` on; those that come early wait."""
+    early: dict[int, Transcript] = {}
+    with closing(episodes):
+        for number, transcript in episodes:
+            early[number] = transcript
+            while start in early:
+                yield start, early.pop(start)
+                start += 1
+
+
+def _noted(transcript: Transcript, number: int, teacher: str, filters: Filters) -> Transcript:
+    note = {"attempt": number, **filters.note(transcript)}
+    return replace(transcript, policy=teacher, details={**transcript.details, NOTE: note})
+
+
+def _restore(folder: Path, filters: Filters) -> int:
+    """Count the episodes that are there, and return how many attempts were judged."""
+    judged = 0
+    for header in read_headers(folder):
+        transcript = header.load(images=False)
+        note = transcript.details[NOTE]
+        filters.restore(transcript, note)
+        judged = note["attempt"] + 1
+    manifest = _read_manifest(folder)
+    if manifest is not None and manifest["attempts"] > judged:  # the last attempts came to nothing
+        judged = manifest["attempts"]
+        filters.rejected.clear()
+        filters.rejected.update(manifest["rejected"])
+    return judged
+
+
+def _check_manifest(folder: Path, settings: dict[str, Any]) -> None:
+    """Check that what is there was made with the same settings.
+
+    Raises:
+        ConfigurationError: If it was not.
+    """
+    manifest = _read_manifest(folder)
+    if manifest is None:
+        if any(folder.glob("episodes*")):
+            raise ConfigurationError(
+                f"{folder} holds transcripts that are no cold start: {MANIFEST} is missing. Give another folder."
+            )
+        return
+    for part in ("config", "photographs"):
+        before, now = manifest[part], json.loads(json.dumps(settings[part]))
+        different = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+        if different:
+            key = different[0]
+            raise ConfigurationError(
+                f"{folder} cannot be resumed: its cold start has other {part} ({key}: {before.get(key)!r}, not "
+                f"{now.get(key)!r}). Give the same settings, another folder, or overwrite it."
+            )
+
+
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if not all(isinstance(manifest[key], dict) for key in ("config", "photographs", "rejected")):
+            raise ValueError("a part is missing")
+        manifest["attempts"] = int(manifest["attempts"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(
+            f"{path} is damaged ({error}). Restore it from a copy, or begin anew with overwrite."
+        ) from error
+    return manifest
+
+
+def _write_manifest(folder: Path, settings: dict[str, Any], judged: int, filters: Filters) -> None:
+    report = ColdStartReport.of(folder, judged, filters)
+    with write_text(folder / MANIFEST) as file:
+        json.dump({**settings, **report.to_json()}, file, indent=1)
+        file.write("\n")

@@ -1,0 +1,174 @@
+"""What an expert does in which turn, drawn before it is put into actions and words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+__all__ = ["LOOKS", "MAX_TURNS", "Cell", "Looks", "Step", "StepKind", "draw_steps", "expert_cells"]
+
+Looks = Literal["board", "crop", "zoom", "both"]
+LOOKS: tuple[Looks, ...] = ("board", "crop", "zoom", "both")
+"""How an episode looks closer: not at all, by crops, by zooms (of pieces), or by both."""
+MAX_TURNS = 32
+"""Most turns of an expert's episode."""
+
+StepKind = Literal["observe", "move", "wrong", "undo", "crop", "zoom", "slip", "answer"]
+MAX_CLOSE, MAX_WRONG = 4, 2
+
+
+class Cell(NamedTuple):
+    """The kind of an episode.
+
+    Attributes:
+        turns: Number of turns, the answer included.
+        looks: How it looks closer.
+    """
+
+    turns: int
+    looks: Looks
+
+
+class Step(NamedTuple):
+    """What is done in a turn.
+
+    Attributes:
+        kind: ``"move"`` leads towards the solution, ``"wrong"`` is a swap that does not, ``"undo"`` takes it back;
+            ``"slip"`` is an action that cannot be carried out, and is then done right in the next turn.
+        shows: Whether a move also shows the board.
+    """
+
+    kind: StepKind
+    shows: bool = True
+
+
+class _Frame(NamedTuple):
+    """How many turns go to what; ``split`` counts the moves that are looked at in a turn of their own."""
+
+    close: int
+    slip: int
+    observe: int
+    moves: int
+    wrong: int
+    undo: int
+    split: int
+
+
+def expert_cells(turns: tuple[int, int], *, zoomable: bool = True) -> list[Cell]:
+    """List the kinds of episode that an expert can play.
+
+    Args:
+        turns: Smallest and largest number of turns.
+        zoomable: Whether a piece can be enlarged on the canvas.
+
+    Returns:
+        The kinds; an episode of few turns has no room for every way of looking.
+    """
+    return [
+        Cell(count, looks)
+        for looks in LOOKS
+        for count in range(turns[0], turns[1] + 1)
+        if count > _least_close(looks) and (looks != "zoom" or zoomable)
+    ]
+
+
+def draw_steps(
+    rng: np.random.Generator, cell: Cell, need: int, *, can_err: bool, mistakes: float, slips: float
+) -> list[Step]:
+    """Draw what is done in each turn.
+
+    Args:
+        rng: Source of randomness.
+        cell: The kind of the episode.
+        need: Swaps that are needed, at least 1.
+        can_err: Whether there is a wrong swap to be tried.
+        mistakes: Probability that there is one, 0 to 1.
+        slips: Probability of an action that cannot be carried out, 0 to 1.
+
+    Returns:
+        The steps, the answer last: as many as the cell asks for, or fewer where there is not so much to do.
+    """
+    errs, slipping = rng.random() < mistakes and can_err, rng.random() < slips and cell.looks != "board"
+    for total in range(cell.turns, 0, -1):
+        frames = list(_frames(total - 1, cell.looks, need, MAX_WRONG if can_err and mistakes > 0 else 0, slipping))
+        frames = [frame for frame in frames if frame.moves] or frames
+        frames = [frame for frame in frames if (frame.wrong > 0) == errs] or frames
+        if frames:
+            weights = np.array([_weight(frame) for frame in frames])
+            frame = frames[int(rng.choice(len(frames), p=weights / weights.sum()))]
+            return [*_lay_out(rng, frame, cell.looks), Step("answer")]
+    return [Step("answer")]
+
+
+def _least_close(looks: Looks) -> int:
+    return {"board": 0, "crop": 1, "zoom": 1, "both": 2}[looks]
+
+
+def _frames(turns: int, looks: Looks, need: int, most_wrong: int, slipping: bool) -> Iterator[_Frame]:
+    """List the ways to spend some turns."""
+    most_close = 0 if looks == "board" else MAX_CLOSE
+    for close in range(_least_close(looks), min(most_close, turns) + 1):
+        for slip in {0, int(slipping and close > 0)}:
+            for observe in (0, 1):
+                rest = turns - close - slip - observe
+                if rest == 0:
+                    yield _Frame(close, slip, observe, 0, 0, 0, 0)
+                for moves in range(1, min(need, rest) + 1):
+                    for wrong in range(min(most_wrong, rest - moves) + 1):
+                        for undo in range(wrong + 1):
+                            split = rest - moves - wrong - undo
+                            if 0 <= split <= moves + wrong + undo:
+                                yield _Frame(close, slip, observe, moves, wrong, undo, split)
+
+
+def _weight(frame: _Frame) -> float:
+    """Prefer to look at the board first, not to split moves, to err once, and to look closer as often as to move."""
+    changes = frame.moves + frame.wrong + frame.undo
+    uneven = abs(frame.close - changes) if frame.close else 0
+    return (
+        (3.0 if frame.observe else 1.0)
+        * (4.0 if frame.slip else 1.0)
+        * 0.5 ** (frame.split + max(frame.wrong - 1, 0) + 0.5 * uneven)
+    )
+
+
+def _lay_out(rng: np.random.Generator, frame: _Frame, looks: Looks) -> list[Step]:
+    """Put the turns in order."""
+    blocks: list[list[Step]] = [[Step("move")] for _ in range(frame.moves)]
+    undone = [True] * frame.undo + [False] * (frame.wrong - frame.undo)
+    for undo in undone:
+        wrong = [[Step("wrong")], [Step("undo")]] if undo else [[Step("wrong")]]
+        place = int(rng.integers(frame.moves))  # a right move always follows
+        before = [index for index, block in enumerate(blocks) if block[0].kind == "move"][place]
+        blocks[before:before] = wrong
+    for index in rng.permutation(len(blocks))[: frame.split].tolist():
+        blocks[index] = [Step(blocks[index][0].kind, False), Step("observe")]
+    if frame.observe:
+        blocks.insert(0, [Step("observe")])
+    slip = frame.slip
+    for group in _close_groups(rng, frame.close, looks):
+        place = int(rng.integers(len(blocks) + 1))
+        if place < len(blocks) and blocks[place][0].kind == "undo":
+            place += int(rng.integers(2))
+        blocks.insert(place, [Step("slip"), *group] if slip else group)
+        slip = 0
+    return [step for block in blocks for step in block]
+
+
+def _close_groups(rng: np.random.Generator, close: int, looks: Looks) -> list[list[Step]]:
+    """Divide the closer looks into groups that follow each other directly, such as a crop and its enlargement."""
+    if looks != "both":
+        step = Step("crop") if looks == "crop" else Step("zoom")
+        return [[step] for _ in range(close)]
+    groups = [[Step("crop"), Step("zoom")]]
+    left = close - 2
+    while left > 0:
+        if left >= 2 and rng.random() < 0.5:
+            groups.append([Step("crop"), Step("zoom")])
+            left -= 2
+        else:
+            groups.append([Step("crop" if rng.random() < 0.7 else "zoom")])
+            left -= 1
+    return groups
