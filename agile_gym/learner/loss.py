@@ -259,7 +259,7 @@ def _clipped(
         kl = k3(batch.logps, batch.ref_logps, on)
         sums["kl_ref"] = kl.sum()
         losses = losses + kl_weight * kl if kl_weight else losses
-    loss = (losses * on * weights).sum()
+    loss = (losses * weights).sum()
     if batch.entropies is not None:
         entropies = only(batch.entropies, on).sum()
         sums["entropy"] = entropies

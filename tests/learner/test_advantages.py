@@ -92,6 +92,7 @@ def test_equal_returns_have_no_variance_whatever_the_rounding():
     assert told.advantages.tolist() == [0, 0, 0, 0]
     assert told.constant_groups == 1
     assert group_advantages(returns, [0, 0, 0, 0], tolerance=0).constant_groups == 0
+    assert group_advantages([0.85, 0.85], [0, 0], tolerance=0, epsilon=0).constant_groups == 1
 
 
 def test_no_episodes_and_single_ones():
