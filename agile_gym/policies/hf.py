@@ -76,9 +76,11 @@ class HFVLMPolicy:
         """
         import_optional("torch", extra="vlm", purpose="run a vision-language model")
         from agile_gym.policies.vlm.chat import ChatFormat
+        from agile_gym.policies.vlm.configs import check_config
         from agile_gym.policies.vlm.generate import HFGenerator
         from agile_gym.policies.vlm.inputs import relative_positions
         from agile_gym.policies.vlm.loading import VLM, load_vlm
+        from agile_gym.policies.vlm.processors import check_processor
         from agile_gym.policies.vlm.sampling import SamplingOptions
 
         names = [field.name for field in fields(SamplingOptions)]
@@ -98,6 +100,8 @@ class HFVLMPolicy:
                 raise ConfigurationError(
                     "device, dtype, attention and adapter go with a path, not with a loaded model."
                 )
+            check_config(model.model.config, model.name)
+            check_processor(model.processor, model.name)
             self.vlm = model
         elif isinstance(model, str | Path):
             self.vlm = load_vlm(model, device=device, dtype=dtype, attention=attention, adapter=adapter)

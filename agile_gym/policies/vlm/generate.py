@@ -18,6 +18,7 @@ import torch
 from agile_gym.errors import ModelError
 from agile_gym.policies.vlm.cache import batch_caches, split_caches
 from agile_gym.policies.vlm.chat import ChatFormat
+from agile_gym.policies.vlm.configs import attention_reach
 from agile_gym.policies.vlm.context import Context
 from agile_gym.policies.vlm.inputs import collate_pixels, type_arguments
 from agile_gym.policies.vlm.loading import VLM
@@ -82,11 +83,12 @@ class HFGenerator:
         self.reuse_cache = reuse_cache
         self.max_context: int | None = getattr(vlm.text_config, "max_position_embeddings", None)
         self._ends = set(end_tokens(vlm.model, chat))
-        vocabulary: int = vlm.model.get_output_embeddings().weight.shape[0]
+        head = vlm.model.get_output_embeddings()
+        vocabulary: int = getattr(head, "out_features", None) or head.weight.shape[0]  # packed, if it is quantised
         self.forbidden = forbidden_tokens(chat, vocabulary, sorted(self._ends)).to(vlm.device)
         self._stop = StopTexts(chat, options.stop)
         self._filler: int = chat.tokenizer.pad_token_id or 0
-        self._window = sliding_window(vlm.text_config)
+        self._reach = attention_reach(vlm.text_config)
 
     @torch.inference_mode()
     def generate(self, contexts: Sequence[Context], rngs: Sequence[np.random.Generator]) -> list[Generated]:
@@ -108,7 +110,7 @@ class HFGenerator:
         what is cached: then contexts are computed one by one.
         """
         longest = max((len(contexts[i]) for i in numbers), default=0) + self.options.max_new_tokens
-        if self._window is not None and longest > self._window:
+        if self._reach is not None and longest > self._reach:
             return [[i] for i in numbers]
         return [list(numbers)] if numbers else []
 
@@ -243,10 +245,3 @@ class _Batch:
             self._mask = self._mask[kept]
             self._rows = list(active)
         return self._rows
-
-
-def sliding_window(config: Any) -> int | None:  # noqa: ANN401 -- transformers is untyped
-    """Return how far attention reaches in the layers with a window, or None if no layer has one."""
-    kinds: Sequence[str] = getattr(config, "layer_types", None) or ()
-    window: int | None = getattr(config, "sliding_window", None)
-    return window if any("sliding" in kind or "chunked" in kind for kind in kinds) else None

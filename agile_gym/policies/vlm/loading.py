@@ -1,23 +1,21 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # The types of torch and transformers are incomplete.
-"""Loads a vision-language model and its processor, and says what is wrong with one that cannot be used."""
+"""Loads a vision-language model with its processor and adapter, and says what is wrong with one."""
 
 from __future__ import annotations
 
-import inspect
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agile_gym.errors import ModelError, import_optional
+from agile_gym.policies.vlm.configs import first_line, import_transformers, load_config
+from agile_gym.policies.vlm.processors import check_processor, load_processor
 
-__all__ = ["VLM", "check_processor", "load_config", "load_processor", "load_vlm"]
+__all__ = ["VLM", "check_processor", "load_adapter", "load_config", "load_processor", "load_vlm"]
 
-_NEED_TEMPLATE = (
-    "Save one with the processor (chat_template.jinja beside the tokenizer), or choose the instruction-tuned version "
-    "of the model."
-)
-_ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "kernels-community/flash-attn2")
+_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,70 +43,6 @@ class VLM:
         return self.model.config.get_text_config()
 
 
-def load_config(path: str | Path) -> Any:  # noqa: ANN401 -- transformers is untyped
-    """Load the configuration of a model that takes images.
-
-    Raises:
-        ModelError: If there is none, or it is that of a text-only model.
-        MissingDependencyError: If transformers is not installed.
-    """
-    transformers = _transformers()
-    try:
-        config = transformers.AutoConfig.from_pretrained(str(path))
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"There is no model at {str(path)!r}, neither as a folder nor on the hub: {_first_line(error)} Give a "
-            "folder that save_pretrained has written, or the name of a model on the hub."
-        ) from error
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as NAMES
-
-    if config.model_type not in NAMES:
-        raise ModelError(
-            f"{str(path)!r} is a model of the type {config.model_type!r}, which takes no images. Choose one that does, "
-            "such as one of Qwen2.5-VL, Qwen3-VL, SmolVLM, Gemma3, LLaVA-OneVision or InternVL."
-        )
-    return config
-
-
-def load_processor(path: str | Path) -> Any:  # noqa: ANN401 -- transformers is untyped
-    """Load a processor and check that it can be used in a conversation with images.
-
-    Without torchvision, some processors cannot be loaded for the sake of videos; then they are loaded without them.
-
-    Args:
-        path: A folder, or a name on the hub.
-
-    Raises:
-        ModelError: If it cannot be loaded, takes no images or has no chat template.
-        MissingDependencyError: If transformers, or a package that the processor needs, is not installed.
-    """
-    config = load_config(path)
-    transformers = _transformers()
-    try:
-        processor = transformers.AutoProcessor.from_pretrained(str(path))
-    except (ImportError, OSError, ValueError, KeyError, TypeError) as error:
-        if "torchvision" not in str(error) and "video" not in str(error):
-            raise ModelError(f"The processor of {str(path)!r} cannot be loaded: {_first_line(error)}") from error
-        processor = _load_without_video(path, config)
-    check_processor(processor, str(path))
-    return processor
-
-
-def check_processor(processor: Any, name: str) -> None:  # noqa: ANN401 -- transformers is untyped
-    """Check that a processor can be used in a conversation with images.
-
-    Raises:
-        ModelError: If it takes no images or has no chat template.
-    """
-    if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
-        raise ModelError(
-            f"The processor of {name!r} is a {type(processor).__name__}, which takes no images. Save the model's whole "
-            "processor, with its image processor, in the same folder."
-        )
-    if not getattr(processor, "chat_template", None) and not getattr(processor.tokenizer, "chat_template", None):
-        raise ModelError(f"The model {name!r} has no chat template. {_NEED_TEMPLATE}")
-
-
 def load_vlm(
     path: str | Path,
     *,
@@ -132,100 +66,98 @@ def load_vlm(
         MissingDependencyError: If torch, transformers or PEFT is not installed.
     """
     torch = import_optional("torch", extra="vlm", purpose="run a vision-language model")
+    place = _device(torch, device)
+    if dtype not in (None, *_DTYPES):
+        raise ModelError(f"dtype={dtype!r} is not allowed; give one of {', '.join(map(repr, _DTYPES))}.")
+    on_cpu = place.startswith("cpu") or (place == "auto" and not torch.cuda.is_available())
     processor = load_processor(path)
-    transformers = _transformers()
-    cuda = torch.cuda.is_available()
-    device = device or ("cuda" if cuda else "cpu")
-    if device.startswith("cuda") and not cuda:
-        raise ModelError(
-            f"device={device!r} is not there: torch finds no GPU. Give device='cpu', or install torch with CUDA."
-        )
-    dtype = dtype or ("bfloat16" if device != "cpu" else "float32")
-    if dtype not in ("float32", "bfloat16", "float16"):
-        raise ModelError(f"dtype={dtype!r} is not allowed; give 'float32', 'bfloat16' or 'float16'.")
-    options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
+    quantised = getattr(load_config(path), "quantization_config", None) is not None
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype or ("float32" if on_cpu else "bfloat16"))}
     if attention is not None:
         options["attn_implementation"] = attention
-    if device == "auto":
-        options["device_map"] = "auto"
+    if place == "auto" or quantised:
+        options["device_map"] = "auto" if place == "auto" else {"": place}
+    model = _load_model(path, options, quantised=quantised)
+    if adapter is not None:
+        model = load_adapter(model, adapter)
+    if place != "auto" and not quantised:
+        try:
+            model = model.to(place)
+        except RuntimeError as error:
+            raise ModelError(f"The model cannot be moved to device={place!r}: {first_line(error)}") from error
+    return VLM(model.eval(), processor, str(path))
+
+
+def _device(torch: Any, device: str | None) -> str:  # noqa: ANN401 -- a module
+    """Return where a model goes.
+
+    Raises:
+        ModelError: If there is no such device.
+    """
+    cuda: bool = torch.cuda.is_available()
+    place = device or ("cuda" if cuda else "cpu")
+    if place.startswith("cuda") and not cuda:
+        raise ModelError(
+            f"device={place!r} is not there: torch finds no GPU. Give device='cpu', or install torch with CUDA."
+        )
+    if place == "auto":
+        return place
     try:
-        model = transformers.AutoModelForImageTextToText.from_pretrained(str(path), **options)
+        number: int = torch.device(place).index or 0
+    except RuntimeError as error:
+        raise ModelError(f"device={place!r} is not allowed; give 'cpu', 'cuda', 'cuda:1' or 'auto'.") from error
+    if place.startswith("cuda") and number >= torch.cuda.device_count():
+        raise ModelError(f"device={place!r} is not there: torch finds {torch.cuda.device_count()} GPUs, from cuda:0.")
+    return place
+
+
+def _load_model(path: str | Path, options: dict[str, Any], *, quantised: bool) -> Any:  # noqa: ANN401 -- untyped
+    """Load a model's weights, which must be complete; pickles are not read, as they can hold code."""
+    transformers = import_transformers()
+    try:
+        model, report = transformers.AutoModelForImageTextToText.from_pretrained(
+            str(path), trust_remote_code=False, use_safetensors=True, output_loading_info=True, **options
+        )
     except ImportError as error:
         raise ModelError(f"The model {str(path)!r} needs a package that is missing: {error}") from error
     except Exception as error:  # damaged files raise whatever the reader of their format raises
-        raise ModelError(f"The model {str(path)!r} cannot be loaded: {_first_line(error)}") from error
-    if adapter is not None:
-        model = load_adapter(model, adapter)
-    if device != "auto":
-        try:
-            model = model.to(device)
-        except RuntimeError as error:
-            raise ModelError(f"The model cannot be moved to device={device!r}: {_first_line(error)}") from error
-    return VLM(model.eval(), processor, str(path))
+        hint = " Weights are read as safetensors only; save them as such." if "safetensors" in str(error) else ""
+        raise ModelError(f"The model {str(path)!r} cannot be loaded: {first_line(error)}{hint}") from error
+    missing: list[str] = sorted(report["missing_keys"])
+    if missing and not quantised:
+        raise ModelError(
+            f"The weights of {str(path)!r} are not complete: {len(missing)} are missing, such as {missing[0]!r}, and "
+            "would be random. Download or save the model again."
+        )
+    return model
 
 
 def load_adapter(model: Any, adapter: str | Path) -> Any:  # noqa: ANN401 -- transformers and PEFT are untyped
     """Put an adapter on a model.
 
     Raises:
-        ModelError: If there is none, or it belongs to another model.
+        ModelError: If there is none, it belongs to another model, or it is of a kind that adds tokens.
         MissingDependencyError: If PEFT is not installed.
     """
     peft = import_optional("peft", extra="vlm", purpose="load an adapter")
+    if (Path(adapter) / "adapter_model.bin").exists() and not (Path(adapter) / "adapter_model.safetensors").exists():
+        raise ModelError(
+            f"The adapter {str(adapter)!r} is a pickle (adapter_model.bin), which is not read, as it can hold code. "
+            "Save it as safetensors: save_pretrained(..., safe_serialization=True)."
+        )
     try:
-        adapted = peft.PeftModel.from_pretrained(model, str(adapter))
+        with warnings.catch_warnings():
+            # Else weights that do not belong to this model would be passed over, and the adapter do nothing.
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            adapted = peft.PeftModel.from_pretrained(model, str(adapter), torch_device=str(model.device))
     except Exception as error:  # as above
         raise ModelError(
-            f"The adapter {str(adapter)!r} does not fit the model, or is not one: {_first_line(error)} Give the folder "
+            f"The adapter {str(adapter)!r} does not fit the model, or is not one: {first_line(error)} Give the folder "
             "that PEFT's save_pretrained has written, and the base model that it was trained on."
         ) from error
+    if adapted.active_peft_config.is_prompt_learning:
+        raise ModelError(
+            f"The adapter {str(adapter)!r} adds tokens to each conversation ({adapted.active_peft_config.peft_type}), "
+            "which HFVLMPolicy does not count. Use a LoRA adapter."
+        )
     return adapted
-
-
-def _load_without_video(path: str | Path, config: Any) -> Any:  # noqa: ANN401 -- transformers is untyped
-    """Load a processor whose video part needs torchvision, without that part."""
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
-
-    try:
-        whole: Any = PROCESSOR_MAPPING[type(config)]
-    except KeyError as error:
-        raise ModelError(
-            f"The processor of {str(path)!r} needs torchvision. Install it with: pip install torchvision"
-        ) from error
-    try:
-        return without_video(whole).from_pretrained(str(path))
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise ModelError(
-            f"The processor of {str(path)!r} cannot be loaded without torchvision: {_first_line(error)} Install it "
-            "with: pip install torchvision"
-        ) from error
-
-
-def without_video(whole: Any) -> Any:  # noqa: ANN401 -- transformers is untyped
-    """Return a processor class like the given one, but without the part for videos."""
-
-    class WithoutVideo(whole):
-        """A processor without the attributes that need torchvision."""
-
-        @classmethod
-        def get_attributes(cls) -> list[str]:
-            """Return the names of the processor's parts."""
-            return [name for name in whole.get_attributes() if "video" not in name]
-
-        @classmethod
-        def _get_arguments_from_pretrained(cls, *args: Any, **options: Any) -> list[Any]:  # noqa: ANN401 -- untyped
-            parts: list[Any] = super()._get_arguments_from_pretrained(*args, **options)
-            video = inspect.signature(whole.__init__).parameters["video_processor"]
-            return [*parts, None] if video.default is inspect.Parameter.empty else parts
-
-    WithoutVideo.__name__ = WithoutVideo.__qualname__ = whole.__name__  # what save_pretrained writes down
-    return WithoutVideo
-
-
-def _transformers() -> Any:  # noqa: ANN401 -- a module
-    return import_optional("transformers", extra="vlm", purpose="run a vision-language model")
-
-
-def _first_line(error: BaseException) -> str:
-    line = str(error).strip().partition("\n")[0]
-    return line if line.endswith((".", "!", "?")) else f"{line}."

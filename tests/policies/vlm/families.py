@@ -3,7 +3,7 @@
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from agile_gym.policies.vlm.loading import without_video
+from agile_gym.policies.vlm.processors import without_video
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"

@@ -2,6 +2,8 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
+from types import SimpleNamespace
 
 import families
 import pytest
@@ -10,7 +12,8 @@ import torch
 from agile_gym.errors import ModelError
 from agile_gym.policies import make_policy
 from agile_gym.policies.hf import HFVLMPolicy
-from agile_gym.policies.vlm import load_processor, load_vlm
+from agile_gym.policies.vlm import VLM, load_processor, load_vlm
+from agile_gym.policies.vlm.configs import attention_reach, load_config
 
 PEFT_WARNS = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 """PEFT uses a name that transformers gives up."""
@@ -52,6 +55,66 @@ def test_text_only_model(tmp_path):
         load_vlm(tmp_path)
 
 
+@pytest.mark.parametrize(("field", "value"), [("vocab_size", "many"), ("hidden_size", [1])])
+def test_configuration_with_a_field_of_the_wrong_type(model, field, value):
+    path = model / "config.json"
+    config = json.loads(path.read_text())
+    config["text_config"][field] = value
+    path.write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"configuration in .*model.* cannot be read: .*" + field):
+        load_config(model)
+
+
+def test_configuration_that_is_no_json(model):
+    (model / "config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"configuration in .*model.* cannot be read"):
+        load_config(model)
+
+
+def test_code_that_comes_with_a_model_is_not_run(model, tmp_path):
+    (model / "configuration_own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
+    (model / "config.json").write_text(
+        json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.Own"}})
+    )
+    with pytest.raises(ModelError, match=r"code of its own, which is not run\. Choose"):
+        load_vlm(model)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("Qwen3_5Config", r"'qwen3_5', which has layers of the kind 'linear_attention'.* Choose another"),
+        ("Lfm3VlConfig", r"'conv'"),
+        ("Florence2Config", r"has an encoder and a decoder"),
+        ("MllamaConfig", r"looks at images through layers of their own"),
+    ],
+)
+def test_models_whose_memory_is_not_keys_and_values(saved, tmp_path, kind, message):
+    import transformers
+
+    if not hasattr(transformers, kind):
+        pytest.skip(f"this version of transformers has no {kind}")
+    config = getattr(transformers, kind)()
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=message):
+        load_config(tmp_path)
+    loaded = VLM(SimpleNamespace(config=config), load_processor(saved("idefics3")), "mine")
+    with pytest.raises(ModelError, match=message):
+        HFVLMPolicy(loaded)
+
+
+def test_how_far_attention_reaches():
+    from transformers import Gemma3TextConfig, Llama4TextConfig, MistralConfig, Qwen2Config
+
+    assert attention_reach(MistralConfig(sliding_window=300)) == 300  # names no kinds of layers
+    assert attention_reach(MistralConfig(sliding_window=None)) is None
+    assert attention_reach(Gemma3TextConfig(sliding_window=400)) == 400
+    assert attention_reach(Gemma3TextConfig(num_hidden_layers=1, layer_types=["full_attention"])) is None
+    assert attention_reach(Llama4TextConfig(attention_chunk_size=500)) == 500
+    assert attention_reach(Qwen2Config(sliding_window=600, use_sliding_window=False)) is None
+
+
 def test_model_without_chat_template(model):
     (model / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match=r"has no chat template\. Save one"):
@@ -85,6 +148,27 @@ def test_damaged_weights(model):
         load_vlm(model)
 
 
+def test_weights_that_are_not_complete(model):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(model / "model.safetensors")
+    name = next(name for name in weights if name.endswith("q_proj.weight"))
+    save_file({key: value for key, value in weights.items() if key != name}, model / "model.safetensors")
+    with pytest.raises(ModelError, match=r"1 are missing, such as .*q_proj\.weight.*would be random"):
+        load_vlm(model)
+
+
+def test_pickles_are_not_read(model, saved, tmp_path):
+    torch.save({}, model / "pytorch_model.bin")
+    (model / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"cannot be loaded: .*safetensors only; save them as such"):
+        load_vlm(model)
+    (tmp_path / "adapter").mkdir()
+    torch.save({}, tmp_path / "adapter" / "adapter_model.bin")
+    with pytest.raises(ModelError, match=r"adapter_model\.bin.*not read.*safe_serialization=True"):
+        load_vlm(saved("idefics3"), adapter=tmp_path / "adapter")
+
+
 def test_processor_that_needs_a_missing_package(saved):
     # SmolVLM's processor refuses to work without num2words, which is hidden from a new process.
     code = (
@@ -105,9 +189,17 @@ def test_gpu_that_is_not_there(saved):
         load_vlm(saved("idefics3"), device="cuda")
 
 
-@pytest.mark.parametrize("options", [{"dtype": "int8"}, {"device": "cpu:x"}, {"attention": "flash"}])
-def test_options_that_are_not_allowed(saved, options):
-    with pytest.raises(ModelError):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "int8"}, "give one of 'float32', 'bfloat16', 'float16'"),
+        ({"device": "cpu:x"}, "give 'cpu', 'cuda', 'cuda:1' or 'auto'"),
+        ({"device": "gpu"}, "give 'cpu', 'cuda', 'cuda:1' or 'auto'"),
+        ({"attention": "flash"}, "cannot be loaded: .*attn_implementation"),
+    ],
+)
+def test_options_that_are_not_allowed(saved, options, message):
+    with pytest.raises(ModelError, match=message):
         load_vlm(saved("idefics3"), **options)
 
 
@@ -150,6 +242,33 @@ def test_adapter_of_another_model(saved, tmp_path):
 def test_adapter_that_is_not_there(saved, tmp_path):
     with pytest.raises(ModelError, match=r"adapter .*nothing.* does not fit the model, or is not one"):
         load_vlm(saved("gemma3"), device="cpu", adapter=tmp_path / "nothing")
+
+
+@PEFT_WARNS
+def test_adapter_whose_weights_have_other_names(saved, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    adapter = make_adapter(saved("idefics3"), tmp_path / "adapter")
+    weights = load_file(adapter / "adapter_model.safetensors")
+    renamed = {name.replace("text_model", "language_model"): value for name, value in weights.items()}
+    assert set(renamed) != set(weights)
+    save_file(renamed, adapter / "adapter_model.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as outside of tests
+        with pytest.raises(ModelError, match=r"does not fit the model.*missing adapter keys"):
+            load_vlm(saved("idefics3"), device="cpu", adapter=adapter)
+
+
+@PEFT_WARNS
+def test_adapter_that_adds_tokens(saved, tmp_path):
+    from peft import PromptTuningConfig, get_peft_model
+
+    vlm = load_vlm(saved("llava"), device="cpu")
+    sizes = {"num_layers": 4, "token_dim": 192, "num_attention_heads": 6}
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3, **sizes)
+    get_peft_model(vlm.model, config).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="adds tokens to each conversation"):
+        load_vlm(saved("llava"), device="cpu", adapter=tmp_path)
 
 
 def test_policy_by_name(saved):

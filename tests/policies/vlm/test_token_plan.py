@@ -327,7 +327,7 @@ def test_bad_options_are_refused(folder, words, message):
 def test_models_that_cannot_be_used_are_refused(folder, tmp_path, capsys):
     with pytest.raises(ModelError, match="There is no model at"):
         run("--model", tmp_path / "nothing")
-    from transformers import AutoConfig, LlamaConfig, UdopConfig
+    from transformers import AutoConfig, LlamaConfig, PI0Config, UdopConfig
 
     LlamaConfig().save_pretrained(tmp_path / "text")
     with pytest.raises(ModelError, match="takes no images"):
@@ -339,7 +339,10 @@ def test_models_that_cannot_be_used_are_refused(folder, tmp_path, capsys):
     config.save_pretrained(tmp_path / "mute")
     with pytest.raises(ModelError, match="has no chat template"):
         run("--model", tmp_path / "mute")
-    UdopConfig().save_pretrained(tmp_path / "endless")  # has relative positions, so that no context is the longest
+    UdopConfig().save_pretrained(tmp_path / "two")
+    with pytest.raises(ModelError, match="has an encoder and a decoder"):
+        run("--model", tmp_path / "two")
+    PI0Config().save_pretrained(tmp_path / "endless")  # says of no context that it is the longest
     with pytest.raises(ConfigurationError, match="Give --context TOKENS"):
         run("--model", tmp_path / "endless")
     assert run("--model", folder, "--context", "99", "--turns", "1") == 0
