@@ -1,0 +1,99 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# The types of torch and transformers are incomplete.
+"""Loads the processor of a vision-language model, with or without torchvision, and says what is wrong with one."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from agile_gym.errors import ModelError
+from agile_gym.policies.vlm.configs import first_line, import_transformers, load_config
+
+__all__ = ["check_processor", "load_processor", "without_video"]
+
+_NEED_TEMPLATE = (
+    "Save one with the processor (chat_template.jinja beside the tokenizer), or choose the instruction-tuned version "
+    "of the model."
+)
+
+
+def load_processor(path: str | Path) -> Any:  # noqa: ANN401 -- transformers is untyped
+    """Load a processor and check that it can be used in a conversation with images.
+
+    Without torchvision, some processors cannot be loaded for the sake of videos; then they are loaded without them.
+
+    Args:
+        path: A folder, or a name on the hub.
+
+    Raises:
+        ModelError: If it cannot be loaded, takes no images or has no chat template.
+        MissingDependencyError: If transformers, or a package that the processor needs, is not installed.
+    """
+    config = load_config(path)
+    transformers = import_transformers()
+    try:
+        processor = transformers.AutoProcessor.from_pretrained(str(path), trust_remote_code=False)
+    except Exception as error:  # a damaged file raises whatever its reader raises
+        reason = str(error).replace(str(path), "")
+        if "torchvision" not in reason and "video" not in reason:
+            raise ModelError(f"The processor of {str(path)!r} cannot be loaded: {first_line(error)}") from error
+        processor = _load_without_video(path, config)
+    check_processor(processor, str(path))
+    return processor
+
+
+def check_processor(processor: Any, name: str) -> None:  # noqa: ANN401 -- transformers is untyped
+    """Check that a processor can be used in a conversation with images.
+
+    Raises:
+        ModelError: If it takes no images or has no chat template.
+    """
+    if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
+        raise ModelError(
+            f"The processor of {name!r} is a {type(processor).__name__}, which takes no images. Save the model's whole "
+            "processor, with its image processor, in the same folder."
+        )
+    if not getattr(processor, "chat_template", None) and not getattr(processor.tokenizer, "chat_template", None):
+        raise ModelError(f"The model {name!r} has no chat template. {_NEED_TEMPLATE}")
+
+
+def _load_without_video(path: str | Path, config: Any) -> Any:  # noqa: ANN401 -- transformers is untyped
+    """Load a processor whose video part needs torchvision, without that part."""
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+    try:
+        whole: Any = PROCESSOR_MAPPING[type(config)]
+    except KeyError as error:
+        raise ModelError(
+            f"The processor of {str(path)!r} needs torchvision. Install it with: pip install torchvision"
+        ) from error
+    try:
+        return without_video(whole).from_pretrained(str(path))
+    except Exception as error:  # as above
+        raise ModelError(
+            f"The processor of {str(path)!r} cannot be loaded without torchvision: {first_line(error)} Install it "
+            "with: pip install torchvision"
+        ) from error
+
+
+def without_video(whole: Any) -> Any:  # noqa: ANN401 -- transformers is untyped
+    """Return a processor class like the given one, but without the part for videos."""
+
+    class WithoutVideo(whole):
+        """A processor without the attributes that need torchvision."""
+
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            """Return the names of the processor's parts."""
+            return [name for name in whole.get_attributes() if "video" not in name]
+
+        @classmethod
+        def _get_arguments_from_pretrained(cls, *args: Any, **options: Any) -> list[Any]:  # noqa: ANN401 -- untyped
+            parts: list[Any] = super()._get_arguments_from_pretrained(*args, **options)
+            video = inspect.signature(whole.__init__).parameters["video_processor"]
+            return [*parts, None] if video.default is inspect.Parameter.empty else parts
+
+    WithoutVideo.__name__ = WithoutVideo.__qualname__ = whole.__name__  # what save_pretrained writes down
+    return WithoutVideo
