@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from agile_gym.coldstart.colours import name_colour
 from agile_gym.errors import ConfigurationError
 from agile_gym.policies.edge_costs import edge_costs
 from agile_gym.policies.edge_solver import arrange
@@ -24,6 +25,8 @@ CLEAR_FIT = 2.0
 """Up to this cost, two neighbours fit clearly: each is likely (over 1 in 3) the other's neighbour, of all pieces."""
 CLEAR_MISFIT = 5.0
 """From this cost, two pieces that are no neighbours clearly do not fit."""
+STRIP = 0.06
+"""Depth of a border whose colour is named, as a share of the piece's side."""
 FEW = 4
 """Below so many pieces, borders are also judged against those of the pieces turned by 180 degrees."""
 
@@ -66,6 +69,7 @@ class Knowledge:
         turns: Degrees by which each piece (not place) must be turned clockwise to be upright.
         right: Costs (N, N) of the upright pieces as left and right neighbours; see `edge_costs`.
         below: Costs (N, N) of the upright pieces as upper and lower neighbours.
+        pieces: (N, h, w, 3) uint8, the upright pieces.
     """
 
     rows: int
@@ -74,6 +78,7 @@ class Knowledge:
     turns: tuple[int, ...]
     right: _Costs
     below: _Costs
+    pieces: NDArray[np.uint8]
 
     def neighbours(self, piece: int) -> list[Joint]:
         """Return the joints of a piece in the solved board."""
@@ -91,6 +96,15 @@ class Knowledge:
         table = self.right if joint.side == "right" else self.below
         cost = float(table[joint.first, joint.second])
         return cost <= CLEAR_FIT if self.fits(joint) else cost >= CLEAR_MISFIT
+
+    def colours(self, joint: Joint) -> tuple[str, str] | None:
+        """Return the colour of each of the two borders that meet, or None if one of them has no single colour."""
+        first, second = self.pieces[joint.first], self.pieces[joint.second]
+        if joint.side == "below":
+            first, second = first.swapaxes(0, 1), second.swapaxes(0, 1)
+        depth = max(1, round(STRIP * first.shape[1]))
+        before, after = name_colour(first[:, -depth:]), name_colour(second[:, :depth])
+        return None if before is None or after is None else (before, after)
 
 
 def know_puzzle(
@@ -119,7 +133,7 @@ def know_puzzle(
                 "knowledge='oracle'."
             )
         right, below = _measure(pieces)
-        return Knowledge(rows, cols, arrange(right, below, rows, cols), (0,) * count, right, below)
+        return Knowledge(rows, cols, arrange(right, below, rows, cols), (0,) * count, right, below, pieces)
     if "solution" not in info:
         raise ConfigurationError(
             "The expert needs the solution: make the environment with reveal=True, or use knowledge='edges'."
@@ -133,7 +147,7 @@ def know_puzzle(
         for piece, entry in zip(goal, solution, strict=True):
             turns[piece] = int(entry[1])
     upright = np.stack([np.rot90(piece, -turn // 90) for piece, turn in zip(pieces, turns, strict=True)])
-    return Knowledge(rows, cols, goal, tuple(turns), *_measure(upright))
+    return Knowledge(rows, cols, goal, tuple(turns), *_measure(upright), upright)
 
 
 def _measure(pieces: NDArray[np.uint8]) -> tuple[_Costs, _Costs]:

@@ -9,11 +9,9 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from agile_gym.actions import Crop, Primitive, Workspace, Zoom
-from agile_gym.actions.recipes import ImageRecipe
 from agile_gym.coldstart.knowledge import Joint, Knowledge, joints_of
 from agile_gym.coldstart.seams import BORDERS, Border, border_box, seam_box, zoom_factors
 from agile_gym.coldstart.voice import Voice
-from agile_gym.puzzle.render import crop_box
 
 __all__ = ["Look", "LookChooser", "broken"]
 
@@ -66,6 +64,10 @@ class LookChooser:
         self._space = workspace
         self._seen: set[object] = set()
 
+    def note(self, joint: Joint) -> None:
+        """Keep in mind that a seam has been spoken of, so that another one is looked at."""
+        self._seen.add(joint)
+
     def crop(self, board: str | None, *, closer: bool) -> Look:
         """Choose a crop.
 
@@ -87,22 +89,17 @@ class LookChooser:
             part = "first" if self._rng.random() < 0.5 else "second"
         return Look(Crop(board, seam_box(self._space.layout, place, joint.side, part)), joint)
 
-    def zoom(self, last: Look | None) -> Look | None:
-        """Choose a zoom.
+    def enlarge(self, last: Look) -> Look | None:
+        """Choose a factor for the crop that was shown last; None if it cannot be enlarged on the canvas."""
+        key = next(reversed(self._space.images))
+        recipe = self._space.images[key]
+        factors = zoom_factors(recipe.height, recipe.width, self._space.canvas)
+        if not factors:
+            return None
+        return Look(Zoom(key, self._one_of(factors)), last.joint, last.piece, last.border)
 
-        Args:
-            last: The look whose image was shown last.
-
-        Returns:
-            The last crop enlarged, if there is one and it can be, else a piece enlarged; None if neither can be.
-        """
-        if last is not None and isinstance(last.primitive, Crop):
-            source = self._space.images[last.primitive.image]
-            height, width = _cropped_size(source, last.primitive)
-            factors = zoom_factors(height, width, self._space.canvas)
-            if factors:
-                key = next(reversed(self._space.images))
-                return Look(Zoom(key, self._one_of(factors)), last.joint, last.piece, last.border)
+    def zoom_piece(self) -> Look | None:
+        """Choose a piece to be enlarged; None if the canvas has no room for that."""
         layout = self._space.layout
         factors = zoom_factors(layout.piece_height, layout.piece_width, self._space.canvas)
         if not factors:
@@ -127,7 +124,7 @@ class LookChooser:
 
     def _crop_piece(self) -> Look:
         """Choose a border of a piece; of a piece that lies as it belongs, one that clearly goes on in another piece."""
-        borders = [
+        borders: list[tuple[Joint, int, Border]] = [
             (joint, piece, border)
             for joint in joints_of(self._know.goal, self._know.rows, self._know.cols)
             for piece, border in _borders(joint)
@@ -138,7 +135,8 @@ class LookChooser:
         if fresh:
             joint, piece, border = self._one_of(fresh)
         else:  # there is nothing clear to be seen
-            joint, piece, border = None, self._one_of(self._know.goal), self._one_of(BORDERS)
+            joint, piece = None, self._one_of(self._know.goal)
+            border = BORDERS[int(self._rng.integers(len(BORDERS)))]
         self._seen.add((piece, border))
         box = border_box(border, int(self._rng.integers(3)))
         return Look(Crop(self._space.names[piece], box), joint, piece, border)
@@ -173,8 +171,3 @@ def _borders(joint: Joint) -> tuple[tuple[int, Border], tuple[int, Border]]:
     if joint.side == "right":
         return (joint.first, "right"), (joint.second, "left")
     return (joint.first, "bottom"), (joint.second, "top")
-
-
-def _cropped_size(source: ImageRecipe, crop: Crop) -> tuple[int, int]:
-    x1, y1, x2, y2 = crop_box(source.height, source.width, crop.box)
-    return y2 - y1, x2 - x1

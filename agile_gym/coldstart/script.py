@@ -1,8 +1,7 @@
 """Writes a whole expert's episode: for each step the action, and the thought before it.
 
 A thought tells first what the last image showed, then what follows from it, then what is done. Whatever it says of
-pieces is so: two pieces are said to fit where they are neighbours in the solution, and said not to fit where they are
-not and their borders differ measurably.
+pieces is so; see `agile_gym.coldstart.claims`.
 """
 
 from __future__ import annotations
@@ -16,16 +15,17 @@ from agile_gym.actions import (
     ActionError,
     Answer,
     Arrange,
+    Crop,
     Dialect,
     Observe,
     Primitive,
     Swap,
     Turn,
     Workspace,
-    Zoom,
 )
 from agile_gym.actions.tools import MAX_CALLS
-from agile_gym.coldstart.knowledge import Joint, Knowledge, joints_of
+from agile_gym.coldstart.claims import MAX_REASONS, Claims
+from agile_gym.coldstart.knowledge import Knowledge
 from agile_gym.coldstart.looks import Look, LookChooser, broken
 from agile_gym.coldstart.moves import Pair, right_swap, swap_places, swaps_needed, wrong_swaps
 from agile_gym.coldstart.steps import Step, StepKind
@@ -39,7 +39,6 @@ MAX_SWAPS = 3
 MAX_TURNED = 4
 MAX_LISTED = 16
 """Rows are listed in words up to so many pieces."""
-MAX_REASONS = 3
 _ARRANGE = 0.35
 
 
@@ -94,6 +93,7 @@ class _Writer:
         self._space = workspace
         self._dialect = dialect
         self._voice = voice
+        self._claims = Claims(rng, knowledge, workspace, voice)
         self._looks = LookChooser(rng, knowledge, workspace)
         self._board: str | None = None  # the image that shows the board as it is
         self._fresh = False  # whether that image is the last one
@@ -104,14 +104,13 @@ class _Writer:
         self._wrong: Pair | None = None  # places of the last swap, if it was wrong
         self._noticed = False
         self._tried: set[frozenset[int]] = set()  # pieces whose swap was wrong
-        self._told: Joint | None = None  # what was said last of the last image
 
     def write(self, step: Step, later: Sequence[Step]) -> None:
         """Write the turn of a step, unless it cannot be done."""
         match step.kind:
             case "observe":
-                again = self._boards > 0 or bool(self._moved)
-                self._turn(step.kind, [*self._finding(), self._voice.observe(again=again)], [Observe()])
+                look = self._voice.observe(first=not self.turns, again=self._boards > 0 or bool(self._moved))
+                self._turn(step.kind, [*self._finding(), look], [Observe()])
             case "move":
                 self._move(step, 1 + sum(other.kind == "move" for other in later))
             case "wrong":
@@ -133,83 +132,43 @@ class _Writer:
             self._ready = None
             self._turn(kind, [self._voice.slipped(problem)], [look.primitive], look)
             return
+        if kind == "zoom" and self._look is not None and isinstance(self._look.primitive, Crop):
+            look = self._looks.enlarge(self._look)
+            if look is not None:  # what the crop shows is said when it has been enlarged
+                self._turn(kind, [look.say(self._voice)], [look.primitive], look)
+                return
+        finding = self._finding()
         look = self._choose(kind, later)
         if look is not None:
-            # What a crop shows is said when it has been enlarged.
-            enlarges = isinstance(look.primitive, Zoom) and look.primitive.image not in self._space.names
-            finding = [] if enlarges else self._finding()
             self._turn(kind, [*finding, look.say(self._voice)], [look.primitive], look)
 
     def _slip(self, later: Sequence[Step]) -> None:
+        finding = self._finding()
         look = self._choose(later[0].kind, later[1:])
         if look is not None:
             primitive, problem = broken(look, self._space, self._rng)
-            self._turn("slip", [*self._finding(), look.say(self._voice)], [primitive])
+            self._turn("slip", [*finding, look.say(self._voice)], [primitive])
             self._ready = look, problem
 
     def _choose(self, kind: StepKind, later: Sequence[Step]) -> Look | None:
-        closer = bool(later) and later[0].kind == "zoom"
+        if self._claims.told is not None:
+            self._looks.note(self._claims.told)  # another seam is looked at
         if kind == "crop":
-            return self._looks.crop(self._board, closer=closer)
-        return self._looks.zoom(self._look)
+            return self._looks.crop(self._board, closer=bool(later) and later[0].kind == "zoom")
+        return self._looks.zoom_piece()
 
     def _finding(self) -> list[str]:
         """Say what the last image showed."""
-        self._told = None
+        self._claims.told = None
         if self._look is not None:
-            return [self._look_finding(self._look)]
-        if not self._fresh or not self._upright:
+            return [self._claims.of_look(self._look)]
+        if not self._fresh:
             return []
         if self._wrong is not None and not self._noticed:
             self._noticed = True
             first, second = (self._space.order[place] for place in self._wrong)
-            return [*self._misfits(self._moved), self._voice.was_wrong(first, second)]
-        fitting = [joint for joint in self._touching(self._moved) if self._fits_clearly(joint)]
-        if fitting:
-            self._told = self._pick(fitting)
-            return [self._voice.fits(self._told)]
-        return self._misfits()
-
-    def _look_finding(self, look: Look) -> str:
-        angle = 0 if look.piece < 0 else self._know.turns[look.piece]
-        if angle:
-            return self._voice.turned([(look.piece, angle)])
-        joint = look.joint
-        if joint is None:
-            return ""
-        self._told = joint
-        if self._know.fits(joint):
-            return self._voice.fits(joint, clear=self._know.is_clear(joint))
-        return self._voice.misfit(joint) if self._know.is_clear(joint) else self._voice.unclear(joint)
-
-    def _misfits(self, pieces: Sequence[int] | None = None) -> list[str]:
-        """Say of one seam of the board, if there is any, that it clearly does not fit."""
-        found = [
-            joint
-            for joint in (self._joints() if pieces is None else self._touching(pieces))
-            if not self._know.fits(joint) and self._know.is_clear(joint)
-        ]
-        return [self._voice.misfit(self._pick(found))] if found and self._upright else []
-
-    def _joints(self) -> list[Joint]:
-        return joints_of(self._space.order, self._know.rows, self._know.cols)
-
-    def _touching(self, pieces: Sequence[int]) -> list[Joint]:
-        return [joint for joint in self._joints() if joint.first in pieces or joint.second in pieces]
-
-    def _fits_clearly(self, joint: Joint) -> bool:
-        return self._know.fits(joint) and self._know.is_clear(joint)
-
-    def _pick(self, joints: Sequence[Joint]) -> Joint:
-        return joints[int(self._rng.integers(len(joints)))]
-
-    @property
-    def _upright(self) -> bool:
-        return self._space.turns == self._know.turns
-
-    @property
-    def _solved(self) -> bool:
-        return self._upright and self._space.order == self._know.goal
+            return [*self._claims.misfits(self._moved), self._voice.was_wrong(first, second)]
+        return self._claims.of_board(self._moved)
 
     # --- moving
 
@@ -234,7 +193,7 @@ class _Writer:
         at_once = at_once or (len(pairs) > 1 and self._rng.random() < _ARRANGE)
         if lying:
             finding.append(self._voice.turned(lying[:MAX_TURNED]))
-        thoughts = [*finding, *self._reasons(start, pairs)]
+        thoughts = [*finding, *self._claims.reasons(start, [self._know.goal[target] for _, target in pairs])]
         if order == self._know.goal and len(pairs) > 1 and len(order) <= MAX_LISTED:
             thoughts.append(self._voice.rows(self._rows()))
         elif pairs:
@@ -274,37 +233,15 @@ class _Writer:
         said = [self._voice.turn(lying)] if lying else []
         return [*said, self._voice.swap(swapped)] if swapped else said
 
-    def _reasons(self, start: tuple[int, ...], pairs: Sequence[Pair]) -> list[str]:
-        """Say what the pieces fit to that are brought home: rather to pieces that are there already."""
-        goal = self._know.goal
-        brought = [goal[target] for _, target in pairs][:MAX_REASONS]
-        at_home = {piece for place, piece in enumerate(start) if piece == goal[place]}
-        said = [] if self._told is None else [self._told]
-        claims: list[str] = []
-        for piece in brought:
-            joints = [joint for joint in self._shuffled(self._know.neighbours(piece)) if joint not in said]
-            anchored = [joint for joint in joints if at_home & {joint.first, joint.second}]
-            clear = [joint for joint in anchored if self._know.is_clear(joint)][:1]
-            # A piece whose neighbours are not in place is told by two of them, if it is the only one.
-            clear = clear or [joint for joint in joints if self._know.is_clear(joint)][: 2 if len(brought) == 1 else 1]
-            for joint in clear or (anchored or joints)[:1]:
-                said.append(joint)
-                claims.append(self._voice.fits(joint, clear=self._know.is_clear(joint)))
-            at_home.add(piece)
-        return claims
-
     def _err(self, step: Step) -> None:
         """Swap two pieces of which neither comes home."""
         order = self._space.order
-        pairs = [
-            pair
-            for pair in wrong_swaps(order, self._know.goal)
-            if frozenset((order[pair[0]], order[pair[1]])) not in self._tried
-        ]
+        pairs = wrong_swaps(order, self._know.goal)
         if not pairs:
             return
+        pairs = [pair for pair in pairs if frozenset(order[place] for place in pair) not in self._tried] or pairs
         pair = pairs[int(self._rng.integers(len(pairs)))]
-        self._tried.add(frozenset((order[pair[0]], order[pair[1]])))
+        self._tried.add(frozenset(order[place] for place in pair))
         attempt = self._voice.attempt(order[pair[0]], order[pair[1]])
         self._change(step, [*self._finding(), attempt], [Swap(*pair)])
         self._wrong, self._noticed = pair, False
@@ -331,16 +268,13 @@ class _Writer:
     def _answer(self) -> None:
         thoughts = self._finding()
         goal, turns = self._know.goal, self._know.turns
-        if self._solved:
+        if self._claims.solved:
             thoughts.append(self._voice.all_fit())
         else:
             lying = [(piece, angle) for piece, angle in enumerate(turns) if angle != self._space.turns[piece]]
             if lying:
                 thoughts.append(self._voice.turned(lying))
-            joints = joints_of(goal, self._know.rows, self._know.cols)
-            clear = [joint for joint in self._shuffled(joints) if self._know.is_clear(joint)] or joints
-            for joint in clear[:MAX_REASONS]:
-                thoughts.append(self._voice.fits(joint, clear=self._know.is_clear(joint)))
+            thoughts += self._claims.conclusions()
             if len(goal) <= MAX_LISTED:
                 thoughts.append(self._voice.rows(self._rows()))
         thoughts.append(self._voice.answer())
@@ -353,9 +287,6 @@ class _Writer:
         names, cols = self._space.names, self._know.cols
         goal = [names[piece] for piece in self._know.goal]
         return [goal[start : start + cols] for start in range(0, len(goal), cols)]
-
-    def _shuffled(self, joints: Sequence[Joint]) -> list[Joint]:
-        return [joints[index] for index in self._rng.permutation(len(joints)).tolist()]
 
     def _turn(
         self, kind: StepKind, thoughts: Sequence[str], primitives: Sequence[Primitive], look: Look | None = None

@@ -117,7 +117,8 @@ def _frames(turns: int, looks: Looks, need: int, most_wrong: int, slipping: bool
                     yield _Frame(close, slip, observe, 0, 0, 0, 0)
                 for moves in range(1, min(need, rest) + 1):
                     for wrong in range(min(most_wrong, rest - moves) + 1):
-                        for undo in range(wrong + 1):
+                        # A wrong swap that is not undone can be a swap less for those that follow.
+                        for undo in range(max(0, moves + wrong - need), wrong + 1):
                             split = rest - moves - wrong - undo
                             if 0 <= split <= moves + wrong + undo:
                                 yield _Frame(close, slip, observe, moves, wrong, undo, split)
@@ -143,7 +144,8 @@ def _lay_out(rng: np.random.Generator, frame: _Frame, looks: Looks) -> list[Step
         place = int(rng.integers(frame.moves))  # a right move always follows
         before = [index for index, block in enumerate(blocks) if block[0].kind == "move"][place]
         blocks[before:before] = wrong
-    for index in rng.permutation(len(blocks))[: frame.split].tolist():
+    splits: list[int] = rng.permutation(len(blocks))[: frame.split].tolist()
+    for index in splits:
         blocks[index] = [Step(blocks[index][0].kind, False), Step("observe")]
     if frame.observe:
         blocks.insert(0, [Step("observe")])
@@ -160,8 +162,7 @@ def _lay_out(rng: np.random.Generator, frame: _Frame, looks: Looks) -> list[Step
 def _close_groups(rng: np.random.Generator, close: int, looks: Looks) -> list[list[Step]]:
     """Divide the closer looks into groups that follow each other directly, such as a crop and its enlargement."""
     if looks != "both":
-        step = Step("crop") if looks == "crop" else Step("zoom")
-        return [[step] for _ in range(close)]
+        return [[Step("crop")] if looks == "crop" else [Step("zoom")] for _ in range(close)]
     groups = [[Step("crop"), Step("zoom")]]
     left = close - 2
     while left > 0:

@@ -1,7 +1,6 @@
 """How an expert puts its thoughts: in sentences, in a few words, or not at all.
 
-What it says of pieces are claims, and each is true: `agile_gym.coldstart.script` makes no other. Phrases vary, drawn
-from the episode's own stream.
+What it says of pieces are claims, and each is true: `agile_gym.coldstart.claims` makes no other.
 """
 
 from __future__ import annotations
@@ -13,8 +12,10 @@ import numpy as np
 
 from agile_gym.coldstart.knowledge import Joint
 from agile_gym.coldstart.seams import Border
+from agile_gym.coldstart.sentences import FullVoice
+from agile_gym.coldstart.words import ShortVoice, SilentVoice
 
-__all__ = ["STYLES", "FullVoice", "ShortVoice", "Voice", "make_voice"]
+__all__ = ["STYLES", "Voice", "make_voice"]
 
 STYLES = ("full", "short", "none")
 """Sentences; a few words, each one token of the tiny model; or empty thoughts."""
@@ -26,12 +27,12 @@ Rows = Sequence[Sequence[str]]
 class Voice(Protocol):
     """Puts thoughts into words; each method returns one thought."""
 
-    def fits(self, joint: Joint, *, clear: bool = True) -> str:
-        """Say that two pieces are neighbours; if it is not clear to see, say so less surely."""
+    def fits(self, joint: Joint, *, clear: bool = True, colour: str | None = None) -> str:
+        """Say that two pieces are neighbours, perhaps with the colour of their seam; less surely if it is not clear."""
         ...
 
-    def misfit(self, joint: Joint) -> str:
-        """Say that two pieces side by side are no neighbours."""
+    def misfit(self, joint: Joint, *, colours: tuple[str, str] | None = None) -> str:
+        """Say that two pieces side by side are no neighbours, perhaps with the colours of the two borders."""
         ...
 
     def unclear(self, joint: Joint) -> str:
@@ -58,8 +59,8 @@ class Voice(Protocol):
         """Say that the last swap, of these pieces, brought neither home."""
         ...
 
-    def observe(self, *, again: bool) -> str:
-        """Say that the board is looked at."""
+    def observe(self, *, first: bool, again: bool) -> str:
+        """Say that the board is looked at: in the first turn, or once more after it changed, or otherwise."""
         ...
 
     def look_seam(self, joint: Joint) -> str:
@@ -105,287 +106,17 @@ class Voice(Protocol):
     def join(self, thoughts: Sequence[str]) -> str:
         """Put thoughts together."""
         ...
-
-
-class FullVoice:
-    """Sentences, in varying words."""
-
-    def __init__(self, rng: np.random.Generator, names: Sequence[str], cols: int) -> None:
-        """Prepare.
-
-        Args:
-            rng: Source of randomness.
-            names: Names of the pieces.
-            cols: Number of columns of the board.
-        """
-        self._rng = rng
-        self._names = names
-        self._cols = cols
-
-    def fits(self, joint: Joint, *, clear: bool = True) -> str:
-        """Say that two pieces are neighbours; if it is not clear to see, say so less surely."""
-        first, second = self._pair(joint)
-        border, way = ("right", "to the right of") if joint.side == "right" else ("bottom", "below")
-        if not clear:
-            return self._one_of(
-                f"The {border} border of {first} seems to continue in {second}.",
-                f"{second} seems to fit {way} {first}, although there is little to see at this border.",
-            )
-        return self._one_of(
-            f"The {border} border of {first} continues in {second}.",
-            f"{second} fits {way} {first}: lines and colours run on across the border.",
-            f"What is cut off at the {border} border of {first} goes on in {second}.",
-            f"{second} continues {first} {'to the right' if joint.side == 'right' else 'downwards'}.",
-        )
-
-    def misfit(self, joint: Joint) -> str:
-        """Say that two pieces side by side are no neighbours."""
-        first, second = self._pair(joint)
-        border, way = ("right", "to the right of") if joint.side == "right" else ("bottom", "below")
-        return self._one_of(
-            f"The {border} border of {first} does not continue in {second}.",
-            f"{second} does not fit {way} {first}: the picture breaks off between them.",
-            f"Between {first} and {second} lines and colours break off, so {second} does not belong {way} {first}.",
-        )
-
-    def unclear(self, joint: Joint) -> str:
-        """Say that the seam of two pieces does not tell whether they are neighbours."""
-        first, second = self._pair(joint)
-        return self._one_of(
-            f"The seam between {first} and {second} does not tell enough.",
-            f"From this seam I cannot tell whether {first} and {second} fit.",
-        )
-
-    def turned(self, angles: Sequence[tuple[int, int]]) -> str:
-        """Say by how many degrees pieces must be turned clockwise."""
-        parts = [f"{self._names[piece]} by {angle} degrees" for piece, angle in angles]
-        return f"To stand upright, {_listed(parts)} must be turned clockwise."
-
-    def belongs(self, pieces: Sequence[tuple[int, int]]) -> str:
-        """Say where pieces belong, given as (piece, place)."""
-        parts = [f"{self._names[piece]} belongs in {self._place(place)}" for piece, place in pieces]
-        return self._one_of(f"So {_listed(parts)}.", f"That means that {_listed(parts)}.")
-
-    def rows(self, rows: Rows) -> str:
-        """Say how the solved board reads."""
-        parts = [f"row {number} is {', '.join(row)}" for number, row in enumerate(rows, 1)]
-        return f"Put together, {'; '.join(parts)}."
-
-    def all_fit(self) -> str:
-        """Say that every piece of the board is in its place."""
-        return self._one_of(
-            "Now every border fits and the picture is whole.",
-            "All pieces fit together now.",
-            "The board shows one whole picture: every piece is in its place.",
-        )
-
-    def was_wrong(self, first: int, second: int) -> str:
-        """Say that the last swap, of these pieces, brought neither home."""
-        a, b = self._names[first], self._names[second]
-        return self._one_of(
-            f"Swapping {a} and {b} was wrong: neither of them is in its place.",
-            f"That was a mistake: neither {a} nor {b} is in its place now.",
-        )
-
-    def observe(self, *, again: bool) -> str:
-        """Say that the board is looked at."""
-        if again:
-            return self._one_of("I look at the board again.", "Let me see the board as it is now.")
-        return self._one_of(
-            "First I look at the board as it lies.",
-            "I begin with a look at the whole board.",
-            "Let me see how the pieces lie now.",
-        )
-
-    def look_seam(self, joint: Joint) -> str:
-        """Say that a seam is looked at."""
-        first, second = self._pair(joint)
-        return self._one_of(
-            f"I look closer at the seam between {first} and {second}.",
-            f"Do {first} and {second} fit? I cut out the seam between them.",
-            f"Let me check the border between {first} and {second}.",
-        )
-
-    def look_border(self, piece: int, border: Border) -> str:
-        """Say that one border of a piece is looked at."""
-        name = self._names[piece]
-        return self._one_of(
-            f"I look closer at the {border} border of {name}.",
-            f"What is cut off at the {border} border of {name}? I crop it.",
-        )
-
-    def enlarge(self, piece: int | None) -> str:
-        """Say that a piece is enlarged, or, with None, the last crop."""
-        if piece is None:
-            return self._one_of("That is small, so I enlarge it.", "I enlarge the crop to see the seam better.")
-        name = self._names[piece]
-        return self._one_of(f"I enlarge {name} to see its borders better.", f"Let me see {name} in a larger size.")
-
-    def swap(self, pairs: Sequence[tuple[int, int]]) -> str:
-        """Say which pieces are swapped, pair by pair."""
-        parts = [f"{self._names[first]} and {self._names[second]}" for first, second in pairs]
-        return self._one_of(f"I swap {', then '.join(parts)}.", f"Swap {', then '.join(parts)}.")
-
-    def turn(self, pieces: Sequence[int]) -> str:
-        """Say which pieces are turned upright."""
-        return f"I turn {_listed([self._names[piece] for piece in pieces])} upright."
-
-    def arrange(self) -> str:
-        """Say that the pieces are put into a new order."""
-        return self._one_of("I lay the pieces out in a new order.", "I write the new order of the pieces at once.")
-
-    def attempt(self, first: int, second: int) -> str:
-        """Say that two pieces are swapped to see whether that is better."""
-        a, b = self._names[first], self._names[second]
-        return self._one_of(
-            f"Perhaps {a} and {b} have changed places. I swap them and check.",
-            f"I am not sure about {a} and {b}. I try them the other way round.",
-            f"Would it be better with {a} and {b} swapped? I try it.",
-        )
-
-    def undo(self, first: int, second: int) -> str:
-        """Say that the swap of two pieces is taken back."""
-        a, b = self._names[first], self._names[second]
-        return self._one_of(f"I swap {a} and {b} back.", f"I take that back: {a} and {b} change places again.")
-
-    def slipped(self, kind: str) -> str:
-        """Say what was wrong with the last action: ``"box"``, ``"factor"`` or ``"name"``."""
-        return {
-            "box": "My box was empty: x1 must be below x2, and y1 below y2. I correct it.",
-            "factor": "That would have been too large. I take a smaller factor.",
-            "name": "There is no image of that name. I use one that exists.",
-        }[kind]
-
-    def answer(self) -> str:
-        """Say that the answer is given."""
-        return self._one_of("This is my answer.", "I give this order as the answer.")
-
-    def join(self, thoughts: Sequence[str]) -> str:
-        """Put thoughts together."""
-        return " ".join(thought for thought in thoughts if thought)
-
-    def _pair(self, joint: Joint) -> tuple[str, str]:
-        return self._names[joint.first], self._names[joint.second]
-
-    def _place(self, place: int) -> str:
-        row, col = divmod(place, self._cols)
-        if len(self._names) == 4 and self._cols == 2:
-            return f"the {('top', 'bottom')[row]} {('left', 'right')[col]} corner"
-        return f"row {row + 1}, column {col + 1}"
-
-    def _one_of(self, *phrases: str) -> str:
-        return phrases[int(self._rng.integers(len(phrases)))]
-
-
-class ShortVoice:
-    """A few words a thought, all of them whole words of the tiny model's vocabulary."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        """Prepare.
-
-        Args:
-            names: Names of the pieces.
-        """
-        self._names = names
-
-    def fits(self, joint: Joint, *, clear: bool = True) -> str:
-        """Say that two pieces are neighbours."""
-        return f"{self._names[joint.second]}{_WAYS[joint.side]} {self._names[joint.first]}"
-
-    def misfit(self, joint: Joint) -> str:
-        """Say that two pieces side by side are no neighbours."""
-        return f"{self._names[joint.second]} not{_WAYS[joint.side]} {self._names[joint.first]}"
-
-    def unclear(self, joint: Joint) -> str:
-        """Say nothing."""
-        return ""
-
-    def turned(self, angles: Sequence[tuple[int, int]]) -> str:
-        """Say nothing: the code tells it."""
-        return ""
-
-    def belongs(self, pieces: Sequence[tuple[int, int]]) -> str:
-        """Say nothing: the code tells it."""
-        return ""
-
-    def rows(self, rows: Rows) -> str:
-        """Say nothing: what is written next tells it."""
-        return ""
-
-    def all_fit(self) -> str:
-        """Say that every piece of the board is in its place."""
-        return "All fit"
-
-    def was_wrong(self, first: int, second: int) -> str:
-        """Say that the last swap brought neither piece home."""
-        return "No"
-
-    def observe(self, *, again: bool) -> str:
-        """Say that the board is looked at."""
-        return "Look"
-
-    def look_seam(self, joint: Joint) -> str:
-        """Say that a seam is looked at."""
-        return f"Look {self._names[joint.first]} {self._names[joint.second]}"
-
-    def look_border(self, piece: int, border: Border) -> str:
-        """Say that one border of a piece is looked at."""
-        return f"Look {self._names[piece]} {border}"
-
-    def enlarge(self, piece: int | None) -> str:
-        """Say that a piece is enlarged, or, with None, the last crop."""
-        return "Zoom" if piece is None else f"Zoom {self._names[piece]}"
-
-    def swap(self, pairs: Sequence[tuple[int, int]]) -> str:
-        """Say which pieces are swapped, pair by pair."""
-        return ". ".join(f"Swap {self._names[first]} {self._names[second]}" for first, second in pairs)
-
-    def turn(self, pieces: Sequence[int]) -> str:
-        """Say which pieces are turned upright."""
-        return " ".join(["Turn", *(self._names[piece] for piece in pieces)])
-
-    def arrange(self) -> str:
-        """Say that the pieces are put into a new order."""
-        return "Order"
-
-    def attempt(self, first: int, second: int) -> str:
-        """Say that two pieces are swapped."""
-        return self.swap([(first, second)])
-
-    def undo(self, first: int, second: int) -> str:
-        """Say that the swap of two pieces is taken back."""
-        return self.swap([(first, second)])
-
-    def slipped(self, kind: str) -> str:
-        """Say that the last action was wrong."""
-        return "No"
-
-    def answer(self) -> str:
-        """Say nothing: the answer follows."""
-        return ""
-
-    def join(self, thoughts: Sequence[str]) -> str:
-        """Put thoughts together."""
-        return ". ".join(thought for thought in thoughts if thought)
-
-
-class _NoVoice(ShortVoice):
-    """Empty thoughts."""
-
-    def join(self, thoughts: Sequence[str]) -> str:
-        return ""
-
-
-_WAYS = {"right": " right of", "below": " below"}
 
 
 def make_voice(style: str, rng: np.random.Generator, names: Sequence[str], cols: int) -> Voice:
-    """Return the voice of a style, one of `STYLES`."""
+    """Return the voice of a style, one of `STYLES`.
+
+    Args:
+        style: The style.
+        rng: Source of randomness, for styles in varying words.
+        names: Names of the pieces.
+        cols: Number of columns of the board.
+    """
     if style == "full":
         return FullVoice(rng, names, cols)
-    return ShortVoice(names) if style == "short" else _NoVoice(names)
-
-
-def _listed(parts: Sequence[str]) -> str:
-    """Join parts as in "a, b and c"."""
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return ShortVoice(names) if style == "short" else SilentVoice(names)

@@ -1,0 +1,199 @@
+"""Thoughts in sentences, in words that vary, drawn from the episode's own stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from agile_gym.coldstart.knowledge import Joint
+from agile_gym.coldstart.seams import Border
+
+__all__ = ["FullVoice"]
+
+_COLOURFUL = 0.6
+"""Share of claims that speak of colours, where there is one to speak of."""
+
+
+class FullVoice:
+    """Sentences, in varying words."""
+
+    def __init__(self, rng: np.random.Generator, names: Sequence[str], cols: int) -> None:
+        """Prepare.
+
+        Args:
+            rng: Source of randomness.
+            names: Names of the pieces.
+            cols: Number of columns of the board.
+        """
+        self._rng = rng
+        self._names = names
+        self._cols = cols
+
+    def fits(self, joint: Joint, *, clear: bool = True, colour: str | None = None) -> str:
+        """Say that two pieces are neighbours; if it is not clear to see, say so less surely."""
+        first, second = self._pair(joint)
+        border, way = ("right", "to the right of") if joint.side == "right" else ("bottom", "below")
+        if not clear:
+            return self._one_of(
+                f"The {border} border of {first} seems to continue in {second}.",
+                f"{second} seems to fit {way} {first}, although there is little to see at this border.",
+            )
+        if colour is not None and self._rng.random() < _COLOURFUL:
+            return self._one_of(
+                f"The {colour} at the {border} border of {first} goes on in {second}.",
+                f"{first} ends in {colour} at its {border} border, and {second} goes on in {colour}.",
+            )
+        return self._one_of(
+            f"The {border} border of {first} continues in {second}.",
+            f"{second} fits {way} {first}: lines and colours run on across the border.",
+            f"What is cut off at the {border} border of {first} goes on in {second}.",
+            f"{second} continues {first} {'to the right' if joint.side == 'right' else 'downwards'}.",
+        )
+
+    def misfit(self, joint: Joint, *, colours: tuple[str, str] | None = None) -> str:
+        """Say that two pieces side by side are no neighbours."""
+        first, second = self._pair(joint)
+        border, way = ("right", "to the right of") if joint.side == "right" else ("bottom", "below")
+        if colours is not None and self._rng.random() < _COLOURFUL:
+            return self._one_of(
+                f"{second} does not fit {way} {first}: {colours[0]} meets {colours[1]} there.",
+                f"{first} is {colours[0]} at its {border} border and {second} is {colours[1]} there, so {second} does "
+                f"not belong {way} {first}.",
+            )
+        return self._one_of(
+            f"The {border} border of {first} does not continue in {second}.",
+            f"{second} does not fit {way} {first}: the picture breaks off between them.",
+            f"Between {first} and {second} lines and colours break off, so {second} does not belong {way} {first}.",
+        )
+
+    def unclear(self, joint: Joint) -> str:
+        """Say that the seam of two pieces does not tell whether they are neighbours."""
+        first, second = self._pair(joint)
+        return self._one_of(
+            f"The seam between {first} and {second} does not tell enough.",
+            f"From this seam I cannot tell whether {first} and {second} fit.",
+        )
+
+    def turned(self, angles: Sequence[tuple[int, int]]) -> str:
+        """Say by how many degrees pieces must be turned clockwise."""
+        parts = [f"{self._names[piece]} by {angle} degrees" for piece, angle in angles]
+        return f"To stand upright, {_listed(parts)} must be turned clockwise."
+
+    def belongs(self, pieces: Sequence[tuple[int, int]]) -> str:
+        """Say where pieces belong, given as (piece, place)."""
+        parts = [f"{self._names[piece]} belongs in {self._place(place)}" for piece, place in pieces]
+        return self._one_of(f"So {_listed(parts)}.", f"That means that {_listed(parts)}.")
+
+    def rows(self, rows: Sequence[Sequence[str]]) -> str:
+        """Say how the solved board reads."""
+        parts = [f"row {number} is {', '.join(row)}" for number, row in enumerate(rows, 1)]
+        return f"Put together, {'; '.join(parts)}."
+
+    def all_fit(self) -> str:
+        """Say that every piece of the board is in its place."""
+        return self._one_of(
+            "Now every border fits and the picture is whole.",
+            "All pieces fit together now.",
+            "The board shows one whole picture: every piece is in its place.",
+        )
+
+    def was_wrong(self, first: int, second: int) -> str:
+        """Say that the last swap, of these pieces, brought neither home."""
+        a, b = self._names[first], self._names[second]
+        return self._one_of(
+            f"Swapping {a} and {b} was wrong: neither of them is in its place.",
+            f"That was a mistake: neither {a} nor {b} is in its place now.",
+        )
+
+    def observe(self, *, first: bool, again: bool) -> str:
+        """Say that the board is looked at."""
+        if first:
+            return self._one_of("First I look at the board as it lies.", "I begin with a look at the whole board.")
+        if again:
+            return self._one_of("I look at the board again.", "Let me see the board as it is now.")
+        return self._one_of("Let me see how the pieces lie now.", "Next I look at the whole board.")
+
+    def look_seam(self, joint: Joint) -> str:
+        """Say that a seam is looked at."""
+        first, second = self._pair(joint)
+        return self._one_of(
+            f"I look closer at the seam between {first} and {second}.",
+            f"Do {first} and {second} fit? I cut out the seam between them.",
+            f"Let me check the border between {first} and {second}.",
+        )
+
+    def look_border(self, piece: int, border: Border) -> str:
+        """Say that one border of a piece is looked at."""
+        name = self._names[piece]
+        return self._one_of(
+            f"I look closer at the {border} border of {name}.",
+            f"What is cut off at the {border} border of {name}? I crop it.",
+        )
+
+    def enlarge(self, piece: int | None) -> str:
+        """Say that a piece is enlarged, or, with None, the last crop."""
+        if piece is None:
+            return self._one_of("That is small, so I enlarge it.", "I enlarge the crop to see the seam better.")
+        name = self._names[piece]
+        return self._one_of(f"I enlarge {name} to see its borders better.", f"Let me see {name} in a larger size.")
+
+    def swap(self, pairs: Sequence[tuple[int, int]]) -> str:
+        """Say which pieces are swapped, pair by pair."""
+        parts = [f"{self._names[first]} and {self._names[second]}" for first, second in pairs]
+        return self._one_of(f"I swap {', then '.join(parts)}.", f"Swap {', then '.join(parts)}.")
+
+    def turn(self, pieces: Sequence[int]) -> str:
+        """Say which pieces are turned upright."""
+        return f"I turn {_listed([self._names[piece] for piece in pieces])} upright."
+
+    def arrange(self) -> str:
+        """Say that the pieces are put into a new order."""
+        return self._one_of("I lay the pieces out in a new order.", "I write the new order of the pieces at once.")
+
+    def attempt(self, first: int, second: int) -> str:
+        """Say that two pieces are swapped to see whether that is better."""
+        a, b = self._names[first], self._names[second]
+        return self._one_of(
+            f"Perhaps {a} and {b} have changed places. I swap them and check.",
+            f"I am not sure about {a} and {b}. I try them the other way round.",
+            f"Would it be better with {a} and {b} swapped? I try it.",
+        )
+
+    def undo(self, first: int, second: int) -> str:
+        """Say that the swap of two pieces is taken back."""
+        a, b = self._names[first], self._names[second]
+        return self._one_of(f"I swap {a} and {b} back.", f"I take that back: {a} and {b} change places again.")
+
+    def slipped(self, kind: str) -> str:
+        """Say what was wrong with the last action: ``"box"``, ``"factor"`` or ``"name"``."""
+        return {
+            "box": "My box was empty: x1 must be below x2, and y1 below y2. I correct it.",
+            "factor": "That would have been too large. I take a smaller factor.",
+            "name": "There is no image of that name. I use one that exists.",
+        }[kind]
+
+    def answer(self) -> str:
+        """Say that the answer is given."""
+        return self._one_of("This is my answer.", "I give this order as the answer.")
+
+    def join(self, thoughts: Sequence[str]) -> str:
+        """Put thoughts together."""
+        return " ".join(thought for thought in thoughts if thought)
+
+    def _pair(self, joint: Joint) -> tuple[str, str]:
+        return self._names[joint.first], self._names[joint.second]
+
+    def _place(self, place: int) -> str:
+        row, col = divmod(place, self._cols)
+        if len(self._names) == 4 and self._cols == 2:
+            return f"the {('top', 'bottom')[row]} {('left', 'right')[col]} corner"
+        return f"row {row + 1}, column {col + 1}"
+
+    def _one_of(self, *phrases: str) -> str:
+        return phrases[int(self._rng.integers(len(phrases)))]
+
+
+def _listed(parts: Sequence[str]) -> str:
+    """Join parts as in "a, b and c"."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
