@@ -1,9 +1,9 @@
 """Measures how the tiny model learns to see: accuracy on photographs it never saw, over the puzzles it has seen.
 
-    python benchmarks/tiny_eyes.py TRAIN_FOLDER TEST_FOLDER [--output curve.csv] [--save model]
+    python benchmarks/tiny_eyes.py TRAIN_FOLDER TEST_FOLDER [--seeds 0 1 2] [--output curve.csv] [--save model]
 
-Writes one row a measurement: 2,048 puzzles cut from the test photographs (random parts, any unsolved order), answered
-in the model's first turn, greedily and sampled at temperature 1.
+Writes one row a measurement and grid: puzzles of the test photographs (random parts, any unsolved order), answered
+in the model's first turn, greedily and sampled at temperature 1. ``--start`` goes on from a saved model.
 """
 
 from __future__ import annotations
@@ -17,24 +17,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import AutoModelForImageTextToText
 
 from agile_gym.images import open_images
 from agile_gym.policies.tiny import build_tiny
 from agile_gym.policies.tiny.answering import answer_turns, pieces_right
 from agile_gym.policies.tiny.eyes import EyesConfig, EyesProgress, train_eyes
 from agile_gym.policies.tiny.puzzles import Lesson, PuzzleBatch, PuzzleDrawer
+from agile_gym.puzzle.board import parse_grid
 
 TEST_SEED = 7
 CHUNK = 256
 
 
 class Meter:
-    """Answers the same test puzzles over and over, and keeps what came of it."""
+    """Answers the same test puzzles of a grid over and over, and tells how many were right."""
 
-    def __init__(self, model, processor, folder: str, config: EyesConfig, count: int) -> None:
-        self.model, self.processor = model, processor
-        self.lesson = Lesson(processor, config.grid, 5)
-        drawer = PuzzleDrawer(open_images(folder), config.grid, TEST_SEED)
+    def __init__(self, model, processor, folder: str, grid: tuple[int, int], count: int) -> None:
+        self.model, self.processor, self.grid = model, processor, grid
+        self.lesson = Lesson(processor, grid, 5)
+        drawer = PuzzleDrawer(open_images(folder), grid, TEST_SEED)
         self.batches = [drawer.draw(min(CHUNK, count - start)) for start in range(0, count, CHUNK)]
 
     def measure(self) -> dict[str, float]:
@@ -44,14 +46,12 @@ class Meter:
             "greedy": None,
             "sampled": lambda logits: torch.multinomial(logits.softmax(-1), 1, generator=random)[:, 0],
         }
-        self.model.eval()
         row: dict[str, float] = {}
         for way, choose in ways.items():
             right = np.array([number for batch in self.batches for number in self._right(batch, choose)])
-            pieces = self.batches[0].home.shape[1]
-            row[f"{way}_acc"] = float(np.mean(right == pieces))
-            row[f"{way}_score"] = float(np.mean(right / pieces))
-        self.model.train()
+            pieces = self.grid[0] * self.grid[1]
+            row[f"{way}_acc"] = round(float(np.mean(right == pieces)), 4)
+            row[f"{way}_score"] = round(float(np.mean(right / pieces)), 4)
         return row
 
     def _right(self, batch: PuzzleBatch, choose) -> list[int]:
@@ -59,52 +59,62 @@ class Meter:
         return pieces_right(self.processor, self.lesson, turns, batch)
 
 
-def main() -> None:
-    """Train, measure, write the curve."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("train", help="folder of photographs to train on")
-    parser.add_argument("test", help="folder of other photographs to test on")
-    parser.add_argument("--output", type=Path, help="CSV file of the curve")
-    parser.add_argument("--save", type=Path, help="directory of the trained model")
-    parser.add_argument("--every", type=int, default=100, help="steps between measurements")
-    parser.add_argument("--puzzles", type=int, default=2048, help="test puzzles")
-    defaults = EyesConfig()
-    for name, value in asdict(defaults).items():
-        if isinstance(value, int | float | str):
-            parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    arguments = vars(parser.parse_args())
-    config = replace(defaults, **{name: arguments[name] for name in asdict(defaults) if name in arguments})
-
-    torch.set_num_threads(1)
+def run(config: EyesConfig, options: argparse.Namespace) -> list[dict[str, float | str]]:
+    """Train one model and return its curve."""
     model, processor = build_tiny(config.seed)
-    meter = Meter(model, processor, arguments["test"], config, arguments["puzzles"])
+    if options.start:
+        model.load_state_dict(AutoModelForImageTextToText.from_pretrained(options.start).state_dict())
+    meters = [Meter(model, processor, options.test, grid, options.puzzles) for grid in config.grids]
     rows: list[dict[str, float | str]] = []
-    measuring = 0.0
+    measuring = time.process_time()
 
     def progress(entry: EyesProgress) -> None:
         nonlocal measuring
-        if entry.stage == "matching" and entry.step % arguments["every"]:
-            return
-        if entry.stage == "answers" and entry.step % arguments["every"] and entry.step != entry.steps:
+        last = entry.step == entry.steps
+        if (entry.step % options.every and not last) or (entry.stage == "matching" and not last):
             return
         spent = time.process_time() - measuring
-        row = {"stage": entry.stage, "step": entry.step, "puzzles": entry.puzzles, "loss": round(entry.loss, 4)}
-        row |= {"cpu_seconds": round(spent), "seconds": round(entry.seconds)}
-        if entry.stage == "answers":
-            row |= {name: round(value, 4) for name, value in meter.measure().items()}
+        for meter in meters:
+            row = {"seed": config.seed, "grid": "{}x{}".format(*meter.grid), "stage": entry.stage, "step": entry.step}
+            row |= {"puzzles": entry.puzzles, "loss": round(entry.loss, 4), "cpu_seconds": round(spent)}
+            rows.append(row | meter.measure())
+            print(*(f"{name} {value}" for name, value in rows[-1].items()), file=sys.stderr, flush=True)
         measuring = time.process_time() - spent
-        rows.append(row)
-        print(*(f"{name} {value}" for name, value in row.items()), file=sys.stderr, flush=True)
 
-    train_eyes(model, processor, open_images(arguments["train"]), config, progress)
-    if arguments["output"]:
-        with arguments["output"].open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[-1]), lineterminator="\n")
+    train_eyes(model, processor, open_images(options.train), config, progress)
+    if options.save:
+        for part in (model, processor):
+            part.save_pretrained(options.save)
+    return rows
+
+
+def main() -> None:
+    """Read the options, train a model a seed, write the curves."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("train", help="folder of photographs to train on")
+    parser.add_argument("test", help="folder of other photographs to test on")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--grids", nargs="+", default=["2x2"], help="such as 2x2 3x3")
+    parser.add_argument("--start", help="directory of a tiny model to go on from")
+    parser.add_argument("--output", type=Path, help="CSV file of the curve")
+    parser.add_argument("--save", type=Path, help="directory of the trained model, of the last seed")
+    parser.add_argument("--every", type=int, default=200, help="steps between measurements")
+    parser.add_argument("--puzzles", type=int, default=2048, help="test puzzles a grid")
+    parser.add_argument("--threads", type=int, default=1)
+    defaults = EyesConfig()
+    numbers = [name for name, value in asdict(defaults).items() if isinstance(value, int | float) and name != "seed"]
+    for name in numbers:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(getattr(defaults, name)))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    given = {name: getattr(options, name) for name in numbers if getattr(options, name) is not None}
+    config = replace(defaults, grids=tuple(map(parse_grid, options.grids)), **given)
+    rows = [row for seed in options.seeds for row in run(replace(config, seed=seed), options)]
+    if options.output:
+        with options.output.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-    if arguments["save"]:
-        for part in (model, processor):
-            part.save_pretrained(arguments["save"])
 
 
 if __name__ == "__main__":

@@ -66,7 +66,9 @@ def build_processor() -> LlavaProcessor:
     """
     transformers: Any = import_optional("transformers", extra="vlm", purpose="build the tiny model")
     side = {"height": PIECE, "width": PIECE}
-    images = transformers.SiglipImageProcessorPil(
+    # The one that needs no torchvision; before it had a name of its own it was the ordinary one.
+    make_images = getattr(transformers, "SiglipImageProcessorPil", None) or transformers.SiglipImageProcessor
+    images = make_images(
         size=side,
         crop_size=side,  # nothing is cropped, but LlavaProcessor counts an image's tokens by it
         do_center_crop=False,

@@ -37,7 +37,7 @@ class EyesConfig:
 
     Attributes:
         seed: Seed of puzzles and of what is drawn beside.
-        grid: Rows and columns of the puzzles.
+        grids: Rows and columns of the puzzles, at most 26 pieces; each step takes one of these grids.
         matching_steps: Steps of the first stage, on the vision tower alone; 0 leaves it out.
         matching_batch: Puzzles a step of it.
         matching_lr: Its learning rate.
@@ -55,7 +55,7 @@ class EyesConfig:
     """
 
     seed: int = 0
-    grid: tuple[int, int] = (2, 2)
+    grids: tuple[tuple[int, int], ...] = ((2, 2),)
     matching_steps: int = 600
     matching_batch: int = 512
     matching_lr: float = 2e-3
@@ -81,6 +81,8 @@ class EyesConfig:
         for name in ("matching_batch", "batch", "matching_lr", "lr"):
             if getattr(self, name) <= 0:
                 raise ConfigurationError(f"{name}={getattr(self, name)!r} must be above 0.")
+        if not self.grids:
+            raise ConfigurationError("grids=() must hold one grid or more, such as ((2, 2),).")
         if not 1 <= self.turns[0] <= self.turns[1]:
             raise ConfigurationError(f"turns={self.turns!r} must be a range such as (1, 8).")
         if self.precision not in ("auto", "float32", "bfloat16"):
@@ -158,16 +160,16 @@ class _Training:
         self._width: int = model.config.text_config.hidden_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self._matching = Matching(self._width, config.grid).to(model.device)
+            self._matching = [Matching(self._width, grid).to(model.device) for grid in config.grids]
         few, many = config.turns
-        self._lessons = [Lesson(processor, config.grid, turns) for turns in range(few, many + 1)]
+        self._lessons = [[Lesson(processor, grid, turns) for turns in range(few, many + 1)] for grid in config.grids]
         self._choices = np.random.default_rng([config.seed, 0])
 
     def run(self) -> Iterator[EyesProgress]:
         """Run both stages, a step at a time."""
         config, inner = self._config, self._model.model
         eyes = [*inner.vision_tower.parameters(), *inner.multi_modal_projector.parameters()]
-        eyes += self._matching.parameters()
+        eyes += [parameter for matching in self._matching for parameter in matching.parameters()]
         began, seen = time.perf_counter(), 0
         words = list(inner.language_model.parameters())
         stages: list[tuple[Stage, Groups, int, int]] = [
@@ -184,31 +186,45 @@ class _Training:
         torch: Any = import_optional("torch", extra="vlm", purpose="train the tiny model")
 
         config = self._config
-        drawer = PuzzleDrawer(self._images, config.grid, [config.seed, 1 if stage == "matching" else 2])
+        seeds = [config.seed, 1 if stage == "matching" else 2]
+        drawers = [PuzzleDrawer(self._images, grid, [*seeds, number]) for number, grid in enumerate(config.grids)]
         optimizer = torch.optim.AdamW(
             [{"params": group, "lr": rate, "peak": rate} for group, rate in groups],
             betas=(0.9, 0.98),
             weight_decay=config.weight_decay,
+            fused=True,
         )
         parameters = [parameter for group, _ in groups for parameter in group]
         for step in range(steps):
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * _schedule(step, steps, config.warmup)
-            loss = self._loss(stage, drawer, drawer.draw(size), step)
+            number = int(self._choices.integers(len(drawers)))
+            loss = self._loss(stage, number, drawers[number], drawers[number].draw(size), step)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             yield float(loss.detach())
 
-    def _loss(self, stage: Stage, drawer: PuzzleDrawer, batch: PuzzleBatch, step: int) -> Any:  # noqa: ANN401 -- a tensor
-        """Compute the loss of some puzzles: that of the matching, and in the second stage that of the answers."""
+    def _loss(self, stage: Stage, number: int, drawer: PuzzleDrawer, batch: PuzzleBatch, step: int) -> Any:  # noqa: ANN401
+        """Compute the loss of some puzzles: that of the matching, and in the second stage that of the answers.
+
+        Args:
+            stage: The stage.
+            number: Index of the grid.
+            drawer: What lays boards out.
+            batch: The puzzles.
+            step: The step, from 0.
+
+        Returns:
+            Scalar tensor.
+        """
         import torch
 
         from agile_gym.policies.tiny.answering import answer_loss, as_pixels, as_tensor
         from agile_gym.policies.tiny.forward import image_features
 
-        device, matching, answers = self._model.device, self._matching, stage == "answers"
+        device, matching, answers = self._model.device, self._matching[number], stage == "answers"
         boards, arranged = drawer.boards(batch.first(len(batch.home) // BOARDS_AMONG) if answers else batch)
         with _precision(self._config.precision, device.type):
             pixels = torch.cat([as_pixels(batch.pieces, device), as_pixels(boards, device)])
@@ -219,7 +235,8 @@ class _Training:
         loss = loss + matching.board_loss(shown, as_tensor(arranged, device))
         if not answers:
             return loss
-        lesson = self._lessons[int(self._choices.integers(len(self._lessons)))]
+        lessons = self._lessons[number]
+        lesson = lessons[int(self._choices.integers(len(lessons)))]
         whole = step % WHOLE_EVERY == 0
         with _precision(self._config.precision, device.type):
             return self._config.matching_weight * loss + answer_loss(self._model, lesson, pieces, batch, whole=whole)

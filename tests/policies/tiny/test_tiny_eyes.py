@@ -216,13 +216,13 @@ def test_training_lowers_the_loss_and_repeats_itself_bit_for_bit(images):
     assert not model.training
 
 
-@pytest.mark.parametrize("grid", [(1, 3), (2, 3)])
-def test_other_grids_are_trained(grid, images):
+@pytest.mark.parametrize("grids", [((1, 3),), ((2, 2), (2, 3))])
+def test_other_grids_are_trained(grids, images):
     seen = []
     model, processor = build_tiny(1, sizes=SMALL)
-    config = EyesConfig(**(QUICK | {"grid": grid, "matching_steps": 1, "steps": 2, "precision": "float32"}))
+    config = EyesConfig(**(QUICK | {"grids": grids, "matching_steps": 4, "steps": 8, "precision": "float32"}))
     train_eyes(model, processor, images, config, seen.append)
-    assert [entry.step for entry in seen] == [1, 1, 2]
+    assert [entry.step for entry in seen] == [1, 2, 3, 4, 1, 2, 3, 4, 5, 6, 7, 8]
     assert all(np.isfinite(entry.loss) for entry in seen)
 
 
@@ -239,7 +239,15 @@ def test_matching_leaves_the_language_model_alone(images):
 
 @pytest.mark.parametrize(
     "options",
-    [{"steps": -1}, {"batch": 0}, {"lr": 0.0}, {"turns": (0, 3)}, {"turns": (4, 3)}, {"precision": "float16"}],
+    [
+        {"grids": ()},
+        {"steps": -1},
+        {"batch": 0},
+        {"lr": 0.0},
+        {"turns": (0, 3)},
+        {"turns": (4, 3)},
+        {"precision": "float16"},
+    ],
 )
 def test_refuses_what_cannot_be_trained(options):
     with pytest.raises(ConfigurationError, match=next(iter(options))):
