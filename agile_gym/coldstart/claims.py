@@ -100,7 +100,7 @@ class Claims:
         at_home = {piece for place, piece in enumerate(order) if piece == self._know.goal[place]}
         said = [] if self.told is None else [self.told]
         claims: list[str] = []
-        for piece in pieces[:MAX_REASONS]:
+        for piece in pieces[: self._voice.most_reasons]:
             joints = [joint for joint in self._shuffled(self._know.neighbours(piece)) if joint not in said]
             anchored = [joint for joint in joints if at_home & {joint.first, joint.second}]
             clear = [joint for joint in anchored if self._know.is_clear(joint)][:1]

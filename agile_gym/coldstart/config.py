@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from agile_gym.arguments import check_seed, is_whole
-from agile_gym.coldstart.expert import check_turns
+from agile_gym.coldstart.expert import MISTAKES, cells_of, check_turns
 from agile_gym.coldstart.quotas import Quotas
-from agile_gym.coldstart.seams import zoom_factors
+from agile_gym.coldstart.seams import FACTORS, zoom_factors
 from agile_gym.coldstart.steps import Cell, expert_cells
 from agile_gym.envs.config import JigsawConfig, JigsawRules, resolve
 from agile_gym.envs.jigsaw import JigsawVisionEnv, open_source
@@ -200,7 +200,7 @@ def prepare(config: ColdStartConfig) -> tuple[PreparedPlan, Quotas]:
     entries: list[SuiteEntry] = []
     for grid, make in makers.items():
         env = make()
-        cells[grid] = expert_cells(config.turn_range, zoomable=_zoomable(env.rules))
+        cells[grid] = _cells(config, env.rules)
         entries.append(SuiteEntry(grid, env.rules.levels, 1))
         env.close()
     name, policy_options = config.policy_call()
@@ -209,11 +209,17 @@ def prepare(config: ColdStartConfig) -> tuple[PreparedPlan, Quotas]:
     return PreparedPlan(plan, source, makers), Quotas(config.count, config.grids, cells, config.balance)
 
 
-def _zoomable(rules: JigsawRules) -> bool:
+def _cells(config: ColdStartConfig, rules: JigsawRules) -> list[Cell]:
+    """Return the kinds of episode of a grid: of the expert, those that it can play."""
     layout = rules.layout
     if layout is None:
-        return rules.rows > 1 and rules.cols > 1
-    return bool(zoom_factors(layout.piece_height, layout.piece_width, rules.canvas))
+        factors = list(FACTORS) if rules.rows > 1 and rules.cols > 1 else []
+    else:
+        factors = zoom_factors(layout.piece_height, layout.piece_width, rules.canvas)
+    if not config.is_expert:
+        return expert_cells(config.turn_range, zoomable=bool(factors))
+    options = config.teacher_options
+    return cells_of(config.turn_range, rules.rows * rules.cols, factors, options.get("mistakes", MISTAKES))
 
 
 def attempts_of(config: ColdStartConfig, start: int) -> Iterator[Task]:

@@ -15,7 +15,7 @@ from agile_gym.coldstart.knowledge import SOURCES, know_puzzle
 from agile_gym.coldstart.moves import swaps_needed, wrong_swaps
 from agile_gym.coldstart.script import ScriptTurn, write_script
 from agile_gym.coldstart.seams import zoom_factors
-from agile_gym.coldstart.steps import MAX_TURNS, draw_steps, expert_cells
+from agile_gym.coldstart.steps import MAX_TURNS, Cell, draw_steps, expert_cells
 from agile_gym.coldstart.voice import STYLES, make_voice
 from agile_gym.envs.episode import JigsawTask
 from agile_gym.errors import ConfigurationError, did_you_mean
@@ -23,7 +23,13 @@ from agile_gym.policies.base import Observation, slot_of
 from agile_gym.puzzle.layout import BoardLayout
 from agile_gym.rollout.transcript import PolicyRecord
 
-__all__ = ["ExpertPolicy", "check_turns"]
+__all__ = ["ExpertPolicy", "cells_of", "check_turns"]
+
+
+MISTAKES = 0.3
+"""Share of episodes with a wrong swap, unless told."""
+MISTAKABLE = 4
+"""From so many pieces on, there is a wrong swap in every puzzle."""
 
 
 class ExpertPolicy:
@@ -43,7 +49,7 @@ class ExpertPolicy:
         turns: int | Sequence[int] = (4, 8),
         style: str = "full",
         knowledge: str = "oracle",
-        mistakes: float = 0.3,
+        mistakes: float = MISTAKES,
         slips: float = 0.0,
         dialect: Dialect | None = None,
         seed: int | None = None,
@@ -115,8 +121,7 @@ class ExpertPolicy:
         knowledge = know_puzzle(info, start.pieces, rows, cols, self._knowledge)
         canvas = (image.shape[0], image.shape[1])
         workspace = Workspace(start.layout, canvas, rotations=task.rotations)
-        zoomable = bool(zoom_factors(*task.piece_size, canvas))
-        cells = expert_cells(self.turns, zoomable=zoomable)
+        cells = cells_of(self.turns, rows * cols, zoom_factors(*task.piece_size, canvas), self._mistakes)
         cell = cells[(int(rng.integers(len(cells))) if seed is None else int(seed)) % len(cells)]
         steps = draw_steps(
             rng,
@@ -147,6 +152,24 @@ def _read_board(observation: Observation, task: JigsawTask) -> _Board:
         gaps.append((width - cols * wide) // (cols - 1) / wide)
     layout = BoardLayout(rows, cols, high, wide, max(gaps) + 1e-9)
     return _Board(layout, np.stack([observation["image"][cell] for cell in layout.cells]))
+
+
+def cells_of(turns: tuple[int, int], pieces: int, factors: Sequence[float], mistakes: float) -> list[Cell]:
+    """Return the kinds of episode that the expert goes through.
+
+    Args:
+        turns: Smallest and largest number of turns.
+        pieces: Number of pieces.
+        factors: Factors by which a piece can be enlarged.
+        mistakes: Share of episodes with a wrong swap.
+
+    Returns:
+        The kinds, at least one.
+    """
+    cells = expert_cells(
+        turns, zoomable=bool(factors), most_swaps=pieces - 1, can_err=mistakes > 0 and pieces >= MISTAKABLE
+    )
+    return cells or [Cell(turns[0], "both")]
 
 
 def check_turns(turns: int | Sequence[int]) -> tuple[int, int]:

@@ -18,6 +18,8 @@ _COLOURFUL = 0.6
 class FullVoice:
     """Sentences, in varying words."""
 
+    most_reasons = 3
+
     def __init__(self, rng: np.random.Generator, names: Sequence[str], cols: int) -> None:
         """Prepare.
 

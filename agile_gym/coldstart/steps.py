@@ -56,22 +56,30 @@ class _Frame(NamedTuple):
     split: int
 
 
-def expert_cells(turns: tuple[int, int], *, zoomable: bool = True) -> list[Cell]:
-    """List the kinds of episode that an expert can play.
+def expert_cells(
+    turns: tuple[int, int], *, zoomable: bool = True, most_swaps: int | None = None, can_err: bool = True
+) -> list[Cell]:
+    """List the kinds of episode that there can be.
 
     Args:
         turns: Smallest and largest number of turns.
         zoomable: Whether a piece can be enlarged on the canvas.
+        most_swaps: Most swaps that a puzzle needs, which limits what an expert has to do; None sets no limit.
+        can_err: Whether an expert may try wrong swaps.
 
     Returns:
         The kinds; an episode of few turns has no room for every way of looking.
     """
-    return [
+    cells = [
         Cell(count, looks)
         for looks in LOOKS
         for count in range(turns[0], turns[1] + 1)
         if count > _least_close(looks) and (looks != "zoom" or zoomable)
     ]
+    if most_swaps is None:
+        return cells
+    most_wrong = MAX_WRONG if can_err else 0
+    return [cell for cell in cells if any(_frames(cell.turns - 1, cell.looks, most_swaps, most_wrong, False))]
 
 
 def draw_steps(
@@ -95,6 +103,7 @@ def draw_steps(
         frames = list(_frames(total - 1, cell.looks, need, MAX_WRONG if can_err and mistakes > 0 else 0, slipping))
         frames = [frame for frame in frames if frame.moves] or frames
         frames = [frame for frame in frames if (frame.wrong > 0) == errs] or frames
+        frames = [frame for frame in frames if frame.slip == slipping] or frames
         if frames:
             weights = np.array([_weight(frame) for frame in frames])
             frame = frames[int(rng.choice(len(frames), p=weights / weights.sum()))]

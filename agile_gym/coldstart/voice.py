@@ -25,7 +25,13 @@ Rows = Sequence[Sequence[str]]
 
 
 class Voice(Protocol):
-    """Puts thoughts into words; each method returns one thought."""
+    """Puts thoughts into words; each method returns one thought.
+
+    Attributes:
+        most_reasons: Of how many of the pieces that are moved it says why.
+    """
+
+    most_reasons: int
 
     def fits(self, joint: Joint, *, clear: bool = True, colour: str | None = None) -> str:
         """Say that two pieces are neighbours, perhaps with the colour of their seam; less surely if it is not clear."""

@@ -15,6 +15,8 @@ _WAYS = {"right": " right of", "below": " below"}
 class ShortVoice:
     """A few words a thought, all of them whole words of the tiny model's vocabulary."""
 
+    most_reasons = 1
+
     def __init__(self, names: Sequence[str]) -> None:
         """Prepare.
 

@@ -33,16 +33,16 @@ OPTIONS = {
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_episodes_are_solved_and_all_that_is_said_is_so(options, style):
     prompt = "short" if style == "short" else "full"
-    episodes = play(40, prompt=prompt, expert={"style": style, "mistakes": 0.5}, **options)
+    episodes = play(20, prompt=prompt, expert={"style": style, "mistakes": 0.5}, **options)
     assert all(episode.solved and not episode.truncated for episode in episodes)
     assert not any(turn.error for episode in episodes for turn in episode.turns)
     said = Counter(kind for episode in episodes for kinds in check_transcript(episode) for kind in kinds)
     if style == "none":
         assert not said
     elif "erode" not in options:
-        assert said["fits"] > 40
+        assert said["fits"] > 20
         assert said["misfits"] > 0
-        assert said["whole"] > 30
+        assert said["whole"] >= 15
 
 
 def test_large_grids_are_solved():
@@ -54,14 +54,13 @@ def test_large_grids_are_solved():
 
 
 def test_number_of_turns_and_ways_of_looking_go_round_with_the_seed():
-    for options in ({}, {"grid": 3, "level": "all"}, {"dialect": "tools"}, {"rotations": True}):
-        for start in (0, 12_345):
-            found = Counter()
-            for episode in play(40, start=start, **options):
-                done = {primitive for turn in episode.turns for primitive in turn.primitives}
-                found[len(episode.turns), "Crop" in done, "Zoom" in done] += 1
-            assert len(found) == 20
-            assert set(found.values()) == {2}
+    for start, options in ((0, {}), (12_345, {"grid": 3, "level": "all"}), (7, {"rotations": True})):
+        found = Counter()
+        for episode in play(60, start=start, image_size=48, **options):
+            done = {primitive for turn in episode.turns for primitive in turn.primitives}
+            found[len(episode.turns), "Crop" in done, "Zoom" in done] += 1
+        assert len(found) == 20
+        assert set(found.values()) == {3}
 
 
 def test_steps_tell_what_each_turn_does():
