@@ -56,10 +56,10 @@ class EyesConfig:
 
     seed: int = 0
     grids: tuple[tuple[int, int], ...] = ((2, 2),)
-    matching_steps: int = 600
+    matching_steps: int = 1000
     matching_batch: int = 512
     matching_lr: float = 2e-3
-    steps: int = 1500
+    steps: int = 2200
     batch: int = 256
     lr: float = 2e-3
     vision_lr: float = 5e-4
