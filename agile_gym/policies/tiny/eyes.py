@@ -75,11 +75,16 @@ class EyesConfig:
         Raises:
             ConfigurationError: If one is out of range.
         """
-        for name in ("matching_steps", "steps", "warmup"):
-            if getattr(self, name) < 0:
-                raise ConfigurationError(f"{name}={getattr(self, name)!r} must be 0 or more.")
-        for name in ("matching_batch", "batch", "matching_lr", "lr"):
-            if getattr(self, name) <= 0:
+        for name in ("seed", "matching_steps", "steps", "warmup"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 0:
+                raise ConfigurationError(f"{name}={value!r} must be a whole number, 0 or more.")
+        for name in ("matching_batch", "batch"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ConfigurationError(f"{name}={value!r} must be a whole number, 1 or more.")
+        for name in ("matching_lr", "lr", "vision_lr"):
+            if not getattr(self, name) > 0:
                 raise ConfigurationError(f"{name}={getattr(self, name)!r} must be above 0.")
         if not self.grids:
             raise ConfigurationError("grids=() must hold one grid or more, such as ((2, 2),).")
@@ -225,7 +230,7 @@ class _Training:
         from agile_gym.policies.tiny.forward import image_features
 
         device, matching, answers = self._model.device, self._matching[number], stage == "answers"
-        boards, arranged = drawer.boards(batch.first(len(batch.home) // BOARDS_AMONG) if answers else batch)
+        boards, arranged = drawer.boards(batch.first(-(-len(batch.home) // BOARDS_AMONG)) if answers else batch)
         with _precision(self._config.precision, device.type):
             pixels = torch.cat([as_pixels(batch.pieces, device), as_pixels(boards, device)])
             vectors = image_features(self._model, pixels)

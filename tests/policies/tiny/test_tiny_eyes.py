@@ -226,6 +226,11 @@ def test_other_grids_are_trained(grids, images):
     assert all(np.isfinite(entry.loss) for entry in seen)
 
 
+def test_a_batch_of_one_puzzle_is_enough(images):
+    _, history = trained(images, matching_steps=1, matching_batch=1, steps=2, batch=1)
+    assert all(np.isfinite(entry.loss) for entry in history)
+
+
 def test_matching_leaves_the_language_model_alone(images):
     before, _ = build_tiny(1, sizes=SMALL)
     after, _ = trained(images, steps=0)
