@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from agile_gym.errors import import_optional
+from agile_gym.policies.chat_api.bodies import make_http_client
 from agile_gym.policies.chat_api.endpoint import read_key, scrub
 from agile_gym.policies.chat_api.failures import Failure, Sent, classify, endpoint_error, without_retry
 from agile_gym.policies.chat_api.options import ChatAPIOptions
@@ -76,6 +77,8 @@ class Asker:
             base_url=options.url,
             max_retries=0,
             timeout=self._openai.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
+            default_headers={"Accept-Encoding": "gzip"},
+            http_client=make_http_client(self._openai),
         )
 
     async def close(self) -> None:

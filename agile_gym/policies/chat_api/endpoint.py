@@ -7,6 +7,7 @@ import re
 from urllib.parse import urlsplit
 
 from agile_gym.errors import ConfigurationError
+from agile_gym.terminal import printable
 
 __all__ = ["DEFAULT_URL", "check_key_name", "limit_name", "read_key", "resolve_url", "scrub", "takes_seed"]
 
@@ -105,7 +106,7 @@ def read_key(name: str | None) -> str:
 
 
 def scrub(text: str, key: str, limit: int = 300) -> str:
-    """Return the start of what a server said, without the key and without images.
+    """Return the start of what a server said, without the key, images and characters that command a terminal.
 
     Args:
         text: What it said.
@@ -115,7 +116,7 @@ def scrub(text: str, key: str, limit: int = 300) -> str:
     if key not in ("", _NO_KEY):
         text = text.replace(key, "***")
     text = _BEARER.sub(r"\1***", _DATA_URL.sub("data:...", text))
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()))
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from agile_gym.errors import EndpointError
+from agile_gym.policies.chat_api.bodies import BodyError
 from agile_gym.policies.chat_api.endpoint import scrub
 from agile_gym.policies.chat_api.pacing import read_retry_after
 from agile_gym.policies.chat_api.replies import MalformedReplyError, Reply
@@ -84,6 +85,9 @@ def classify(error: Any, openai: Any, key: str) -> Failure | None:  # noqa: ANN4
         if error.status is not None:
             return _status(error.status, message, None)
         return Failure("body", message, True, fallback=error.fallback)
+    cause: Any = error.__cause__ or error
+    if isinstance(cause, BodyError):
+        return Failure("body", scrub(str(cause), key), False)
     if isinstance(error, openai.APIStatusError):
         headers: Any = error.response.headers
         wait = read_retry_after(headers.get("retry-after"), headers.get("retry-after-ms"), time.time())
@@ -91,7 +95,6 @@ def classify(error: Any, openai: Any, key: str) -> Failure | None:  # noqa: ANN4
     if isinstance(error, TimeoutError | openai.APITimeoutError):
         return Failure("timeout", "no whole answer in time", True)
     if isinstance(error, openai.APIError):
-        cause = error.__cause__ or error
         return Failure("connection", scrub(f"{type(cause).__name__}: {cause}", key), True)
     if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _CLIENT_MODULES:
         return Failure("connection", scrub(f"{type(error).__name__}: {error}", key), True)

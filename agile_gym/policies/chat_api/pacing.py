@@ -11,6 +11,7 @@ _CHARACTERS_A_TOKEN = 4
 _PIXELS_A_TOKEN = 28 * 28
 _TOKENS_A_TURN = 300
 _DEFAULT_NEW = 512
+_LONGEST = 7 * 86_400.0
 
 
 class Pacer:
@@ -80,7 +81,7 @@ def read_retry_after(value: str | None, milliseconds: str | None, wall_clock: fl
         wall_clock: The time, in seconds since 1970.
 
     Returns:
-        Seconds, at least 0; None if there is nothing that can be read.
+        Seconds, from 0 to those of a week; None if there is nothing that can be read.
     """
     for text, unit in ((milliseconds, 1000.0), (value, 1.0)):
         try:
@@ -88,9 +89,9 @@ def read_retry_after(value: str | None, milliseconds: str | None, wall_clock: fl
         except ValueError:
             continue
         if 0 <= seconds < float("inf"):
-            return seconds
+            return min(seconds, _LONGEST)
     try:
-        return max(0.0, parsedate_to_datetime(value or "").timestamp() - wall_clock)
+        return min(max(0.0, parsedate_to_datetime(value or "").timestamp() - wall_clock), _LONGEST)
     except (ValueError, OverflowError):
         return None
 

@@ -9,7 +9,9 @@ from typing import Any, cast
 
 __all__ = ["MalformedReplyError", "Reply", "end_text", "read_reply"]
 
-_CUT_REASONING = 100_000
+_CUT = 100_000
+"""Characters of a text, a reasoning or a refusal that are kept, some times what an environment takes in a turn."""
+_CUT_NAME = 200
 _SHOWN = 500
 
 
@@ -91,15 +93,15 @@ def read_reply(body: bytes, *, stop: Sequence[str] = (), reasoning_as_think: boo
     if fields.get("error"):
         error = _mapping(fields["error"])
         code = error.get("code")
-        raise MalformedReplyError(
-            f"the body holds an error: {_shown(fields['error'])}", code if isinstance(code, int) else None
-        )
+        known = isinstance(code, int) and not isinstance(code, bool) and 100 <= code < 600
+        raise MalformedReplyError(f"the body holds an error: {_shown(fields['error'])}", code if known else None)
     choices = fields.get("choices")
     if not isinstance(choices, list):
         raise MalformedReplyError(f"the JSON is no chat completion: {_shown(data)}")
     prompt, cached, new = _tokens(_mapping(fields.get("usage")))
     served = fields.get("model")
-    base = Reply("", "no_choices", None, None, prompt, cached, new, _clean(served) if isinstance(served, str) else None)
+    served = _clean(served[:_CUT_NAME]) if isinstance(served, str) else None
+    base = Reply("", "no_choices", None, None, prompt, cached, new, served)
     if not choices:
         raise MalformedReplyError("the chat completion has no choices", fallback=base)
     choice = _mapping(cast(list[Any], choices)[0])
@@ -127,13 +129,15 @@ def _reply(
         text += _tool_calls(message.get("tool_calls"))
     if not text and refusal is not None:
         text = refusal
+    text = text[:_CUT]
+    reasoning, refusal = (None if said is None else said[:_CUT] for said in (reasoning, refusal))
     if reasoning_as_think and reasoning and "<think>" not in text and "</think>" not in text:
         inside = reasoning.replace("<think>", "").replace("</think>", "").strip()
         text = f"<think>{inside}</think>{text}"
     return Reply(
         text,
         finish,
-        None if reasoning is None else reasoning[:_CUT_REASONING],
+        reasoning,
         refusal,
         base.prompt_tokens,
         base.cached_tokens,
