@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, fields
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +15,9 @@ from agile_gym.arguments import check_seed, is_whole
 from agile_gym.errors import ConfigurationError, ModelError, did_you_mean, import_optional
 from agile_gym.policies.base import Observation, slot_of
 from agile_gym.rollout.transcript import PolicyRecord, TurnUsage
+
+if TYPE_CHECKING:
+    from agile_gym.policies.vlm.reading import Reader
 
 __all__ = ["HFVLMPolicy"]
 
@@ -78,7 +80,6 @@ class HFVLMPolicy:
         from agile_gym.policies.vlm.chat import ChatFormat
         from agile_gym.policies.vlm.configs import check_config
         from agile_gym.policies.vlm.generate import HFGenerator
-        from agile_gym.policies.vlm.inputs import relative_positions
         from agile_gym.policies.vlm.loading import VLM, load_vlm
         from agile_gym.policies.vlm.processors import check_processor
         from agile_gym.policies.vlm.sampling import SamplingOptions
@@ -112,7 +113,6 @@ class HFVLMPolicy:
         self._system = system
         self._keep_pixels = not reuse_cache
         self._generator = HFGenerator(self.vlm, self.chat, self.options, reuse_cache=reuse_cache)
-        self._positions = partial(relative_positions, self.vlm.model)
         self.reset(seed)
 
     def reset(self, seed: int | None = None) -> None:
@@ -154,9 +154,12 @@ class HFVLMPolicy:
     def _act(
         self, slots: Sequence[int], observations: Sequence[Observation], infos: Sequence[dict[str, Any]]
     ) -> list[str]:
+        from agile_gym.policies.vlm.reading import Reader
+
         start = time.perf_counter()
+        reader = Reader(self.chat, self.vlm.model)
         episodes = [
-            self._read(slot, observation["text"], info)
+            self._read(reader, slot, observation["text"], info)
             for slot, observation, info in zip(slots, observations, infos, strict=True)
         ]
         lengths = [len(episode.context) for episode in episodes]
@@ -211,22 +214,22 @@ class HFVLMPolicy:
                     "the number of the environment into info['slot']."
                 )
 
-    def _read(self, slot: int, text: str, info: dict[str, Any]) -> _Episode:
+    def _read(self, reader: Reader, slot: int, text: str, info: dict[str, Any]) -> _Episode:
         """Add an observation to the episode in a slot, or begin it."""
         images = info["images"]
         if info["turn"] == 0:
             episode = self._episodes[slot] = self._begin(info)
-            episode.context.read(self.chat.opening(text, images), self._positions)
+            episode.context.read(reader.opening(text, images), reader.positions)
             return episode
         episode = self._episodes[slot]
-        context = episode.context
-        chunk = self.chat.follow_up(text, images, after=context.last_token)
+        after = episode.context.last_token
+        chunk = reader.follow_up(text, images, after=after)
         hidden = None
         if self.window is not None and images:
             from agile_gym.policies.vlm.chat import HIDDEN_IMAGE
 
-            hidden = self.chat.follow_up(text.replace(IMAGE_MARK, HIDDEN_IMAGE), (), after=context.last_token)
-        context.read(chunk, self._positions, hidden)
+            hidden = reader.follow_up(text.replace(IMAGE_MARK, HIDDEN_IMAGE), (), after=after)
+        episode.context.read(chunk, reader.positions, hidden)
         return episode
 
     def _begin(self, info: dict[str, Any]) -> _Episode:

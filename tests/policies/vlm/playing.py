@@ -33,9 +33,11 @@ class Prompted:
         return self.policy.finish(slot)
 
 
-def play(policy, count=5, batch=3, make_env=SMALL):
+def play(policy, count=5, batch=3, make_env=SMALL, specs=None):
     """Play some episodes and return their transcripts in order."""
-    specs = [EpisodeSpec("env", seed, {"level": 0}, policy_seed=100 + seed, name=str(seed)) for seed in range(count)]
+    specs = specs or [
+        EpisodeSpec("env", seed, {"level": 0}, policy_seed=100 + seed, name=str(seed)) for seed in range(count)
+    ]
     policy.reset(0)
     played = play_episodes(Prompted(policy), specs, {"env": make_env}, batch=batch)
     return sorted((transcript for _, transcript in played), key=lambda transcript: int(transcript.id))
