@@ -15,6 +15,7 @@ from agile_gym.commands.plan import add_plan_command
 from agile_gym.commands.tiny import add_tiny_command
 from agile_gym.commands.view import add_view_command
 from agile_gym.errors import AgileGymError, ConfigurationError
+from agile_gym.terminal import one_line, show_all_characters
 
 __all__ = ["main"]
 
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 for success, 1 for a mistake of the user's, 130 for an interruption.
     """
+    show_all_characters()
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):  # the reader, such as head, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        print(f"agile-gym: {error}", file=sys.stderr)
+        print(f"agile-gym: {one_line(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nagile-gym: interrupted", file=sys.stderr)
@@ -44,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="agile-gym", description="Jigsaw environments for vision-language models.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("list", help="list the environments")
@@ -73,6 +76,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seconds", type=float, default=1.0, help="time a figure (default: %(default)s)")
     command.set_defaults(run=_bench)
     return parser
+
+
+class _Version(argparse.Action):
+    """Prints the version; what it is in is imported only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from agile_gym import __version__
+
+        print(f"agile-gym {__version__}")
+        parser.exit()
 
 
 def _add_images(command: argparse.ArgumentParser) -> None:

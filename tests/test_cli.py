@@ -1,6 +1,7 @@
 """The command line, run as a process, as a user runs it; `tests/evaluation` has the commands of evaluation."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -37,6 +38,30 @@ def test_mistakes_give_one_line_and_status_1(tmp_path, arguments, message):
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.glob("*.json"))
+
+
+def test_messages_are_one_line_that_cannot_command_the_terminal(tmp_path):
+    folder = tmp_path / "\x1b[2J\nnew\udcff"
+    result = run("view", str(folder), cwd=tmp_path)
+    assert result.returncode == 1
+    name = r"\x1b[2J new\udcff"
+    assert result.stderr.startswith("agile-gym: ")
+    assert f"{name} does not exist. Give the folder of a run" in result.stderr
+    assert result.stderr.endswith("\n")
+    assert result.stderr[:-1].isprintable()
+
+
+def test_what_the_terminal_lacks_is_written_as_numbers(tmp_path):
+    arguments = ["eval", "--policy", "names:\u8a9e", "--grid", "2", "--levels", "0", "--episodes", "1"]
+    (tmp_path / "names.py").write_text("\u8a9e = lambda observation: ''\n", encoding="utf-8")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run([*COMMAND, *arguments], cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert rb"names:\u8a9e" in result.stdout
+
+
+def test_version(tmp_path):
+    assert run("--version", cwd=tmp_path).stdout == f"agile-gym {agile_gym.__version__}\n"
 
 
 def test_play_shows_a_puzzle_and_saves_what_was_seen(tmp_path):

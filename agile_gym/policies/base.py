@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
@@ -179,7 +180,9 @@ def _load(maker: object, name: str) -> object:
     except AgileGymError:
         raise
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigurationError(f"The policy {name!r} cannot be loaded: {error}.") from error
+        near = [kind for kind in difflib.get_close_matches(module, POLICIES, n=1) if maker == name]
+        hint = f" Did you mean '{near[0]}:{attribute}'?" if near else ""
+        raise ConfigurationError(f"The policy {name!r} cannot be loaded: {error}.{hint}") from error
 
 
 def _check_call(maker: Callable[..., Any], given: tuple[str, ...], options: dict[str, Any], name: str) -> None:

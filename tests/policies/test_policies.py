@@ -141,7 +141,8 @@ def test_policies_by_name_and_by_module():
     ("name", "message"),
     [
         ("egde", "Did you mean 'edge'"),
-        ("nowhere:policy", "cannot be loaded"),
+        ("nowhere:policy", r"cannot be loaded: No module named 'nowhere'\.$"),
+        ("hff:some/model", r"cannot be loaded: No module named 'hff'\. Did you mean 'hf:some/model'\?$"),
         ("agile_gym.policies:Nothing", "cannot be loaded"),
         ("math:pi", "is not a policy"),
         ("hf", "missing a required argument.* Write 'hf:MODEL'"),
