@@ -16,7 +16,6 @@ from agile_gym.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from agile_gym.evaluation.plan import EvaluationPlan
-    from agile_gym.evaluation.run import PreparedPlan
     from agile_gym.evaluation.session import Session
     from agile_gym.images import ImageSource
     from agile_gym.policies.base import Policy
@@ -67,6 +66,7 @@ def add_compare_command(commands: Subparsers) -> None:
 
 
 def _eval(options: argparse.Namespace) -> int:
+    from agile_gym.evaluation.overlap import find_overlap
     from agile_gym.evaluation.report import write_report
     from agile_gym.evaluation.run import prepare_plan
     from agile_gym.evaluation.session import Session
@@ -90,17 +90,15 @@ def _eval(options: argparse.Namespace) -> int:
         _play(session, policy, options)
         results = session.journal.results
     summary, cost = summarize(results), summarize_cost(results)
-    print(format_tables(summary, plan.policy, interval=options.interval))
-    overlap = _overlap(prepared, training, session)
-    print(f"\n{format_cost(cost)}")
-    write_report(
+    overlap = None if training is None else find_overlap(prepared.source, training, results)
+    write_report(  # before anything is printed: who reads that may have seen enough
         output,
         plan=plan.to_json(),
         photographs=prepared.photographs(),
         summary=summary,
         cost=cost,
         results=results,
-        overlap=overlap,
+        overlap=None if overlap is None else overlap.to_json(),
     )
     written = [f"{output} (results)", f"{output.with_suffix('.jsonl')} (every puzzle)"]
     if session.transcripts.exists():
@@ -111,6 +109,10 @@ def _eval(options: argparse.Namespace) -> int:
         picture = output.with_suffix(".png")
         plot_summary(summary, plan.policy, interval=options.interval).savefig(picture)
         written.append(f"{picture} (picture)")
+    print(format_tables(summary, plan.policy, interval=options.interval))
+    if overlap is not None:
+        print(f"\nTraining images\n{overlap.text()}")
+    print(f"\n{format_cost(cost)}")
     print(f"\nWritten: {', '.join(written)}")
     return 0
 
@@ -197,17 +199,6 @@ def _training_images(images: str | None) -> ImageSource | None:
     from agile_gym.images import open_images
 
     return None if images is None else open_images(images)
-
-
-def _overlap(prepared: PreparedPlan, training: ImageSource | None, session: Session) -> dict[str, Any] | None:
-    """Look for the puzzles' photographs in a training set, and tell."""
-    from agile_gym.evaluation.overlap import find_overlap
-
-    if training is None:
-        return None
-    overlap = find_overlap(prepared.source, training, session.journal.results)
-    print(f"\nTraining images\n{overlap.text()}")
-    return overlap.to_json()
 
 
 def _levels(words: Sequence[str]) -> tuple[int, ...] | None:

@@ -16,6 +16,7 @@ __all__ = ["JOURNAL_SCHEMA", "Journal", "read_journal"]
 
 JOURNAL_SCHEMA = 2
 """Version of the file's layout. 1 was a line with the plan alone, and results without samples."""
+_BEGINNING = b'{"schema":'
 
 
 class Journal:
@@ -49,9 +50,9 @@ class Journal:
             overwrite: Begin anew even if the file holds episodes.
 
         Raises:
-            ConfigurationError: If it holds episodes and neither is asked for, if it is to be resumed and holds an
-                evaluation with other settings, if another process writes to it, or if it cannot be written. Then the
-                file is as it was.
+            ConfigurationError: If it holds episodes, or is no journal, and neither is asked for, if it is to be resumed
+                and holds an evaluation with other settings, if another process writes to it, or if it cannot be
+                written. Then the file is as it was.
         """
         self.path = path
         self.results: list[EpisodeResult] = []
@@ -64,7 +65,8 @@ class Journal:
         try:
             _lock(self._file, path)
             self._file.seek(0)
-            whole, newline, _ = self._file.read().rpartition(b"\n")  # what follows was cut short
+            content = self._file.read()
+            whole, newline, _ = content.rpartition(b"\n")  # what follows was cut short
             lines = whole.split(b"\n") if newline else []
             if len(lines) > 1 and not resume and not overwrite:
                 raise ConfigurationError(
@@ -76,6 +78,11 @@ class Journal:
                 self.results = list(_results(lines[1:]))
                 self._file.truncate(len(whole) + 1)
             else:
+                if not overwrite and content[: len(_BEGINNING)] != _BEGINNING[: len(content)]:
+                    raise ConfigurationError(
+                        f"{path} is not the journal of an evaluation, and would be replaced. Give another --output, or "
+                        "--overwrite."
+                    )
                 self._file.truncate(0)
                 self._write(header)
         except OSError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation.journal import Journal
 from agile_gym.evaluation.plan import EvaluationPlan
 from agile_gym.evaluation.results import EpisodeResult
@@ -59,8 +60,14 @@ class Session:
         self._prepared = prepared
         self._keep = keep
         self._writer: TranscriptWriter | None = None
+        journal = output.with_suffix(".jsonl")
+        if output.exists() and not journal.exists() and not overwrite:
+            raise ConfigurationError(
+                f"{output} is there already, without the journal {journal} that an evaluation could go on with, and "
+                "would be replaced. Give another --output, or --overwrite."
+            )
         self.journal = Journal(
-            output.with_suffix(".jsonl"),
+            journal,
             self.plan,
             photographs=prepared.photographs(),
             resume=resume,

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -80,6 +81,34 @@ def test_eval_prints_tables_beside_the_papers_and_writes_what_it_found(tmp_path)
     check_complete(tmp_path / "out", "r", 15)
     with Image.open(tmp_path / "out/r.png") as image:
         assert image.width > 1000
+
+
+def test_results_are_kept_where_the_reader_of_the_tables_has_seen_enough(tmp_path):
+    arguments = ["eval", "--policy", "random", "--episodes", "2", "--grid", "2", "--option", "image_size=32"]
+    with subprocess.Popen(
+        [*COMMAND, *arguments], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        assert b"Error" not in process.stderr.read()
+    assert process.returncode == 0
+    assert json.loads((tmp_path / "agile-eval.json").read_text())["episodes"] == 6
+
+
+@pytest.mark.parametrize("name", ["r.json", "r.jsonl"])
+@pytest.mark.parametrize("content", ["", "{", '{"name": "somebody\'s"}', '{"name": "somebody\'s"}\n'])
+@pytest.mark.parametrize("resume", [False, True])
+def test_files_that_are_none_of_an_evaluations_are_not_replaced(tmp_path, monkeypatch, capsys, name, content, resume):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text(content)
+    arguments = ["--policy", "random", "--episodes", "1", "--grid", "2", "--levels", "0", "--option", "image_size=32"]
+    command = ["eval", *arguments, "--output", "r.json"]
+    if content not in ("", "{") or name == "r.json":  # an empty journal, or one cut short, is begun anew
+        assert main([*command, *(["--resume"] if resume else [])]) == 1
+        assert (tmp_path / name).read_text() == content
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        assert re.search(r"would be replaced. Give another --output, or --overwrite\.\n$", capsys.readouterr().err)
+    assert main([*command, "--overwrite"]) == 0
+    assert json.loads((tmp_path / "r.json").read_text())["episodes"] == 1
 
 
 def test_without_a_word_the_papers_suite_is_played():
