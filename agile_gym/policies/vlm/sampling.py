@@ -17,6 +17,8 @@ from agile_gym.policies.vlm.chat import ChatFormat
 __all__ = ["SamplingOptions", "draw", "forbidden_tokens", "log_probs"]
 
 _MAX_NEW_TOKENS = 1_000_000
+_OFTEN_ENOUGH = 1024
+"""Likeliest tokens among which those of ``top_p`` are looked for first."""
 _BELOW_ONE = 1 - 1e-12
 """Keeps a product with a number below 1 from being rounded up to the other factor."""
 
@@ -97,7 +99,9 @@ def log_probs(logits: torch.Tensor, forbidden: torch.Tensor, temperature: float)
     Returns:
         (..., V) float32; -inf where forbidden.
     """
-    scaled = logits.float() / (temperature or 1.0)
+    scaled = logits.float()
+    if temperature not in (0, 1):
+        scaled = scaled / temperature
     return scaled.masked_fill(forbidden, -torch.inf).log_softmax(-1)
 
 
@@ -114,17 +118,36 @@ def draw(logps: torch.Tensor, options: SamplingOptions, rngs: Sequence[np.random
     """
     if options.temperature == 0:
         return logps.argmax(-1)
-    probs = logps.exp().double()
+    probs = logps.exp()
+    ids = None
     if options.top_k or options.top_p < 1:
-        ranked, order = probs.sort(stable=True, dim=-1, descending=True)
-        if options.top_k:
-            ranked[:, options.top_k :] = 0
-        if options.top_p < 1:
-            before = ranked.cumsum(-1) - ranked
-            ranked = ranked.masked_fill(before >= options.top_p * ranked.sum(-1, keepdim=True), 0)
-        probs = torch.zeros_like(probs).scatter(-1, order, ranked)
-    sums = probs.cumsum(-1)
+        probs, ids = _likeliest(probs, options)
+    sums = probs.double().cumsum(-1)
     drawn = torch.tensor([rng.random() for rng in rngs], dtype=torch.float64, device=logps.device)
     # The first token whose cumulated probability is above the number drawn: one of probability 0 never is.
-    found = torch.searchsorted(sums, (drawn * sums[:, -1] * _BELOW_ONE)[:, None], right=True)[:, 0]
-    return found.clamp_(max=sums.shape[-1] - 1)  # where probabilities are NaN, none is above
+    found = torch.searchsorted(sums, (drawn * sums[:, -1] * _BELOW_ONE)[:, None], right=True)
+    found.clamp_(max=sums.shape[-1] - 1)  # where probabilities are NaN, none is above
+    return (found if ids is None else ids.gather(-1, found))[:, 0]
+
+
+def _likeliest(probs: torch.Tensor, options: SamplingOptions) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keep the tokens that ``top_k`` and ``top_p`` leave.
+
+    Returns:
+        Probabilities (B, K), 0 for those that are left out, and ids (B, K), which ascend, so that a draw does not
+        depend on how nearly equal probabilities are ranked.
+    """
+    vocabulary = probs.shape[-1]
+    # Sorting a large vocabulary costs more than all else; nearly always, few tokens hold the probability asked for.
+    count = options.top_k or _OFTEN_ENOUGH
+    ranked, ids = probs.topk(min(count, vocabulary), dim=-1)
+    ranked = ranked.double()
+    whole = ranked if options.top_k else probs.double()
+    wanted = options.top_p * whole.sum(-1, keepdim=True)
+    if not options.top_k and bool((ranked.sum(-1, keepdim=True) < wanted).any()):
+        ranked, ids = whole.sort(dim=-1, descending=True)
+    if options.top_p < 1:
+        before = ranked.cumsum(-1) - ranked
+        ranked = ranked.masked_fill(before >= wanted, 0)
+    ids, places = ids.sort(-1)
+    return ranked.gather(-1, places), ids

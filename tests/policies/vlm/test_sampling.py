@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agile_gym.errors import ConfigurationError
+from agile_gym.policies.vlm import sampling
 from agile_gym.policies.vlm.sampling import SamplingOptions, draw, log_probs
 
 NONE_FORBIDDEN = torch.zeros(6, dtype=torch.bool)
@@ -38,6 +39,54 @@ def test_top_k_and_top_p_leave_the_likeliest():
     assert SHARES[:2].sum() < 0.8 < SHARES[:3].sum()
     np.testing.assert_allclose(top[:3], SHARES[:3] / SHARES[:3].sum(), atol=0.03)
     assert top[3:].tolist() == [0, 0, 0]
+
+
+def kept_by_hand(probs, top_k, top_p):
+    """Return which tokens top_k and top_p leave, by their definitions."""
+    order = np.argsort(-probs, kind="stable")
+    order = order[:top_k] if top_k else order
+    kept, mass = set(), 0.0
+    for token in order:
+        if mass >= top_p * probs[order].sum():
+            break
+        kept.add(int(token))
+        mass += probs[token]
+    return kept
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(2, 40), st.integers(0, 45), st.sampled_from([0.05, 0.3, 0.7, 0.95, 1.0]), st.integers(1, 50),
+    st.integers(0, 2**31),
+)  # fmt: skip
+def test_what_can_be_drawn_is_what_the_definitions_leave(count, top_k, top_p, often, seed):
+    logits = torch.from_numpy(np.random.default_rng(seed).normal(0, 2, count).astype(np.float32))
+    logps = log_probs(logits, torch.zeros(count, dtype=torch.bool), 1.0)
+    probs = logps.double().exp().numpy()
+    kept = kept_by_hand(probs, top_k, top_p)
+
+    class Fixed:
+        def __init__(self, number):
+            self.number = number
+
+        def random(self):
+            return self.number
+
+    # Where the first number is drawn that a token answers to, and the last one.
+    share = np.array([probs[token] if token in kept else 0 for token in range(count)])
+    ends = share.cumsum() / share.sum()
+    rows = [(token, number) for token in sorted(kept) for number in (ends[token] - share[token] / share.sum(),
+                                                                      ends[token])]  # fmt: skip
+    inside = [number * (1 - 1e-5) if last else number + 1e-5 * (ends[token] - number)
+              for last, (token, number) in zip([False, True] * len(kept), rows, strict=True)]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "_OFTEN_ENOUGH", often)
+        drawn = draw(logps.expand(len(rows), -1), SamplingOptions(top_k=top_k, top_p=top_p), [Fixed(n) for n in inside])
+    wide = [share[token] / share.sum() > 1e-3 for token, _ in rows]  # else 1e-5 is not a small part of it
+    assert [t for t, w in zip(drawn.tolist(), wide, strict=True) if w] == [
+        token for (token, _), w in zip(rows, wide, strict=True) if w
+    ]
+    assert set(drawn.tolist()) <= kept
 
 
 @settings(max_examples=60, deadline=None)
