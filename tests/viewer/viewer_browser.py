@@ -53,7 +53,7 @@ class Page:
     def wait(self, condition):
         from selenium.webdriver.support.ui import WebDriverWait
 
-        return WebDriverWait(self.browser, 10, 0.02).until(lambda _: condition())
+        return WebDriverWait(self.browser, 60, 0.02).until(lambda _: condition())
 
     def open(self, hash_):
         self.js("location.hash = arguments[0]", hash_)
@@ -85,6 +85,9 @@ class Page:
         from selenium.webdriver.common.action_chains import ActionChains
 
         self.js("arguments[0].scrollIntoView({ block: 'center' })", element)
+        # The event of scrolling, which hides a hint, comes with a later frame; the mouse must come after it.
+        frames = "requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done)))"
+        self.js(f"return new Promise((done) => {frames})")
         ActionChains(self.browser).move_to_element(element).perform()
 
     def choose(self, name, text):
