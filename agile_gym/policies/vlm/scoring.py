@@ -44,13 +44,15 @@ def segment_logps(
     width = max(len(chunk.ids) for chunk in chunks)
     positions = [relative_positions(vlm.model, chunk) for chunk in chunks]
     shape = (len(chunks), width)
-    ids = np.full(shape, chat.tokenizer.pad_token_id or 0, np.int64)
+    ids = np.full(shape, chat.end_of_turn or 0, np.int64)  # what fills up must not be read as an image
     used, is_image = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
     places = np.zeros((positions[0].shape[0], *shape), np.int64)
-    for row, (chunk, position) in enumerate(zip(chunks, positions, strict=True)):
+    before = np.zeros(width, np.bool_)  # tokens after which a model wrote one
+    for row, (chunk, position, segment) in enumerate(zip(chunks, positions, segments, strict=True)):
         count = len(chunk.ids)
         ids[row, :count], used[row, :count], is_image[row, :count] = chunk.ids, True, chunk.is_image
         places[:, row, :count] = position
+        before[: count - 1] |= segment.mask[1:]
     device = vlm.device
     arguments = collate_pixels(vlm.model, [chunk.pixels for chunk in chunks if chunk.images])
     arguments |= type_arguments(vlm.model, torch.from_numpy(is_image).to(device))
@@ -62,14 +64,16 @@ def segment_logps(
             attention_mask=torch.from_numpy(used).long().to(device),
             position_ids=where if len(where) > 1 else where[0],
             use_cache=False,
+            logits_to_keep=torch.from_numpy(np.flatnonzero(before)).to(device),  # the others would fill the memory
             **arguments,
         ).logits
         forbidden = forbidden_tokens(chat, logits.shape[-1], end_tokens(vlm.model, chat)).to(device)
+        column = np.cumsum(before) - 1
         results: list[NDArray[np.float32]] = []
         for row, segment in enumerate(segments):
             told = np.zeros(len(segment.ids), np.float32)
             marked = np.flatnonzero(segment.mask)
-            scores = log_probs(logits[row, marked - 1], forbidden, temperature)
+            scores = log_probs(logits[row, column[marked - 1]], forbidden, temperature)
             told[marked] = scores.gather(1, tokens[row, marked][:, None])[:, 0].float().cpu().numpy()
             results.append(told)
     return results

@@ -1,5 +1,7 @@
 """What was sampled is what is trained on: tokens and log-probabilities, for every family of models."""
 
+from dataclasses import replace
+
 import families
 import numpy as np
 import pytest
@@ -42,6 +44,30 @@ def test_log_probs_of_one_full_pass_are_those_of_sampling(saved, family, options
             assert (segment.logps[~segment.mask] == 0).all()
             compared += int(segment.mask.sum())
     assert compared == sum(turn.usage.new_tokens for t in transcripts for turn in t.turns) > 100
+
+
+def test_scoring_computes_logits_for_written_tokens_only(saved, monkeypatch):
+    policy = make(saved("idefics3"))
+    segments = [t.segments[0] for t in play(policy, count=2)]
+    images = [t.images for t in play(policy, count=2)]
+    model = type(policy.vlm.model)
+    forward, shapes = model.forward, []
+
+    def watch(self, **arguments):
+        output = forward(self, **arguments)
+        shapes.append(output.logits.shape[:2])
+        return output
+
+    monkeypatch.setattr(model, "forward", watch)
+    together = segment_logps(policy.vlm, policy.chat, segments, images)
+    written = sum(int(segment.mask.sum()) for segment in segments)
+    assert shapes[0][0] == 2
+    assert shapes[0][1] <= written < len(segments[0].ids) / 2
+    for segment, shown, logps in zip(segments, images, together, strict=True):
+        (alone,) = segment_logps(policy.vlm, policy.chat, [segment], [shown])
+        np.testing.assert_allclose(alone, logps, atol=CLOSE)
+    nothing = replace(segments[0], mask=np.zeros_like(segments[0].mask))
+    assert not segment_logps(policy.vlm, policy.chat, [nothing], images[:1])[0].any()
 
 
 def test_images_and_earlier_turns_matter(saved, family):
