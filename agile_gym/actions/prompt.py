@@ -14,6 +14,7 @@ from agile_gym.actions.recipes import Board
 from agile_gym.actions.workspace import Workspace
 
 __all__ = [
+    "HIDDEN_IMAGE",
     "IMAGE_MARK",
     "code_instructions",
     "done_text",
@@ -26,6 +27,8 @@ __all__ = [
 ]
 
 IMAGE_MARK = "<image>"
+HIDDEN_IMAGE = "[image no longer shown]"
+"""What stands for an image that is no longer sent, as newer ones took its place."""
 
 _CODE_FUNCTIONS = (
     "In a code block you can write lines such as\n"

@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 from agile_gym.actions.primitives import ActionError, Answer
 
-__all__ = ["MAX_TEXT", "TurnText", "has_action", "read_answer", "read_tags"]
+__all__ = ["MAX_TEXT", "STOP_TEXTS", "TurnText", "has_action", "read_answer", "read_tags"]
 
 MAX_TEXT = 32_768
 """Longest text of a turn that is read, in characters."""
+STOP_TEXTS = ("</code>", "</answer>", "</tool_call>")
+"""Texts that end a turn: whatever a model writes behind its action is not needed."""
 MAX_TAGS = 64
 _END_OF_THINK = (False, "think")
 MAX_ANSWER = 4000

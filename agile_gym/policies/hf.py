@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agile_gym.actions.prompt import IMAGE_MARK
+from agile_gym.actions.prompt import HIDDEN_IMAGE, IMAGE_MARK
 from agile_gym.arguments import check_seed, is_whole
 from agile_gym.errors import ConfigurationError, ModelError, did_you_mean, import_optional
 from agile_gym.policies.base import Observation, slot_of
@@ -226,8 +226,6 @@ class HFVLMPolicy:
         chunk = reader.follow_up(text, images, after=after)
         hidden = None
         if self.window is not None and images:
-            from agile_gym.policies.vlm.chat import HIDDEN_IMAGE
-
             hidden = reader.follow_up(text.replace(IMAGE_MARK, HIDDEN_IMAGE), (), after=after)
         episode.context.read(chunk, reader.positions, hidden)
         return episode

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agile_gym.actions.primitives import Observe, Primitive, Swap
-from agile_gym.actions.prompt import IMAGE_MARK
+from agile_gym.actions.prompt import HIDDEN_IMAGE, IMAGE_MARK
 from agile_gym.arguments import is_whole
 from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError
-from agile_gym.policies.vlm.chat import HIDDEN_IMAGE, ChatFormat
+from agile_gym.policies.vlm.chat import ChatFormat
 from agile_gym.puzzle.layout import BoardLayout
 
 __all__ = ["Feedback", "ImageCosts", "Size", "TokenPlan", "board_size", "plan_tokens"]

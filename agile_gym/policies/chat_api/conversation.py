@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agile_gym.actions.prompt import IMAGE_MARK
+from agile_gym.actions.prompt import HIDDEN_IMAGE, IMAGE_MARK
 from agile_gym.errors import ConfigurationError
 from agile_gym.policies.chat_api.replies import Reply
-from agile_gym.policies.vlm.chat import HIDDEN_IMAGE
 from agile_gym.rollout.transcript import TurnUsage
 
 __all__ = ["Conversation", "UserTurn", "encode_image", "plain_words", "read_user_turn"]

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from agile_gym.actions.tags import STOP_TEXTS
 from agile_gym.arguments import is_number, is_whole, plain
 from agile_gym.errors import ConfigurationError, did_you_mean
 from agile_gym.policies.chat_api.endpoint import check_key_name, limit_name, read_key, resolve_url, takes_seed
 
-__all__ = ["STOP", "ChatAPIOptions"]
+__all__ = ["ChatAPIOptions"]
 
-STOP = ("</code>", "</answer>", "</tool_call>")
-"""Where a turn ends."""
 _OWN_FIELDS = frozenset({"model", "messages", "stream", "n"})
 _DAY = 86_400.0
 
@@ -72,7 +71,7 @@ class ChatAPIOptions:
     top_p: float | None = None
     max_tokens: int | None = 2048
     max_tokens_name: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto"
-    stop: Sequence[str] = STOP
+    stop: Sequence[str] = STOP_TEXTS
     send_stop: bool = True
     send_seed: bool | None = None
     extra_body: Mapping[str, Any] | None = None
@@ -188,7 +187,7 @@ def _check(options: ChatAPIOptions) -> None:
         _require(getattr(options, name) in allowed, options, name, f"one of {allowed}")
     stop: Any = options.stop
     good = isinstance(stop, list | tuple) and all(isinstance(text, str) and text for text in stop)  # pyright: ignore[reportUnknownVariableType] -- what is given is not known
-    _require(good, options, "stop", f"a list of texts, such as {list(STOP)}")
+    _require(good, options, "stop", f"a list of texts, such as {list(STOP_TEXTS)}")
     _check_extra(options)
     if options.max_cost is not None and (options.price_in is None or options.price_out is None):
         raise ConfigurationError("max_cost needs the prices: give price_in and price_out, for a million tokens each.")

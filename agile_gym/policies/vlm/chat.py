@@ -19,10 +19,8 @@ from agile_gym.actions.prompt import IMAGE_MARK
 from agile_gym.errors import ConfigurationError, ModelError
 from agile_gym.rollout.transcript import Image
 
-__all__ = ["HIDDEN_IMAGE", "ChatFormat", "Chunk", "content_parts"]
+__all__ = ["ChatFormat", "Chunk", "content_parts"]
 
-HIDDEN_IMAGE = "[image no longer shown]"
-"""What stands for an image that was dropped from the context."""
 _TAGS = frozenset(
     f"<{slash}{name}>" for slash in ("", "/") for name in ("think", "code", "answer", "tool_call", "tool_response")
 )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from agile_gym.actions.tags import STOP_TEXTS
 from agile_gym.arguments import is_number, is_whole
 from agile_gym.errors import ConfigurationError
 from agile_gym.policies.vlm.chat import ChatFormat
@@ -39,7 +40,7 @@ class SamplingOptions:
     top_p: float = 1.0
     top_k: int = 0
     max_new_tokens: int = 512
-    stop: tuple[str, ...] = ("</code>", "</answer>", "</tool_call>")
+    stop: tuple[str, ...] = STOP_TEXTS
 
     def __post_init__(self) -> None:
         """Check the options.

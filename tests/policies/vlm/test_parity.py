@@ -8,9 +8,9 @@ import pytest
 import torch
 from playing import play
 
-from agile_gym.actions.prompt import IMAGE_MARK
+from agile_gym.actions.prompt import HIDDEN_IMAGE, IMAGE_MARK
 from agile_gym.policies.hf import HFVLMPolicy
-from agile_gym.policies.vlm.chat import HIDDEN_IMAGE, content_parts
+from agile_gym.policies.vlm.chat import content_parts
 from agile_gym.policies.vlm.sampling import log_probs
 from agile_gym.policies.vlm.scoring import segment_logps
 

@@ -8,13 +8,13 @@ import pytest
 from families import FAMILIES, save
 
 from agile_gym.actions import Observe, Swap
-from agile_gym.actions.prompt import IMAGE_MARK
+from agile_gym.actions.prompt import HIDDEN_IMAGE, IMAGE_MARK
 from agile_gym.commands.plan import NEW_TOKENS, add_plan_command
 from agile_gym.envs import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError, ModelError
 from agile_gym.policies.hf import HFVLMPolicy
 from agile_gym.policies.tiny.build import build_tiny
-from agile_gym.policies.vlm.chat import HIDDEN_IMAGE, ChatFormat, content_parts, process
+from agile_gym.policies.vlm.chat import ChatFormat, content_parts, process
 from agile_gym.policies.vlm.generate import Generated
 from agile_gym.policies.vlm.loading import VLM
 from agile_gym.policies.vlm.sampling import SamplingOptions
