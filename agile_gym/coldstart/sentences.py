@@ -136,7 +136,7 @@ class FullVoice:
     def enlarge(self, piece: int | None) -> str:
         """Say that a piece is enlarged, or, with None, the last crop."""
         if piece is None:
-            return self._one_of("That is small, so I enlarge it.", "I enlarge the crop to see the seam better.")
+            return self._one_of("That is small, so I enlarge it.", "I enlarge the crop to see it better.")
         name = self._names[piece]
         return self._one_of(f"I enlarge {name} to see its borders better.", f"Let me see {name} in a larger size.")
 

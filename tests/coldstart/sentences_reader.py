@@ -53,7 +53,7 @@ NEUTRAL = (
     rf"Let me check the border between {P} and {P}|Look {P} {P}|Look {P} (?:left|right|top|bottom)",
     rf"I look closer at the (?:left|right|top|bottom) border of {P}",
     rf"What is cut off at the (?:left|right|top|bottom) border of {P}\? I crop it",
-    rf"That is small, so I enlarge it|I enlarge the crop to see the seam better|Zoom|Zoom {P}",
+    rf"That is small, so I enlarge it|I enlarge the crop to see it better|Zoom|Zoom {P}",
     rf"I enlarge {P} to see its borders better|Let me see {P} in a larger size",
     "I lay the pieces out in a new order|I write the new order of the pieces at once|Order",
     rf"Perhaps {P} and {P} have changed places\. I swap them and check",

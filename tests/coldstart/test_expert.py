@@ -220,6 +220,16 @@ def test_colours_that_are_spoken_of_can_be_seen():
     assert spoken > 20
 
 
+@pytest.mark.parametrize("grid", [2, (1, 2), (1, 3), 3])
+def test_where_nothing_can_be_seen_nothing_is_said_to_be_seen(grid):
+    plain = np.full((64, 64, 3), 120, np.uint8)
+    for episode in play(20, grid=grid, images=[plain], split=None):
+        text = " ".join(think_of(turn.text) for turn in episode.turns)
+        assert not re.search(r"not (continue|fit)|break off|meets", text)
+        assert not re.search(r"border of \w continues|run on|goes on in|continues \w|ends in", text)
+        assert "seem" in text or "tell" in text
+
+
 def test_the_same_seed_gives_the_same_episode_in_any_batch():
     alone, together = play(24, batch=1), play(24, batch=7)
     together.sort(key=lambda episode: int(episode.id.rpartition("-")[2]))
