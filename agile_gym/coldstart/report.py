@@ -102,7 +102,7 @@ class ColdStartReport:
 
 
 def _describe(grid: str, turns: int, looks: str) -> str:
-    length = f" with {turns} turns" if turns else ""
+    length = f" with {turns} turn{'s' if turns > 1 else ''}" if turns else ""
     return f"{grid}{length}{f' ({_WORDS[looks]})' if looks else ''}"
 
 

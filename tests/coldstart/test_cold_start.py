@@ -195,7 +195,7 @@ def test_a_weak_teacher_gives_fewer_and_that_is_told(tmp_path):
     assert all(transcript.solved and transcript.policy == "random" for transcript in transcripts)
     assert report.rejected == {"unsolved": 40 - report.kept}
     assert report.shortage().startswith(f"30 episodes were wanted and {report.kept} were found in 40 attempts.")
-    assert f"Missing are {30 - report.kept} of 1x2 with 1 turns." in report.shortage()
+    assert f"Missing are {30 - report.kept} of 1x2 with 1 turn." in report.shortage()
 
     more = make(
         tmp_path, 30, teacher="random", grid="1x2", turns=1, balance="turns", distinct_texts=False, max_attempts=400,
