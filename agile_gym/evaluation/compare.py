@@ -12,6 +12,7 @@ from agile_gym.evaluation.paired import mcnemar, sign_flip
 from agile_gym.evaluation.report import EpisodeRow, Report
 from agile_gym.evaluation.summary import AVERAGE
 from agile_gym.evaluation.tables import grid_lines, short_name
+from agile_gym.terminal import one_line
 
 __all__ = ["compare_reports", "format_comparison"]
 
@@ -125,12 +126,12 @@ def option_differences(first: Report, second: Report) -> list[str]:
         if isinstance(ours, dict) and isinstance(theirs, dict):
             left, right = cast("dict[str, Any]", ours), cast("dict[str, Any]", theirs)
             sentences += [
-                f"{key}: {left.get(key, 'default')!r} and {right.get(key, 'default')!r}"
+                f"{key}: {left.get(key, 'default')!r:.200} and {right.get(key, 'default')!r:.200}"
                 for key in sorted({**left, **right})
                 if left.get(key) != right.get(key)
             ]
         else:
-            sentences.append(f"{name}: {ours!r} and {theirs!r}")
+            sentences.append(f"{name}: {ours!r:.200} and {theirs!r:.200}")
     return sentences
 
 
@@ -148,10 +149,11 @@ def format_comparison(comparison: Mapping[str, Mapping[str, Any]], first: Report
     names = [short_name(first.policy), short_name(second.policy)]
     if names[0] == names[1]:
         names = [short_name(str(first.path)), short_name(str(second.path))]
-    parts = [f"First: {first.policy} ({first.path})\nSecond: {second.policy} ({second.path})"]
+    lines = [f"First: {first.policy} ({first.path})", f"Second: {second.policy} ({second.path})"]
     differ = option_differences(first, second)
     if differ:
-        parts[0] += "\nTheir settings differ in " + "; ".join(differ)
+        lines.append("Their settings differ in " + "; ".join(differ))
+    parts = ["\n".join(one_line(line) for line in lines)]
     for grid, columns in comparison.items():
         header = ["", *columns]
         for metric, title in (("acc", "Acc (%)"), ("score", "Score (%)")):

@@ -6,11 +6,12 @@ import importlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation.plan import EvaluationPlan
 from agile_gym.evaluation.results import EpisodeResult
+from agile_gym.terminal import printable
 
 __all__ = ["JOURNAL_SCHEMA", "Journal", "read_journal"]
 
@@ -75,7 +76,7 @@ class Journal:
                 )
             if resume and len(lines) > 1:
                 _check_header(lines[0], header, path)
-                self.results = list(_results(lines[1:]))
+                self.results = [result for result in _results(lines[1:]) if result.key in plan]
                 self._file.truncate(len(whole) + 1)
             else:
                 if not overwrite and content[: len(_BEGINNING)] != _BEGINNING[: len(content)]:
@@ -148,7 +149,7 @@ def _plain(plan: EvaluationPlan) -> dict[str, Any]:
 def _read_header(line: bytes, path: Path) -> dict[str, Any]:
     try:
         header = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict) or "schema" not in header:
         older = isinstance(header, dict) and "policy" in header
@@ -156,7 +157,7 @@ def _read_header(line: bytes, path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path} {what}, so it cannot be resumed. Give another --output, or --overwrite.")
     if header["schema"] != JOURNAL_SCHEMA:
         raise ConfigurationError(
-            f"{path} has the schema {header['schema']!r}; this version of agile_gym reads {JOURNAL_SCHEMA}. Give "
+            f"{path} has the schema {header['schema']!r:.80}; this version of agile_gym reads {JOURNAL_SCHEMA}. Give "
             "another --output, or --overwrite."
         )
     return header  # pyright: ignore[reportUnknownVariableType] -- json.loads is untyped
@@ -171,14 +172,17 @@ def _check_header(line: bytes, header: Mapping[str, Any], path: Path) -> None:
     there = _read_header(line, path)
     if there.get("photographs") != header["photographs"] and there.get("plan") == header["plan"]:
         raise ConfigurationError(
-            f"{path} holds an evaluation with other photographs: {there.get('photographs')}, and now they are "
+            f"{path} holds an evaluation with other photographs: {there.get('photographs')!r:.300}, and now they are "
             f"{header['photographs']}. Give the same images, or another --output."
         )
     if there == header:
         return
-    old, new = there.get("plan", {}), header["plan"]
+    plan, new = there.get("plan"), header["plan"]
+    old = cast("dict[str, Any]", plan) if isinstance(plan, dict) else {}
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    differ = "; ".join(f"{name}: {old.get(name)!r:.300} there, {new.get(name)!r:.300} now" for name in names)
+    differ = "; ".join(
+        f"{printable(name[:80])}: {old.get(name)!r:.300} there, {new.get(name)!r:.300} now" for name in names
+    )
     raise ConfigurationError(
         f"{path} holds an evaluation with other settings, so it cannot be resumed with these. Give the same, or "
         f"another --output. They differ in {differ or 'the layout'}."
@@ -191,7 +195,7 @@ def _results(lines: Iterable[bytes]) -> Iterator[EpisodeResult]:
     for line in lines:
         try:
             result = EpisodeResult.from_json(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if result.key not in seen:
             seen.add(result.key)

@@ -11,6 +11,8 @@ import numpy as np
 
 __all__ = ["mcnemar", "sign_flip"]
 
+MAX_EXACT = 20_000
+"""Most pairs that differ for which McNemar's test is computed in whole numbers."""
 MAX_LATTICE = 1 << 22
 FLIPS = 20_000
 
@@ -24,10 +26,19 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
     Returns:
         The chance that puzzles solved by one alone split as unevenly as these or more, if each is as likely to be the
-        one's as the other's.
+        one's as the other's. It is exact, but for more than `MAX_EXACT` such puzzles to one part in a million.
     """
     count, few = only_first + only_second, min(only_first, only_second)
-    tail = sum(math.comb(count, successes) for successes in range(few + 1))
+    if count > MAX_EXACT:  # the same sum in logarithms
+        successes = np.arange(few, dtype=np.float64)
+        terms = np.concatenate([[0.0], np.cumsum(np.log((count - successes) / (successes + 1)))])
+        largest = float(terms.max())
+        tail = largest + math.log(float(np.exp(terms - largest).sum()))
+        return min(1.0, math.exp(tail + (1 - count) * math.log(2)))
+    term = tail = 1
+    for successes in range(few):
+        term = term * (count - successes) // (successes + 1)
+        tail += term
     return min(1.0, float(Fraction(2 * tail, 2**count)))
 
 

@@ -203,6 +203,14 @@ class EvaluationPlan:
         """Return the number of episodes."""
         return self.samples * sum(entry.episodes * len(entry.levels or ()) for entry in self.entries)
 
+    def __contains__(self, key: PuzzleKey) -> bool:
+        """Tell whether an episode of this name is played."""
+        grid, level, episode, sample = key
+        return 0 <= sample < self.samples and any(
+            entry.grid == grid and level in (entry.levels or ()) and 0 <= episode < entry.episodes
+            for entry in self.entries
+        )
+
     def tasks(self) -> Iterator[Task]:
         """Yield every episode, grid by grid and level by level; its seeds depend on nothing but itself."""
         for entry in self.entries:

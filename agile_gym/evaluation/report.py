@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from agile_gym.arguments import is_number
 from agile_gym.errors import ConfigurationError
-from agile_gym.evaluation.plan import PuzzleKey
-from agile_gym.evaluation.results import EpisodeResult
+from agile_gym.evaluation.plan import PuzzleKey, grid_name
+from agile_gym.evaluation.results import MAX_COUNT, EpisodeResult
+from agile_gym.rollout.files import write_text
 
 __all__ = ["REPORT_SCHEMA", "EpisodeRow", "Report", "read_report", "write_report"]
 
 KIND = "agile_gym.evaluation"
 REPORT_SCHEMA = 1
 """Version of the file's layout."""
+MAX_FILE = 128 * 1024 * 1024
+"""Largest size of a file that is read, in bytes: some millions of episodes."""
 
 
 class EpisodeRow(NamedTuple):
@@ -119,9 +122,8 @@ def write_report(
     body = ",\n    ".join(lines)
     text = f'{json.dumps(head, indent=2)[:-2]},\n  "rows": [\n    {body}\n  ]\n}}\n'
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with write_text(path) as file:
+        file.write(text)
 
 
 def read_report(path: Path) -> Report:
@@ -137,10 +139,17 @@ def read_report(path: Path) -> Report:
         ConfigurationError: If it is no file of results, or one of another version.
     """
     try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error}. Give the .json file of agile-gym eval.") from error
-    except ValueError as error:
+    if len(data) > MAX_FILE:
+        raise ConfigurationError(
+            f"{path} has more than {MAX_FILE:,} bytes, which no results of agile-gym eval have. Give their .json file."
+        )
+    try:
+        values: Any = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path} is not JSON: {error}. Give the .json file of agile-gym eval.") from error
     report = cast("dict[str, Any]", values)
     if not isinstance(values, dict) or report.get("kind") != KIND:
@@ -150,15 +159,32 @@ def read_report(path: Path) -> Report:
         )
     if report.get("schema") != REPORT_SCHEMA:
         raise ConfigurationError(
-            f"{path} has the schema {report.get('schema')!r}; this version of agile_gym reads {REPORT_SCHEMA}. "
+            f"{path} has the schema {report.get('schema')!r:.80}; this version of agile_gym reads {REPORT_SCHEMA}. "
             "Evaluate again, or use the version that wrote it."
         )
     try:
-        images: list[str] = report["images"]
-        rows = [
-            EpisodeRow(grid, level, episode, sample, seed, images[image], solved, score)
-            for grid, level, episode, sample, seed, image, solved, score in report["rows"]
-        ]
-        return Report(path, report["plan"], report["summary"], tuple(rows))
+        plan, summary = report["plan"], report["summary"]
+        images: list[Any] = report["images"]
+        if not isinstance(plan, dict) or not isinstance(plan["policy"], str):
+            raise ValueError("the plan is not what eval writes")
+        if not isinstance(summary, dict) or not isinstance(images, list):
+            raise ValueError("the summary, or the images, are not what eval writes")
+        rows = tuple(_row(row, images) for row in report["rows"])
+        return Report(path, cast("dict[str, Any]", plan), cast("dict[str, Any]", summary), rows)
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise ConfigurationError(f"{path} is damaged: {error!r}. Evaluate again.") from error
+        raise ConfigurationError(f"{path} is damaged: {error!r:.200}. Evaluate again.") from error
+
+
+def _row(row: Any, images: list[Any]) -> EpisodeRow:  # noqa: ANN401 -- JSON
+    """Check and return a row.
+
+    Raises:
+        ValueError: If a value is none that `write_report` writes; other errors, too, where a type is another.
+    """
+    grid, level, episode, sample, seed, image, solved, score = row
+    counts = (level, episode, sample, seed, image)
+    if not all(type(count) is int and 0 <= count <= MAX_COUNT for count in counts) or not is_number(score, 0, 1):
+        raise ValueError(f"a row with a number that no episode has: {row!r:.150}")
+    if not isinstance(images[image], str) or not isinstance(solved, bool) or grid_name(grid) != grid:
+        raise ValueError(f"a row that no episode has: {row!r:.150}")
+    return EpisodeRow(grid, level, episode, sample, seed, images[image], solved, score)

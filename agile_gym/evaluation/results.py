@@ -9,10 +9,14 @@ from typing import Any, cast
 
 from agile_gym.actions.primitives import ActionError, Answer
 from agile_gym.actions.tags import read_answer, read_tags
+from agile_gym.arguments import is_number
 from agile_gym.evaluation.plan import PuzzleKey, Task
 from agile_gym.rollout.transcript import Transcript, TurnUsage
 
 __all__ = ["EpisodeResult", "result_of"]
+
+MAX_COUNT = 2**53
+"""Largest number of a result that is read."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +82,27 @@ class EpisodeResult:
         except TypeError as error:
             raise ValueError(str(error)) from error
         whole = (result.level, result.episode, result.sample, result.seed, result.turns)
-        texts = (result.grid, result.image_id)
-        tables = (result.errors, result.primitives, result.reward, result.seconds, result.tokens)
+        counts = [count for table in (result.errors, result.primitives) for count in _values(table)]
+        counts += [count for count in _values(result.tokens) if count is not None]
+        numbers = [number for table in (result.reward, result.seconds) for number in _values(table)]
         if (
-            not all(type(number) is int for number in whole)
-            or not all(isinstance(text, str) for text in texts)
-            or not all(isinstance(table, dict) for table in tables)
+            not isinstance(result.grid, str)
+            or not isinstance(result.image_id, str)
             or not isinstance(result.solved, bool)
-            or not isinstance(result.score, int | float)
+            or not isinstance(result.answer, list | None)
+            or not is_number(result.score, 0, 1)
+            or not all(type(number) is int and 0 <= number <= MAX_COUNT for number in (*whole, *counts))
+            or result.turns == 0
+            or not all(is_number(number, -MAX_COUNT, MAX_COUNT) for number in numbers)
         ):
-            raise ValueError("a value of the wrong type")
+            raise ValueError("a value that no episode has")
         return result
+
+
+def _values(table: object) -> list[Any]:
+    if not isinstance(table, dict):
+        raise ValueError("no table where one must be")
+    return list(cast("dict[str, Any]", table).values())
 
 
 def result_of(task: Task, transcript: Transcript) -> EpisodeResult:

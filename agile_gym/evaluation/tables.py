@@ -8,6 +8,7 @@ from typing import Any, Literal
 from agile_gym.errors import ConfigurationError, did_you_mean
 from agile_gym.evaluation.metrics import Estimate
 from agile_gym.evaluation.reference import reference_rows
+from agile_gym.terminal import printable
 
 __all__ = ["INTERVALS", "Interval", "format_cost", "format_tables", "grid_lines", "short_name"]
 
@@ -58,6 +59,7 @@ def format_tables(summary: Mapping[str, Mapping[str, Any]], policy: str, *, inte
 
 def short_name(policy: str) -> str:
     """Return the end of a long name, such as a model's path, which tells most."""
+    policy = printable(policy)
     return policy if len(policy) <= MAX_NAME else f"...{policy[3 - MAX_NAME :]}"
 
 
@@ -142,13 +144,14 @@ def format_cost(cost: Mapping[str, Mapping[str, float | None]]) -> str:
 
 def grid_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Align a table: the first column to the left, the others to the right, a rule below the header."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    cells = [[printable(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = [
         "  ".join(
             cell.ljust(width) if column == 0 else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
-        for row in (header, *rows)
+        for row in cells
     ]
     lines.insert(1, "-" * len(lines[0]))
     return "\n".join(line.rstrip() for line in lines)

@@ -15,11 +15,14 @@ from agile_gym.evaluation import (
     SuiteEntry,
     choose_entries,
     evaluate,
+    format_cost,
     format_tables,
     prepare_plan,
     read_journal,
     summarize,
+    summarize_cost,
 )
+from agile_gym.evaluation.results import EpisodeResult
 from agile_gym.evaluation.session import Session
 from agile_gym.policies import EdgePolicy
 from agile_gym.rollout.reading import read_transcripts
@@ -68,6 +71,44 @@ def test_a_line_that_was_damaged_costs_its_own_episode_alone(tmp_path):
     assert {task.key for task in PLAN.tasks()} - set(keys) == lost
     resumed = play(journal.path, resume=True)
     assert format_tables(summarize(resumed.results), "e") == format_tables(summarize(journal.results), "e")
+
+
+ODD = (None, True, -1, 10**400, 1e308, float("nan"), float("inf"), "", "1", [], [1], {}, {"a": None}, {"\x1b[2J": 1})
+
+
+@pytest.mark.parametrize("name", sorted(EpisodeResult.__annotations__))
+def test_lines_that_no_episode_has_written_are_played_again(tmp_path, name):
+    journal = play(tmp_path / "journal.jsonl")
+    header, first, *rest = journal.path.read_text().splitlines()
+    for value in (*ODD, json.loads("[" * 500 + "]" * 500), json.loads('{"a":' * 500 + "1" + "}" * 500)):
+        values = json.loads(first)
+        for changed in (value, {**values[name], "total": value} if isinstance(values[name], dict) else value):
+            journal.path.write_text("\n".join([header, json.dumps({**values, name: changed}), *rest, ""]))
+            with contextlib.closing(Journal(journal.path, PLAN, resume=True)) as again:
+                assert again.results[-11:] == journal.results[1:]
+                text = format_tables(summarize(again.results), "e") + format_cost(summarize_cost(again.results))
+            assert all(line.isprintable() for line in text.splitlines())
+    journal.path.write_text("\n".join([header, "[" * 100_000, '{"a":' * 100_000, *rest, ""]))
+    with contextlib.closing(Journal(journal.path, PLAN, resume=True)) as again:
+        assert again.results == journal.results[1:]
+
+
+@pytest.mark.parametrize("part", ["schema", "plan", "photographs"])
+@pytest.mark.parametrize("value", [*ODD, "x" * 10**6, "\x1b[2J"], ids=lambda value: repr(value)[:20])
+def test_headers_that_no_evaluation_has_written_are_refused(tmp_path, part, value):
+    journal = play(tmp_path / "journal.jsonl")
+    header, *rest = journal.path.read_text().splitlines()
+    journal.path.write_text("\n".join([json.dumps({**json.loads(header), part: value}), *rest, ""]))
+    before = journal.path.read_bytes()
+    if (part, value) != ("photographs", {}):
+        with pytest.raises(ConfigurationError) as caught:
+            Journal(journal.path, PLAN, resume=True)
+        assert len(str(caught.value)) < 1500
+        assert str(caught.value).isprintable()
+    assert journal.path.read_bytes() == before
+    journal.path.write_text("\n".join(["[" * 100_000, *rest, ""]))
+    with pytest.raises(ConfigurationError, match="is not the journal"):
+        Journal(journal.path, PLAN, resume=True)
 
 
 def test_finished_puzzles_are_not_thrown_away(tmp_path):

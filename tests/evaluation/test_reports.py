@@ -204,6 +204,58 @@ def test_broken_files_of_results_are_refused(tmp_path, change, message):
         read_report(path)
 
 
+ODD = (None, True, -1, 10**400, 1e308, float("nan"), float("inf"), "", "1", "0x0", "11x11", [], [1], {}, {"a": 1})
+
+
+@pytest.mark.parametrize("column", range(8))
+def test_rows_that_no_evaluation_has_written_are_refused(tmp_path, column):
+    path = save(tmp_path / "r.json", BY_HAND).path
+    values = json.loads(path.read_text())
+    for value in (*ODD, json.loads("[" * 500 + "]" * 500)):
+        rows = [list(row) for row in values["rows"]]
+        rows[1][column] = value
+        path.write_text(json.dumps({**values, "rows": rows}))
+        if column == 6 and value is True:  # may be solved
+            continue
+        with pytest.raises(ConfigurationError, match=r"is damaged: .*Evaluate again"):
+            read_report(path)
+
+
+@pytest.mark.parametrize("part", ["plan", "summary", "rows", "images", "schema"])
+@pytest.mark.parametrize("value", [*ODD, "x" * 10**6], ids=lambda value: repr(value)[:20])
+def test_parts_that_no_evaluation_has_written_are_refused(tmp_path, part, value):
+    path = save(tmp_path / "r.json", BY_HAND).path
+    path.write_text(json.dumps({**json.loads(path.read_text()), part: value}))
+    if (part, value) in [("schema", True), *((part, empty) for part in ("summary", "rows") for empty in ({}, [], ""))]:
+        return
+    if part == "summary" and isinstance(value, dict):
+        return
+    with pytest.raises(ConfigurationError) as caught:
+        read_report(path)
+    assert len(str(caught.value)) < 800
+
+
+def test_files_that_are_nested_without_end_or_too_large_are_refused(tmp_path, monkeypatch):
+    path = save(tmp_path / "r.json", BY_HAND).path
+    path.write_text("[" * 100_000)
+    with pytest.raises(ConfigurationError, match="is not JSON"):
+        read_report(path)
+    with path.open("r+b") as file:
+        file.truncate(2**40)  # a hole of a terabyte
+    with pytest.raises(ConfigurationError, match="has more than 134,217,728 bytes"):
+        read_report(path)
+
+
+def test_what_a_file_of_results_says_cannot_command_the_terminal(tmp_path):
+    escape = "\x1b[2J\x07"
+    first = save(tmp_path / "a.json", BY_HAND, escape, options={escape: 1, "x": escape})
+    second = save(tmp_path / "b.json", BY_HAND, f"\n{escape}" + "x" * 10**6, options={"x": ["y" * 10**6]})
+    text = format_comparison(compare_reports(first, second), first, second)
+    assert all(line.isprintable() for line in text.splitlines())
+    assert len(text) < 10_000
+    assert r"First: \x1b[2J\x07 (" in text
+
+
 def test_comparing_by_hand(tmp_path):
     rng = np.random.default_rng(0)
     ours = [result(level, e, int(rng.choice([0, 2, 4]))) for level in (0, 1) for e in range(60)]

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 from fractions import Fraction
 
 import numpy as np
@@ -114,6 +115,18 @@ def test_pass_at_k_equals_the_share_of_all_choices(samples):
 def test_mcnemar_equals_the_binomial_test(first, second):
     expected = binomtest(first, first + second, 0.5).pvalue if first + second else 1.0
     assert mcnemar(first, second) == pytest.approx(expected, rel=1e-9)
+
+
+def test_mcnemar_of_many_pairs_is_quick_and_near(monkeypatch):
+    exact = [mcnemar(first, first + more) for first in (0, 700, 9000) for more in (0, 40, 900)]
+    monkeypatch.setattr(paired_module, "MAX_EXACT", -1)
+    near = [mcnemar(first, first + more) for first in (0, 700, 9000) for more in (0, 40, 900)]
+    assert near == pytest.approx(exact, rel=1e-7)
+    monkeypatch.undo()
+    start = time.process_time()
+    for first, second in ((1_000_000, 1_003_000), (9_999, 10_001), (3_000_000, 0)):
+        assert mcnemar(first, second) == pytest.approx(binomtest(first, first + second).pvalue, rel=1e-6)
+    assert time.process_time() - start < 5
 
 
 def test_mcnemar_by_hand():
