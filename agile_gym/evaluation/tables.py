@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any, Literal
 
 from agile_gym.errors import ConfigurationError, did_you_mean
@@ -24,6 +25,8 @@ _METRICS = (("acc", "Acc: puzzles with every piece right"), ("score", "Score: pi
 
 def format_tables(summary: Mapping[str, Mapping[str, Any]], policy: str, *, interval: Interval = "puzzle") -> str:
     """Write the tables: one's own rows, with their intervals below, the paper's rows, and what the policy did.
+
+    The averages of the paper's rows are over the same levels as one's own.
 
     Args:
         summary: What `agile_gym.evaluation.summarize` returned.
@@ -47,7 +50,9 @@ def format_tables(summary: Mapping[str, Mapping[str, Any]], policy: str, *, inte
             rows = _estimate_rows(policy, [columns[name][key] for name in names])
             rows.append(["  puzzles", *(str(columns[name]["puzzles"]) for name in names)])
             for row in reference_rows(grid, metric):
-                paper = {f"L{level}": value for level, value in enumerate(row.levels)} | {"avg": row.average}
+                paper = {f"L{level}": value for level, value in enumerate(row.levels)}
+                shown = [paper[name] for name in names if name in paper]
+                paper["avg"] = row.average if len(shown) == len(paper) else fmean(shown)
                 rows.append([f"paper: {row.model}", *(f"{paper[name]:.1f}" for name in names)])
             parts.append(f"{grid} {title} (%)\n{grid_lines(['', *names], rows)}")
         if any(columns[name]["pass"] for name in names):

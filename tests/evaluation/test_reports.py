@@ -102,7 +102,10 @@ def test_summary_and_table_by_hand():
     lines = format_tables(summary, "mine").splitlines()
     assert lines[3].split() == ["mine", "50.0", "50.0", "50.0"]
     agile = next(line for line in lines if "cold start + RL" in line)
-    assert agile.split()[-3:] == ["78.7", "86.7", "82.8"]  # L0, L2 and the paper's average
+    assert agile.split()[-3:] == ["78.7", "86.7", "82.7"]  # L0, L2 and their mean
+    whole = format_tables(summarize([*BY_HAND, result(1, 0, 4)]), "mine").splitlines()
+    agile = next(line for line in whole if "cold start + RL" in line)
+    assert agile.split()[-4:] == ["78.7", "83.0", "86.7", "82.8"]  # all levels and the paper's average
     table = {line[:28].strip(): line[28:].split() for line in lines}
     assert table["episodes of 3 (%)"] == ["50.0", "0.0", "25.0"]
     assert table["syntax (%)"] == ["25.0", "16.7", "20.0"]
