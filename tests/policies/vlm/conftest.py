@@ -22,6 +22,38 @@ def saved(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def loaded(saved):
+    """Return such a model, loaded once for all tests: leave it as it is."""
+    from agile_gym.policies.vlm import load_vlm
+
+    models = {}
+
+    def load(name):
+        if name not in models:
+            models[name] = load_vlm(saved(name), device="cpu")
+        return models[name]
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def played(loaded):
+    """Return the transcripts of five episodes that a model has played, three at a time, with nothing unusual."""
+    from playing import play
+
+    from agile_gym.policies.hf import HFVLMPolicy
+
+    known = {}
+
+    def episodes(name):
+        if name not in known:
+            known[name] = play(HFVLMPolicy(loaded(name), max_new_tokens=12))
+        return known[name]
+
+    return episodes
+
+
 @pytest.fixture(params=list(families.FAMILIES))
 def family(request):
     return request.param

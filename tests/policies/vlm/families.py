@@ -1,5 +1,7 @@
 """Tiny random models of each family, built in code, with their real processors."""
 
+from functools import cache
+
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -294,6 +296,13 @@ FAMILIES = {
     function.__name__: function
     for function in (qwen2_5_vl, qwen3_vl, idefics3, smolvlm, gemma3, gemma3_sliding, llava, llava_onevision, internvl)
 }
+
+
+@cache
+def built(name):
+    """Return a model of a family and its processor, once for all tests: leave them as they are."""
+    model, processor = FAMILIES[name]()
+    return model.eval(), processor
 
 
 def save(name, folder, *, seed=0):

@@ -122,8 +122,8 @@ def test_a_cache_holds_what_was_put_into_it(data):
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3_sliding", "llava"])
-def test_the_same_puzzle_is_read_once_and_played_as_alone(saved, family):
-    policy = HFVLMPolicy(str(saved(family)), device="cpu", max_new_tokens=12)
+def test_the_same_puzzle_is_read_once_and_played_as_alone(loaded, family):
+    policy = HFVLMPolicy(loaded(family), max_new_tokens=12)
     # Two puzzles, three episodes each, in turns; all begin together.
     specs = [EpisodeSpec("env", i % 2, {"level": 0}, policy_seed=i, name=str(i)) for i in range(6)]
     together, alone = (play(policy, specs=specs, batch=batch) for batch in (6, 1))
@@ -136,9 +136,9 @@ def test_the_same_puzzle_is_read_once_and_played_as_alone(saved, family):
     assert all(turn.usage.computed_tokens > 0 for t in together for turn in t.turns[1:])
 
 
-def test_few_passes_read_a_batch_of_mixed_turns(saved, monkeypatch):
+def test_few_passes_read_a_batch_of_mixed_turns(loaded, monkeypatch):
     """Rows that begin and rows that go on are read apart, and then written together."""
-    policy = HFVLMPolicy(str(saved("idefics3")), device="cpu", max_new_tokens=4, stop=["never written"])
+    policy = HFVLMPolicy(loaded("idefics3"), max_new_tokens=4, stop=["never written"])
     passes = []
     model = type(policy.vlm.model)
     forward = model.forward

@@ -1,5 +1,6 @@
 """How observations become tokens: marks and images, words that look like control tokens, and where turns end."""
 
+from functools import cache
 from types import SimpleNamespace
 
 import families
@@ -18,15 +19,8 @@ IMAGE = np.full((56, 56, 3), 99, np.uint8)
 
 @pytest.fixture(scope="module")
 def chats():
-    """Give the chat format of a family, which needs no model."""
-    known = {}
-
-    def chat(family):
-        if family not in known:
-            known[family] = ChatFormat(families.FAMILIES[family]()[1])
-        return known[family]
-
-    return chat
+    """Give the chat format of a family."""
+    return cache(lambda family: ChatFormat(families.built(family)[1]))
 
 
 @pytest.mark.parametrize("name", ["opening", "follow_up"])

@@ -17,8 +17,8 @@ from agile_gym.policies.vlm.scoring import segment_logps
 CLOSE = 1e-4
 
 
-def make(folder, **options):
-    return HFVLMPolicy(str(folder), **{"max_new_tokens": 12, "device": "cpu", **options})
+def make(vlm, **options):
+    return HFVLMPolicy(vlm, **{"max_new_tokens": 12, **options})
 
 
 def tokens(transcripts):
@@ -29,10 +29,10 @@ def marked_logps(transcripts):
     return np.concatenate([segment.logps[segment.mask] for t in transcripts for segment in t.segments])
 
 
-@pytest.mark.parametrize("options", [{}, {"reuse_cache": False}, {"window": 1}, {"temperature": 0.7}])
-def test_log_probs_of_one_full_pass_are_those_of_sampling(saved, family, options):
-    policy = make(saved(family), **options)
-    transcripts = play(policy)
+@pytest.mark.parametrize("options", [{}, {"reuse_cache": False}, {"window": 1, "temperature": 0.7}])
+def test_log_probs_of_one_full_pass_are_those_of_sampling(loaded, played, family, options):
+    policy = make(loaded(family), **options)
+    transcripts = play(policy, count=4) if options else played(family)
     compared = 0
     for transcript in transcripts:
         images = [transcript.images] * len(transcript.segments)
@@ -46,10 +46,10 @@ def test_log_probs_of_one_full_pass_are_those_of_sampling(saved, family, options
     assert compared == sum(turn.usage.new_tokens for t in transcripts for turn in t.turns) > 100
 
 
-def test_scoring_computes_logits_for_written_tokens_only(saved, monkeypatch):
-    policy = make(saved("idefics3"))
-    segments = [t.segments[0] for t in play(policy, count=2)]
-    images = [t.images for t in play(policy, count=2)]
+def test_scoring_computes_logits_for_written_tokens_only(loaded, played, monkeypatch):
+    policy = make(loaded("idefics3"))
+    segments = [t.segments[0] for t in played("idefics3")[:2]]
+    images = [t.images for t in played("idefics3")[:2]]
     model = type(policy.vlm.model)
     forward, shapes = model.forward, []
 
@@ -70,10 +70,10 @@ def test_scoring_computes_logits_for_written_tokens_only(saved, monkeypatch):
     assert not segment_logps(policy.vlm, policy.chat, [nothing], images[:1])[0].any()
 
 
-def test_images_and_earlier_turns_matter(saved, family):
+def test_images_and_earlier_turns_matter(loaded, played, family):
     # Else the comparison above would prove nothing.
-    policy = make(saved(family))
-    (transcript,) = play(policy, count=1)
+    policy = make(loaded(family))
+    transcript = played(family)[0]
     (segment,) = transcript.segments
     assert len(segment.images) > len(transcript.prompt_images) > 0
     (logps,) = segment_logps(policy.vlm, policy.chat, [segment], [transcript.images])
@@ -83,10 +83,9 @@ def test_images_and_earlier_turns_matter(saved, family):
         assert np.abs(other - logps).max() > 10 * CLOSE, changed
 
 
-def test_what_is_sampled_does_not_depend_on_cache_or_batch(saved, family):
-    folder = saved(family)
-    transcripts = play(make(folder), batch=4)
-    for other in (play(make(folder, reuse_cache=False), batch=4), play(make(folder), batch=1)):
+def test_what_is_sampled_does_not_depend_on_cache_or_batch(loaded, played, family):
+    transcripts = played(family)
+    for other in (play(make(loaded(family), reuse_cache=False), batch=4), play(make(loaded(family)), batch=1)):
         assert tokens(other) == tokens(transcripts)
         np.testing.assert_allclose(marked_logps(other), marked_logps(transcripts), atol=CLOSE)
     computed = sum(turn.usage.computed_tokens for t in transcripts for turn in t.turns)
@@ -96,8 +95,8 @@ def test_what_is_sampled_does_not_depend_on_cache_or_batch(saved, family):
     assert computed < 0.6 * context
 
 
-def test_first_turn_is_what_transformers_generates(saved, family):
-    policy = make(saved(family), temperature=0)
+def test_first_turn_is_what_transformers_generates(loaded, family):
+    policy = make(loaded(family), temperature=0)
     (transcript,) = play(policy, count=1)
     processor, model = policy.vlm.processor, policy.vlm.model
     from PIL import Image
@@ -120,13 +119,13 @@ def test_first_turn_is_what_transformers_generates(saved, family):
     assert transcript.segments[0].ids[: inputs["input_ids"].shape[1]].tolist() == inputs["input_ids"][0].tolist()
 
 
-def test_appended_tokens_are_those_of_the_whole_conversation(saved, family):
+def test_appended_tokens_are_those_of_the_whole_conversation(loaded, played, family):
     """Chunks put together are what the processor makes of the whole conversation, given as messages."""
     from PIL import Image
 
-    policy = make(saved(family))
+    policy = make(loaded(family))
     chat, processor = policy.chat, policy.vlm.processor
-    (transcript,) = play(policy, count=1)
+    transcript = played(family)[0]
     texts = [f"<think>turn {number}</think>" for number in range(len(transcript.turns))]
     ids = list(chat.opening(transcript.prompt, transcript.prompt_images).ids)
     messages = [{"role": "user", "content": content_parts(transcript.prompt)}]
@@ -150,8 +149,8 @@ def test_appended_tokens_are_those_of_the_whole_conversation(saved, family):
     assert any(count > 0 for count in placeholders)
 
 
-def test_end_of_turn_is_not_doubled(saved, family):
-    chat = make(saved(family)).chat
+def test_end_of_turn_is_not_doubled(loaded, family):
+    chat = make(loaded(family)).chat
     ended = chat.follow_up("go on", ())
     assert chat.end_of_turn is not None
     assert ended.ids[0] == chat.end_of_turn
@@ -159,9 +158,9 @@ def test_end_of_turn_is_not_doubled(saved, family):
     assert chat.follow_up("go on", (), after=int(ended.ids[0]) + 1).ids.tolist() == ended.ids.tolist()
 
 
-def test_window_keeps_the_newest_images_and_marks_every_token_once(saved, family):
-    policy = make(saved(family), window=1)
-    for transcript in play(policy):
+def test_window_keeps_the_newest_images_and_marks_every_token_once(loaded, family):
+    policy = make(loaded(family), window=1)
+    for transcript in play(policy, count=3):
         first = len(transcript.prompt_images)
         turns = [segment.turns[segment.mask] for segment in transcript.segments]
         assert np.concatenate(turns).tolist() == sorted(np.concatenate(turns).tolist())
@@ -175,9 +174,9 @@ def test_window_keeps_the_newest_images_and_marks_every_token_once(saved, family
         assert hidden.count(HIDDEN_IMAGE) == shown - 1
 
 
-def test_tokens_that_cannot_be_written_have_no_probability(saved, family):
-    policy = make(saved(family), max_new_tokens=60, temperature=100.0, stop=["never written"])
-    transcripts = play(policy, count=4, batch=4)
+def test_tokens_that_cannot_be_written_have_no_probability(loaded, family):
+    policy = make(loaded(family), max_new_tokens=50, temperature=100.0, stop=["never written"])
+    transcripts = play(policy, count=3, batch=3)
     forbidden = set(policy._generator.forbidden.nonzero()[:, 0].tolist())
     tokenizer = policy.chat.tokenizer
     assert policy.chat.image_token_id in forbidden
@@ -185,7 +184,7 @@ def test_tokens_that_cannot_be_written_have_no_probability(saved, family):
     assert set(tokenizer.all_special_ids) - ends <= forbidden
     assert not ends & forbidden
     written = np.concatenate([segment.ids[segment.mask] for t in transcripts for segment in t.segments])
-    assert len(written) > 500
+    assert len(written) > 300
     assert not set(written.tolist()) & forbidden
     assert len(set(written.tolist())) > 100  # nearly uniform, so forbidden ones would have come up
     vocabulary = len(policy._generator.forbidden)
