@@ -67,9 +67,9 @@ def test_texts_are_told_apart():
 
 
 def seconds(env, text):
-    start = time.perf_counter()
+    start = time.process_time()
     env.step(text)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
