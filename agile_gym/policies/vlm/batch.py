@@ -200,8 +200,7 @@ def _twins(contexts: Sequence[Context]) -> dict[int, int]:
     known: dict[tuple[int, ...], int] = {}
     twins: dict[int, int] = {}
     for i, context in enumerate(contexts):
-        if context.cached == 0:
-            same = known.setdefault(tuple(id(part.chunk) for part in context.parts), i)
-            if same != i:
-                twins[i] = same
+        same = known.setdefault(tuple(id(part.chunk) for part in context.parts), i)
+        if same != i:
+            twins[i] = same
     return twins

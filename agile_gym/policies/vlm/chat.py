@@ -29,6 +29,7 @@ _CONTROL_FORM = re.compile(
     r"|<(?:start|end)_of_\w+>",
     re.IGNORECASE,
 )
+_PREFILL = re.compile(r"<think>\s*(?:</think>\s*)?\Z")
 _MARK = "Zq7Xk2"
 """Stands for the model's turn while a template is rendered; a word that no template and no feedback holds."""
 
@@ -70,7 +71,8 @@ class ChatFormat:
         image_token_id: Id of the image placeholder.
         control_ids: Ids of the tokens that are no text, such as those that begin and end turns.
         end_of_turn: Id of the token that ends the model's turn in the template, or None if it has none.
-        prefill: What the template itself writes at the start of the model's turn, such as ``"<think>"``, or ``""``.
+        prefill: What the template itself writes at the start of the model's turn: ``"<think>"``, perhaps a whole think
+            block that is empty, or ``""``.
     """
 
     def __init__(self, processor: Any, *, system: str | None = None) -> None:  # noqa: ANN401 -- transformers is untyped
@@ -94,8 +96,8 @@ class ChatFormat:
         probe = self._after_turn([{"type": "text", "text": "x"}])
         first = self._tokenize(probe, [])[0]
         self.end_of_turn: int | None = int(first[0]) if len(first) and int(first[0]) in self.control_ids else None
-        ending = probe.rstrip()
-        self.prefill: str = probe[ending.rindex("<think>") :] if ending.endswith("<think>") else ""
+        prefilled = _PREFILL.search(probe)
+        self.prefill: str = "" if prefilled is None else prefilled[0]
 
     def opening(self, text: str, images: Sequence[Image]) -> Chunk:
         """Return the start of a conversation: the first observation, up to where the model begins to write.

@@ -82,12 +82,11 @@ def collate_pixels(model: Any, pixels: Sequence[Mapping[str, Any]]) -> dict[str,
     batch: dict[str, Any] = {}
     for name in pixels[0]:
         tensors = [entry[name] for entry in pixels]
-        batch[name] = torch.cat(_padded(torch, tensors, axis) if len(tensors) > 1 else tensors, axis).to(model.device)
+        joined = torch.cat(_padded(torch, tensors, axis) if len(tensors) > 1 else tensors, axis)
+        batch[name] = joined.to(model.device, model.dtype if joined.is_floating_point() else joined.dtype)
     if model.config.model_type == "llava_onevision":
         # With more images than one, none of them is cut into tiles; see `agile_gym.policies.vlm.chat.process`.
         batch["batch_num_images"] = torch.tensor([max(2, len(batch["image_sizes"]))], device=model.device)
-    if batch["pixel_values"].is_floating_point():
-        batch["pixel_values"] = batch["pixel_values"].to(model.dtype)
     return batch
 
 

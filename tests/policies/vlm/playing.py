@@ -33,6 +33,11 @@ class Prompted:
         return self.policy.finish(slot)
 
 
+def longer(env, turns):
+    """Return what makes such an environment with another number of turns."""
+    return partial(env.func, **{**env.keywords, "max_turns": turns})
+
+
 def play(policy, count=5, batch=3, make_env=SMALL, specs=None):
     """Play some episodes and return their transcripts in order."""
     specs = specs or [

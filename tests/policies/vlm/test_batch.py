@@ -1,5 +1,6 @@
 """What lets episodes be computed together: the cache of a batch, and how rows are read in few and full passes."""
 
+import families
 import numpy as np
 import pytest
 import torch
@@ -8,9 +9,11 @@ from hypothesis import strategies as st
 from playing import SMALL, play
 
 from agile_gym.policies.hf import HFVLMPolicy
+from agile_gym.policies.vlm import VLM
 from agile_gym.policies.vlm import batch as batching
 from agile_gym.policies.vlm.batch import stretches
 from agile_gym.policies.vlm.cache import BatchCache
+from agile_gym.policies.vlm.scoring import segment_logps
 from agile_gym.rollout import EpisodeSpec
 
 WIDTHS = st.lists(st.integers(1, 900), min_size=1, max_size=40).map(lambda widths: sorted(widths, reverse=True))
@@ -134,6 +137,47 @@ def test_the_same_puzzle_is_read_once_and_played_as_alone(loaded, family):
     assert [usage.computed_tokens for usage in first[:2]] == [usage.context_tokens for usage in first[:2]]
     assert [usage.computed_tokens for usage in first[2:]] == [0] * 4
     assert all(turn.usage.computed_tokens > 0 for t in together for turn in t.turns[1:])
+
+
+@pytest.fixture
+def short_sighted():
+    """Make a LLaVA whose layers, which name no kind, all reach back so many tokens only."""
+
+    def make(reach):
+        from transformers import LlavaConfig, LlavaForConditionalGeneration, MistralConfig
+
+        tiny, processor = families.built("llava")
+        config = LlavaConfig(
+            vision_config=tiny.config.vision_config,
+            text_config=MistralConfig(
+                **{**families.TEXT, "hidden_size": 192}, vocab_size=tiny.config.text_config.vocab_size,
+                sliding_window=reach,
+            ),
+            image_token_index=tiny.config.image_token_index,
+            image_seq_length=1,
+            vision_feature_layer=-1,
+            vision_feature_select_strategy="full",
+        )  # fmt: skip
+        torch.manual_seed(0)
+        model = LlavaForConditionalGeneration(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(4 if parameter.ndim > 1 else 1)
+        return HFVLMPolicy(VLM(model, processor, "short"), max_new_tokens=30, stop=["never written"])
+
+    return make
+
+
+def test_attention_that_does_not_reach_all_is_the_same_in_a_batch(short_sighted):
+    lengths = [turn.usage.context_tokens for t in play(short_sighted(9999), count=4) for turn in t.turns[:2]]
+    # Shorter than any context; and one that contexts grow out of in their second turn, while they write.
+    for reach in (20, max(lengths) + 3):
+        policy = short_sighted(reach)
+        together, alone = play(policy, count=4, batch=4), play(policy, count=4, batch=1)
+        for one, other in zip(together, alone, strict=True):
+            np.testing.assert_allclose(one.segments[0].logps, other.segments[0].logps, atol=1e-4)
+            (scored,) = segment_logps(policy.vlm, policy.chat, one.segments, [one.images])
+            np.testing.assert_allclose(scored, one.segments[0].logps, atol=1e-4)
 
 
 def test_few_passes_read_a_batch_of_mixed_turns(loaded, monkeypatch):

@@ -108,6 +108,16 @@ def test_what_the_template_begins_with_stops_no_turn(chats):
     assert thinking.decode(ids) == "<think>\nab\n"
 
 
+@pytest.mark.parametrize("start", ["<think>", "<think>\n", "<think>\n\n</think>\n\n", "<think></think>"])
+def test_what_the_template_begins_with_is_part_of_the_turn(chats, start):
+    chat = chats("idefics3")
+    template = chat.processor.chat_template.replace("assistant\n{% endif %}", f"assistant\n{start}{{% endif %}}")
+    thinking = ChatFormat(SimpleNamespace(tokenizer=chat.tokenizer, image_token="<image>", chat_template=template))
+    assert thinking.prefill == start
+    assert thinking.decode(chat.tokenizer("<code>", add_special_tokens=False)["input_ids"]) == f"{start}<code>"
+    assert chat.prefill == ""
+
+
 @pytest.mark.parametrize(("settings", "ends"), [([0, 5], {0, 5}), (0, {0}), (None, set())])
 def test_every_token_that_ends_a_turn_counts(chats, settings, ends):
     chat = chats("gemma3")

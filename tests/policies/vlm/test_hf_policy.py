@@ -217,6 +217,15 @@ def test_what_is_no_model(vlm):
     assert HFVLMPolicy(vlm, max_new_tokens=5).vlm is vlm
 
 
+@pytest.mark.parametrize(("options", "kept"), [({}, False), ({"reuse_cache": False}, True), ({"window": 1}, True)])
+def test_pixels_are_kept_only_where_they_are_read_again(vlm, options, kept):
+    policy = make(vlm, **options)
+    first_turn(policy, SMALL())
+    (part, _) = policy._episodes[0].context.parts
+    assert bool(part.chunk.pixels) == kept
+    assert part.chunk.images == 4
+
+
 def test_memory_of_finished_episodes_is_given_back(vlm):
     policy = make(vlm)
     play(policy, count=4, batch=2)

@@ -6,7 +6,7 @@ import families
 import numpy as np
 import pytest
 import torch
-from playing import play
+from playing import SMALL, longer, play
 
 from agile_gym.actions.prompt import HIDDEN_IMAGE, IMAGE_MARK
 from agile_gym.policies.hf import HFVLMPolicy
@@ -44,6 +44,21 @@ def test_log_probs_of_one_full_pass_are_those_of_sampling(loaded, played, family
             assert (segment.logps[~segment.mask] == 0).all()
             compared += int(segment.mask.sum())
     assert compared == sum(turn.usage.new_tokens for t in transcripts for turn in t.turns) > 100
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "idefics3"])
+@pytest.mark.parametrize("reuse_cache", [True, False])
+def test_images_behind_a_dropped_one_are_read_again(loaded, family, reuse_cache):
+    policy = make(loaded(family), window=2, reuse_cache=reuse_cache, max_new_tokens=4)
+    transcripts = play(policy, count=3, make_env=longer(SMALL, 7))
+    for transcript in transcripts:
+        scored = segment_logps(
+            policy.vlm, policy.chat, transcript.segments, [transcript.images] * len(transcript.segments)
+        )
+        for segment, logps in zip(transcript.segments, scored, strict=True):
+            np.testing.assert_allclose(logps, segment.logps, atol=CLOSE)
+    first = len(transcripts[0].prompt_images)
+    assert {len(s.images) - first for t in transcripts for s in t.segments[1:]} == {2}
 
 
 def test_scoring_computes_logits_for_written_tokens_only(loaded, played, monkeypatch):
