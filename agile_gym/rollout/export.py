@@ -186,8 +186,7 @@ def export_verl(
             first = [] if transcript.system is None else [Message("system", transcript.system)]
             first.append(Message("user", transcript.prompt, transcript.prompt_images))
             prompt = [{"role": said.role, "content": said.text} for said in (_clean(m, transcript.id) for m in first)]
-            pairs = [[entry, 0] if isinstance(entry, str) else list(entry) for entry in transcript.solution]
-            truth = json.dumps(pairs)
+            truth = json.dumps([_pair(entry, transcript.id) for entry in transcript.solution])
             hashes = [hash_pixels(image) for image in transcript.prompt_images]
             puzzle = hashlib.sha256(json.dumps([prompt, truth, hashes]).encode()).digest()
             if puzzle in seen:
@@ -203,6 +202,16 @@ def export_verl(
             }
 
     return _write_parquet(_target(folder, name, ".parquet"), schema, rows())
+
+
+def _pair(entry: object, name: str) -> list[Any]:
+    """Return a place of a solution as a piece and its angle."""
+    pair = [entry, 0] if isinstance(entry, str) else cast("list[Any]", entry)
+    if isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], int):
+        return list(pair)
+    raise ConfigurationError(
+        f"The transcript {name!r} has {entry!r:.60} in its solution, which is neither a piece nor [piece, angle]."
+    )
 
 
 def _clean(message: Message, name: str) -> Message:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-__all__ = ["RecordProblem", "get_field", "get_items", "get_mapping"]
+__all__ = ["MAX_NESTING", "RecordProblem", "get_field", "get_items", "get_mapping", "get_nested", "is_nested_deeper"]
+
+MAX_NUMBER = 2**63 - 1
+"""Largest whole number of a field."""
+MAX_NESTING = 100
+"""Levels of lists and dictionaries in a field that may hold anything, so that every reader can walk through it."""
 
 
 class RecordProblem(ValueError):  # noqa: N818 -- always turned into a TranscriptError that names the file
@@ -24,7 +29,37 @@ def get_field(record: Mapping[str, Any], key: str, *kinds: type) -> Any:  # noqa
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
         raise RecordProblem(f"has {value!r:.60} as {key!r}, which must be of type {names}")
+    if isinstance(value, int) and abs(value) > MAX_NUMBER:
+        raise RecordProblem(f"has {value!r:.60} as {key!r}, which is too large a number")
     return value
+
+
+def get_nested(record: Mapping[str, Any], key: str, kind: type) -> Any:  # noqa: ANN401 -- of that kind
+    """Return a field that may hold anything, but not in more than `MAX_NESTING` levels.
+
+    Raises:
+        RecordProblem: If it is missing, of another type, or nested deeper.
+    """
+    value = get_field(record, key, kind)
+    if is_nested_deeper(value, MAX_NESTING):
+        raise RecordProblem(f"has {key!r} nested in more than {MAX_NESTING} levels")
+    return value
+
+
+def is_nested_deeper(value: object, levels: int) -> bool:
+    """Tell whether lists and dictionaries are nested in more than so many levels."""
+    entries: list[object] = [value]
+    for _ in range(levels + 1):
+        inner: list[object] = []
+        for entry in entries:
+            if isinstance(entry, Mapping):
+                inner += cast("Mapping[object, object]", entry).values()
+            elif isinstance(entry, list | tuple):
+                inner += cast("Sequence[object]", entry)
+        if not inner:
+            return False
+        entries = inner
+    return True
 
 
 def get_items(record: Mapping[str, Any], key: str, kind: type) -> list[Any]:
@@ -37,6 +72,8 @@ def get_items(record: Mapping[str, Any], key: str, kind: type) -> list[Any]:
     for entry in entries:
         if not isinstance(entry, kind) or isinstance(entry, bool):
             raise RecordProblem(f"has {entry!r:.60} in {key!r}, where each must be of type {kind.__name__}")
+        if isinstance(entry, int) and abs(entry) > MAX_NUMBER:
+            raise RecordProblem(f"has {entry!r:.60} in {key!r}, which is too large a number")
     return entries
 
 

@@ -23,6 +23,7 @@ def replacing(path: Path) -> Generator[Path, None, None]:
     If the block raises, the new file is removed and the other one stays as it was.
     """
     temporary = path.with_name(f".{path.name}-{os.getpid()}.new")
+    temporary.unlink(missing_ok=True)  # what has this name may be a link to somewhere else
     try:
         yield temporary
         os.replace(temporary, path)

@@ -8,14 +8,12 @@ from typing import Any, NamedTuple
 
 from agile_gym.errors import TranscriptError
 from agile_gym.rollout.fields import RecordProblem
-from agile_gym.rollout.records import parse_record
+from agile_gym.rollout.records import MAX_LINE, parse_record
 
 __all__ = ["EPISODES", "StoredLine", "read_line", "read_lines"]
 
 EPISODES = "episodes.jsonl"
 """Name of the file."""
-MAX_LINE = 256 * 1024 * 1024
-"""Largest length of a line that is read, in bytes."""
 
 
 class StoredLine(NamedTuple):
@@ -49,6 +47,8 @@ def read_lines(path: Path) -> Iterator[StoredLine]:
         TranscriptError: If the file cannot be read, or a line is not a record.
     """
     try:
+        if not path.is_file():  # a pipe would be waited for without end
+            raise OSError("it is not a file")
         with path.open("rb") as file:
             number, offset = 0, 0
             while data := file.readline(MAX_LINE + 1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import struct
 from pathlib import Path
 
@@ -139,7 +140,10 @@ class ImageFolder:
         """
         path = self.path(ref)
         try:
-            if path.stat().st_size > MAX_FILE:  # read(MAX_FILE + 1) would take that much memory for any file
+            about = path.stat()
+            if not stat.S_ISREG(about.st_mode):  # a device has no end, and a pipe is waited for without end
+                raise TranscriptError(f"The image {path} is not a file. {_NEXT}")
+            if about.st_size > MAX_FILE:  # read(MAX_FILE + 1) would take that much memory for any file
                 raise TranscriptError(f"The image {path} has more than {MAX_FILE:,} bytes. {_NEXT}")
             return path.read_bytes()
         except FileNotFoundError:

@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agile_gym.errors import TranscriptError
+from agile_gym.images import DEFAULT_MAX_PIXELS
 from agile_gym.rollout.fields import RecordProblem
 from agile_gym.rollout.lines import EPISODES, read_line, read_lines
-from agile_gym.rollout.parts import list_parts, read_part, read_row
+from agile_gym.rollout.part_reading import read_part, read_row
+from agile_gym.rollout.parts import list_parts
 from agile_gym.rollout.pictures import ImageFolder, check_ref, decode_png
 from agile_gym.rollout.records import from_record, image_refs
 from agile_gym.rollout.transcript import Image, Segment, Transcript
 
 __all__ = ["StoredEpisode", "TranscriptHeader", "read_headers", "read_transcripts"]
+
+MAX_PIXELS = 8 * DEFAULT_MAX_PIXELS
+"""Most pixels of the images of an episode together; one that is shown again counts again."""
 
 
 class StoredEpisode(NamedTuple):
@@ -40,10 +45,18 @@ class StoredEpisode(NamedTuple):
             TranscriptError: If the record is incomplete, or an image is missing or damaged.
         """
         known: dict[str, Image] = {}
+        pixels = 0
 
         def load(ref: str) -> Image:
+            nonlocal pixels
             if ref not in known:
                 known[ref] = decode_png(self.png(ref), ref, f"The image {check_ref(ref)} of {self.where}")
+            pixels += known[ref].size // 3
+            if pixels > MAX_PIXELS:
+                raise TranscriptError(
+                    f"{self.where}, shows images of more than {MAX_PIXELS:,} pixels together. Read it without images "
+                    "(images=False)."
+                )
             return known[ref]
 
         try:
@@ -124,7 +137,8 @@ class TranscriptHeader:
             refs = image_refs(episode.record)
         except RecordProblem as problem:
             raise episode.problem(problem) from problem
-        return [episode.png(ref) for ref in refs]
+        known = {ref: episode.png(ref) for ref in refs}
+        return [known[ref] for ref in refs]
 
 
 def read_transcripts(

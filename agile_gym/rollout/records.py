@@ -19,7 +19,15 @@ import numpy as np
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.rewards import RewardParts
-from agile_gym.rollout.fields import RecordProblem, get_field, get_items, get_mapping
+from agile_gym.rollout.fields import (
+    MAX_NESTING,
+    RecordProblem,
+    get_field,
+    get_items,
+    get_mapping,
+    get_nested,
+    is_nested_deeper,
+)
 from agile_gym.rollout.segments import get_segments, put_segments
 from agile_gym.rollout.transcript import Image, Segment, Transcript, Turn, TurnUsage
 
@@ -34,6 +42,8 @@ __all__ = [
 
 FORMAT = 1
 """Version of the records that are written; older ones, once there are any, can still be read."""
+MAX_LINE = 64 * 1024 * 1024
+"""Largest size of a record as JSON, in bytes: some million tokens."""
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,200}")
 _PARTS = tuple(RewardParts.__annotations__)
@@ -57,6 +67,12 @@ def to_record(transcript: Transcript, store: Callable[[Image], str]) -> dict[str
             f"{transcript.id!r:.220} cannot be the id of a transcript: use letters, digits, '-', '_' and '.', at most "
             "200 of them."
         )
+    for name in ("task", "details", "solution"):
+        if is_nested_deeper(getattr(transcript, name), MAX_NESTING):
+            raise ConfigurationError(
+                f"The transcript {transcript.id!r} cannot be stored: its {name} are nested in more than {MAX_NESTING} "
+                "levels."
+            )
     return {
         "format": FORMAT,
         "id": transcript.id,
@@ -93,15 +109,21 @@ def dump_record(record: Mapping[str, Any]) -> bytes:
     """Write a record as a line of JSON, in ASCII, with its end.
 
     Raises:
-        ConfigurationError: If it holds something that JSON has no words for.
+        ConfigurationError: If it holds something that JSON has no words for, or more than `MAX_LINE` bytes.
     """
     try:
-        return json.dumps(record, separators=(",", ":"), default=_plain).encode("ascii") + b"\n"
+        line = json.dumps(record, separators=(",", ":"), default=_plain).encode("ascii") + b"\n"
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(
             f"The transcript {record['id']!r} cannot be stored: {error}. Its task and details must be JSON's types: "
             "dictionaries with texts as keys, lists, texts, numbers, True, False and None."
         ) from error
+    if len(line) > MAX_LINE:
+        raise ConfigurationError(
+            f"The transcript {record['id']!r} cannot be stored: without its images it has {len(line):,} bytes, and "
+            f"{MAX_LINE:,} can be read back."
+        )
+    return line
 
 
 def parse_record(data: bytes | str) -> dict[str, Any]:
@@ -175,7 +197,7 @@ def from_record(
                 images=take(entry["images"]),
                 primitives=tuple(get_items(entry, "primitives", str)),
                 error=get_field(entry, "error", str, type(None)),
-                state=tuple(get_field(entry, "state", list)),
+                state=tuple(get_nested(entry, "state", list)),
                 reward=_reward(entry),
                 env_seconds=float(get_field(entry, "env_seconds", float, int)),
                 usage=TurnUsage(
@@ -190,18 +212,18 @@ def from_record(
     return Transcript(
         id=record["id"],
         policy=get_field(record, "policy", str),
-        task=get_field(record, "task", dict),
+        task=get_nested(record, "task", dict),
         prompt=get_field(record, "prompt", str),
         prompt_images=prompt_images,
         turns=tuple(turns),
-        solution=tuple(get_field(record, "solution", list)),
+        solution=tuple(get_nested(record, "solution", list)),
         solved=get_field(record, "solved", bool),
         score=float(get_field(record, "score", float, int)),
         reward=_reward(record),
         truncated=get_field(record, "truncated", bool),
         system=get_field(record, "system", str, type(None)),
         segments=get_segments(get_field(record, "segments", list)) if segments is None else segments,
-        details=get_field(record, "details", dict),
+        details=get_nested(record, "details", dict),
     )
 
 

@@ -17,7 +17,8 @@ from typing import Any, Literal
 from agile_gym.errors import ConfigurationError, TranscriptError, did_you_mean
 from agile_gym.rollout.files import import_pyarrow, lock_folder, replacing
 from agile_gym.rollout.lines import EPISODES, StoredLine, read_lines
-from agile_gym.rollout.parts import filter_part, list_parts, next_part, part_ids, write_part
+from agile_gym.rollout.part_reading import part_ids
+from agile_gym.rollout.parts import filter_part, list_parts, next_part, write_part
 from agile_gym.rollout.pictures import ImageFolder
 from agile_gym.rollout.records import dump_record, image_refs, to_record
 from agile_gym.rollout.transcript import Transcript
@@ -78,6 +79,8 @@ class TranscriptWriter:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = lock_folder(self.folder)
+            if self._lines.is_symlink() or (self._lines.exists() and not self._lines.is_file()):
+                raise OSError(f"{EPISODES} is not a file but leads elsewhere")
             there = list_parts(self.folder)
             if overwrite and not resume:
                 self._clear(there)
