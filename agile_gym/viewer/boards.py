@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from agile_gym.actions.primitives import ActionError
 from agile_gym.actions.tags import read_answer
+from agile_gym.arguments import is_whole
 from agile_gym.errors import ConfigurationError
+from agile_gym.puzzle.layout import MAX_SIDE_PIXELS
 from agile_gym.puzzle.render import WHITE
 from agile_gym.rollout.transcript import Image, Transcript, Turn
 
 __all__ = ["BoardImage", "PieceReader", "Puzzle", "Tile", "answer_tiles", "puzzle_of", "tiles_of"]
 
 _THINKING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 class Tile(NamedTuple):
@@ -82,8 +83,8 @@ def puzzle_of(transcript: Transcript) -> Puzzle:
     names = tuple(str(name) for name in cast(Sequence[object], given)) if isinstance(given, list | tuple) else ()
     if grid is None or not names or int(grid[1]) * int(grid[2]) != len(names) or len(set(names)) != len(names):
         raise ConfigurationError(
-            f"The transcript {transcript.id!r} has the grid {task.get('grid')!r} and the names {given!r:.200}; a grid "
-            "is written like '2x2', and every piece of it has a name of its own."
+            f"The transcript {transcript.id!r} has the grid {task.get('grid')!r:.80} and the names {given!r:.200}; a "
+            "grid is written like '2x2', and every piece of it has a name of its own."
         )
     rows, cols = int(grid[1]), int(grid[2])
     pieces = _pieces(transcript, rows, cols)
@@ -115,15 +116,23 @@ def answer_tiles(turn: Turn, puzzle: Puzzle, *, rotations: bool) -> tuple[Tile, 
     """Return the board that a turn gave as its answer, or None if it gave none or no whole board."""
     if turn.primitives != ("Answer",):
         return None
-    bodies = _ANSWER.findall(_THINKING.sub("", turn.text))
+    body = _last_answer(_THINKING.sub("", turn.text))
     try:
-        answer = read_answer(bodies[-1], rotations=rotations) if bodies else None
+        answer = None if body is None else read_answer(body, rotations=rotations)
     except ActionError:
         return None
     if answer is None:
         return None
     state = answer.order if answer.turns is None else list(zip(answer.order, answer.turns, strict=True))
     return tiles_of(state, puzzle.names)
+
+
+def _last_answer(text: str) -> str | None:
+    """Return what stands between the last pair of answer tags; an expression would take quadratic time to find it."""
+    body, end = None, 0
+    while (start := text.find("<answer>", end)) >= 0 and (close := text.find("</answer>", start)) >= 0:
+        body, end = text[start + len("<answer>") : close], close
+    return body
 
 
 class PieceReader:
@@ -185,9 +194,10 @@ def _pieces(transcript: Transcript, rows: int, cols: int) -> tuple[NDArray[np.ui
         same = len({image.shape for image in images[:count]}) == 1
         return images[:count] if len(images) >= count and same else ()
     size: object = transcript.task.get("piece_size")
-    if not images or not isinstance(size, list | tuple) or len(cast(list[Any], size)) != 2:
+    sides = cast(Sequence[object], size) if isinstance(size, list | tuple) else ()
+    if not images or len(sides) != 2 or not all(is_whole(side, MAX_SIDE_PIXELS) for side in sides):
         return ()
-    height, width = cast(tuple[int, int], size)
+    height, width = cast(tuple[int, int], sides)
     gap_y, gap_x = _gap(images[0].shape[0], rows, height), _gap(images[0].shape[1], cols, width)
     if gap_y is None or gap_x is None:
         return ()

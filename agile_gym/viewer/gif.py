@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
+from agile_gym.envs.config import MAX_TURNS
 from agile_gym.errors import ConfigurationError
 from agile_gym.rollout.files import replacing
 from agile_gym.rollout.transcript import Image, Transcript, Turn
@@ -25,6 +26,7 @@ LINES = 8
 PAPER, INK, QUIET, RULE = (255, 255, 255), (28, 30, 33), (90, 95, 102), (222, 222, 216)
 GOOD, BAD = (20, 108, 67), (176, 37, 28)
 _LONGEST = 600  # characters of a text that are looked at; there is no room for more
+_LONGEST_NAME = 20
 _NARROWEST = 3  # pixels of the narrowest letter
 _LAST_GLYPH = 0x17F  # Pillow's own font has the Latin letters up to here
 _TURN_TAGS = ("think", "code", "tool_call", "answer")
@@ -51,8 +53,8 @@ def write_gif(transcript: Transcript, path: str | Path, *, seconds: float = 2.0)
         The number of frames: the start, one a turn, and the end.
 
     Raises:
-        ConfigurationError: If the transcript has no puzzle, the file cannot be written there, or ``seconds`` is not
-            between 0.02 and 600.
+        ConfigurationError: If the transcript has no puzzle, or more turns than an episode can have, the file cannot be
+            written there, or ``seconds`` is not between 0.02 and 600.
     """
     target = Path(path)
     if not 0.02 <= seconds <= 600:
@@ -62,6 +64,10 @@ def write_gif(transcript: Transcript, path: str | Path, *, seconds: float = 2.0)
             f"The GIF cannot be written to {target}; give the name of a file in a folder that exists."
         )
     puzzle = puzzle_of(transcript)
+    if len(transcript.turns) > MAX_TURNS:
+        raise ConfigurationError(
+            f"The transcript {transcript.id!r} has {len(transcript.turns):,} turns; a GIF shows at most {MAX_TURNS:,}."
+        )
     count = len(transcript.turns) + 2
     times = [round(seconds * 1000)] * (count - 1) + [round(seconds * 2000)]
     frames = _frames(transcript, puzzle)
@@ -136,7 +142,7 @@ def _board(puzzle: Puzzle, tiles: Sequence[Tile], *, marks: bool = True) -> PILI
         else:
             draw.rectangle((x, y, x + size[0] - 1, y + size[1] - 1), RULE)
         if min(size) >= 40:
-            name = _clean(puzzle.names[piece])
+            name = _clean(puzzle.names[piece][:_LONGEST_NAME])
             draw.rectangle((x, y, x + font.getlength(name) + 8, y + 17), INK)
             draw.text((x + 4, y + 1), name, PAPER, font)
         if marks and puzzle.solution is not None and puzzle.solution[place] == (piece, angle):

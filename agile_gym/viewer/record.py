@@ -54,8 +54,8 @@ def index_row(transcript: Transcript) -> dict[str, Any]:
         "turns": len(turns),
         "errors": dict(Counter(turn.error for turn in turns if turn.error is not None)),
         "truncated": transcript.truncated,
-        "seconds": plain_json(round(math.fsum(turn.usage.seconds + turn.env_seconds for turn in turns), 6)),
-        "tokens": sum(tokens) if tokens else None,
+        "seconds": plain_json(round(sum(turn.usage.seconds + turn.env_seconds for turn in turns), 6)),
+        "tokens": plain_json(sum(tokens)) if tokens else None,
     }
 
 

@@ -1,6 +1,7 @@
 """What boards a transcript shows."""
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
@@ -65,3 +66,34 @@ def test_answers_inside_the_reasoning_are_not_answers(order):
     (transcript,) = play(Script("".join(parts[part] for part in order)), [0], image_size=32)
     tiles = answer_tiles(transcript.turns[0], puzzle_of(transcript), rotations=False)
     assert [tile.piece for tile in tiles] == [3, 2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ('<answer>["A", "B", "C", "D"]</answer> or <answer>["D", "C", "B", "A"]</answer>', [3, 2, 1, 0]),
+        ('<answer><answer>["D", "C", "B", "A"]</answer>', None),
+        ('<answer>["D", "C", "B", "A"]</answer><answer>', [3, 2, 1, 0]),
+        ("<answer>" * 1_000_000, None),
+        ("<answer></answer>" * 500_000, None),
+        ("<think>" * 1_000_000, None),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_the_last_answer_is_found_in_linear_time(text, answer):
+    (transcript,) = play(LOOKS, [0], image_size=32)
+    turn = dataclasses.replace(transcript.turns[0], text=text, primitives=("Answer",))
+    start = time.process_time()
+    tiles = answer_tiles(turn, puzzle_of(transcript), rotations=False)
+    assert time.process_time() - start < 5
+    assert (tiles and [tile.piece for tile in tiles]) == answer
+
+
+@pytest.mark.parametrize(
+    "size", [None, 8, [], [8], [0, 0], [-8, 8], [8, True], [8.0, 8], ["8", 8], [10**400, 8], [8, 8, 8], [[8], 8]]
+)
+def test_pieces_of_sizes_that_cannot_be_are_not_cut(size):
+    (transcript,) = play(LOOKS, [0], image_size=32, initial_view="board")
+    assert len(puzzle_of(transcript).pieces) == 4
+    changed = dataclasses.replace(transcript, task={**transcript.task, "piece_size": size})
+    assert puzzle_of(changed).pieces == ()

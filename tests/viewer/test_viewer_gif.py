@@ -1,4 +1,5 @@
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -97,3 +98,17 @@ def test_mistakes(tmp_path):
     with pytest.raises(ConfigurationError, match="has the grid 'round'"):
         write_gif(broken, tmp_path / "a.gif")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_neither_turns_nor_names_without_end_are_drawn(tmp_path):
+    (transcript,) = play(NEVER, [0], max_turns=1, image_size=128)
+    names = ["A" * 10_000_000, "B\n", "", "D"]
+    long = dataclasses.replace(transcript, task={**transcript.task, "names": names})
+    tracemalloc.start()
+    assert write_gif(long, tmp_path / "a.gif") == 3
+    assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    tracemalloc.stop()
+    many = dataclasses.replace(transcript, turns=transcript.turns * 1001)
+    with pytest.raises(ConfigurationError, match="has 1,001 turns; a GIF shows at most 1,000"):
+        write_gif(many, tmp_path / "b.gif")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.gif"]

@@ -11,7 +11,7 @@ from PIL import Image
 from viewer_samples import ERRS, HOSTILE, LOOKS, NEVER, Blocks, Script, decode, play, with_tokens
 
 from agile_gym.errors import ConfigurationError
-from agile_gym.rollout import Segment
+from agile_gym.rollout import Segment, TurnUsage
 from agile_gym.viewer import write_page
 from agile_gym.viewer.boards import puzzle_of
 from agile_gym.viewer.page import json_text
@@ -155,6 +155,20 @@ def test_index_sums_up_each_episode(page, transcripts):
         assert row["reward"] == transcript.reward["total"]
         spent = sum(turn.usage.seconds + turn.env_seconds for turn in transcript.turns)
         assert row["seconds"] == pytest.approx(spent, abs=1e-6)
+
+
+def test_sums_that_no_number_holds_become_text(tmp_path, transcripts):
+    usages = [TurnUsage(1e308, new_tokens=2**62)] * 2, [TurnUsage(float("inf")), TurnUsage(float("-inf"))]
+    turn = transcripts[0].turns[0]
+    changed = [
+        dataclasses.replace(
+            transcripts[0], id=f"{number}", turns=tuple(dataclasses.replace(turn, usage=usage) for usage in two)
+        )
+        for number, two in enumerate(usages)
+    ]
+    write_page(changed, tmp_path / "page.html")
+    (index,) = Blocks(tmp_path / "page.html").values("index")
+    assert [(row["seconds"], row["tokens"]) for row in index["rows"]] == [("inf", str(2**63)), ("nan", None)]
 
 
 def test_answers_are_boards_of_their_own(page):
