@@ -30,6 +30,8 @@ def test_list_names_every_environment(tmp_path):
         (["play", "--columns", "0"], "at least 1"),
         (["play", "--output", "/proc/nowhere"], "cannot be made"),
         (["bench", "--seconds", "nan"], "above 0"),
+        (["eval", "--option", f"gap={'[' * 100_000}"], "gap="),
+        (["eval", "--policy-option", f"seed={'[' * 100_000}", "--policy", "random"], "seed="),
     ],
 )
 def test_mistakes_give_one_line_and_status_1(tmp_path, arguments, message):

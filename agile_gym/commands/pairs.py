@@ -32,6 +32,6 @@ def read_pairs(texts: Sequence[str], flag: str, example: str) -> dict[str, Any]:
             raise ConfigurationError(f"{flag} {text} is not of the form KEY=VALUE, such as {example}.")
         try:
             pairs[key] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             pairs[key] = value
     return pairs

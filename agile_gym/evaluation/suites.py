@@ -20,6 +20,11 @@ from agile_gym.evaluation.plan import SuiteEntry
 
 __all__ = ["Suite", "load_suite", "suite_names"]
 
+MAX_SUITE = 65_536
+"""Largest size of a suite's file, in bytes."""
+MAX_LINE = 4096
+"""Largest length of one of its lines: `tomllib` takes quadratic time for some."""
+
 _TYPES: dict[str, tuple[type, ...]] = {
     "summary": (str,),
     "seed": (int,),
@@ -83,8 +88,14 @@ def load_suite(name: str) -> Suite:
             f"There is no suite {name!r}. {did_you_mean(name, suite_names())} The path of a TOML file names one of "
             "your own."
         )
+    with path.open("rb") as file:
+        data = file.read(MAX_SUITE + 1)
+    if len(data) > MAX_SUITE or max(map(len, data.splitlines()), default=0) > MAX_LINE:
+        raise ConfigurationError(
+            f"{path} has more than {MAX_SUITE:,} bytes, or {MAX_LINE:,} in a line, which no suite needs. Give another."
+        )
     try:
-        return _parse(path.read_text(encoding="utf-8"), path.stem, str(path))
+        return _parse(data.decode("utf-8"), path.stem, str(path))
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path}: this is not TOML: {error}") from error
 
@@ -93,7 +104,7 @@ def _parse(text: str, name: str, origin: str) -> Suite:
     """Read the text of a suite's file; ``origin`` is how messages call it."""
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number can be too long, and lists nested too deep
         raise ConfigurationError(f"{origin}: this is not TOML: {error}") from error
     _check_keys(values, _TYPES, origin)
     puzzles: list[Any] = values.pop("puzzles", [])
@@ -127,4 +138,4 @@ def _check_keys(values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]
             raise ConfigurationError(f"{place}: there is no key {key!r}. {did_you_mean(key, types)}")
         if not isinstance(value, types[key]) or isinstance(value, bool):
             wanted = " or ".join(kind.__name__ for kind in types[key])
-            raise ConfigurationError(f"{place}: {key} = {value!r} must be a {wanted}.")
+            raise ConfigurationError(f"{place}: {key} = {value!r:.100} must be of the type {wanted}.")

@@ -1,3 +1,4 @@
+import time
 import tomllib
 from pathlib import Path
 
@@ -117,10 +118,10 @@ GOOD = '[[puzzles]]\ngrid = "2x2"\n'
         ("[[puzzles", "not TOML"),
         ("", "no puzzles"),
         (f"sed = 3\n{GOOD}", "no key 'sed'. Did you mean 'seed'"),
-        (f"seed = '3'\n{GOOD}", "seed = '3' must be a int"),
-        (f"samples = true\n{GOOD}", "samples = True must be a int"),
+        (f"seed = '3'\n{GOOD}", "seed = '3' must be of the type int"),
+        (f"samples = true\n{GOOD}", "samples = True must be of the type int"),
         (f"{GOOD}level = [0]", "puzzles 1: there is no key 'level'. Did you mean 'levels'"),
-        (f"{GOOD}levels = 0", "puzzles 1: levels = 0 must be a list"),
+        (f"{GOOD}levels = 0", "puzzles 1: levels = 0 must be of the type list"),
         (f"{GOOD}{GOOD.replace('2x2', '2by2')}", "puzzles 2: .*is not a grid"),
         (f"{GOOD}levels = [9]", "puzzles 1: .*Allowed: L0, L1, L2"),
         ("[[puzzles]]\nlevels = [0]", "the key 'grid' is missing"),
@@ -134,6 +135,28 @@ def test_mistakes_in_a_suite_are_named(tmp_path, text, message):
     with pytest.raises(ConfigurationError, match=f"mine.toml: .*{message}") as error:
         load_suite(str(path))
     assert "Traceback" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"a = {'[' * 1500 + ']' * 1500}\n{GOOD}", "this is not TOML"),
+        (f"{GOOD}x = {'{a=' * 1000 + '1' + '}' * 1000}", "this is not TOML"),
+        (f"seed = {'9' * 4090}\n{GOOD}".replace("seed", "s"), "there is no key 's'"),
+        (f"a{'.a' * 20_000} = 1\n{GOOD}", "more than 65,536 bytes, or 4,096 in a line"),
+        ("# comment\n" * 7000 + GOOD, "more than 65,536 bytes, or 4,096 in a line"),
+        (f"summary = [{'1,' * 2000}]\n{GOOD}", r"summary = \[1, 1, .{0,100} must be of the type str"),
+    ],
+    ids=range(6),
+)
+def test_suites_made_to_do_harm_end_in_a_line(tmp_path, text, message):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    start = time.process_time()
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        load_suite(str(path))
+    assert time.process_time() - start < 5
+    assert len(str(caught.value)) < 1000
 
 
 def test_suites_that_are_not_there(tmp_path):
