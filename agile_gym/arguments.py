@@ -43,5 +43,5 @@ def check_seed(seed: Any) -> int | None:  # noqa: ANN401 -- any value
     except TypeError:
         number = -1
     if number < 0 or isinstance(seed, bool):
-        raise ConfigurationError(f"seed={seed!r} is not a seed; give a whole number of at least 0, or None.")
+        raise ConfigurationError(f"seed={seed!r:.80} is not a seed; give a whole number of at least 0, or None.")
     return number

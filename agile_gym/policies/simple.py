@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from agile_gym.actions.dialects import write_answer
 from agile_gym.actions.primitives import Answer
+from agile_gym.arguments import check_seed
 from agile_gym.envs.episode import JigsawTask
 from agile_gym.errors import ConfigurationError
 from agile_gym.policies.base import Observation
@@ -35,8 +36,12 @@ class RandomPolicy:
         self.reset(seed)
 
     def reset(self, seed: int | None = None) -> None:
-        """Seed the answers."""
-        self._seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        """Seed the answers.
+
+        Raises:
+            ConfigurationError: If the seed is not a whole number of at least 0, or None.
+        """
+        self._seed = int(np.random.SeedSequence(check_seed(seed)).generate_state(1)[0])
 
     def act(self, observations: Sequence[Observation], infos: Sequence[dict[str, Any]]) -> list[str]:
         """Write an answer for each episode."""

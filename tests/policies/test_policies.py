@@ -154,6 +154,12 @@ def test_unknown_policies_are_refused(name, message):
         make_policy(name)
 
 
+@pytest.mark.parametrize("seed", [-1, "abc", 1.5, True, [1]])
+def test_seeds_that_are_none_are_refused(seed):
+    with pytest.raises(ConfigurationError, match="is not a seed; give a whole number of at least 0, or None"):
+        make_policy("random", seed=seed)
+
+
 def test_names_with_strange_characters_are_refused():
     with pytest.raises(ConfigurationError, match="letters, digits"):
         register_policy("a:b", RandomPolicy)
