@@ -121,21 +121,26 @@ def _play(session: Session, policy: Policy | None, options: argparse.Namespace) 
     """Play what is left, and show how it goes."""
     from tqdm import tqdm
 
+    from agile_gym.commands.progress import warnings_above
+
     journal = session.journal
     solved = sum(result.solved for result in journal.results)
     try:
         with tqdm(total=len(session.plan), initial=len(journal.results), unit="puzzle", file=sys.stderr) as bar:
-            episodes = session.play(
-                policy,
-                batch=options.batch,
-                workers=options.workers,
-                on_lost=lambda sentence: bar.write(f"agile-gym: {sentence}", file=sys.stderr),
-            )
-            for result in episodes:
-                solved += result.solved
-                accuracy = 100 * solved / len(journal.results)
-                bar.set_postfix_str(f"{result.grid} L{result.level} Acc {accuracy:.1f}%", False)
-                bar.update()
+
+            def write(sentence: str) -> None:
+                bar.write(f"agile-gym: {sentence}", file=sys.stderr)
+
+            def show(where: str = "") -> None:
+                bar.set_postfix_str(f"{where}Acc {100 * solved / len(journal.results):.1f}%", False)
+
+            if journal.results:
+                show()
+            with warnings_above(write):
+                for result in session.play(policy, batch=options.batch, workers=options.workers, on_lost=write):
+                    solved += result.solved
+                    show(f"{result.grid} L{result.level} ")
+                    bar.update()
     except BaseException:
         if journal.results:
             print(f"\n{len(journal.results)} puzzles are kept; add --resume to go on.", file=sys.stderr)
