@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
+from agile_gym.commands.runs import find_run
 from agile_gym.errors import ConfigurationError
 
 __all__ = ["LAYOUTS", "add_export_command"]
@@ -29,7 +30,9 @@ def add_export_command(commands: Commands) -> None:
         commands: The commands of the command line.
     """
     command = commands.add_parser("export", help="write the episodes of a run for LLaMA-Factory, TRL or verl")
-    command.add_argument("input", type=Path, metavar="RUN", help="folder of transcripts, or a file in it")
+    command.add_argument(
+        "input", type=Path, metavar="RUN", help="folder of transcripts, a file in it, or the results of eval (.json)"
+    )
     command.add_argument("--to", required=True, choices=LAYOUTS, help="sharegpt (LLaMA-Factory), trl or verl")
     command.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder that the files go to")
     command.add_argument("--name", default=None, help="name of the data set (default: agile_gym, or train)")
@@ -59,7 +62,7 @@ def _export(options: argparse.Namespace) -> int:
             and (options.max_turns is None or header.turns <= options.max_turns)
         )
 
-    chosen = islice(read_transcripts(options.input, select=select), options.limit)
+    chosen = islice(read_transcripts(find_run(options.input), select=select), options.limit)
     exporters = {"sharegpt": export_sharegpt, "trl": export_trl, "verl": export_verl}
     names = {} if options.name is None else {"name": options.name}
     count = exporters[options.to](chosen, options.output, **names)

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agile_gym.commands.runs import find_run
 from agile_gym.errors import ConfigurationError, TranscriptError, did_you_mean
 
 if TYPE_CHECKING:
@@ -52,22 +53,9 @@ def add_view_command(commands: Any) -> None:  # noqa: ANN401 -- argparse names n
 def _view(options: argparse.Namespace) -> int:
     if options.limit is not None and options.limit < 1:
         raise ConfigurationError(f"--limit {options.limit} is not allowed; give at least 1.")
-    run = _transcripts(options.input)
+    run = find_run(options.input)
     folder = run if run.is_dir() else run.parent
     return _write_gif(run, folder, options) if options.gif is not None else _write_page(run, folder, options)
-
-
-def _transcripts(path: Path) -> Path:
-    """Return where the transcripts are: beside the results of an evaluation, or what was given."""
-    if path.suffix != ".json":
-        return path
-    beside = path.with_name(f"{path.stem}-transcripts")
-    if not beside.is_dir():
-        raise TranscriptError(
-            f"There are no transcripts of {path}: the folder {beside} does not exist. Give the folder of a run, or "
-            "evaluate with transcripts kept."
-        )
-    return beside
 
 
 def _write_page(run: Path, folder: Path, options: argparse.Namespace) -> int:

@@ -337,6 +337,15 @@ def test_the_command_exports_what_was_chosen(tmp_path, episodes, capsys):
     assert pq.read_table(tmp_path / "out/two.parquet").num_rows == 2
 
 
+def test_the_command_exports_the_transcripts_of_an_evaluation(tmp_path, episodes, capsys):
+    with TranscriptWriter(tmp_path / "mine-transcripts") as writer:
+        writer.append(episodes[0])
+    assert run("export", tmp_path / "mine.json", "--to", "sharegpt", "--output", tmp_path / "out") == 0
+    assert "1 conversations from 1 episodes" in capsys.readouterr().out
+    with pytest.raises(TranscriptError, match=r"no transcripts of .*other.json: the folder .*other-transcripts does"):
+        run("export", tmp_path / "other.json", "--to", "sharegpt", "--output", tmp_path / "out")
+
+
 def test_the_command_says_what_is_wrong(tmp_path, episodes):
     with pytest.raises(TranscriptError, match="does not exist"):
         run("export", tmp_path / "nothing", "--to", "trl", "--output", tmp_path / "out")

@@ -75,8 +75,11 @@ def test_a_page_of_some_episodes(run, tmp_path):
 def test_the_results_of_an_evaluation_lead_to_its_transcripts(run, tmp_path):
     run.rename(tmp_path / "mine-transcripts")
     (tmp_path / "mine.json").write_text("{}")
-    assert view(tmp_path / "mine.json") == 0
-    assert len(ids(tmp_path / "mine-transcripts" / "page.html")) == 4
+    (tmp_path / "mine.jsonl").write_text("{}\n")
+    for name in ("mine.json", "mine.jsonl"):
+        assert view(tmp_path / name) == 0
+        assert len(ids(tmp_path / "mine-transcripts" / "page.html")) == 4
+        (tmp_path / "mine-transcripts" / "page.html").unlink()
     with pytest.raises(TranscriptError, match=r"no transcripts of .*other.json"):
         view(tmp_path / "other.json")
 
