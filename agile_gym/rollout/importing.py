@@ -24,6 +24,7 @@ from agile_gym.puzzle.layout import BoardLayout
 from agile_gym.rewards import EpisodeRecord, get_reward, no_reward, score_episode
 from agile_gym.rollout.agile_rl import AgilePuzzle, AgilePuzzles, Grid, read_agile_rl
 from agile_gym.rollout.fields import RecordProblem, get_field, get_items, get_mapping
+from agile_gym.rollout.reading import MAX_PIXELS
 from agile_gym.rollout.transcript import Image, Transcript, Turn, TurnUsage
 
 __all__ = ["AgilePuzzle", "AgilePuzzles", "read_agile_cold_start", "read_agile_rl"]
@@ -110,7 +111,7 @@ def _read_one(
     marks = [text.count(IMAGE_MARK) for role, text in said if role == "user"]
     if sum(marks) != len(paths):
         raise RecordProblem(f"has {sum(marks)} image marks in the user's messages, and {len(paths)} images.")
-    images = iter([decode_image(_find(root, path)) for path in paths])
+    images = iter(_images(root, paths))
     shown = [tuple(next(images) for _ in range(count)) for count in marks]
     texts = [text for role, text in said if role == "assistant"]
     feedback = [*(text for role, text in said[1:] if role == "user"), ""]
@@ -193,6 +194,19 @@ def _messages(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not said:
         raise RecordProblem("has no messages.")
     return said
+
+
+def _images(root: Path, names: list[str]) -> list[Image]:
+    """Read the images of a conversation; one that is named several times is read once."""
+    known: dict[str, Image] = {}
+    pixels = 0
+    for name in names:
+        if name not in known:
+            known[name] = decode_image(_find(root, name))
+        pixels += known[name].size // 3
+        if pixels > MAX_PIXELS:
+            raise RecordProblem(f"shows images of more than {MAX_PIXELS:,} pixels together.")
+    return [known[name] for name in names]
 
 
 def _find(root: Path, name: str) -> Path:

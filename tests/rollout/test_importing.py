@@ -15,6 +15,7 @@ from agile_gym.envs import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError, ImageError, TranscriptError
 from agile_gym.images import ImageSource, SkippedImageWarning, clear_cache, open_images
 from agile_gym.images.items import hash_bytes
+from agile_gym.rollout import importing
 from agile_gym.rollout.export import export_sharegpt, export_verl
 from agile_gym.rollout.importing import read_agile_cold_start, read_agile_rl
 from agile_gym.rollout.reading import read_transcripts
@@ -68,6 +69,18 @@ def write(folder, *entries):
 
 
 # ---------------------------------------------------------------------------------------------------------- cold start
+
+
+def test_images_of_a_conversation_are_read_once_and_have_a_largest_sum(folder, monkeypatch):
+    said = messages(TASK, *TEXTS[1:2], "<image>" * 20, TEXTS[-1])
+    file = write(folder, {"messages": said, "images": PATHS[:4] + ["jigsaw/0.png", "./jigsaw/0.png"] * 10})
+    (episode,) = read_agile_cold_start(file)
+    assert len({id(image) for image in episode.images}) == 5
+    monkeypatch.setattr(importing, "MAX_PIXELS", 24 * 24)
+    assert len(next(read_agile_cold_start(file)).images) == 24
+    monkeypatch.setattr(importing, "MAX_PIXELS", 24 * 24 - 1)
+    with pytest.raises(TranscriptError, match=r"conversation 0 .*shows images of more than 575 pixels together"):
+        next(read_agile_cold_start(file))
 
 
 @pytest.mark.parametrize("style", ["messages", "conversations"])
