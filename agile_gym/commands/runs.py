@@ -18,11 +18,11 @@ def find_run(path: Path) -> Path:
     Raises:
         TranscriptError: If results are given, and there are no transcripts beside them.
     """
+    if path.suffix not in (".json", ".jsonl"):
+        return path
     beside = path.with_name(f"{path.stem}-transcripts")
     if path.suffix == ".jsonl":
         return beside if beside.is_dir() else path
-    if path.suffix != ".json":
-        return path
     if not beside.is_dir():
         raise TranscriptError(
             f"There are no transcripts of {path}: the folder {beside} does not exist. Give the folder of a run, or "

@@ -55,6 +55,12 @@ def test_a_run_becomes_a_page(run, transcripts, capsys):
     assert told.rstrip().endswith("MB)")
 
 
+def test_the_folder_one_is_in_is_a_run_too(run, monkeypatch):
+    monkeypatch.chdir(run)
+    assert view(".") == 0
+    assert len(ids(run / "page.html")) == 4
+
+
 def test_a_page_of_some_episodes(run, tmp_path):
     output = tmp_path / "some.html"
     chosen = {
