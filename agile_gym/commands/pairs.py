@@ -10,9 +10,11 @@ from agile_gym.errors import ConfigurationError
 
 __all__ = ["read_pairs"]
 
+_WORDS = {"True": True, "False": False, "None": None}  # as docstrings and messages write them
+
 
 def read_pairs(texts: Sequence[str], flag: str, example: str) -> dict[str, Any]:
-    """Read KEY=VALUE pairs; a value is JSON if it can be read as such, else a text.
+    """Read KEY=VALUE pairs; a value is JSON, or one of Python's words True, False and None, if it is such, else a text.
 
     Args:
         texts: The pairs.
@@ -31,7 +33,7 @@ def read_pairs(texts: Sequence[str], flag: str, example: str) -> dict[str, Any]:
         if not equals:
             raise ConfigurationError(f"{flag} {text} is not of the form KEY=VALUE, such as {example}.")
         try:
-            pairs[key] = json.loads(value)
+            pairs[key] = _WORDS[value] if value in _WORDS else json.loads(value)
         except (ValueError, RecursionError):
             pairs[key] = value
     return pairs

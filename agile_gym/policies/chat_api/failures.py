@@ -95,9 +95,9 @@ def classify(error: Any, openai: Any, key: str) -> Failure | None:  # noqa: ANN4
     if isinstance(error, TimeoutError | openai.APITimeoutError):
         return Failure("timeout", "no whole answer in time", True)
     if isinstance(error, openai.APIError):
-        return Failure("connection", scrub(f"{type(cause).__name__}: {cause}", key), True)
+        return Failure("connection", scrub(f"{type(cause).__name__}: {cause}".rstrip(": "), key), True)
     if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _CLIENT_MODULES:
-        return Failure("connection", scrub(f"{type(error).__name__}: {error}", key), True)
+        return Failure("connection", scrub(f"{type(error).__name__}: {error}".rstrip(": "), key), True)
     return None
 
 

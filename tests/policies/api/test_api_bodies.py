@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agile_gym.errors import EndpointError
+from agile_gym.policies.chat_api.failures import classify
 from agile_gym.policies.chat_api.pacing import read_retry_after
 from agile_gym.policies.chat_api.replies import read_reply
 
@@ -95,6 +96,15 @@ def test_what_a_server_says_cannot_command_the_terminal(serve, connect, start, c
     assert SEEN in str(caught.value)
     assert str(caught.value).isprintable()
     assert all(record.getMessage().isprintable() for record in caplog.records if "agile_gym" in record.name)
+
+
+def test_errors_without_words_are_called_by_their_names():
+    openai = pytest.importorskip("openai")
+    error = openai.APIConnectionError(request=None)
+    error.__cause__ = ConnectionResetError()
+    assert classify(error, openai, "").message == "ConnectionResetError"
+    assert classify(ConnectionResetError(), openai, "").message == "ConnectionResetError"
+    assert classify(ConnectionResetError("why"), openai, "").message == "ConnectionResetError: why"
 
 
 def test_texts_of_any_length_become_records_of_a_bounded_one():
