@@ -111,7 +111,6 @@ class HFVLMPolicy:
         self.chat = ChatFormat(self.vlm.processor, system=system)
         self.window = window
         self._system = system
-        self._keep_pixels = not reuse_cache
         self._generator = HFGenerator(self.vlm, self.chat, self.options, reuse_cache=reuse_cache)
         self.reset(seed)
 
@@ -237,7 +236,7 @@ class HFVLMPolicy:
         if seed is None:
             seed = int(np.random.SeedSequence([self._seed, self._begun]).generate_state(1)[0])
         self._begun += 1
-        return _Episode(Context(window=self.window, keep_pixels=self._keep_pixels), seed)
+        return _Episode(Context(window=self.window), seed)
 
 
 class _Episode:

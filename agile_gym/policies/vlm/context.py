@@ -52,20 +52,18 @@ class Context:
         segments: Stretches of tokens that are finished; see `agile_gym.rollout.Segment`.
     """
 
-    def __init__(self, *, window: int | None = None, keep_pixels: bool = False) -> None:
+    def __init__(self, *, window: int | None = None) -> None:
         """Make an empty context.
 
         Args:
             window: How many images of feedback are kept; older ones become words. None keeps all. Images of the
                 first observation, the puzzle itself, are always kept.
-            keep_pixels: Whether pixels are kept after they have been read, to read them again without a cache.
         """
         self.parts: list[Part] = []
         self.cache: KeyValues | None = None
         self.cached = 0
         self.segments: list[Segment] = []
         self._window = window
-        self._keep_pixels = keep_pixels or window is not None
         self._images = 0
         self._turns = 0
         self._closed = 0  # turns that are in finished segments
@@ -170,7 +168,7 @@ class Context:
                 ids.append(part.chunk.ids[skip:])
                 is_image.append(part.chunk.is_image[skip:])
                 positions.append(part.positions[:, skip:] + offset)
-                if part.chunk.images and part.chunk.is_image[skip:].any():
+                if part.chunk.images:
                     with_images.append(part.chunk)
             seen += count
             offset += int(part.positions.max()) + 1 if count else 0
@@ -181,8 +179,8 @@ class Context:
         return sum(int(part.positions.max()) + 1 for part in self.parts if len(part.chunk.ids))
 
     def forget_pixels(self) -> None:
-        """Forget the pixels that have been read, unless they can be needed again."""
-        if self._keep_pixels:
+        """Forget the pixels that are in the cache, unless a window can throw them out of it."""
+        if self._window is not None:
             return
         for part in self.parts:
             if part.chunk.pixels:

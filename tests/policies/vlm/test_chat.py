@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from playing import play
 
 from agile_gym.errors import ConfigurationError
+from agile_gym.policies.hf import HFVLMPolicy
 from agile_gym.policies.vlm.chat import ChatFormat
 from agile_gym.policies.vlm.sampling import forbidden_tokens
 from agile_gym.policies.vlm.stopping import StopTexts, end_tokens
@@ -54,6 +56,33 @@ def test_an_observation_without_a_text_is_an_empty_message(chats):
         "{% for part in m['content'] %}{{ part['text'] }}{% endfor %}<end_of_utterance>{% endfor %}"
     )))  # fmt: skip
     assert chat.tokenizer.decode(chat.follow_up("", []).ids) == "<end_of_utterance>user: <end_of_utterance>"
+
+
+def test_a_conversation_begins_once(chats):
+    """Some templates write the first token, and some leave it to the tokenizer."""
+    from tokenizers.processors import TemplateProcessing
+
+    for begins in ("", "{{ bos_token }}"):
+        tokenizer = families.make_tokenizer(["<s>", "<|im_start|>", "<|im_end|>"], bos_token="<s>")
+        bos = tokenizer.bos_token_id
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", bos)])
+        template = begins + families.CHATML
+        chat = ChatFormat(SimpleNamespace(tokenizer=tokenizer, image_token="<|im_end|>", chat_template=template))
+        assert chat.opening("hello", []).ids.tolist().count(bos) == 1
+        assert chat.opening("hello", []).ids[0] == bos
+        assert bos not in chat.follow_up("hello", []).ids
+
+
+def test_a_template_without_an_end_of_turn(chats):
+    tokenizer = chats("idefics3").tokenizer
+    template = (
+        "{% for m in messages %}{{ m['role'] }}:{% for p in m['content'] %}{{ p['text'] }}{% endfor %}#{% endfor %}"
+    )
+    chat = ChatFormat(SimpleNamespace(tokenizer=tokenizer, image_token="<image>", chat_template=template))
+    assert chat.end_of_turn is None
+    (mark,) = tokenizer("#", add_special_tokens=False)["input_ids"]
+    text = tokenizer.decode(chat.follow_up("go on", [], after=mark).ids)  # the model wrote this character itself
+    assert text == "#user:go on#"
 
 
 # --- what ends a turn
@@ -127,6 +156,24 @@ def test_every_token_that_ends_a_turn_counts(chats, settings, ends):
     assert set(end_tokens(SimpleNamespace(), chat)) == set(ids)
 
 
+def test_any_of_the_tokens_that_end_a_turn_ends_it(loaded):
+    policy = HFVLMPolicy(loaded("gemma3"), max_new_tokens=40, temperature=100.0)
+    tokenizer = policy.chat.tokenizer
+    ends = tokenizer.convert_tokens_to_ids(["<eos>", "<end_of_turn>"])
+    letter = tokenizer.convert_tokens_to_ids("a")
+    policy._generator.forbidden[:] = True
+    policy._generator.forbidden[[letter, *ends]] = False
+    last = []
+    for transcript in play(policy, count=3):
+        (segment,) = transcript.segments
+        for turn in range(len(transcript.turns)):
+            *written, end = segment.ids[segment.turns == turn].tolist()
+            assert set(written) <= {letter}
+            last.append(end)
+    assert set(last) == set(ends)
+    assert policy.options.max_new_tokens > len(segment.ids[segment.mask])
+
+
 # --- what cannot be written
 
 
@@ -141,6 +188,19 @@ def test_added_tokens_in_the_form_of_control_tokens_are_such(word):
     chat = ChatFormat(SimpleNamespace(tokenizer=tokenizer, image_token="<end>", chat_template=families.CHATML))
     assert size in chat.control_ids
     assert forbidden_tokens(chat, size + 1, ())[size]
+
+
+def test_every_token_by_which_a_processor_shows_images_is_forbidden():
+    tokenizer = families.make_tokenizer(["<end>"], eos_token="<end>")
+    size = len(tokenizer)
+    names = ["image_token", "video_token", "audio_token", "fake_image_token", "global_image_token", "boi_token"]
+    words = [f"@{name}" for name in names]
+    tokenizer.add_tokens(words)
+    tokenizer.boi_token = "@boi_token"
+    shows = {name: word for name, word in zip(names, words, strict=True) if name != "boi_token"}
+    chat = ChatFormat(SimpleNamespace(tokenizer=tokenizer, chat_template=families.CHATML, **shows))
+    assert chat.image_token_id == size
+    assert forbidden_tokens(chat, size + 6, ())[size:].all()
 
 
 @pytest.mark.parametrize(("word", "special"), [

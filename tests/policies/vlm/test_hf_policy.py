@@ -84,6 +84,10 @@ def test_a_full_context_gives_an_empty_turn_and_no_error(vlm):
             assert turn.usage.context_tokens + turn.usage.new_tokens <= max(400, turn.usage.context_tokens)
             if turn.text == "" and turn.usage.new_tokens == 0:
                 assert turn.usage.computed_tokens == 0
+    observation, info = SMALL().reset(seed=0)
+    policy._generator.max_context = 10
+    assert policy.act([observation], [info]) == [""]
+    assert [part.turn for part in policy._episodes[0].context.parts] == [-1, 0]
 
 
 def test_prefilled_thinking_is_part_of_the_turn(saved, tmp_path):

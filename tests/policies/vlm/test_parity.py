@@ -129,9 +129,21 @@ def test_first_turn_is_what_transformers_generates(loaded, family):
     generated = model.generate(
         **inputs, do_sample=False, max_new_tokens=12, suppress_tokens=forbidden, eos_token_id=policy.chat.end_of_turn
     )
-    first = transcript.segments[0].ids[transcript.segments[0].turns == 0].tolist()
-    assert generated[0, inputs["input_ids"].shape[1] :].tolist()[: len(first)] == first
-    assert transcript.segments[0].ids[: inputs["input_ids"].shape[1]].tolist() == inputs["input_ids"][0].tolist()
+    (segment,) = transcript.segments
+    first = segment.ids[segment.turns == 0].tolist()
+    asked = inputs["input_ids"].shape[1]
+    assert generated[0, asked:].tolist()[: len(first)] == first
+    assert segment.ids[:asked].tolist() == inputs["input_ids"][0].tolist()
+    # The model alone, with positions and kinds of tokens of its own and the processor's, gives the same numbers.
+    ids = torch.tensor(segment.ids[None, : asked + len(first)].astype(np.int64))
+    for name in ("attention_mask", "token_type_ids", "mm_token_type_ids"):
+        if name in inputs:
+            more = torch.full((1, len(first)), int(name == "attention_mask"))
+            inputs[name] = torch.cat([inputs[name], more], 1)
+    with torch.inference_mode():
+        logits = model(**{**inputs, "input_ids": ids}).logits[0, asked - 1 : -1]
+    logps = log_probs(logits, policy._generator.forbidden, 0).gather(1, ids[0, asked:, None])[:, 0]
+    np.testing.assert_allclose(logps, segment.logps[asked : asked + len(first)], atol=CLOSE)
 
 
 def test_appended_tokens_are_those_of_the_whole_conversation(loaded, played, family):

@@ -41,6 +41,30 @@ def test_top_k_and_top_p_leave_the_likeliest():
     assert top[3:].tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("options", [{}, {"top_p": 0.8}, {"top_k": 5}])
+def test_the_lowest_and_the_highest_number_draw_what_can_be_drawn(options):
+    class Fixed:
+        def __init__(self, number):
+            self.number = number
+
+        def random(self):
+            return self.number
+
+    forbidden = torch.tensor([True, False, False, False, True, True])
+    logps = log_probs(LOGITS, forbidden, 1.0).expand(2, -1)
+    ends = [Fixed(0.0), Fixed(np.nextafter(1.0, 0.0))]
+    last = 2 if options == {"top_p": 0.8} else 3
+    assert SHARES[1:3].sum() > 0.8 * SHARES[1:4].sum() > SHARES[1]
+    assert draw(logps, SamplingOptions(**options), ends).tolist() == [1, last]
+
+
+def test_top_p_takes_no_more_than_it_needs():
+    logps = torch.tensor([0.125, 0.5, 0.25, 0.125]).log().expand(500, -1)
+    rngs = [np.random.default_rng(i) for i in range(500)]
+    for top_p, kept in ((0.4995, {1}), (0.5005, {1, 2}), (0.7495, {1, 2})):
+        assert set(draw(logps, SamplingOptions(top_p=top_p), rngs).tolist()) == kept
+
+
 def kept_by_hand(probs, top_k, top_p):
     """Return which tokens top_k and top_p leave, by their definitions."""
     order = np.argsort(-probs, kind="stable")
@@ -56,8 +80,8 @@ def kept_by_hand(probs, top_k, top_p):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.integers(2, 40), st.integers(0, 45), st.sampled_from([0.05, 0.3, 0.7, 0.95, 1.0]), st.integers(1, 50),
-    st.integers(0, 2**31),
+    st.integers(2, 40), st.just(0) | st.integers(0, 45), st.sampled_from([0.05, 0.3, 0.7, 0.95, 1.0]),
+    st.integers(1, 50), st.integers(0, 2**31),
 )  # fmt: skip
 def test_what_can_be_drawn_is_what_the_definitions_leave(count, top_k, top_p, often, seed):
     logits = torch.from_numpy(np.random.default_rng(seed).normal(0, 2, count).astype(np.float32))
