@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -59,13 +61,12 @@ class Meter:
         return pieces_right(self.processor, self.lesson, turns, batch)
 
 
-def run(config: EyesConfig, options: argparse.Namespace) -> list[dict[str, float | str]]:
-    """Train one model and return its curve."""
+def run(config: EyesConfig, options: argparse.Namespace, write: Callable[[dict[str, float | str]], None]) -> None:
+    """Train one model and write its curve, row by row."""
     model, processor = build_tiny(config.seed)
     if options.start:
         model.load_state_dict(AutoModelForImageTextToText.from_pretrained(options.start).state_dict())
     meters = [Meter(model, processor, options.test, grid, options.puzzles) for grid in config.grids]
-    rows: list[dict[str, float | str]] = []
     measuring = time.process_time()
 
     def progress(entry: EyesProgress) -> None:
@@ -77,15 +78,13 @@ def run(config: EyesConfig, options: argparse.Namespace) -> list[dict[str, float
         for meter in meters:
             row = {"seed": config.seed, "grid": "{}x{}".format(*meter.grid), "stage": entry.stage, "step": entry.step}
             row |= {"puzzles": entry.puzzles, "loss": round(entry.loss, 4), "cpu_seconds": round(spent)}
-            rows.append(row | meter.measure())
-            print(*(f"{name} {value}" for name, value in rows[-1].items()), file=sys.stderr, flush=True)
+            write(row | meter.measure())
         measuring = time.process_time() - spent
 
     train_eyes(model, processor, open_images(options.train), config, progress)
     if options.save:
         for part in (model, processor):
             part.save_pretrained(options.save)
-    return rows
 
 
 def main() -> None:
@@ -109,12 +108,20 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     given = {name: getattr(options, name) for name in numbers if getattr(options, name) is not None}
     config = replace(defaults, grids=tuple(map(parse_grid, options.grids)), **given)
-    rows = [row for seed in options.seeds for row in run(replace(config, seed=seed), options)]
-    if options.output:
-        with options.output.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+    with open(options.output or os.devnull, "w", newline="", encoding="utf-8") as file:
+        writer: csv.DictWriter[str] | None = None
+
+        def write(row: dict[str, float | str]) -> None:
+            nonlocal writer
+            if writer is None:
+                writer = csv.DictWriter(file, list(row), lineterminator="\n")
+                writer.writeheader()
+            writer.writerow(row)
+            file.flush()
+            print(*(f"{name} {value}" for name, value in row.items()), file=sys.stderr, flush=True)
+
+        for seed in options.seeds:
+            run(replace(config, seed=seed), options, write)
 
 
 if __name__ == "__main__":
