@@ -3,6 +3,7 @@
 This one compares the outermost pixels of the pieces and tries all orders.
 
 Usage: python examples/custom_policy.py [EPISODES]
+On the command line, in the folder of this file: agile-gym eval --policy custom_policy:BorderPolicy
 """
 
 import itertools
@@ -40,9 +41,14 @@ class BorderPolicy:
         return f"<think>I compared the borders.</think><answer>{answer}</answer>"
 
 
-register_policy("borders", BorderPolicy)
-episodes = int(sys.argv[1]) if len(sys.argv) > 1 else 100
-for name in ("random", "borders", "edge"):
-    results = evaluate(make_policy(name), EvaluationPlan(name, [SuiteEntry("2x2", episodes=episodes)]))
-    accuracy = {key: 100 * value for key, value in summarize(results)["2x2"]["avg"]["acc"].items()}
-    print("{:8} Acc {value:5.1f}%  (95% interval {low:.1f}-{high:.1f})".format(name, **accuracy))
+def main(episodes):
+    """Play the same puzzles with this policy and two others."""
+    register_policy("borders", BorderPolicy)
+    for name in ("random", "borders", "edge"):
+        results = evaluate(make_policy(name), EvaluationPlan(name, [SuiteEntry("2x2", episodes=episodes)]))
+        accuracy = {key: 100 * value for key, value in summarize(results)["2x2"]["avg"]["acc"].items()}
+        print("{:8} Acc {value:5.1f}%  (95% interval {low:.1f}-{high:.1f})".format(name, **accuracy))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100)

@@ -67,6 +67,14 @@ def test_examples_run(script, arguments, words, tmp_path):
     assert len((ROOT / "examples" / script).read_text().splitlines()) < 150
 
 
+def test_the_policy_of_the_example_plays_on_the_command_line(tmp_path):
+    arguments = ["--policy", "custom_policy:BorderPolicy", "--grid", "2", "--episodes", "2"]
+    command = [sys.executable, "-m", "agile_gym", "eval", *arguments, "--output", str(tmp_path / "r.json")]
+    result = subprocess.run(command, cwd=ROOT / "examples", capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "100.0" in result.stdout.split("custom_policy:BorderPolicy")[1].splitlines()[0]
+
+
 def test_every_example_is_run():
     here = {"quickstart.py", "custom_policy.py", "vector_rollout.py", "evaluate_hf.py", "write_transcripts.py"}
     elsewhere = {"evaluate_api.py"}  # by the tests of endpoints, which have a server for it
