@@ -169,15 +169,33 @@ def short_sighted():
 
 
 def test_attention_that_does_not_reach_all_is_the_same_in_a_batch(short_sighted):
-    lengths = [turn.usage.context_tokens for t in play(short_sighted(9999), count=4) for turn in t.turns[:2]]
-    # Shorter than any context; and one that contexts grow out of in their second turn, while they write.
-    for reach in (20, max(lengths) + 3):
-        policy = short_sighted(reach)
-        together, alone = play(policy, count=4, batch=4), play(policy, count=4, batch=1)
-        for one, other in zip(together, alone, strict=True):
-            np.testing.assert_allclose(one.segments[0].logps, other.segments[0].logps, atol=1e-4)
-            (scored,) = segment_logps(policy.vlm, policy.chat, one.segments, [one.images])
-            np.testing.assert_allclose(scored, one.segments[0].logps, atol=1e-4)
+    policy = short_sighted(20)  # shorter than any context
+    together, alone = play(policy, count=4, batch=4), play(policy, count=4, batch=1)
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one.segments[0].logps, other.segments[0].logps, atol=1e-4)
+        (scored,) = segment_logps(policy.vlm, policy.chat, one.segments, [one.images])
+        np.testing.assert_allclose(scored, one.segments[0].logps, atol=1e-4)
+
+
+def test_contexts_that_grow_out_of_reach_while_they_write(short_sighted):
+    """A short row must not be filled up to the width of a long one: it would be out of reach of its start too early."""
+
+    def second_turns(policy, batches):
+        policy._generator.forbidden[policy.chat.end_of_turn] = True  # so that all turns are as long
+        texts = [["x"] * 3, ["x", "x " * 20, "x"]]  # of the first and the second turn
+        for turn in (0, 1):
+            for batch in batches:
+                infos = [{"turn": turn, "slot": i, "policy_seed": i, "images": []} for i in batch]
+                policy.act([{"text": texts[turn][i]} for i in batch], infos)
+        return [policy.finish(i) for i in range(3)]
+
+    records = second_turns(short_sighted(9999), [[0], [1], [2]])
+    longest = max(record.usage[1].context_tokens for record in records)
+    assert longest > min(record.usage[1].context_tokens for record in records) + 30
+    policy = short_sighted(longest + 3)
+    for one, other in zip(second_turns(policy, [[0, 1, 2]]), second_turns(policy, [[0], [1], [2]]), strict=True):
+        assert len(one.segments[0].ids) == one.usage[1].context_tokens + policy.options.max_new_tokens
+        np.testing.assert_allclose(one.segments[0].logps, other.segments[0].logps, atol=1e-4)
 
 
 def test_few_passes_read_a_batch_of_mixed_turns(loaded, monkeypatch):
