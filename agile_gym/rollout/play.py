@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ def play_episodes(
     *,
     batch: int = 8,
     policy_name: str = "policy",
+    on_error: Callable[[EpisodeSpec, Exception], None] | None = None,
 ) -> Iterator[tuple[EpisodeSpec, Transcript]]:
     """Play episodes, ``batch`` at a time; a slot takes the next one as soon as it is free.
 
@@ -56,6 +58,8 @@ def play_episodes(
         makers: What makes the environment of each key; environments are used again.
         batch: How many are played side by side, at least 1.
         policy_name: For the record.
+        on_error: Is told of an episode whose environment raised, which is then left out; such environments are made
+            anew. By default the error is raised.
 
     Yields:
         Each episode as soon as it is over, with its transcript.
@@ -67,7 +71,7 @@ def play_episodes(
         raise ConfigurationError(f"batch={batch} is not allowed; give at least 1.")
     waiting = iter(specs)
     slots = [_Slot(number, makers) for number in range(batch)]
-    active = [slot for slot in slots if slot.begin(next(waiting, None))]
+    active = [slot for slot in slots if _begin(slot, waiting, on_error)]
     try:
         while active:
             start = time.perf_counter()
@@ -78,16 +82,49 @@ def play_episodes(
                     f"The policy returned {texts!r:.200} for {len(active)} observations; act() must return a text for "
                     "each."
                 )
-            over = [slot for slot, text in zip(active, texts, strict=True) if slot.step(text, usage)]
+            over = [slot for slot, text in zip(active, texts, strict=True) if _step(slot, text, usage, on_error)]
             for slot in over:
                 record = policy.finish(slot.number) if isinstance(policy, RecordingPolicy) else None
-                spec, transcript = slot.spec, slot.recorder.finish(policy_name, record)
-                yield spec, transcript
-                slot.begin(next(waiting, None))
-            active = [slot for slot in active if not slot.recorder.done]
+                if not slot.failed:
+                    spec, transcript = slot.spec, slot.recorder.finish(policy_name, record)
+                    yield spec, transcript
+                _begin(slot, waiting, on_error)
+            active = [slot for slot in active if slot.playing]
     finally:
         for slot in slots:
             slot.close()
+
+
+def _begin(
+    slot: _Slot, waiting: Iterator[EpisodeSpec], on_error: Callable[[EpisodeSpec, Exception], None] | None
+) -> bool:
+    """Begin the next episode that can be begun, and tell whether there is one."""
+    for spec in waiting:
+        try:
+            slot.begin(spec)
+        except Exception as error:
+            slot.discard()
+            if on_error is None or isinstance(error, ConfigurationError):
+                raise
+            on_error(spec, error)
+        else:
+            return True
+    slot.playing = False
+    return False
+
+
+def _step(
+    slot: _Slot, text: str, usage: TurnUsage, on_error: Callable[[EpisodeSpec, Exception], None] | None
+) -> bool:
+    """Play a turn, and tell whether the episode is over, be it with an error."""
+    try:
+        return slot.step(text, usage)
+    except Exception as error:
+        if on_error is None:
+            raise
+        slot.discard()
+        on_error(slot.spec, error)
+        return True
 
 
 class _Slot:
@@ -95,16 +132,16 @@ class _Slot:
 
     spec: EpisodeSpec
     recorder: EpisodeRecorder
+    playing = False
+    failed = False
 
     def __init__(self, number: int, makers: Mapping[str, Callable[[], gymnasium.Env[Any, Any]]]) -> None:
         self.number = number
         self._makers = makers
         self._recorders: dict[str, EpisodeRecorder] = {}
 
-    def begin(self, spec: EpisodeSpec | None) -> bool:
-        """Begin an episode, and tell whether there is one."""
-        if spec is None:
-            return False
+    def begin(self, spec: EpisodeSpec) -> None:
+        """Begin an episode."""
         recorder = self._recorders.get(spec.env)
         if recorder is None:
             if spec.env not in self._makers:
@@ -114,7 +151,14 @@ class _Slot:
         recorder.reset(seed=spec.seed, options=spec.options, policy_seed=spec.policy_seed, name=spec.name)
         self.spec, self.recorder = spec, recorder
         recorder.info["slot"] = self.number
-        return True
+        self.playing, self.failed = True, False
+
+    def discard(self) -> None:
+        """Forget an episode whose environment raised, and the environments."""
+        self.failed = True
+        with contextlib.suppress(Exception):  # it is broken already
+            self.close()
+        self._recorders.clear()
 
     def step(self, text: str, usage: TurnUsage) -> bool:
         """Play a turn, and tell whether the episode is over."""

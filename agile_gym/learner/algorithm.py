@@ -1,0 +1,361 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# The types of ray are incomplete.
+"""GRPO as an algorithm of RLlib: groups are played, compared, learned from."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray.exceptions import RayError
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    ENV_RUNNER_SAMPLING_TIMER,
+    LEARNER_RESULTS,
+    LEARNER_UPDATE_TIMER,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    SYNCH_WORKER_WEIGHTS_TIMER,
+    TIMERS,
+)
+
+from agile_gym.errors import ConfigurationError
+from agile_gym.learner.advantages import GroupAdvantages, group_advantages
+from agile_gym.learner.config import GRPOConfig
+from agile_gym.learner.dispatch import play_on_runners
+from agile_gym.learner.env_runner import VLMEnvRunner
+from agile_gym.learner.groups import Group
+from agile_gym.learner.rllib_learner import TokenLearner, check_learner_class
+from agile_gym.learner.samples import Sample, assign_minibatches, make_samples, share_out
+from agile_gym.learner.statistics import episode_metrics, evaluation_metrics
+from agile_gym.learner.tasks import Curriculum, GroupSpec, make_group
+
+__all__ = ["GRPO"]
+
+GRPO_RESULTS = "grpo"
+"""Key of this algorithm's metrics in RLlib's results."""
+_TRAINING, _EVALUATION = 0, 1
+"""Streams of random numbers."""
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Batch:
+    """What an iteration is trained on.
+
+    Attributes:
+        groups: The groups that are trained on.
+        returns: (N,) the return of each of their episodes.
+        advantages: (N,) float32.
+        played: All groups that were played.
+        constant: Groups without variance that were left out.
+        metrics: What was counted on the way.
+    """
+
+    groups: list[Group] = field(default_factory=list[Group])
+    returns: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    advantages: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    played: list[Group] = field(default_factory=list[Group])
+    constant: int = 0
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+
+
+class GRPO(Algorithm):
+    """Group relative policy optimisation of a model that plays whole episodes (Shao et al., arXiv 2402.03300).
+
+    Each iteration plays ``groups_per_iteration`` puzzles ``group_size`` times each, compares the episodes of a puzzle
+    with each other, trains on them, and gives the runners the new weights. What is drawn in a group follows from the
+    seed and the group's number: not from the number of runners, nor from what went wrong.
+    """
+
+    @classmethod
+    def get_default_config(cls) -> GRPOConfig:
+        """Return the default configuration."""
+        return GRPOConfig()
+
+    @classmethod
+    def _should_create_evaluation_env_runners(cls, eval_config: Any) -> bool:  # noqa: ANN401 -- RLlib's
+        """Evaluate with the runners that are there, unless others are asked for."""
+        return eval_config.evaluation_num_env_runners > 0
+
+    def setup(self, config: Any) -> None:  # noqa: ANN401 -- RLlib's
+        """Build runners and learners."""
+        self._groups_begun = 0
+        self._snapshot: Any = None
+        self._rebuilt = 0
+        check_learner_class(self.config.learner_class if isinstance(self.config, GRPOConfig) else TokenLearner)
+        super().setup(config)
+        self._tasks = self.config.task_mix()
+        self._curriculum = Curriculum(self._tasks, adaptive=self.config.curriculum)
+        self._share_module()
+
+    def _share_module(self) -> None:
+        """Let a runner in this process play with the module of the learner in this process."""
+        runner = cast("VLMEnvRunner | None", self.env_runner)
+        if runner is not None and self.learner_group.is_local:
+            runner.share_module(self.learner_group._learner.module[DEFAULT_MODULE_ID])
+
+    def training_step(self) -> None:
+        """Play, compare, learn."""
+        begun = time.perf_counter()
+        with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
+            batch = self.collect()
+        sampled = time.perf_counter()
+        if batch.groups:
+            with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+                self.learn(self.make_samples(batch))
+        updated = time.perf_counter()
+        with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
+            self._sync_weights()
+        done = time.perf_counter()
+        batch.metrics |= {
+            "seconds_rollout": sampled - begun,
+            "seconds_update": updated - sampled,
+            "seconds_sync": done - updated,
+            "learners_rebuilt": float(self._rebuilt),
+        }
+        self._log(batch)
+
+    def collect(self) -> Batch:
+        """Play the groups of an iteration, and compare their episodes.
+
+        Returns:
+            The groups that are trained on.
+        """
+        config = self.config
+        batch = Batch()
+        wanted = config.groups_per_iteration
+        start = self._groups_begun
+        lost: dict[int, str] = {}
+        retries = 0
+        for _ in range(config.resample_rounds + 1):
+            specs = self._next_groups(wanted - len(batch.groups))
+            played, failures, again = self._play(specs)
+            lost |= failures
+            retries += again
+            if played:
+                self._take(batch, played)
+            if len(batch.groups) >= wanted or not config.drop_constant_groups:
+                break
+        if not batch.played:
+            raise RuntimeError(
+                f"None of {self._groups_begun - start} groups could be played. The last error: "
+                f"{next(reversed(lost.values()), 'no runner is alive')}"
+            )
+        episodes = [episode for group in batch.played for episode in group.episodes]
+        batch.metrics |= episode_metrics(episodes, self.returns(batch.played))
+        batch.metrics |= {
+            "groups_played": float(len(batch.played)),
+            "groups_trained": float(len(batch.groups)),
+            "groups_constant": float(batch.constant),
+            "groups_lost": float(len(lost)),
+            "group_retries": float(retries),
+        }
+        for text in set(lost.values()):
+            _logger.warning("%d groups were given up after several attempts: %s", len(lost), text)
+        return batch
+
+    def _next_groups(self, count: int) -> list[GroupSpec]:
+        config, shares = self.config, self._curriculum.shares()
+        first = self._groups_begun
+        self._groups_begun += count
+        return [
+            make_group(index, seed=config.seed or 0, size=config.group_size, shares=shares, stream=_TRAINING)
+            for index in range(first, first + count)
+        ]
+
+    def _play(
+        self, specs: Sequence[GroupSpec], *, explore: bool = True, evaluation: bool = False
+    ) -> tuple[list[Group], dict[int, str], int]:
+        """Play groups on the runners; what is lost with one is played by another."""
+        group = self.env_runner_group
+        if evaluation and self.eval_env_runner_group is not None:
+            group = self.eval_env_runner_group
+        outcome = play_on_runners(
+            group,
+            specs,
+            retries=self.config.group_retries,
+            timeout=self.config.sample_timeout_s,
+            restore=lambda: self.restore_env_runners(group),
+            explore=explore,
+            evaluation=evaluation,
+        )
+        if not evaluation:
+            self.metrics.aggregate(outcome.metrics, key=ENV_RUNNER_RESULTS)
+        return outcome.groups, outcome.failures, outcome.retries
+
+    def _take(self, batch: Batch, played: list[Group]) -> None:
+        """Add groups to a batch, but for those without variance."""
+        config = self.config
+        returns = self.returns(played)
+        compared = self.compare(returns, [group.spec.index for group in played for _ in group.episodes])
+        size = np.cumsum([0, *(len(group.episodes) for group in played)])
+        varied = [not compared.constant[first] for first in size[:-1]]
+        self._curriculum.learn([group.spec.task for group in played], varied)
+        kept = [keep or not config.drop_constant_groups for keep in varied]
+        batch.played += played
+        batch.constant += len(varied) - sum(varied)
+        for number, group in enumerate(played):
+            if kept[number]:
+                part = slice(size[number], size[number + 1])
+                batch.groups.append(group)
+                batch.returns = np.concatenate([batch.returns, returns[part]])
+                batch.advantages = np.concatenate([batch.advantages, compared.advantages[part]])
+
+    def returns(self, groups: Sequence[Group]) -> NDArray[np.float64]:
+        """Return what each episode is trained on; override it for a reward that compares episodes.
+
+        Args:
+            groups: The groups.
+
+        Returns:
+            (N,) float64, in the order of groups and their episodes.
+        """
+        function = self.config.reward_fn
+        episodes = [episode for group in groups for episode in group.episodes]
+        values = [float(e.reward["total"]) if function is None else float(function(e)) for e in episodes]
+        return np.array(values, np.float64)
+
+    def compare(self, returns: NDArray[np.float64], groups: Sequence[int]) -> GroupAdvantages:
+        """Return the advantages of episodes."""
+        config = self.config
+        return group_advantages(
+            returns, groups, scale=config.advantage_scale, leave_one_out=config.leave_one_out
+        )
+
+    def make_samples(self, batch: Batch) -> list[Sample]:
+        """Cut episodes into what is trained on."""
+        config = self.config
+        episodes = [episode for group in batch.groups for episode in group.episodes]
+        rng = np.random.default_rng([config.seed or 0, self._groups_begun])
+        minibatches = assign_minibatches(len(episodes), config.num_minibatches, config.num_epochs, rng)
+        samples: list[Sample] = []
+        for number, episode in enumerate(episodes):
+            if config.mask_truncated and episode.details.get("turns_cut_short"):
+                continue
+            samples += make_samples(episode, batch.advantages[number], minibatches=minibatches[number].tolist())
+        return samples
+
+    def learn(self, samples: Sequence[Sample]) -> None:
+        """Train on samples; if a learner dies, build all anew from the last snapshot and train again."""
+        if not samples:
+            return
+        steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0)
+        shares = share_out(samples, max(1, self.config.num_learners))
+        if self.config.learner_snapshots and self.learner_group.is_remote:
+            self._snapshot = self._ask_learners(lambda: self.learner_group.get_state(components=COMPONENT_LEARNER))
+        results = self._ask_learners(
+            lambda: self.learner_group.update(
+                training_data=TrainingData(episodes_refs=[ray.put(share or [Sample.nothing()]) for share in shares]),
+                timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps},
+            )
+        )
+        self.metrics.aggregate(results, key=LEARNER_RESULTS)
+
+    def _ask_learners(self, ask: Any) -> Any:  # noqa: ANN401 -- a function, and what it returns
+        try:
+            return ask()
+        except (RayError, IndexError) as error:  # RLlib finds no result of an actor that died
+            if self.learner_group.is_local or self._snapshot is None:
+                raise
+            _logger.warning("A learner died (%s); all are built anew from the last snapshot.", type(error).__name__)
+            self._rebuild_learners()
+            return ask()
+
+    def _rebuild_learners(self) -> None:
+        try:
+            self.learner_group.shutdown()
+        except Exception as error:  # what is dead cannot be shut down in order
+            _logger.warning("The learners that are left were not shut down in order: %s", error)
+        spec = self.config.get_multi_rl_module_spec(spaces=self.spaces, inference_only=False)
+        self.learner_group = self.config.build_learner_group(rl_module_spec=spec)
+        self.learner_group.set_state(self._snapshot)
+        self._rebuilt += 1
+
+    def _sync_weights(self) -> None:
+        self.env_runner_group.sync_weights(
+            from_worker_or_learner_group=self.learner_group, inference_only=True, timeout_seconds=None
+        )
+
+    def _log(self, batch: Batch) -> None:
+        for name, value in batch.metrics.items():
+            self.metrics.log_value((GRPO_RESULTS, name), value, window=1)
+
+    def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:  # noqa: ANN401, ARG002 -- RLlib's
+        """Play ``evaluation_duration`` puzzles of the evaluation's environment, always the same ones.
+
+        The likeliest tokens are taken, unless ``evaluation_config`` sets ``explore``.
+
+        Returns:
+            Acc, Score and others, with 95% intervals; see `agile_gym.learner.statistics.evaluation_metrics`.
+        """
+        config = self.config
+        if self.eval_env_runner_group is not None:
+            self.eval_env_runner_group.sync_weights(
+                from_worker_or_learner_group=self.learner_group, inference_only=True
+            )
+        shares = [task.weight for task in self._tasks]
+        count = config.evaluation_duration
+        if not isinstance(count, int) or count < 1:
+            raise ConfigurationError(f"evaluation_duration={count!r} is not allowed; give a number of episodes.")
+        specs = [
+            make_group(index, seed=config.seed or 0, size=1, shares=shares, stream=_EVALUATION)
+            for index in range(count)
+        ]
+        changes: Any = config.evaluation_config or {}
+        explore = bool(changes.get("explore", False)) if isinstance(changes, Mapping) else False
+        groups, failures, _ = self._play(specs, explore=explore, evaluation=True)
+        if not groups:
+            raise RuntimeError(f"No puzzle of the evaluation could be played: {next(iter(failures.values()), '')}")
+        episodes = [episode for group in groups for episode in group.episodes]
+        return evaluation_metrics(episodes, [self._tasks[group.spec.task].name for group in groups])
+
+    def save_pretrained(self, path: str | Path) -> Path:
+        """Write the model as an ordinary Hugging Face directory; an adapter as PEFT does.
+
+        Args:
+            path: The folder, which the first learner must be able to reach.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ConfigurationError: If the learner wrote it to another machine's disk.
+        """
+        folder = Path(path).resolve()
+        self.learner_group.foreach_learner(lambda learner: learner.save_pretrained(str(folder)))
+        if not any(folder.glob("*.safetensors")):
+            raise ConfigurationError(
+                f"The learner wrote the model to its own disk, not to {folder} of this machine. Give a folder that all "
+                "machines share."
+            )
+        return folder
+
+    def get_weights_of_module(self) -> dict[str, NDArray[Any]]:
+        """Return the weights that are trained."""
+        state = self.learner_group.get_state(
+            components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}", inference_only=True
+        )
+        return state[COMPONENT_LEARNER][COMPONENT_RL_MODULE][DEFAULT_MODULE_ID]
+
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 -- RLlib's
+        """Return the state, with the number of groups begun and the curriculum."""
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        state[GRPO_RESULTS] = {"groups_begun": self._groups_begun, "curriculum": self._curriculum.get_state()}
+        return state
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Take over a state."""
+        super().set_state(state)
+        if GRPO_RESULTS in state:
+            self._groups_begun = state[GRPO_RESULTS]["groups_begun"]
+            self._curriculum.set_state(state[GRPO_RESULTS]["curriculum"])

@@ -1,0 +1,284 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# The types of ray are incomplete.
+"""The configuration of GRPO, as RLlib's configurations are."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+
+from agile_gym.arguments import is_number, is_whole
+from agile_gym.errors import ConfigurationError, did_you_mean
+from agile_gym.learner.model import ModelOptions
+from agile_gym.learner.optimizing import SCHEDULES
+from agile_gym.learner.tasks import TaskMix
+from agile_gym.learner.updating import SUPERVISED
+from agile_gym.rollout.transcript import Transcript
+
+__all__ = ["GRPOConfig"]
+
+RewardFunction = Callable[[Transcript], float]
+_LOSSES = ("grpo", "dr_grpo", "dapo", "gspo", SUPERVISED)
+_WHOLE = 10**9
+
+
+class GRPOConfig(AlgorithmConfig):
+    """The configuration of `GRPO`.
+
+    Environments, runners, learners, evaluation, checkpoints and fault tolerance are set as for every algorithm of
+    RLlib; what belongs to GRPO is set with `training`, the model with `vlm`::
+
+        config = (
+            GRPOConfig()
+            .environment("JigsawVision-v0", env_config={"grid": 2})
+            .vlm(path="Qwen/Qwen2.5-VL-7B-Instruct", train="lora")
+            .env_runners(num_env_runners=2)
+            .learners(num_learners=2, num_gpus_per_learner=1)
+            .training(lr=2e-6, group_size=8, groups_per_iteration=64)
+        )
+        algorithm = config.build_algo()
+    """
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        """Begin with the defaults."""
+        from agile_gym.learner.algorithm import GRPO
+        from agile_gym.learner.env_runner import VLMEnvRunner
+        from agile_gym.learner.rllib_learner import make_learner_connector
+
+        super().__init__(algo_class=algo_class or GRPO)
+        # What GRPO adds; see `training`.
+        self.loss = "grpo"
+        self.clip_low = 0.2
+        self.clip_high = 0.2
+        self.kl_weight = 0.0
+        self.entropy_weight = 0.0
+        self.max_loss_tokens: int | None = None
+        self.group_size = 8
+        self.groups_per_iteration = 64
+        self.advantage_scale = "group"
+        self.leave_one_out = False
+        self.drop_constant_groups = True
+        self.resample_rounds = 0
+        self.mask_truncated = False
+        self.reward_fn: RewardFunction | None = None
+        self.tasks: Sequence[Any] = ({},)
+        self.curriculum = False
+        self.num_minibatches = 1
+        self.micro_batch_tokens = 16384
+        self.adam_betas: tuple[float, float] = (0.9, 0.999)
+        self.weight_decay = 0.0
+        self.lr_schedule = "constant"
+        self.lr_warmup_steps = 0
+        self.lr_total_steps: int | None = None
+        self.lr_lowest = 0.0
+        self.temperature = 1.0
+        self.max_new_tokens = 512
+        self.window: int | None = None
+        self.reuse_cache = True
+        self.rollout_batch = 64
+        self.policy_class: Any = None
+        self.group_retries = 3
+        self.learner_snapshots = True
+        self.torch_threads_per_actor: int | None = 1
+        # RLlib's own, where its defaults do not suit episodes of a model that writes.
+        self.lr = 2e-6
+        self.grad_clip = 1.0
+        self.num_epochs = 1
+        self.seed = 0
+        self.env_runner_cls = VLMEnvRunner
+        self.create_local_env_runner = False  # else the driver holds another copy of the model
+        self.sample_timeout_s = 1800.0  # what takes longer counts as hung
+        self.delay_between_env_runner_restarts_s = 1.0
+        self.restart_failed_env_runners = True
+        self.evaluation_duration = 256
+        self.evaluation_num_env_runners = 0
+        self.add_default_connectors_to_env_to_module_pipeline = False
+        self.add_default_connectors_to_module_to_env_pipeline = False
+        self.add_default_connectors_to_learner_pipeline = False
+        self._learner_connector = make_learner_connector
+        self._dont_auto_sync_env_runner_states = True
+        self._model_config = {**ModelOptions().to_mapping()}
+
+    def vlm(self, **options: Any) -> Self:  # noqa: ANN401 -- the fields of ModelOptions
+        """Set the model, and how it is trained.
+
+        Args:
+            **options: The fields of `ModelOptions`, such as ``path`` and ``train``; what is not given stays as it is.
+
+        Raises:
+            ConfigurationError: If there is no such option, or a value is not allowed.
+        """
+        known = self._model_config if isinstance(self._model_config, Mapping) else {}
+        self._model_config = ModelOptions.from_mapping({**known, **options}).to_mapping()
+        return self
+
+    def training(  # type: ignore[override]
+        self,
+        *,
+        loss: str = NotProvided,
+        clip_low: float = NotProvided,
+        clip_high: float = NotProvided,
+        kl_weight: float = NotProvided,
+        entropy_weight: float = NotProvided,
+        max_loss_tokens: int | None = NotProvided,
+        group_size: int = NotProvided,
+        groups_per_iteration: int = NotProvided,
+        advantage_scale: str = NotProvided,
+        leave_one_out: bool = NotProvided,
+        drop_constant_groups: bool = NotProvided,
+        resample_rounds: int = NotProvided,
+        mask_truncated: bool = NotProvided,
+        reward_fn: RewardFunction | None = NotProvided,
+        tasks: Sequence[TaskMix | Mapping[str, Any]] = NotProvided,
+        curriculum: bool = NotProvided,
+        num_minibatches: int = NotProvided,
+        micro_batch_tokens: int = NotProvided,
+        adam_betas: tuple[float, float] = NotProvided,
+        weight_decay: float = NotProvided,
+        lr_schedule: str = NotProvided,
+        lr_warmup_steps: int = NotProvided,
+        lr_total_steps: int | None = NotProvided,
+        lr_lowest: float = NotProvided,
+        temperature: float = NotProvided,
+        max_new_tokens: int = NotProvided,
+        window: int | None = NotProvided,
+        reuse_cache: bool = NotProvided,
+        rollout_batch: int = NotProvided,
+        policy_class: Any = NotProvided,  # noqa: ANN401 -- makes a policy
+        group_retries: int = NotProvided,
+        learner_snapshots: bool = NotProvided,
+        torch_threads_per_actor: int | None = NotProvided,
+        **kwargs: Any,  # noqa: ANN401 -- RLlib's
+    ) -> Self:
+        """Set how the model is trained; RLlib's ``lr``, ``grad_clip`` and ``num_epochs`` too.
+
+        Args:
+            loss: ``"grpo"``, ``"dr_grpo"``, ``"dapo"`` or ``"gspo"``; see `agile_gym.learner.loss`.
+            clip_low: Ratios are clipped at 1 - clip_low, ...
+            clip_high: ... and at 1 + clip_high.
+            kl_weight: Weight of the KL divergence from the model before training.
+            entropy_weight: Weight of the entropy bonus.
+            max_loss_tokens: What `dr_grpo` divides by; None for ``max_new_tokens`` times the largest number of turns.
+            group_size: Episodes of each puzzle.
+            groups_per_iteration: Puzzles of each iteration.
+            advantage_scale: What divides a return's difference from its group's mean: the standard deviation of the
+                ``"group"``, that of the ``"batch"``, or ``"none"``.
+            leave_one_out: Compares with the mean of the group's other episodes.
+            drop_constant_groups: Leaves out groups whose episodes all have the same return.
+            resample_rounds: How often groups that were left out are replaced by new ones, in an iteration (DAPO).
+            mask_truncated: Leaves out episodes with a turn that was cut off by ``max_new_tokens``.
+            reward_fn: Gives the return of an episode from its transcript, instead of the environment's reward.
+            tasks: The mix of puzzles: mappings with ``grid``, ``level`` and ``weight``. By default, the environment's.
+            curriculum: Plays tasks more often the more of their groups have variance.
+            num_minibatches: Steps of the optimiser for each epoch.
+            micro_batch_tokens: Tokens that are computed at once, padding included.
+            adam_betas: AdamW's.
+            weight_decay: AdamW's.
+            lr_schedule: ``"constant"``, ``"linear"`` or ``"cosine"``.
+            lr_warmup_steps: Steps over which the learning rate rises.
+            lr_total_steps: Steps in all, for the schedule.
+            lr_lowest: Share of ``lr`` that is left at the end.
+            temperature: What logits are divided by, in sampling and in training.
+            max_new_tokens: Largest number of tokens of a turn.
+            window: Keeps the images of so many turns in the context; None keeps all.
+            reuse_cache: Whether key-value caches are kept over turns.
+            rollout_batch: Episodes that a runner plays side by side.
+            policy_class: What makes the policy that plays; takes what `HFVLMPolicy` takes.
+            group_retries: How often a group is played again after its runner died or its environment raised.
+            learner_snapshots: Keeps a copy of the learners' state, so that training goes on if one of them dies.
+            torch_threads_per_actor: Threads of each process; None leaves them as they are.
+            **kwargs: RLlib's.
+
+        Raises:
+            ConfigurationError: If there is no such setting.
+        """
+        given = {name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")}
+        allowed = set(inspect.signature(AlgorithmConfig.training).parameters) - {"self"}
+        for name in kwargs:
+            if name not in allowed:
+                raise ConfigurationError(f"GRPO has no setting {name!r}. {did_you_mean(name, allowed | set(given))}")
+        super().training(**kwargs)
+        for name, value in given.items():
+            if value is not NotProvided:
+                setattr(self, name, value)
+        return self
+
+    def task_mix(self) -> tuple[TaskMix, ...]:
+        """Return the tasks."""
+        return TaskMix.from_mappings(self.tasks)
+
+    def loss_arguments(self) -> dict[str, Any]:
+        """Return the options of the loss."""
+        if self.loss == SUPERVISED:
+            return {}
+        arguments: dict[str, Any] = {
+            "clip_low": self.clip_low,
+            "clip_high": self.clip_high,
+            "kl_weight": self.kl_weight,
+            "entropy_weight": self.entropy_weight,
+        }
+        if self.loss == "dr_grpo":
+            arguments["max_tokens"] = self.max_loss_tokens or self.max_new_tokens
+        return arguments
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """Return what makes the module."""
+        from agile_gym.learner.env_runner import PLACEHOLDER_SPACE
+        from agile_gym.learner.module import VLMModule
+
+        return RLModuleSpec(
+            module_class=VLMModule, observation_space=PLACEHOLDER_SPACE, action_space=PLACEHOLDER_SPACE
+        )
+
+    def get_default_learner_class(self) -> type:
+        """Return the learner's class."""
+        from agile_gym.learner.rllib_learner import TokenLearner
+
+        return TokenLearner
+
+    def validate(self) -> None:
+        """Check the settings.
+
+        Raises:
+            ConfigurationError: If one is not allowed.
+        """
+        super().validate()
+        for name in ("group_size", "groups_per_iteration", "num_minibatches", "micro_batch_tokens", "num_epochs"):
+            self._check(is_whole(getattr(self, name), _WHOLE), name, "a whole number of at least 1")
+        for name in ("max_new_tokens", "rollout_batch", "group_retries"):
+            self._check(is_whole(getattr(self, name), _WHOLE), name, "a whole number of at least 1")
+        for name in ("resample_rounds", "lr_warmup_steps"):
+            value = getattr(self, name)
+            self._check(value == 0 or is_whole(value, _WHOLE), name, "a whole number of at least 0")
+        for name in ("clip_low", "kl_weight", "entropy_weight", "weight_decay", "lr_lowest"):
+            self._check(is_number(getattr(self, name), 0, 1e6), name, "a number of at least 0")
+        self._check(is_number(self.clip_high, 0, 1e6), "clip_high", "a number of at least 0")
+        self._check(is_number(self.temperature, 1e-3, 100), "temperature", "a number above 0")
+        self._check(is_number(self.lr, 1e-30, 100), "lr", "a number above 0; its course is set with lr_schedule")
+        for name, allowed in (
+            ("loss", _LOSSES),
+            ("advantage_scale", ("group", "batch", "none")),
+            ("lr_schedule", SCHEDULES),
+        ):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ConfigurationError(f"{name}={value!r} is not allowed. {did_you_mean(value, allowed)}")
+        if self.lr_schedule != "constant" and not is_whole(self.lr_total_steps, _WHOLE):
+            raise ConfigurationError(
+                f"lr_schedule={self.lr_schedule!r} needs lr_total_steps, the number of steps in all; it is "
+                f"{self.lr_total_steps!r}."
+            )
+        if self.loss != SUPERVISED and self.group_size < 2:
+            raise ConfigurationError("group_size=1: advantages compare the episodes of a group; give at least 2.")
+        if self.is_multi_agent:
+            raise ConfigurationError("GRPO trains one model; a multi-agent configuration is not supported.")
+        self.task_mix()
+        ModelOptions.from_mapping(self._model_config if isinstance(self._model_config, Mapping) else {})
+
+    def _check(self, condition: bool, name: str, allowed: str) -> None:
+        if not condition:
+            raise ConfigurationError(f"{name}={getattr(self, name)!r} is not allowed; give {allowed}.")

@@ -1,0 +1,288 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# The types of ray and torch are incomplete.
+"""RLlib's environment runner for models that write: plays whole groups of episodes, many side by side."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import gymnasium
+import numpy as np
+import ray
+import torch
+from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
+from ray.rllib.env.env_context import EnvContext
+from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.utils.checkpoints import Checkpointable
+from ray.rllib.utils.framework import get_device
+from ray.rllib.utils.metrics import (
+    EPISODE_LEN_MEAN,
+    EPISODE_RETURN_MEAN,
+    NUM_ENV_STEPS_SAMPLED,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_EPISODES,
+    NUM_EPISODES_LIFETIME,
+    SAMPLE_TIMER,
+    WEIGHTS_SEQ_NO,
+)
+from ray.tune.registry import ENV_CREATOR, _global_registry
+
+import agile_gym  # noqa: F401 -- registers the environments in this process
+from agile_gym.errors import AgileGymError, ConfigurationError
+from agile_gym.learner.groups import GroupPlay, play_groups
+from agile_gym.learner.module import VLMModule
+from agile_gym.learner.tasks import GroupSpec, TaskMix, make_group
+from agile_gym.policies.base import Policy, PolicyLike, as_policy
+from agile_gym.rollout.transcript import Transcript
+
+__all__ = ["PLACEHOLDER_SPACE", "RunnerReply", "VLMEnvRunner"]
+
+PLACEHOLDER_SPACE = gymnasium.spaces.Discrete(1)
+"""What RLlib is told of observations and actions: texts and images of any size pass it by."""
+_SAMPLE_STREAM = 2
+
+
+@dataclass(frozen=True, eq=False)
+class RunnerReply:
+    """What a runner answers.
+
+    Attributes:
+        runner: Its number.
+        play: What came of the groups.
+        metrics: Its metrics.
+        mistake: What is wrong with the environment or the policy, if they cannot be used at all.
+    """
+
+    runner: int
+    play: GroupPlay
+    metrics: Any
+    mistake: str | None = None
+
+
+class VLMEnvRunner(EnvRunner, Checkpointable):
+    """Plays with a `VLMModule`.
+
+    The weights are the module's; the policy that plays with them is ``config.policy_class``.
+
+    Attributes:
+        module: The module.
+    """
+
+    def __init__(self, *, config: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- RLlib's
+        """Make environments and the module.
+
+        Args:
+            config: The algorithm's configuration.
+            **kwargs: What RLlib tells a runner, such as ``worker_index``.
+        """
+        super().__init__(config=config, **kwargs)
+        self.spaces = kwargs.get("spaces") or {}
+        if self.config.torch_threads_per_actor and self.worker_index:
+            torch.set_num_threads(self.config.torch_threads_per_actor)
+        gpus = self.config.num_gpus_per_env_runner if self.worker_index else 0
+        if not self.worker_index and torch.cuda.is_available() and self.config.num_gpus_per_learner:
+            gpus = self.config.num_gpus_per_learner
+        self._device = get_device(self.config, gpus)
+        self._weights_seq_no = 0
+        self._sampled = 0
+        self._tasks: tuple[TaskMix, ...] = self.config.task_mix()
+        self.env: Any = None
+        self.module: VLMModule | None = None
+        self._policies: dict[bool, Policy] = {}
+        if self.worker_index or self.config.num_env_runners == 0 or self.config.create_env_on_local_worker:
+            self.make_env()
+        self.make_module()
+
+    def make_env(self) -> None:
+        """Make an environment of the first task, to see whether it can be made."""
+        if self.env is not None:
+            self.env.close()
+        self.env = self._make_env(self._tasks[0].env_options())
+
+    def _make_env(self, options: Mapping[str, Any], *, evaluation: bool = False) -> gymnasium.Env[Any, Any]:
+        """Make an environment, whatever way it is named in the configuration."""
+        env, settings = self.config.env, dict(self.config.env_config)
+        if evaluation:
+            changes = self.config.evaluation_config or {}
+            changes = changes if isinstance(changes, Mapping) else changes.to_dict()
+            settings |= cast("dict[str, Any]", changes.get("env_config") or {})
+        settings |= options
+        if isinstance(env, str) and not _global_registry.contains(ENV_CREATOR, env):
+            return gymnasium.make(env, disable_env_checker=True, **settings)
+        context = EnvContext(settings, worker_index=self.worker_index or 0, num_workers=self.num_workers)
+        creator: Any = _global_registry.get(ENV_CREATOR, env) if isinstance(env, str) else env
+        return creator(context)
+
+    def _makers(self, *, evaluation: bool) -> dict[str, Callable[[], gymnasium.Env[Any, Any]]]:
+        return {
+            str(number): partial(self._make_env, task.env_options(), evaluation=evaluation)
+            for number, task in enumerate(self._tasks)
+        }
+
+    def make_module(self) -> None:
+        """Load the model."""
+        spec = self.config.get_rl_module_spec(spaces=self.get_spaces(), inference_only=True)
+        self.share_module(spec.build().to(self._device))
+
+    def share_module(self, module: VLMModule) -> None:
+        """Play with a module that is at hand, such as that of a learner in this process."""
+        module.model.eval()
+        self.module = module
+        self._policies = {}
+
+    def _policy(self, *, explore: bool) -> Policy:
+        if explore not in self._policies:
+            config, module = self.config, cast(VLMModule, self.module)
+            maker: Callable[..., PolicyLike] | None = config.policy_class
+            if maker is None:
+                from agile_gym.policies.hf import HFVLMPolicy as maker  # noqa: N813 -- a default
+            self._policies[explore] = as_policy(
+                maker(
+                    module.vlm,
+                    system=module.options.system,
+                    window=config.window,
+                    temperature=config.temperature if explore else 0.0,
+                    max_new_tokens=config.max_new_tokens,
+                    reuse_cache=config.reuse_cache,
+                )
+            )
+        return self._policies[explore]
+
+    def get_spaces(self) -> dict[str, Any]:
+        """Return placeholders: checkpoints need not hold spaces of images."""
+        spaces = (PLACEHOLDER_SPACE, PLACEHOLDER_SPACE)
+        return {INPUT_ENV_SPACES: spaces, INPUT_ENV_SINGLE_SPACES: spaces, DEFAULT_MODULE_ID: spaces}
+
+    def assert_healthy(self) -> None:
+        """Check that there is a module.
+
+        Raises:
+            RuntimeError: If there is none.
+        """
+        if self.module is None:
+            raise RuntimeError("This runner has no module.")
+
+    def sample_groups(
+        self, groups: Sequence[GroupSpec], *, explore: bool = True, evaluation: bool = False
+    ) -> RunnerReply:
+        """Play groups. Nothing is raised, as RLlib would take a runner that raises for dead.
+
+        Args:
+            groups: The groups.
+            explore: Whether tokens are drawn; else the likeliest are taken.
+            evaluation: Whether the environments are those of the evaluation.
+
+        Returns:
+            What came of them.
+        """
+        mistake = None
+        try:
+            play = self._play(groups, explore=explore, evaluation=evaluation)
+        except AgileGymError as error:
+            play, mistake = GroupPlay(()), str(error)
+        except Exception:  # told to the driver, which decides
+            play = GroupPlay((), dict.fromkeys((group.index for group in groups), traceback.format_exc(limit=-8)))
+        return RunnerReply(self.worker_index or 0, play, self.get_metrics(), mistake)
+
+    def _play(self, groups: Sequence[GroupSpec], *, explore: bool, evaluation: bool) -> GroupPlay:
+        module = cast(VLMModule, self.module)
+        with self.metrics.log_time(SAMPLE_TIMER), module.autocast():
+            play = play_groups(
+                self._policy(explore=explore),
+                groups,
+                self._makers(evaluation=evaluation),
+                batch=self.config.rollout_batch,
+                weights=self._weights_seq_no,
+                keep_images=not evaluation,
+                policy_name=module.vlm.name,
+            )
+        if not evaluation:
+            self._log([episode for group in play.groups for episode in group.episodes])
+        return play
+
+    def _log(self, episodes: Sequence[Transcript]) -> None:
+        steps = sum(len(episode.turns) for episode in episodes)
+        self._sampled += steps
+        for episode in episodes:
+            self.metrics.log_value(EPISODE_RETURN_MEAN, float(episode.reward["total"]), reduce="mean", window=1000)
+            self.metrics.log_value(EPISODE_LEN_MEAN, len(episode.turns), reduce="mean", window=1000)
+        self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, steps, reduce="sum")
+        self.metrics.log_value(NUM_ENV_STEPS_SAMPLED_LIFETIME, steps, reduce="lifetime_sum", with_throughput=True)
+        self.metrics.log_value(NUM_EPISODES, len(episodes), reduce="sum")
+        self.metrics.log_value(NUM_EPISODES_LIFETIME, len(episodes), reduce="lifetime_sum")
+        self.metrics.log_value(WEIGHTS_SEQ_NO, self._weights_seq_no, window=1)
+
+    def sample(
+        self,
+        *,
+        num_timesteps: int | None = None,
+        num_episodes: int | None = None,
+        explore: bool | None = None,
+        **kwargs: Any,  # noqa: ANN401, ARG002 -- RLlib's
+    ) -> list[Transcript]:
+        """Play single episodes, as RLlib asks for them.
+
+        Args:
+            num_timesteps: Turns wanted; at least as many are played as whole episodes.
+            num_episodes: Episodes wanted.
+            explore: Whether tokens are drawn; by default as configured.
+            **kwargs: Not used.
+
+        Returns:
+            The episodes.
+        """
+        count = num_episodes or max(1, int(np.ceil((num_timesteps or 1) / 2)))
+        shares = [task.weight for task in self._tasks]
+        stream = _SAMPLE_STREAM + (self.worker_index or 0)
+        groups = [
+            make_group(number, seed=self.config.seed or 0, size=1, shares=shares, stream=stream)
+            for number in range(self._sampled, self._sampled + count)
+        ]
+        chosen = self.config.explore if explore is None else explore
+        play = self._play(groups, explore=chosen, evaluation=bool(self.config.in_evaluation))
+        if play.failures:
+            raise ConfigurationError(f"The environment raised: {next(iter(play.failures.values()))}")
+        return [episode for group in play.groups for episode in group.episodes]
+
+    def get_metrics(self) -> Any:  # noqa: ANN401 -- RLlib's
+        """Return the metrics since the last call."""
+        return self.metrics.reduce()
+
+    def stop(self) -> None:
+        """Close the environment."""
+        if self.env is not None:
+            self.env.close()
+
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 -- RLlib's
+        """Return the state; weights only if asked for."""
+        state: dict[str, Any] = {NUM_ENV_STEPS_SAMPLED_LIFETIME: self._sampled}
+        if self._check_component(COMPONENT_RL_MODULE, components, not_components):
+            state[COMPONENT_RL_MODULE] = cast(VLMModule, self.module).get_state(**kwargs)
+            state[WEIGHTS_SEQ_NO] = self._weights_seq_no
+        return state
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Take over weights, be they newer or older."""
+        if COMPONENT_RL_MODULE in state:
+            number = state.get(WEIGHTS_SEQ_NO, 0)
+            shared = not cast(VLMModule, self.module).inference_only  # a learner of this process has them already
+            if (number == 0 or number != self._weights_seq_no) and not shared:
+                weights = state[COMPONENT_RL_MODULE]
+                if isinstance(weights, ray.ObjectRef):
+                    weights = ray.get(weights)
+                cast(VLMModule, self.module).set_state(weights.get(DEFAULT_MODULE_ID, weights))
+            self._weights_seq_no = number or self._weights_seq_no
+        self._sampled = state.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, self._sampled)
+
+    def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return what makes an equal runner."""
+        return (), {"config": self.config}
+
+    def get_checkpointable_components(self) -> list[tuple[str, Any]]:
+        """Return none: the learner stores the weights."""
+        return []

@@ -1,0 +1,172 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# The types of ray and torch are incomplete.
+"""The model as RLlib's module: a Hugging Face VLM with its processor."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
+
+from agile_gym.errors import ModelError
+from agile_gym.learner.model import ModelOptions, build_vlm, resolve_autocast
+from agile_gym.learner.updating import autocast
+from agile_gym.policies.vlm.chat import ChatFormat
+from agile_gym.policies.vlm.loading import VLM
+from agile_gym.policies.vlm.scoring import PreparedSegment, Scorer
+
+__all__ = ["VLMModule"]
+
+_BFLOAT16 = "|bfloat16"
+"""Ends the name of an array whose 16 bits are those of a bfloat16, which numpy does not have."""
+
+
+class VLMModule(TorchRLModule):
+    """A vision-language model that plays and learns.
+
+    ``model_config`` holds the fields of `ModelOptions`. To train a model of another kind, override `load`.
+
+    Attributes:
+        options: The options.
+        vlm: The model and its processor.
+        chat: Its chat format.
+    """
+
+    def setup(self) -> None:
+        """Load the model."""
+        self.options = ModelOptions.from_mapping(_as_mapping(self.model_config))
+        vlm = self.load(self.options)
+        self.model = vlm.model  # a submodule, so that RLlib moves it and sees its parameters
+        self._processor, self._name = vlm.processor, vlm.name
+        self.chat = ChatFormat(vlm.processor, system=self.options.system)
+
+    def load(self, options: ModelOptions) -> VLM:
+        """Load the model on the CPU.
+
+        Args:
+            options: Which, and how it is trained.
+        """
+        return build_vlm(options, for_training=not self.inference_only, on_gpu=torch.cuda.is_available())
+
+    @property
+    def vlm(self) -> VLM:
+        """The model and its processor."""
+        return VLM(self.model, self._processor, self._name)
+
+    def scorer(self, *, temperature: float = 1.0) -> Scorer:
+        """Return what computes log-probabilities, for sampling and training alike."""
+        return Scorer(self.vlm, self.chat, temperature=temperature)
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Let the adapter be off: the model is then what it was before training.
+
+        Raises:
+            ModelError: If there is no adapter.
+        """
+        if self.options.train != "lora":
+            raise ModelError("Only a model with an adapter holds its own reference; set train='lora'.")
+        with self.model.disable_adapter():
+            yield
+
+    def autocast(self) -> Any:  # noqa: ANN401 -- a context manager
+        """Return the context in which matrix products are computed."""
+        device = self.vlm.device
+        return autocast(resolve_autocast(self.options, on_gpu=device.type == "cuda"), device)
+
+    def _forward_train(self, batch: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401, ARG002
+        """Score segments: ``batch["rows"]`` as `Scorer.prepare` returns them.
+
+        Returns:
+            ``logps``, ``mask`` and ``entropies`` (B, T).
+        """
+        rows: Sequence[PreparedSegment] = batch["rows"]
+        scores = self.scorer(temperature=batch.get("temperature", 1.0))(rows, entropies=True)
+        return {"logps": scores.logps, "mask": scores.mask, "entropies": scores.entropies}
+
+    def trainable(self) -> list[tuple[str, Any]]:
+        """Return names and parameters that are trained."""
+        return [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
+
+    def get_state(
+        self,
+        components: str | Collection[str] | None = None,  # noqa: ARG002 -- RLlib's
+        *,
+        not_components: str | Collection[str] | None = None,  # noqa: ARG002 -- likewise
+        inference_only: bool = False,
+        **kwargs: Any,  # noqa: ANN401, ARG002 -- likewise
+    ) -> dict[str, NDArray[Any]]:
+        """Return the weights.
+
+        Args:
+            components: Not used: there are none.
+            not_components: Likewise.
+            inference_only: Return only what training changes; the rest is the same wherever the model is loaded.
+            **kwargs: Not used.
+
+        Returns:
+            Arrays by name, copied. With an adapter, its weights only.
+        """
+        changed = {name for name, _ in self.trainable()}
+        return {
+            key: array
+            for name, tensor in self.state_dict().items()
+            if name in changed or not (inference_only or self.options.train == "lora")
+            for key, array in [_to_array(name, tensor)]
+        }
+
+    def set_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Take over weights.
+
+        Raises:
+            ModelError: If they are those of another model.
+        """
+        own = self.state_dict()
+        tensors = dict(_to_tensor(key, array) for key, array in state.items())
+        for name, tensor in tensors.items():
+            if name not in own or own[name].shape != tensor.shape:
+                have = tuple(own[name].shape) if name in own else "none"
+                raise ModelError(
+                    f"These weights belong to another model than {self._name!r}: {name} has shape "
+                    f"{tuple(tensor.shape)}, this model's has {have}."
+                )
+        missing = [name for name, _ in self.trainable() if name not in tensors]
+        if missing:
+            raise ModelError(f"These weights belong to another model than {self._name!r}: {missing[0]} is missing.")
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                own[name].copy_(tensor)
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write the model, or its adapter, with its processor, as an ordinary Hugging Face directory.
+
+        Args:
+            path: The folder; it is made if it is missing.
+        """
+        Path(path).mkdir(parents=True, exist_ok=True)
+        self.model.save_pretrained(path)
+        self._processor.save_pretrained(path)
+
+
+def _as_mapping(config: Any) -> Mapping[str, Any]:  # noqa: ANN401 -- a mapping, None, or one of RLlib's defaults
+    return config if isinstance(config, Mapping) else {}
+
+
+def _to_array(name: str, tensor: torch.Tensor) -> tuple[str, NDArray[Any]]:
+    copied = tensor.detach().cpu().contiguous()
+    if copied.dtype == torch.bfloat16:
+        return name + _BFLOAT16, np.array(copied.view(torch.int16).numpy())
+    return name, np.array(copied.numpy())
+
+
+def _to_tensor(key: str, array: NDArray[Any]) -> tuple[str, torch.Tensor]:
+    copied = torch.from_numpy(np.array(array))
+    if key.endswith(_BFLOAT16):
+        return key.removesuffix(_BFLOAT16), copied.view(torch.bfloat16)
+    return key, copied

@@ -1,0 +1,162 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# The types of torch are incomplete.
+"""One step of the optimiser: the gradient of a minibatch from micro-batches on one or several learners."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agile_gym.learner.batch import LossStats, TokenBatch, Totals
+from agile_gym.learner.loss import LOSSES, LossResult, sft
+from agile_gym.learner.ranks import Ranks
+from agile_gym.learner.samples import Sample, micro_batches
+from agile_gym.policies.vlm.scoring import PreparedSegment, Scorer
+
+__all__ = ["SUPERVISED", "StepOptions", "Updater", "autocast"]
+
+SUPERVISED = "sft"
+"""Name of the loss of supervised training."""
+Reference = Callable[[Sequence[PreparedSegment]], Tensor]
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """How a step is computed.
+
+    Attributes:
+        loss: ``"sft"``, or one of `agile_gym.learner.loss.LOSSES`.
+        loss_options: Its options.
+        micro_batch_tokens: Tokens of a micro-batch at most, padding included; a single sample may have more.
+        grad_clip: Largest norm of the gradient, or None.
+        autocast: ``"bfloat16"`` computes matrix products in it; None does not.
+    """
+
+    loss: str
+    loss_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    micro_batch_tokens: int = 16384
+    grad_clip: float | None = 1.0
+    autocast: str | None = None
+
+
+class Updater:
+    """Takes steps; every learner has one, and all take their steps together.
+
+    Attributes:
+        skipped: Steps that were not taken, as the gradient was not finite.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        optimizer: torch.optim.Optimizer,
+        options: StepOptions,
+        ranks: Ranks,
+        reference: Reference | None = None,
+    ) -> None:
+        """Make an updater.
+
+        Args:
+            scorer: Computes log-probabilities with the weights that are trained.
+            optimizer: Holds these weights.
+            options: How.
+            ranks: The learners.
+            reference: Gives (B, T) log-probabilities under the reference, if its KL divergence is wanted.
+        """
+        self._scorer = scorer
+        self._optimizer = optimizer
+        self._options = options
+        self._ranks = ranks
+        self._reference = reference
+        self.skipped = 0
+
+    def step(self, samples: Sequence[Sample]) -> dict[str, float]:
+        """Take a step.
+
+        Args:
+            samples: This learner's share of a minibatch, which may be empty.
+
+        Returns:
+            Metrics of the whole minibatch, as `agile_gym.learner.loss` names them, with ``grad_norm``.
+        """
+        options, ranks = self._options, self._ranks
+        parts = [sample.trained for sample in samples]
+        episodes = sum(part / sample.length for part, sample in zip(parts, samples, strict=True))
+        totals = Totals(*ranks.add([float(sum(parts)), episodes]))
+        self._optimizer.zero_grad(set_to_none=True)
+        stats: LossStats | None = None
+        if totals.tokens:
+            for micro in micro_batches(samples, options.micro_batch_tokens):
+                result = self._loss(micro, totals)
+                result.loss.backward()
+                stats = result.stats if stats is None else stats + result.stats
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        ranks.add_gradients(parameters)
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, options.grad_clip or float("inf")))
+        if np.isfinite(norm) and totals.tokens:
+            self._optimizer.step()
+        else:
+            self.skipped += 1
+        return {**self._metrics(stats), "grad_norm": norm}
+
+    def _loss(self, micro: Sequence[Sample], totals: Totals) -> LossResult:
+        options, scorer = self._options, self._scorer
+        device = scorer.vlm.device
+        rows = [scorer.prepare(sample.segment, sample.images) for sample in micro]
+        trains_entropy = bool(options.loss_options.get("entropy_weight"))
+        with autocast(options.autocast, device):
+            scores = scorer(rows, entropies="gradient" if trains_entropy else True)
+        if options.loss == SUPERVISED:
+            return sft(scores.logps, scores.mask, totals, entropies=scores.entropies)
+        shape = tuple(scores.mask.shape)
+        old, advantages = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        for row, sample in enumerate(micro):
+            segment = sample.segment
+            old[row, : len(segment.ids)] = segment.logps
+            if segment.advantages is not None:
+                advantages[row, : len(segment.ids)] = segment.advantages
+        batch = TokenBatch(
+            scores.logps,
+            torch.from_numpy(old).to(device),
+            scores.mask,
+            torch.from_numpy(advantages).to(device),
+            lengths=torch.tensor([sample.length for sample in micro], device=device),
+            ref_logps=None if self._reference is None else self._reference(rows),
+            entropies=scores.entropies,
+        )
+        return LOSSES[options.loss](batch, totals, **options.loss_options)
+
+    def _metrics(self, stats: LossStats | None) -> dict[str, float]:
+        """Return the metrics of all learners; one that had nothing to do has none of its own."""
+        if self._ranks.size > 1:
+            kinds = len(_names(self._options, reference=self._reference is not None))
+            if stats is None:
+                names = _names(self._options, reference=self._reference is not None)
+                stats = LossStats(names, torch.zeros(kinds - 1), torch.zeros(1))
+            stats = LossStats(stats.names, *self._ranks.reduce(stats.sums, stats.maxima))
+        return {} if stats is None else stats.metrics()
+
+
+def autocast(dtype: str | None, device: Any) -> AbstractContextManager[Any]:  # noqa: ANN401 -- a torch.device
+    """Return the context in which matrix products are computed in a type, if one is given."""
+    if dtype is None:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=getattr(torch, dtype))
+
+
+def _names(options: StepOptions, *, reference: bool) -> tuple[str, ...]:
+    """Return the names of the statistics of a loss, from a token that is not trained on."""
+    nothing = torch.zeros(1, 1)
+    mask = torch.zeros(1, 1, dtype=torch.bool)
+    if options.loss == SUPERVISED:
+        return sft(nothing, mask, Totals(1, 1), entropies=nothing).stats.names
+    batch = TokenBatch(
+        nothing, nothing, mask, nothing, ref_logps=nothing if reference else None, entropies=nothing
+    )
+    return LOSSES[options.loss](batch, Totals(1, 1), **options.loss_options).stats.names
