@@ -1,0 +1,185 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# The types of ray are incomplete.
+"""Supervised training on episodes that somebody else played: the cold start, with the learner of GRPO."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from ray.rllib.utils.metrics import LEARNER_UPDATE_TIMER, SYNCH_WORKER_WEIGHTS_TIMER, TIMERS
+
+from agile_gym.arguments import is_whole
+from agile_gym.errors import ConfigurationError
+from agile_gym.learner.algorithm import GRPO, GRPO_RESULTS
+from agile_gym.learner.config import GRPOConfig
+from agile_gym.learner.model import TINY, ModelOptions
+from agile_gym.learner.samples import Sample, make_samples
+from agile_gym.learner.updating import SUPERVISED
+from agile_gym.policies.vlm.chat import ChatFormat
+from agile_gym.policies.vlm.tokenising import tokenise_transcript
+from agile_gym.rollout import read_transcripts
+from agile_gym.rollout.transcript import Transcript
+
+__all__ = ["SFT", "SFTConfig", "supervised_samples"]
+
+WRONG_STEPS = ("wrong", "slip")
+"""What an expert's plan calls turns that are mistakes on purpose."""
+
+
+class SFTConfig(GRPOConfig):
+    """The configuration of `SFT`: that of `GRPO`, with episodes from a folder.
+
+    An iteration takes ``num_minibatches`` steps of ``batch_size`` episodes each.
+    """
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        """Begin with the defaults: AGILE's, but for the learning rate's course (see `steps`)."""
+        super().__init__(algo_class=algo_class or SFT)
+        self.loss = SUPERVISED
+        self.lr = 1e-5
+        self.transcripts = ""
+        self.batch_size = 32
+        self.skip_mistakes = True
+        self.max_tokens: int | None = 16384
+
+    def supervise(
+        self,
+        *,
+        transcripts: str | Path | None = None,
+        batch_size: int | None = None,
+        skip_mistakes: bool | None = None,
+        max_tokens: int | None = None,
+    ) -> Self:
+        """Set what is learned from.
+
+        Args:
+            transcripts: Folder of transcripts, with their images.
+            batch_size: Episodes a step.
+            skip_mistakes: Whether turns that an expert got wrong on purpose are only read, not learned.
+            max_tokens: Turns are left out at the end of episodes that have more tokens.
+        """
+        given = {"batch_size": batch_size, "skip_mistakes": skip_mistakes, "max_tokens": max_tokens}
+        given["transcripts"] = None if transcripts is None else str(transcripts)
+        for name, value in given.items():
+            if value is not None:
+                setattr(self, name, value)
+        return self
+
+    def validate(self) -> None:
+        """Check the settings.
+
+        Raises:
+            ConfigurationError: If one is not allowed.
+        """
+        super().validate()
+        self._check(is_whole(self.batch_size, 10**6), "batch_size", "a whole number of at least 1")
+        if self.num_epochs != 1:
+            raise ConfigurationError("num_epochs: SFT goes through its episodes as long as it is trained; leave it 1.")
+
+
+class SFT(GRPO):
+    """Trains on the assistant's tokens of given episodes: their mean negative log-likelihood.
+
+    Episodes are drawn without putting back, anew in each epoch. Runners are used for `evaluate` alone.
+    """
+
+    @classmethod
+    def get_default_config(cls) -> SFTConfig:
+        """Return the default configuration."""
+        return SFTConfig()
+
+    def setup(self, config: Any) -> None:  # noqa: ANN401 -- RLlib's
+        """Read the episodes, and build learners and runners."""
+        settings: SFTConfig = self.config if isinstance(self.config, SFTConfig) else SFTConfig()
+        options = ModelOptions.from_mapping(settings.model_config)
+        chat = ChatFormat(_load_processor(options.path), system=options.system)
+        transcripts = read_transcripts(settings.transcripts)
+        self._samples = supervised_samples(
+            chat, transcripts, skip_mistakes=settings.skip_mistakes, max_tokens=settings.max_tokens
+        )
+        if not self._samples:
+            raise ConfigurationError(f"{settings.transcripts!r} holds no episode to learn from.")
+        super().setup(config)
+
+    @property
+    def steps_an_epoch(self) -> float:
+        """Steps in which every episode is seen once."""
+        return len(self._samples) / self.config.batch_size
+
+    def training_step(self) -> None:
+        """Take the steps of an iteration."""
+        begun = time.perf_counter()
+        samples = self._next_samples()
+        with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+            self.learn(samples)
+        updated = time.perf_counter()
+        with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
+            self._sync_weights()
+        values = {
+            "episodes": float(len(samples)),
+            "epoch": self._groups_begun / len(self._samples),
+            "seconds_update": updated - begun,
+            "seconds_sync": time.perf_counter() - updated,
+        }
+        for name, value in values.items():
+            self.metrics.log_value((GRPO_RESULTS, name), value, window=1)
+
+    def _next_samples(self) -> list[Sample]:
+        """Return the episodes of an iteration, each with the number of its step."""
+        config, total = self.config, len(self._samples)
+        chosen: list[Sample] = []
+        orders: dict[int, Any] = {}
+        for number in range(config.num_minibatches * config.batch_size):
+            epoch, place = divmod(self._groups_begun + number, total)
+            if epoch not in orders:
+                orders[epoch] = np.random.default_rng([config.seed or 0, epoch]).permutation(total)
+            sample = self._samples[int(orders[epoch][place])]
+            chosen.append(replace(sample, minibatches=(number // config.batch_size,)))
+        self._groups_begun += len(chosen)
+        return chosen
+
+
+def supervised_samples(
+    chat: ChatFormat, transcripts: Iterable[Transcript], *, skip_mistakes: bool, max_tokens: int | None
+) -> list[Sample]:
+    """Turn episodes into what is trained on.
+
+    Args:
+        chat: The model's chat format.
+        transcripts: The episodes.
+        skip_mistakes: Whether turns that an expert got wrong on purpose are only read.
+        max_tokens: Turns are left out at the end of episodes that have more tokens.
+
+    Returns:
+        One sample an episode; episodes with nothing to learn are left out.
+    """
+    samples: list[Sample] = []
+    for transcript in transcripts:
+        wrong = _mistakes(transcript) if skip_mistakes else ()
+        segment = tokenise_transcript(chat, transcript, untrained=wrong, max_tokens=max_tokens)
+        if segment is not None and segment.mask.any():
+            samples += make_samples(transcript, None, segments=[segment])
+    return samples
+
+
+def _mistakes(transcript: Transcript) -> Sequence[int]:
+    """Return the turns that the plan of an expert calls mistakes."""
+    steps: Any = transcript.details.get("steps")
+    if not isinstance(steps, Sequence) or isinstance(steps, str):
+        return ()
+    return [number for number, step in enumerate(steps) if step in WRONG_STEPS]
+
+
+def _load_processor(path: str) -> Any:  # noqa: ANN401 -- transformers is untyped
+    if path == TINY:
+        from agile_gym.policies.tiny import build_processor
+
+        return build_processor()
+    from agile_gym.policies.vlm.processors import load_processor
+
+    return load_processor(path)
