@@ -1,0 +1,370 @@
+"""The figures of a run: one record an iteration, kept in files that survive a crash."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import math
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+from agile_gym.arguments import plain
+from agile_gym.errors import ConfigurationError, MissingDependencyError
+from agile_gym.rollout.files import write_text
+
+__all__ = ["STAGES", "Record", "RunLog", "flatten_result", "read_records"]
+
+Record = dict[str, Any]
+"""``stage`` (a text), ``iteration`` (a whole number), ``seconds`` since the run's start, and metrics (floats)."""
+STAGES = ("eyes", "sft", "grpo")
+"""The stages of a run, in their order."""
+_HEAD = ("stage", "iteration", "seconds")
+MAX_FILE = 1 << 30
+"""Largest file of records that is read, in bytes."""
+
+
+class RunLog:
+    """Keeps the records of a run in a folder, and in TensorBoard and Weights & Biases where these are there.
+
+    ``metrics.jsonl`` has a line for each record, on disk as soon as `add` returns. ``metrics.csv`` is written anew by
+    `flush`. TensorBoard's events are in ``tensorboard/STAGE``, if tensorboardX is installed.
+
+    Attributes:
+        folder: The run's folder.
+        records: All records, in order.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        tensorboard: bool = True,
+        wandb: bool = False,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Open the log of a run, and go on after the records that are there.
+
+        Args:
+            folder: The run's folder; it is made.
+            tensorboard: Writes TensorBoard's events, if tensorboardX is installed.
+            wandb: Also sends records to Weights & Biases.
+            settings: What Weights & Biases shows as the run's configuration.
+
+        Raises:
+            ConfigurationError: If the file that is there is damaged.
+            MissingDependencyError: If Weights & Biases is asked for and not installed.
+        """
+        self.folder = Path(folder)
+        self._wandb = _import_wandb() if wandb else None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._path = self.folder / "metrics.jsonl"
+        self.records: list[Record] = _recover(self._path)
+        self._boards = _Boards(self.folder / "tensorboard") if tensorboard else None
+        self._run = None if self._wandb is None else _begin_wandb(self._wandb, self.folder, settings or {})
+        self._file = self._path.open("a", encoding="utf-8")
+        self._start_clock()
+
+    def _start_clock(self) -> None:
+        self._earlier = float(self.records[-1]["seconds"]) if self.records else 0.0
+        self._opened = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of the run; the time between an interruption and the resumption does not count."""
+        return self._earlier + time.monotonic() - self._opened
+
+    def add(self, stage: str, iteration: int, metrics: Mapping[str, Any], *, seconds: float | None = None) -> Record:
+        """Write a record down.
+
+        Args:
+            stage: One of `STAGES`.
+            iteration: Its number within the stage, larger than the last one's.
+            metrics: Numbers by name. Those that are not finite, and what is no number, are left out.
+            seconds: Wall-clock seconds since the run's start; by default `seconds`.
+
+        Returns:
+            The record.
+
+        Raises:
+            ConfigurationError: If the record does not come after the last one, or the stage is not known.
+            OSError: If it cannot be written.
+        """
+        if stage not in STAGES:
+            raise ConfigurationError(f"stage={stage!r} is not known; give one of {', '.join(STAGES)}.")
+        if self.records and _place(stage, iteration) <= _place_of(last := self.records[-1]):
+            raise ConfigurationError(
+                f"Iteration {iteration} of {stage} does not come after iteration {last['iteration']} of "
+                f"{last['stage']}, which is logged already. Call truncate_after before iterations are done again."
+            )
+        figures = {name: value for name, value in _numbers(metrics).items() if math.isfinite(value)}
+        passed = self.seconds if seconds is None else seconds
+        record: Record = {"stage": stage, "iteration": iteration, "seconds": round(passed, 3)}
+        record |= {name: value for name, value in figures.items() if name not in _HEAD}
+        self._file.write(json.dumps(record, allow_nan=False) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.records.append(record)
+        if self._boards is not None:
+            self._boards.add(record)
+        if self._run is not None:
+            self._run.log({f"{stage}/{name}": value for name, value in record.items() if name != "stage"})
+        return record
+
+    def history(self, stage: str | None = None) -> list[Record]:
+        """Return the records of a stage, or all."""
+        return [record for record in self.records if stage in (None, record["stage"])]
+
+    def truncate_after(self, stage: str, iteration: int) -> None:
+        """Drop what comes after an iteration, which is where a run goes on.
+
+        Args:
+            stage: The stage that goes on.
+            iteration: The last iteration that is kept; 0, or less, drops all of the stage but what has such a number.
+
+        Raises:
+            ConfigurationError: If the stage is not known.
+        """
+        if stage not in STAGES:
+            raise ConfigurationError(f"stage={stage!r} is not known; give one of {', '.join(STAGES)}.")
+        kept = [record for record in self.records if _place_of(record) <= _place(stage, iteration)]
+        if len(kept) == len(self.records):
+            return
+        self._file.close()
+        with write_text(self._path) as file:
+            file.writelines(json.dumps(record, allow_nan=False) + "\n" for record in kept)
+        self._file = self._path.open("a", encoding="utf-8")
+        self.records = kept
+        self._start_clock()
+        if self._boards is not None:
+            self._boards.rewrite(kept)
+
+    def flush(self) -> Path:
+        """Write ``metrics.csv`` anew, with all columns of all records, and return its path."""
+        columns = [*_HEAD, *sorted({name for record in self.records for name in record} - set(_HEAD))]
+        path = self.folder / "metrics.csv"
+        with write_text(path) as file:
+            writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.records)
+        if self._boards is not None:
+            self._boards.flush()
+        return path
+
+    def close(self) -> None:
+        """Write ``metrics.csv`` and close all files."""
+        if self._file.closed:
+            return
+        self.flush()
+        self._file.close()
+        if self._boards is not None:
+            self._boards.close()
+        if self._run is not None:
+            self._run.finish()
+
+    def __enter__(self) -> Self:
+        """Return the log itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the log."""
+        self.close()
+
+
+class _Boards:
+    """TensorBoard's events: a run a stage, so that each counts its own iterations. Without tensorboardX, nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writers: dict[str, Any] = {}
+        try:
+            self._module: Any = importlib.import_module("tensorboardX")
+        except ImportError:
+            self._module = None
+
+    def add(self, record: Record) -> None:
+        if self._module is None:
+            return
+        stage = record["stage"]
+        if stage not in self._writers:
+            self._writers[stage] = self._module.SummaryWriter(logdir=str(self._folder / stage))
+        for name, value in record.items():
+            if name not in ("stage", "iteration"):
+                self._writers[stage].add_scalar(name, value, record["iteration"])
+
+    def rewrite(self, records: Sequence[Record]) -> None:
+        """Begin anew: events cannot be taken back."""
+        if self._module is None:
+            return
+        self.close()
+        for stage in STAGES:
+            shutil.rmtree(self._folder / stage, ignore_errors=True)
+        for record in records:
+            self.add(record)
+
+    def flush(self) -> None:
+        for writer in self._writers.values():
+            writer.flush()
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+        self._writers = {}
+
+
+def _import_wandb() -> Any:  # noqa: ANN401 -- a module
+    try:
+        return importlib.import_module("wandb")
+    except ImportError as error:
+        raise MissingDependencyError(
+            "The package 'wandb' is needed to send figures to Weights & Biases. Install it with: pip install wandb. Or "
+            "leave it out: all figures are in metrics.csv, too."
+        ) from error
+
+
+def _begin_wandb(wandb: Any, folder: Path, settings: Mapping[str, Any]) -> Any:  # noqa: ANN401 -- wandb's types
+    """Begin a run of Weights & Biases, or go on with the one that the folder names."""
+    path = folder / "wandb-id.txt"
+    if not path.exists():
+        path.write_text(uuid.uuid4().hex[:12], encoding="ascii")
+    run = wandb.init(
+        project="agile-gym",
+        name=folder.resolve().name,
+        id=path.read_text(encoding="ascii").strip(),
+        dir=str(folder),
+        config=dict(settings),
+        resume="allow",
+    )
+    for stage in STAGES:
+        run.define_metric(f"{stage}/*", step_metric=f"{stage}/iteration")
+    return run
+
+
+def read_records(path: str | Path) -> list[Record]:
+    """Read ``metrics.jsonl``; a last line that was not written to its end is left out.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The records, in order; none if there is no file.
+
+    Raises:
+        ConfigurationError: If a line is no record, or the file is too large.
+    """
+    return _read(Path(path))[0]
+
+
+def _recover(path: Path) -> list[Record]:
+    """Read the records, and cut a torn last line off the file."""
+    records, size = _read(path)
+    if path.exists() and path.stat().st_size > size:
+        with path.open("r+b") as file:
+            file.truncate(size)
+    return records
+
+
+def _read(path: Path) -> tuple[list[Record], int]:
+    """Return the records, and the bytes of their lines."""
+    if not path.exists():
+        return [], 0
+    if path.stat().st_size > MAX_FILE:
+        raise ConfigurationError(f"{path} has more than {MAX_FILE:,} bytes, which no log of a run has.")
+    records: list[Record] = []
+    size = 0
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
+            break
+        record = _record(line)
+        if record is None:
+            raise ConfigurationError(
+                f"Line {number} of {path} is no record of a run: {line[:80]!r}. Restore the file from a copy, or begin "
+                "the run in another folder."
+            )
+        records.append(record)
+        size += len(line)
+    return records, size
+
+
+def _record(line: bytes) -> Record | None:
+    try:
+        value: object = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict):
+        return None
+    record = cast(Record, value)
+    numbers = [number for name, number in record.items() if name != "stage"]
+    good = all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers)
+    if not good or record.get("stage") not in STAGES or not isinstance(record.get("iteration"), int):
+        return None
+    return record if "seconds" in record else None
+
+
+def _place(stage: str, iteration: int) -> tuple[int, int]:
+    return STAGES.index(stage), iteration
+
+
+def _place_of(record: Record) -> tuple[int, int]:
+    return _place(record["stage"], record["iteration"])
+
+
+def flatten_result(result: Mapping[str, Any]) -> dict[str, float]:
+    """Return the figures of an iteration from RLlib's result.
+
+    Args:
+        result: What ``algorithm.train()`` returned.
+
+    Returns:
+        The algorithm's own metrics by their names, the learner's as ``learner/NAME``, the held-out evaluation's as
+        ``eval/NAME``; and, where they can be told, ``episodes_per_second`` (of the whole iteration),
+        ``tokens_per_second`` (written, while playing), ``trained_tokens_per_second`` (while updating),
+        ``share_constant`` (of the groups that were played, those without variance) and ``learner/not_finite`` (how
+        many of the learner's metrics were no finite number). NaN is left out.
+    """
+    figures = _numbers(_part(result, "grpo"))
+    learner = _numbers(_part(_part(result, "learners"), "default_policy"))
+    figures |= {f"learner/{name}": value for name, value in learner.items()}
+    figures |= {f"eval/{name}": value for name, value in _numbers(_part(result, "evaluation")).items()}
+    if learner:
+        figures["learner/not_finite"] = float(sum(not math.isfinite(value) for value in learner.values()))
+    rollout, update = figures.get("seconds_rollout", 0.0), figures.get("seconds_update", 0.0)
+    for name, amount, divisor in (
+        ("episodes_per_second", "episodes", rollout + update + figures.get("seconds_sync", 0.0)),
+        ("tokens_per_second", "tokens_written", rollout),
+        ("trained_tokens_per_second", "learner/tokens", update),
+        ("share_constant", "groups_constant", figures.get("groups_played", 0.0)),
+    ):
+        if amount in figures and divisor > 0:
+            figures[name] = figures[amount] / divisor
+    return {name: value for name, value in figures.items() if not math.isnan(value)}
+
+
+def _part(result: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value: object = result.get(key)
+    return cast(Mapping[str, Any], value) if isinstance(value, Mapping) else {}
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Return what is a number as a float; bools, texts and tables are none."""
+    numbers: dict[str, float] = {}
+    for name, value in values.items():
+        number = _plain_number(value)
+        if number is not None:
+            numbers[str(name)] = number
+    return numbers
+
+
+def _plain_number(value: Any) -> float | None:  # noqa: ANN401 -- any value
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:  # a scalar of numpy or torch
+        value = value.item()
+    number = plain(value)
+    return float(number) if isinstance(number, int | float) and not isinstance(number, bool) else None
