@@ -45,7 +45,7 @@ class LiveTable:
         self._progress = Progress(since=clock())
         self._above: list[str] = []
         self._drawn: list[int] = []
-        self._lines = 0
+        self._header, self._lines = "", 0
         self._alarms: set[str] = set()
         self._gone = self._closed = False
         self._wake, self._end = threading.Event(), threading.Event()
@@ -68,7 +68,7 @@ class LiveTable:
                 progress.finished.append((progress.stage, self._clock() - progress.begun))
             progress.stage, progress.total, progress.iteration, progress.first = stage, total, done, done
             progress.begun, progress.record, progress.alarms, progress.status = self._clock(), {}, [], ""
-            self._lines = 0
+            self._header = ""
             if not self._live:
                 self._write(started_line(progress) + "\n")
         self._wake.set()
@@ -87,9 +87,12 @@ class LiveTable:
                 progress.held_out = dict(record)
             if not self._live:
                 now = self._clock()
-                header = f"{header_line(progress)}\n" if self._lines % HEADER_EVERY == 0 else ""
+                header = header_line(progress)
+                if header != self._header or self._lines % HEADER_EVERY == 0:
+                    self._header, self._lines = header, 0
+                    self._write(f"{header}\n")
                 self._lines += 1
-                self._write(f"{header}{plain_line(progress, now)}\n")
+                self._write(f"{plain_line(progress, now)}\n")
         self._wake.set()
 
     def status(self, text: str) -> None:

@@ -110,7 +110,7 @@ def started_line(progress: Progress) -> str:
 def header_line(progress: Progress) -> str:
     """Return the names of the columns of `plain_line`, for the figures that its record has."""
     labels = [figure.label for figure in KEY_FIGURES if shown(figure, progress.record) is not None]
-    return "".join(label.rjust(_COLUMN) for label in ("iteration", "elapsed", "left", *labels))
+    return "".join(_pad(label) for label in ("iteration", "elapsed", "left", *labels))
 
 
 def plain_line(progress: Progress, now: float) -> str:
@@ -165,6 +165,7 @@ def _cells(progress: Progress, room: int) -> list[str]:
     label, value = (max(len(cell[side]) for cell in cells) for side in (0, 1))
     size = label + 1 + value
     per_line = max(1, min((room - 2 + _CELL_GAP) // (size + _CELL_GAP), 5))
+    per_line = -(-len(cells) // -(-len(cells) // per_line))  # as many on each line
     texts = [f"{name.ljust(label)} {text.rjust(value)}" for name, text in cells]
     gap = " " * _CELL_GAP
     return [f"  {gap.join(texts[start : start + per_line])}"[:room] for start in range(0, len(texts), per_line)]
