@@ -1,5 +1,6 @@
 """Progress: in place on a terminal of any size, plain lines elsewhere."""
 
+import contextlib
 import io
 import os
 import pty
@@ -74,8 +75,8 @@ def test_the_table_is_drawn_in_place(terminal):
         ]
         table.update({**RECORD, "iteration": 38, "acc": 0.5})
         table.alarms([])
-    lines = screen.read(lambda lines: any("50.0%" in line for line in lines) and "ent" not in lines[-3])
-    assert (lines[0], lines[2][:11], len(lines)) == (r"Checkpoint \x1b[2J", "GRPO 38/200", 8)
+    lines = screen.read(lambda lines: "50.0%" in " ".join(lines) and len(lines) == 8)
+    assert (lines[0], lines[2][:11]) == (r"Checkpoint \x1b[2J", "GRPO 38/200")
     table.print_above("The end.")
     assert screen.read(lambda lines: "The end." in lines)[-2:] == ["The end.", ""]
     assert "\x1b[33m" in screen.raw
@@ -159,10 +160,8 @@ def test_a_terminal_that_goes_away_ends_nothing(terminal):
             table.update({**RECORD, "iteration": number})
             table.print_above("x")
             time.sleep(0.06)
-    try:
+    with contextlib.suppress(OSError):
         screen.stream.close()
-    except OSError:
-        pass
 
 
 def test_plain_lines_elsewhere():
@@ -216,10 +215,8 @@ def test_a_closed_pipe_ends_nothing():
     with LiveTable(stream) as table:
         table.begin("grpo", 2)
         table.update(RECORD)
-    try:
+    with contextlib.suppress(OSError):
         stream.close()
-    except OSError:
-        pass
 
 
 PROGRAM = """
