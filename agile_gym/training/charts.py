@@ -86,7 +86,7 @@ class Axis:
     def place(self, record: Mapping[str, float]) -> float:
         """Return where a record is on the axis, 0 to 1."""
         start, end, low, high = self.spans[str(record.get("stage", ""))]
-        return start + (end - start) * ((record["iteration"] - low) / (high - low) if high > low else 0.5)
+        return start + (end - start) * _share(record["iteration"], low, high)
 
     def points(self, records: Iterable[Mapping[str, float]], key: str) -> list[Point]:
         """Return a figure of records as points, with the interval ``KEY_low`` to ``KEY_high`` where it is there."""
@@ -137,7 +137,7 @@ def line_chart(
         parts.append(element("text.mark-label", label, x=x2 - 3, y=y - 3, text_anchor="end"))
     for one in series:
         for start, end, *_ in axis.spans.values():  # curves do not run on from one stage to the next
-            points = [point for point in one.points if start <= point.x < end or point.x == end == 1]
+            points = [point for point in one.points if start < point.x < end]
             if points:
                 parts += _curve(one._replace(points=points), at)
     last = "; ".join(f"{one.label} {_number(one.points[-1].y, percent=percent)} at last" for one in series)
@@ -160,6 +160,11 @@ def bars(parts: Sequence[tuple[str, int, float]], *, label: str) -> Markup:
         shapes.append(element(f"g.fill-{colour}", hint, element("rect", x=start, y=0, width=width, height=8)))
         start += width
     return element("svg.bars", *shapes, viewbox="0 0 100 8", preserveAspectRatio="none", role="img", aria_label=label)
+
+
+def _share(number: float, low: int, high: int) -> float:
+    """Return where an iteration is within its stage, between 0 and 1."""
+    return (number - low + 0.5) / (high - low + 1)
 
 
 def _curve(series: Series, at: _Scale) -> list[Markup]:
@@ -237,7 +242,7 @@ def _stages(axis: Axis, at: _Scale, bottom: float) -> list[Markup]:
             parts.append(element("text.stage", STAGE_TITLES.get(stage, stage), x=x1 + 4, y=_TOP - 5))
         numbers = [high] if several else [tick for tick in _ticks(low, high) if low <= tick <= high and tick % 1 == 0]
         for number in numbers:
-            share = (number - low) / (high - low) if high > low else 0.5
+            share = _share(number, low, high)
             anchor = "end" if number == high and high > low else "middle"
             label = f"{number:,.0f}"
             parts.append(element("text.tick", label, x=x1 + share * (x2 - x1), y=y + 15, text_anchor=anchor))

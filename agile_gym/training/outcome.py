@@ -7,11 +7,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from agile_gym.arguments import is_number
 from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation.compare import compare_reports
 from agile_gym.evaluation.metrics import Estimate
 from agile_gym.evaluation.reference import reference_rows
 from agile_gym.evaluation.report import Report, read_report
+from agile_gym.evaluation.results import MAX_COUNT
 from agile_gym.evaluation.summary import AVERAGE
 from agile_gym.training.markup import Markup, element, join
 
@@ -72,10 +74,29 @@ def read_results(folder: Path) -> list[StageResult]:
         ConfigurationError: If one is damaged.
     """
     return [
-        StageResult(name, title, read_report(path), folder / f"{name}-transcripts")
+        StageResult(name, title, _checked(read_report(path)), folder / f"{name}-transcripts")
         for name, title in EVALUATIONS.items()
         if (path := folder / f"{name}.json").exists()
     ]
+
+
+def _checked(report: Report) -> Report:
+    """Return a report whose summary has all that is shown of it.
+
+    Raises:
+        ConfigurationError: If it does not.
+    """
+    try:
+        for columns in report.summary.values():
+            for name in {**columns, AVERAGE: None}:
+                column = columns[name]
+                values = [value for metric, *_ in _METRICS for value in Estimate(**column[metric])]
+                values += [column[key] for key in ("turns", "valid", "answered", "reward", "puzzles", "photographs")]
+                if not all(is_number(value, -MAX_COUNT, MAX_COUNT) for value in (*values, *column["uses"].values())):
+                    raise ValueError("no number where one must be")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigurationError(f"The summary in {report.path} is damaged: {error!r:.200}. Evaluate again.") from error
+    return report
 
 
 def verdicts(results: Sequence[StageResult]) -> list[Verdict]:
@@ -131,9 +152,10 @@ def _verdict(
 def _paired(first: Report, second: Report, grid: str) -> Mapping[str, Any] | None:
     """Return the paired difference of Acc, or None if the puzzles are not the same."""
     try:
-        return compare_reports(first, second)[grid][AVERAGE]["acc"]
+        columns = compare_reports(first, second).get(grid)
     except ConfigurationError:
         return None
+    return None if columns is None else columns[AVERAGE]["acc"]
 
 
 def _p_value(p: float) -> str:

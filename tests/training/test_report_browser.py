@@ -1,0 +1,180 @@
+"""The report in a browser: it fits, it can be read, and what models wrote stays text."""
+
+import dataclasses
+import functools
+import http.server
+import json
+import shutil
+import threading
+import time
+
+import pytest
+from run_samples import make_run
+
+from agile_gym.rollout import TranscriptWriter, read_transcripts
+from agile_gym.training.report import write_report
+
+
+class Report:
+    """The page, without waiting for a script of its own: it has none."""
+
+    def __init__(self, browser, address, *, width=1360, height=900, theme="light"):
+        self.browser = browser
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        features = [{"name": "prefers-color-scheme", "value": theme}]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        browser.get("about:blank")
+        browser.get_log("browser")
+        browser.get(address)
+
+    def js(self, script, *arguments):
+        return self.browser.execute_script(script, *arguments)
+
+    def unfold(self):
+        self.js("document.querySelectorAll('details').forEach((fold) => { fold.open = true })")
+
+    def complaints(self):
+        return [entry["message"] for entry in self.browser.get_log("browser")]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_themes_are_legible(browser, report, theme):
+    from test_viewer_looks import CONTRASTS
+
+    page = Report(browser, report.as_uri(), theme=theme)
+    page.unfold()
+    texts = [text for text in page.js(CONTRASTS) if text[1].strip()]
+    assert len(texts) > 500
+    drawn = page.js("return [...document.querySelectorAll('svg text')].map((node) => node.textContent)")
+    assert sorted(text for text in texts if text[0] < 4.5 and text[1] not in drawn) == []
+    # The text of drawings has the colour of `fill`.
+    fills = page.js(
+        "return [...new Set([...document.querySelectorAll('.chart svg text')].map((n) => getComputedStyle(n).fill))]"
+    )
+    quiet = page.js("const p = document.querySelector('section > p.quiet'); return getComputedStyle(p).color")
+    assert fills == [quiet]
+    assert page.complaints() == []
+
+
+@pytest.mark.parametrize("width", [360, 768, 1400, 2560])
+def test_the_page_is_not_wider_than_the_window(browser, report, width):
+    page = Report(browser, report.as_uri(), width=width)
+    for _ in range(2):
+        box = page.js("return [document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+        assert box[0] <= box[1] == width
+        page.unfold()
+    cut = page.js(
+        "return [...document.querySelectorAll('.chart, .pair, .verdict, .one-turn, .side, .alarm-list li')]"
+        ".filter((node) => node.scrollWidth > node.clientWidth + 1).map((node) => node.className)"
+    )
+    assert cut == []
+    assert page.complaints() == []
+
+
+def test_drawings_show_pieces_and_curves(browser, report):
+    page = Report(browser, report.as_uri())
+    page.unfold()
+    boxes = page.js(
+        "return [...document.querySelectorAll('.board-drawing use, .chart path')]"
+        ".map((node) => { const box = node.getBoundingClientRect(); return [box.width, box.height]; })"
+    )
+    assert len(boxes) > 200
+    assert all(max(box) > 5 for box in boxes)
+    named = page.js("return [...document.querySelectorAll('svg[role=img]')].every((n) => n.getAttribute('aria-label'))")
+    assert named
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A server on this machine that gives what is in a folder and keeps what it was asked for."""
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            asked.append(self.path)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=tmp_path)) as service:
+        thread = threading.Thread(target=service.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{service.server_port}", tmp_path, asked
+        service.shutdown()
+        thread.join()
+
+
+def test_what_models_wrote_stays_text(browser, server):
+    from viewer_samples import HOSTILE
+
+    address, folder, asked = server
+    hostile = HOSTILE.replace("{address}", address)
+    run = make_run(folder / "run")
+    for name in ("coldstart", "grpo"):
+        path = run / "evaluation" / f"{name}-transcripts"
+        episodes = list(read_transcripts(path))
+        shutil.rmtree(path)
+        with TranscriptWriter(path) as writer:
+            for episode in episodes[:3]:
+                writer.append(spoiled(episode, hostile))
+    (run / "settings.toml").write_text(hostile.replace("\ud800", ""), encoding="utf-8")
+    for name in ("coldstart", "grpo"):
+        path = run / "evaluation" / f"{name}.json"
+        report = json.loads(path.read_text())
+        report["summary"][hostile.replace("\ud800", "")] = report["summary"].pop("2x2")
+        path.write_text(json.dumps(report))
+    write_report(run, folder / "page.html", title=hostile + "{policy}{style}{body}")
+    browser.get_log("performance")
+    page = Report(browser, f"{address}/page.html")
+    page.unfold()
+    time.sleep(0.3)
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    assert not any(message["method"] == "Page.javascriptDialogOpening" for message in messages)
+    assert asked == ["/page.html"]
+    assert (
+        page.js("return document.querySelectorAll('script, iframe, img, main a, main style, base, form').length") == 0
+    )
+    assert page.js("return document.querySelectorAll('style').length") == 1
+    title = page.js("return document.querySelector('h1').textContent")
+    assert title.endswith("{policy}{style}{body}")
+    written = page.js("return [...document.querySelectorAll('.written p')].map((node) => node.textContent)")
+    assert len(written) > 10
+    assert '</script><script>alert(1)</script><img src=x onerror="alert(2)"> <!-- <script> ]]>' in written[0]
+    assert page.js("return [...document.querySelectorAll('.unseen')].map((n) => n.textContent)")[:2] == [
+        "U+2028",
+        "U+2029",
+    ]
+    box = page.js("return [document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+    assert box[0] <= box[1]
+    assert page.complaints() == []
+
+
+def spoiled(episode, hostile):
+    """Return an episode with hostile texts wherever a model, a server or a file could have put them."""
+    texts = (hostile, f"<think>{hostile}</think><code>{hostile}</code>")
+    turns = tuple(
+        dataclasses.replace(turn, text=texts[place % 2], feedback=hostile, error=hostile)
+        for place, turn in enumerate(episode.turns)
+    )
+    task = {**episode.task, "dialect": hostile, "level": hostile}
+    return dataclasses.replace(episode, turns=turns, policy=hostile, system=hostile, task=task)
+
+
+def test_the_policy_of_the_page_holds(browser, run, server):
+    address, folder, asked = server
+    write_report(run, folder / "page.html")
+    page = Report(browser, f"{address}/page.html")
+    outcome = page.js(
+        """
+        const script = document.createElement("script");
+        script.text = "window.ran = true";
+        document.body.append(script);
+        const image = document.createElement("img");
+        image.src = "/stolen.png";
+        document.body.append(image);
+        const ran = window.ran === undefined ? "no script" : "script";
+        return fetch("/stolen.json").then(() => "fetched", () => "not fetched").then((last) => [ran, last]);
+        """
+    )
+    assert outcome == ["no script", "not fetched"]
+    time.sleep(0.2)
+    assert asked == ["/page.html"]
+    assert len(page.complaints()) >= 3  # the browser tells what it refused
