@@ -28,6 +28,8 @@ CUT_SHARE = 0.1
 LOG_RATIO = 0.1
 CLIP_SHARE = 0.3
 RETRY_SHARE = 0.25
+MEMORY = 500
+"""Iterations back to which the best is looked for, so that a long run costs no more and more time."""
 
 
 class Alarm(NamedTuple):
@@ -79,6 +81,8 @@ def find_alarms(history: History) -> list[Alarm]:
         return []
     stage = history[-1].get("stage")
     mine = [record for record in history if record.get("stage") == stage]
+    if len(mine) > RECENT + MEMORY:
+        mine = [*mine[:RECENT], *mine[-MEMORY:]]
     found = [(kind, check(mine)) for kind, check in _CHECKS]
     return [Alarm(kind, text) for kind, text in found if text is not None]
 
@@ -130,16 +134,19 @@ def _percent(share: float) -> str:
 
 def _not_finite(history: History) -> str | None:
     recent = history[-RECENT:]
-    skipped = sum(_values(recent, "learner/skipped_steps"))
     bad = sum(_values(recent, "learner/not_finite")) + sum(
         not math.isfinite(value) for name in ("learner/grad_norm", "learner/loss") for value in _values(recent, name)
     )
+    # A step without anything to train on is skipped, too; then all figures are finite.
+    skipped = sum(
+        _values([record for record in recent if record.get("learner/not_finite", 1.0)], "learner/skipped_steps")
+    )
     if not skipped and not bad:
         return None
-    what = f"{skipped:.0f} steps were skipped" if skipped else "loss or gradient was not a finite number"
+    what = f"{skipped:.0f} steps were skipped" if skipped else "no step was skipped"
     return (
-        f"In the last {len(recent)} iterations {what}, as the gradient was not finite. Lower the learning rate; with a "
-        "16-bit type, try bfloat16 or float32; go on from an earlier checkpoint if it stays."
+        f"In the last {len(recent)} iterations a loss or gradient was not a finite number; {what}. Lower the learning "
+        "rate; with a 16-bit type, try bfloat16 or float32; go on from an earlier checkpoint if it stays."
     )
 
 

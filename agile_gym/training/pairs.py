@@ -234,13 +234,13 @@ def _turn(record: Record, number: int, puzzle: Puzzle, pictures: Pictures) -> Ma
         shown.append(_figure("The answer", _board(record, turn["answer_tiles"], puzzle, pictures)))
     elif turn["tiles"] and turn["tiles"] != before and not any("board" in image for image in turn["images"]):
         shown.append(_figure("The board now (not seen)", _board(record, turn["tiles"], puzzle, pictures)))
-    return element(
-        "div.one-turn",
-        head,
+    words = element(
+        "div.words",
         *(blocks or [element("p.quiet", "The model wrote nothing.")]),
         element("p.said", _shortened(said)) if said else None,
-        element("div.seen-images", *shown) if shown else None,
     )
+    images = element("div.seen-images", *shown) if shown else None
+    return element("div.one-turn", head, element("div.exchange", words, images))
 
 
 def _seen(image: Mapping[str, Any], record: Record, puzzle: Puzzle, pictures: Pictures) -> Markup:

@@ -2,6 +2,7 @@
 
 import math
 import random
+import time
 
 import pytest
 
@@ -62,7 +63,7 @@ def test_little_history_raises_no_alarm():
         ("valid", ["valid turns", "to 80%"], 3, {"valid": 0.8}),
         ("few_valid", ["Only 30%", "cold start"], 3, {"valid": 0.3}),
         ("return", ["return has fallen", "to 0.200"], 5, {"return": 0.2}),
-        ("not_finite", ["2 steps were skipped"], 2, {"learner/skipped_steps": 1.0}),
+        ("not_finite", ["2 steps were skipped"], 2, {"learner/skipped_steps": 1.0, "learner/not_finite": 1.0}),
         ("not_finite", ["not a finite number"], 1, {"learner/grad_norm": math.inf}),
         ("not_finite", ["not a finite number"], 1, {"learner/not_finite": 1.0}),
         ("mismatch", ["differs by 0.3", "do not agree"], 1, {"learner/max_log_ratio_first": 0.3}),
@@ -83,6 +84,16 @@ def test_each_alarm(kind, words, last, figures):
     for word in words:
         assert word in found[kind]
     assert set(found) <= {kind, "valid"}  # what is hardly ever valid has fallen, too
+
+
+def test_a_skipped_step_with_nothing_to_train_on_is_no_alarm():
+    assert alarms(changed(healthy(20), 2, **{"learner/skipped_steps": 1.0})) == []
+
+
+def test_a_long_run_takes_little_time():
+    begun = time.process_time()
+    assert alarm_spans(healthy(2000)) == []
+    assert time.process_time() - begun < 20
 
 
 def test_one_odd_iteration_is_no_alarm():
