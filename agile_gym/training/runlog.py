@@ -7,6 +7,7 @@ import importlib
 import json
 import math
 import os
+import re
 import shutil
 import time
 import uuid
@@ -26,6 +27,13 @@ Record = dict[str, Any]
 STAGES = ("eyes", "sft", "grpo")
 """The stages of a run, in their order."""
 _HEAD = ("stage", "iteration", "seconds")
+_TRAINED = ("loss", "grad_norm", "entropy", "ratio", "kl_old", "kl_ref", "max_log_ratio")
+"""Figures of the learner that are always finite, if nothing is wrong."""
+_BOOKKEEPING = re.compile(
+    r"default_optimizer_learning_rate|num_module_steps_trained.*|module_train_batch_size_mean|weights_seq_no|total_loss|"
+    r"num_(non_)?trainable_parameters|diff_num_grad_updates.*|.*_throughput"
+)
+"""Figures of RLlib's own that say nothing more."""
 MAX_FILE = 1 << 30
 """Largest file of records that is read, in bytes."""
 
@@ -328,14 +336,14 @@ def flatten_result(result: Mapping[str, Any]) -> dict[str, float]:
         ``eval/NAME``; and, where they can be told, ``episodes_per_second`` (of the whole iteration),
         ``tokens_per_second`` (written, while playing), ``trained_tokens_per_second`` (while updating),
         ``share_constant`` (of the groups that were played, those without variance) and ``learner/not_finite`` (how
-        many of the learner's metrics were no finite number). NaN is left out.
+        many of loss, gradient and the like were no finite number). NaN is left out, and what RLlib counts for itself.
     """
     figures = _numbers(_part(result, "grpo"))
     learner = _numbers(_part(_part(result, "learners"), "default_policy"))
-    figures |= {f"learner/{name}": value for name, value in learner.items()}
+    figures |= {f"learner/{name}": value for name, value in learner.items() if not _BOOKKEEPING.fullmatch(name)}
     figures |= {f"eval/{name}": value for name, value in _numbers(_part(result, "evaluation")).items()}
     if learner:
-        figures["learner/not_finite"] = float(sum(not math.isfinite(value) for value in learner.values()))
+        figures["learner/not_finite"] = float(sum(not math.isfinite(learner.get(name, 0.0)) for name in _TRAINED))
     rollout, update = figures.get("seconds_rollout", 0.0), figures.get("seconds_update", 0.0)
     for name, amount, divisor in (
         ("episodes_per_second", "episodes", rollout + update + figures.get("seconds_sync", 0.0)),

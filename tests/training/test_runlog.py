@@ -182,7 +182,7 @@ def test_results_of_rllib_become_flat_figures():
         "learners": {
             "default_policy": {
                 "entropy": np.float32(0.5), "tokens": 900, "grad_norm": math.inf, "lr": 1e-4, "text": "x",
-                "nested": {"a": 1.0}, "lost": math.nan,
+                "nested": {"a": 1.0}, "loss": math.nan, "weights_seq_no": 3.0, "module_throughput": math.nan,
             },
             "__all_modules__": {"tokens": 1},
         },
