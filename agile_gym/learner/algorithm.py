@@ -228,9 +228,7 @@ class GRPO(Algorithm):
     def compare(self, returns: NDArray[np.float64], groups: Sequence[int]) -> GroupAdvantages:
         """Return the advantages of episodes."""
         config = self.config
-        return group_advantages(
-            returns, groups, scale=config.advantage_scale, leave_one_out=config.leave_one_out
-        )
+        return group_advantages(returns, groups, scale=config.advantage_scale, leave_one_out=config.leave_one_out)
 
     def make_samples(self, batch: Batch) -> list[Sample]:
         """Cut episodes into what is trained on."""
@@ -290,7 +288,7 @@ class GRPO(Algorithm):
         for name, value in batch.metrics.items():
             self.metrics.log_value((GRPO_RESULTS, name), value, window=1)
 
-    def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:  # noqa: ANN401, ARG002 -- RLlib's
+    def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:  # noqa: ANN401 -- RLlib's
         """Play ``evaluation_duration`` puzzles of the evaluation's environment, always the same ones.
 
         The likeliest tokens are taken, unless ``evaluation_config`` sets ``explore``.

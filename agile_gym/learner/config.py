@@ -230,9 +230,7 @@ class GRPOConfig(AlgorithmConfig):
         from agile_gym.learner.env_runner import PLACEHOLDER_SPACE
         from agile_gym.learner.module import VLMModule
 
-        return RLModuleSpec(
-            module_class=VLMModule, observation_space=PLACEHOLDER_SPACE, action_space=PLACEHOLDER_SPACE
-        )
+        return RLModuleSpec(module_class=VLMModule, observation_space=PLACEHOLDER_SPACE, action_space=PLACEHOLDER_SPACE)
 
     def get_default_learner_class(self) -> type:
         """Return the learner's class."""

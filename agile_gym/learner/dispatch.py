@@ -140,7 +140,7 @@ def _alive(runners: EnvRunnerGroup, restore: Callable[[], object]) -> list[int]:
             return ids
         if time.monotonic() > deadline:
             raise RuntimeError(
-                f"All {runners.num_remote_env_runners()} runners are dead, and none came back in {PATIENCE:.0f} s. Look "
-                "at Ray's logs for the reason: memory and missing packages are the most frequent ones."
+                f"All {runners.num_remote_env_runners()} runners are dead, and none came back in {PATIENCE:.0f} s. "
+                "Look at Ray's logs for the reason: memory and missing packages are the most frequent ones."
             )
         time.sleep(0.5)

@@ -223,7 +223,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         num_timesteps: int | None = None,
         num_episodes: int | None = None,
         explore: bool | None = None,
-        **kwargs: Any,  # noqa: ANN401, ARG002 -- RLlib's
+        **kwargs: Any,  # noqa: ANN401 -- RLlib's
     ) -> list[Transcript]:
         """Play single episodes, as RLlib asks for them.
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agile_gym.arguments import is_number, is_whole
@@ -82,7 +81,8 @@ class ModelOptions:
             raise ConfigurationError(f"lora_rank={self.lora_rank!r} is not allowed; give a whole number, at least 1.")
         if not is_number(self.lora_dropout, 0, 0.99) or not is_number(self.lora_alpha, 1e-9, 1e9):
             raise ConfigurationError(
-                f"lora_alpha={self.lora_alpha!r} must be above 0, and lora_dropout={self.lora_dropout!r} from 0 to 0.99."
+                f"lora_alpha={self.lora_alpha!r} must be above 0, and lora_dropout={self.lora_dropout!r} from 0 to "
+                "0.99."
             )
 
     @classmethod

@@ -80,7 +80,7 @@ class VLMModule(TorchRLModule):
         device = self.vlm.device
         return autocast(resolve_autocast(self.options, on_gpu=device.type == "cuda"), device)
 
-    def _forward_train(self, batch: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401, ARG002
+    def _forward_train(self, batch: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
         """Score segments: ``batch["rows"]`` as `Scorer.prepare` returns them.
 
         Returns:
@@ -96,11 +96,11 @@ class VLMModule(TorchRLModule):
 
     def get_state(
         self,
-        components: str | Collection[str] | None = None,  # noqa: ARG002 -- RLlib's
+        components: str | Collection[str] | None = None,
         *,
-        not_components: str | Collection[str] | None = None,  # noqa: ARG002 -- likewise
+        not_components: str | Collection[str] | None = None,
         inference_only: bool = False,
-        **kwargs: Any,  # noqa: ANN401, ARG002 -- likewise
+        **kwargs: Any,  # noqa: ANN401 -- likewise
     ) -> dict[str, NDArray[Any]]:
         """Return the weights.
 

@@ -17,7 +17,7 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.rl_module.rl_module import RLModule
 
 from agile_gym.errors import ConfigurationError
-from agile_gym.learner.model import ModelOptions, resolve_autocast
+from agile_gym.learner.model import resolve_autocast
 from agile_gym.learner.module import VLMModule
 from agile_gym.learner.optimizing import learning_rate_share, make_optimizer
 from agile_gym.learner.ranks import Ranks
@@ -36,10 +36,10 @@ class SamplesColumn(ConnectorV2):
     def __call__(
         self,
         *,
-        rl_module: RLModule,  # noqa: ARG002 -- RLlib's
-        batch: dict[str, Any],  # noqa: ARG002 -- likewise
+        rl_module: RLModule,
+        batch: dict[str, Any],
         episodes: Sequence[Any],
-        **kwargs: Any,  # noqa: ANN401, ARG002 -- likewise
+        **kwargs: Any,  # noqa: ANN401 -- likewise
     ) -> dict[str, Any]:
         """Put samples into a column."""
         column = np.empty(len(episodes), dtype=object)
@@ -47,7 +47,7 @@ class SamplesColumn(ConnectorV2):
         return {DEFAULT_MODULE_ID: {"samples": column}}
 
 
-def make_learner_connector(observation_space: Any, action_space: Any) -> SamplesColumn:  # noqa: ANN401, ARG001
+def make_learner_connector(observation_space: Any, action_space: Any) -> SamplesColumn:  # noqa: ANN401
     """Return the connector of a learner; a function of a module, as checkpoints hold it."""
     return SamplesColumn()
 
@@ -117,7 +117,7 @@ class TokenLearner(TorchLearner):
                     return scorer(rows).logps
 
             return adapter_off
-        frozen_options = {**ModelOptions.from_mapping(module.model_config).to_mapping(), "gradient_checkpointing": False}
+        frozen_options = {**module.options.to_mapping(), "gradient_checkpointing": False}
         frozen = type(module)(
             observation_space=module.observation_space,
             action_space=module.action_space,
@@ -133,7 +133,7 @@ class TokenLearner(TorchLearner):
 
         return frozen_copy
 
-    def _update(self, batch: Mapping[str, Any], **kwargs: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:  # noqa: ANN401, ARG002 -- RLlib's
+    def _update(self, batch: Mapping[str, Any], **kwargs: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:  # noqa: ANN401 -- RLlib's
         """Train on all samples: in each epoch, minibatch by minibatch, one step each."""
         config, module = self.config, self._vlm_module
         samples: list[Sample] = [item for item in batch[DEFAULT_MODULE_ID]["samples"] if item.minibatches]

@@ -14,6 +14,7 @@ from agile_gym.errors import ConfigurationError, did_you_mean
 __all__ = ["Curriculum", "GroupSpec", "TaskMix", "make_group"]
 
 _KEYS = ("grid", "level", "weight")
+_EXAMPLE = """{"grid": "2x2", "level": 0, "weight": 1}"""
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,16 @@ class TaskMix:
             ConfigurationError: If a key or value is not allowed; there must be one task of a weight above 0.
         """
         tasks: list[TaskMix] = []
+        if isinstance(entries, str | Mapping):
+            raise ConfigurationError(f"tasks={entries!r} is not allowed; give a list of mappings such as {_EXAMPLE}.")
         for entry in entries:
             if isinstance(entry, Mapping):
                 for key in entry:
                     if key not in _KEYS:
                         raise ConfigurationError(f"A task has no key {key!r}. {did_you_mean(key, _KEYS)}")
                 entry = cls(**entry)
+            if not isinstance(entry, TaskMix):
+                raise ConfigurationError(f"tasks: {entry!r} is not a task; give a mapping such as {_EXAMPLE}.")
             if not is_number(entry.weight, 0, 1e9):
                 raise ConfigurationError(f"weight={entry.weight!r} of a task must be a number of at least 0.")
             tasks.append(entry)
@@ -145,5 +150,7 @@ class Curriculum:
             ConfigurationError: If it is of another number of tasks.
         """
         if len(state) != len(self.informative):
-            raise ConfigurationError(f"The curriculum of {len(state)} tasks does not fit {len(self.informative)} tasks.")
+            raise ConfigurationError(
+                f"The curriculum of {len(state)} tasks does not fit {len(self.informative)} tasks."
+            )
         self.informative = np.array(state, np.float64)

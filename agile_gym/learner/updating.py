@@ -87,7 +87,7 @@ class Updater:
         """
         options, ranks = self._options, self._ranks
         parts = [sample.trained for sample in samples]
-        episodes = sum(part / sample.length for part, sample in zip(parts, samples, strict=True))
+        episodes = sum(part / max(1, sample.length) for part, sample in zip(parts, samples, strict=True))
         totals = Totals(*ranks.add([float(sum(parts)), episodes]))
         self._optimizer.zero_grad(set_to_none=True)
         stats: LossStats | None = None
@@ -156,7 +156,5 @@ def _names(options: StepOptions, *, reference: bool) -> tuple[str, ...]:
     mask = torch.zeros(1, 1, dtype=torch.bool)
     if options.loss == SUPERVISED:
         return sft(nothing, mask, Totals(1, 1), entropies=nothing).stats.names
-    batch = TokenBatch(
-        nothing, nothing, mask, nothing, ref_logps=nothing if reference else None, entropies=nothing
-    )
+    batch = TokenBatch(nothing, nothing, mask, nothing, ref_logps=nothing if reference else None, entropies=nothing)
     return LOSSES[options.loss](batch, Totals(1, 1), **options.loss_options).stats.names

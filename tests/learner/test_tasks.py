@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+
+from agile_gym.errors import ConfigurationError
+from agile_gym.learner.tasks import Curriculum, TaskMix, make_group
+
+MIX = TaskMix.from_mappings([{"grid": "2x2", "level": 0}, {"grid": "3x3", "weight": 3}, {"weight": 0}])
+
+
+def test_tasks_of_mappings():
+    assert MIX[0] == TaskMix("2x2", 0, 1.0)
+    assert [task.name for task in MIX] == ["2x2-L0", "3x3", "default"]
+    assert [task.env_options() for task in MIX] == [{"grid": "2x2", "level": 0}, {"grid": "3x3"}, {}]
+    assert TaskMix.from_mappings(MIX) == MIX
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([{"gird": "2x2"}], r"no key 'gird'.*Did you mean 'grid'"),
+        ([{"weight": -1}], r"weight=-1"),
+        ([{"weight": float("nan")}], r"weight=nan"),
+        ([{"weight": "much"}], r"weight='much'"),
+        ([{"weight": 0}], r"at least one task"),
+        ([], r"at least one task"),
+        (["2x2"], r"'2x2'.*mapping"),
+        ("2x2", r"'2x2'"),
+    ],
+)
+def test_bad_tasks(entries, message):
+    with pytest.raises(ConfigurationError, match=message):
+        TaskMix.from_mappings(entries)
+
+
+def test_group_follows_from_its_arguments_alone():
+    first = make_group(7, seed=1, size=4, shares=[1, 3])
+    assert first == make_group(7, seed=1, size=4, shares=[1, 3])
+    assert first.index == 7
+    assert len(set(first.policy_seeds)) == 4
+    others = [make_group(8, seed=1, size=4, shares=[1, 3]), make_group(7, seed=2, size=4, shares=[1, 3])]
+    others += [make_group(7, seed=1, size=4, shares=[1, 3], stream=1)]
+    assert len({first.seed, *(other.seed for other in others)}) == 4
+    # A group that is larger begins like one that is smaller.
+    assert make_group(7, seed=1, size=6, shares=[1, 3]).policy_seeds[:4] == first.policy_seeds
+
+
+def test_groups_are_of_different_puzzles_and_tasks_come_by_their_shares():
+    groups = [make_group(index, seed=0, size=2, shares=[2.0, 0.0, 6.0]) for index in range(4000)]
+    assert len({group.seed for group in groups}) > 3990
+    counts = np.bincount([group.task for group in groups], minlength=3)
+    assert counts[1] == 0
+    assert counts[0] / 4000 == pytest.approx(0.25, abs=0.03)
+
+
+def test_last_task_without_weight_is_never_played():
+    assert {make_group(index, seed=0, size=1, shares=[1.0, 0.0]).task for index in range(500)} == {0}
+
+
+def test_curriculum_follows_variance():
+    curriculum = Curriculum(MIX, adaptive=True)
+    assert curriculum.shares() == [0.25, 0.75, 0.0]
+    curriculum.learn([0, 0, 1, 1], [True, False, False, False])
+    assert curriculum.informative.tolist() == pytest.approx([0.95, 0.9, 1.0])
+    assert curriculum.shares() == pytest.approx([0.95 / 3.65, 2.7 / 3.65, 0])
+    for _ in range(200):
+        curriculum.learn([1], [False])
+    assert curriculum.shares() == pytest.approx([0.95 / 1.25, 0.3 / 1.25, 0])  # a tenth of its weight stays
+
+
+def test_curriculum_that_is_off_keeps_the_weights():
+    curriculum = Curriculum(MIX, adaptive=False)
+    curriculum.learn([1], [False])
+    assert curriculum.shares() == [0.25, 0.75, 0.0]
+
+
+def test_curriculum_is_stored_and_taken_over():
+    first, second = Curriculum(MIX, adaptive=True), Curriculum(MIX, adaptive=True)
+    first.learn([0, 1], [True, False])
+    second.set_state(first.get_state())
+    assert second.shares() == first.shares()
+    with pytest.raises(ConfigurationError, match="2 tasks does not fit 3"):
+        second.set_state([1.0, 1.0])

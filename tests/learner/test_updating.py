@@ -1,0 +1,149 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from gloo_ranks import STEPS, make_updater, train  # noqa: E402 -- needs torch
+from tiny_learning import made_sample, samples, small_vlm  # noqa: E402
+
+from agile_gym.learner.ranks import Ranks  # noqa: E402
+
+ALONE = Ranks(torch.device("cpu"), distributed=False)
+LOSSES = {
+    "grpo": {},
+    "dr_grpo": {"max_tokens": 30},
+    "dapo": {"entropy_weight": 0.1},
+    "gspo": {},
+    "sft": {},
+}
+
+
+def gradients(chosen, **options):
+    """Return the gradient of a step, before the weights change, and its metrics."""
+    vlm = small_vlm()
+    updater = make_updater(vlm, ALONE, grad_clip=None, **options)
+    metrics = updater.step(chosen)
+    return {name: p.grad.clone() for name, p in vlm.model.named_parameters() if p.grad is not None}, metrics
+
+
+def assert_close(first, second, tolerance):
+    assert first.keys() == second.keys()
+    scale = max(float(tensor.abs().max()) for tensor in first.values())
+    assert scale > 0
+    for name, tensor in first.items():
+        assert float((tensor - second[name]).abs().max()) <= tolerance * scale, name
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("tokens", [1, 150])
+def test_gradient_of_micro_batches_is_that_of_one_batch(loss, tokens):
+    options = {"loss": loss, "loss_options": LOSSES[loss]}
+    chosen = samples(supervised=loss == "sft")
+    whole, expected = gradients(chosen, micro_batch_tokens=10**9, **options)
+    parts, metrics = gradients(chosen, micro_batch_tokens=tokens, **options)
+    assert_close(whole, parts, 1e-5)
+    assert metrics == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_first_step_is_on_policy():
+    _, metrics = gradients(samples(), micro_batch_tokens=10**9)
+    assert metrics["max_log_ratio"] == pytest.approx(0, abs=1e-4)
+    assert metrics["tokens"] == sum(sample.trained for sample in samples())
+    assert metrics["episodes"] == pytest.approx(len(samples()))
+
+
+def test_two_processes_take_the_steps_of_one(two_ranks):
+    alone = train([samples()], ALONE)
+    for name, weights in alone["weights"].items():
+        first, second = (found["weights"][name] for found in two_ranks)
+        assert np.array_equal(first, second)
+        assert np.abs(first - weights).max() < 1e-4  # Adam makes much of tiny differences
+    start = dict(small_vlm().model.named_parameters())
+    changes = [np.abs(alone["weights"][name] - p.detach().numpy()).max() for name, p in start.items()]
+    assert max(changes) > 1e-3  # they were steps
+    for step in range(STEPS):
+        first, second = (found["metrics"][step] for found in two_ranks)
+        assert first == second
+        assert first == pytest.approx(alone["metrics"][step], rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("advantage", [np.nan, np.inf])
+def test_step_with_a_gradient_that_is_not_finite_is_skipped(advantage):
+    vlm = small_vlm()
+    updater = make_updater(vlm, ALONE)
+    before = [parameter.detach().clone() for parameter in vlm.model.parameters()]
+    bad = samples()
+    segment = bad[2].segment
+    poisoned = np.where(segment.mask, np.float32(advantage), np.float32(0))
+    bad[2] = replace(bad[2], segment=replace(segment, advantages=poisoned))
+    metrics = updater.step(bad)
+    assert not np.isfinite(metrics["grad_norm"])
+    assert updater.skipped == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, vlm.model.parameters(), strict=True))
+    updater.step(samples())
+    assert updater.skipped == 1
+    assert all(torch.isfinite(parameter).all() for parameter in vlm.model.parameters())
+    assert any(not torch.equal(a, b) for a, b in zip(before, vlm.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("chosen", [[], [made_sample(5, marked=0)]])
+def test_nothing_to_train_on_changes_nothing(chosen):
+    vlm = small_vlm()
+    updater = make_updater(vlm, ALONE)
+    before = [parameter.detach().clone() for parameter in vlm.model.parameters()]
+    metrics = updater.step(chosen)
+    assert metrics["grad_norm"] == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, vlm.model.parameters(), strict=True))
+
+
+def test_gradient_is_clipped():
+    vlm = small_vlm()
+    updater = make_updater(vlm, ALONE, grad_clip=1e-3)
+    metrics = updater.step(samples())
+    clipped = torch.cat([p.grad.flatten() for p in vlm.model.parameters() if p.grad is not None]).norm()
+    assert metrics["grad_norm"] > 1e-3
+    assert float(clipped) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_kl_with_the_model_itself_is_nothing_and_grows_with_the_steps():
+    vlm, frozen = small_vlm(), make_updater(small_vlm(), ALONE)._scorer
+
+    def reference(rows):
+        with torch.no_grad():
+            return frozen(rows).logps
+
+    updater = make_updater(vlm, ALONE, reference=reference, lr=1e-3, loss_options={"kl_weight": 0.1})
+    values = [updater.step(samples())["kl_ref"] for _ in range(3)]
+    assert values[0] == pytest.approx(0, abs=1e-6)
+    assert values[2] > 1e-5
+
+
+def test_learns_what_is_better():
+    vlm = small_vlm()
+    updater = make_updater(vlm, ALONE, lr=3e-4, loss="grpo", loss_options={})
+    chosen = samples()
+    scorer = updater._scorer
+
+    def logps():
+        rows = [scorer.prepare(sample.segment, sample.images) for sample in chosen]
+        with torch.no_grad():
+            return scorer(rows).logps.sum(1).numpy()
+
+    before = logps()
+    for _ in range(5):
+        updater.step(chosen)
+    advantages = np.array([sample.segment.advantages[sample.segment.mask][0] for sample in chosen])
+    assert np.corrcoef(logps() - before, advantages)[0, 1] > 0.5
+
+
+def test_matrix_products_in_bfloat16():
+    exact, _ = gradients(samples(), micro_batch_tokens=10**9)
+    rough, metrics = gradients(samples(), micro_batch_tokens=10**9, autocast="bfloat16")
+    assert np.isfinite(metrics["grad_norm"])
+    flat = [torch.cat([tensor.flatten() for tensor in part.values()]) for part in (exact, rough)]
+    assert not torch.equal(*flat)
+    assert torch.nn.functional.cosine_similarity(*flat, dim=0) > 0.98
+    assert flat[1].dtype == torch.float32
