@@ -262,7 +262,8 @@ def _range(series: Sequence[Series], marks: Sequence[float], *, percent: bool, f
     if percent and high > 0.5:
         high = max(high, 1.0)
     if high - low < 1e-9 * max(1.0, abs(high)):
-        low, high = low - max(0.05, abs(low) * 0.1), high + max(0.05, abs(high) * 0.1)
+        low = low if low == 0.0 and (from_zero or percent) else low - max(0.05, abs(low) * 0.1)
+        high += max(0.05, abs(high) * 0.1)
     return low, high
 
 

@@ -131,21 +131,20 @@ def _verdict(
     puzzles: str, before: StageResult, earlier: Estimate, acc: Estimate, paired: Mapping[str, Any] | None
 ) -> Verdict:
     points = 100 * (acc.value - earlier.value)
-    moved = "raised" if points > 0 else "lowered" if points < 0 else "left"
-    text = f"On {puzzles}, GRPO {moved} Acc "
-    text += f"from {_value(earlier)} after the stage {before.title} to {_value(acc)}"
+    change = "raised" if points > 0 else "lowered" if points < 0 else "did not change"
+    text = f"On {puzzles}, GRPO {change} Acc: from {_value(earlier)} after the stage {before.title} to {_value(acc)}"
     difference = f"{points:+.1f} points"
     if paired is not None:
         difference += (
-            f", 95% interval of the paired difference {100 * paired['low']:+.1f} to {100 * paired['high']:+.1f}, "
-            f"p {_p_value(paired['p'])}"
+            f" (95% interval of the paired difference {100 * paired['low']:+.1f} to {100 * paired['high']:+.1f}, "
+            f"p {_p_value(paired['p'])})"
         )
-    text += f": {difference}. "
+    text += f", {difference}. "
     if acc.low > earlier.high:
         return Verdict("gain", f"{text}The gain is outside of the 95% intervals: they do not overlap.")
     if acc.high < earlier.low:
         return Verdict("loss", f"{text}The loss is outside of the 95% intervals: they do not overlap.")
-    what = "loss" if points < 0 else "gain"
+    what = "gain" if points > 0 else "loss" if points < 0 else "difference"
     return Verdict("unclear", f"{text}The {what} is not outside of the 95% intervals: they overlap.")
 
 

@@ -56,7 +56,7 @@ def test_the_outcome_is_that_of_the_evaluations(run, report):
     page = Outline(report)
     before, after = acc_of(run, "coldstart"), acc_of(run, "grpo")
     assert after["low"] > before["high"]
-    said = next(text for text in page.parts if text.startswith("On 40 held-out puzzles (2x2), GRPO raised Acc from"))
+    said = next(text for text in page.parts if text.startswith("On 40 held-out puzzles (2x2), GRPO raised Acc: from"))
     for estimate in (before, after):
         value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
         assert f"{value:.1f}% ({low:.1f} to {high:.1f})" in said
