@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 import math
 import os
-import re
-import shutil
 import time
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
-from agile_gym.arguments import plain
-from agile_gym.errors import ConfigurationError, MissingDependencyError
+from agile_gym.errors import ConfigurationError
 from agile_gym.rollout.files import write_text
+from agile_gym.training.boards import Boards, begin_wandb, import_wandb
+from agile_gym.training.flatten import flatten_result, numbers_of
 
 __all__ = ["STAGES", "Record", "RunLog", "flatten_result", "read_records"]
 
@@ -27,13 +24,6 @@ Record = dict[str, Any]
 STAGES = ("eyes", "sft", "grpo")
 """The stages of a run, in their order."""
 _HEAD = ("stage", "iteration", "seconds")
-_TRAINED = ("loss", "grad_norm", "entropy", "ratio", "kl_old", "kl_ref", "max_log_ratio")
-"""Figures of the learner that are always finite, if nothing is wrong."""
-_BOOKKEEPING = re.compile(
-    r"default_optimizer_learning_rate|num_module_steps_trained.*|module_train_batch_size_mean|weights_seq_no|total_loss|"
-    r"num_(non_)?trainable_parameters|diff_num_grad_updates.*|.*_throughput"
-)
-"""Figures of RLlib's own that say nothing more."""
 MAX_FILE = 1 << 30
 """Largest file of records that is read, in bytes."""
 
@@ -70,12 +60,12 @@ class RunLog:
             MissingDependencyError: If Weights & Biases is asked for and not installed.
         """
         self.folder = Path(folder)
-        self._wandb = _import_wandb() if wandb else None
+        self._wandb = import_wandb() if wandb else None
         self.folder.mkdir(parents=True, exist_ok=True)
         self._path = self.folder / "metrics.jsonl"
         self.records: list[Record] = _recover(self._path)
-        self._boards = _Boards(self.folder / "tensorboard") if tensorboard else None
-        self._run = None if self._wandb is None else _begin_wandb(self._wandb, self.folder, settings or {})
+        self._boards = Boards(self.folder / "tensorboard", STAGES) if tensorboard else None
+        self._run = None if self._wandb is None else begin_wandb(self._wandb, self.folder, settings or {}, STAGES)
         self._file = self._path.open("a", encoding="utf-8")
         self._start_clock()
 
@@ -111,7 +101,7 @@ class RunLog:
                 f"Iteration {iteration} of {stage} does not come after iteration {last['iteration']} of "
                 f"{last['stage']}, which is logged already. Call truncate_after before iterations are done again."
             )
-        figures = {name: value for name, value in _numbers(metrics).items() if math.isfinite(value)}
+        figures = {name: value for name, value in numbers_of(metrics).items() if math.isfinite(value)}
         passed = self.seconds if seconds is None else seconds
         record: Record = {"stage": stage, "iteration": iteration, "seconds": round(passed, 3)}
         record |= {name: value for name, value in figures.items() if name not in _HEAD}
@@ -187,75 +177,6 @@ class RunLog:
         self.close()
 
 
-class _Boards:
-    """TensorBoard's events: a run a stage, so that each counts its own iterations. Without tensorboardX, nothing."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._writers: dict[str, Any] = {}
-        try:
-            self._module: Any = importlib.import_module("tensorboardX")
-        except ImportError:
-            self._module = None
-
-    def add(self, record: Record) -> None:
-        if self._module is None:
-            return
-        stage = record["stage"]
-        if stage not in self._writers:
-            self._writers[stage] = self._module.SummaryWriter(logdir=str(self._folder / stage))
-        for name, value in record.items():
-            if name not in ("stage", "iteration"):
-                self._writers[stage].add_scalar(name, value, record["iteration"])
-
-    def rewrite(self, records: Sequence[Record]) -> None:
-        """Begin anew: events cannot be taken back."""
-        if self._module is None:
-            return
-        self.close()
-        for stage in STAGES:
-            shutil.rmtree(self._folder / stage, ignore_errors=True)
-        for record in records:
-            self.add(record)
-
-    def flush(self) -> None:
-        for writer in self._writers.values():
-            writer.flush()
-
-    def close(self) -> None:
-        for writer in self._writers.values():
-            writer.close()
-        self._writers = {}
-
-
-def _import_wandb() -> Any:  # noqa: ANN401 -- a module
-    try:
-        return importlib.import_module("wandb")
-    except ImportError as error:
-        raise MissingDependencyError(
-            "The package 'wandb' is needed to send figures to Weights & Biases. Install it with: pip install wandb. Or "
-            "leave it out: all figures are in metrics.csv, too."
-        ) from error
-
-
-def _begin_wandb(wandb: Any, folder: Path, settings: Mapping[str, Any]) -> Any:  # noqa: ANN401 -- wandb's types
-    """Begin a run of Weights & Biases, or go on with the one that the folder names."""
-    path = folder / "wandb-id.txt"
-    if not path.exists():
-        path.write_text(uuid.uuid4().hex[:12], encoding="ascii")
-    run = wandb.init(
-        project="agile-gym",
-        name=folder.resolve().name,
-        id=path.read_text(encoding="ascii").strip(),
-        dir=str(folder),
-        config=dict(settings),
-        resume="allow",
-    )
-    for stage in STAGES:
-        run.define_metric(f"{stage}/*", step_metric=f"{stage}/iteration")
-    return run
-
-
 def read_records(path: str | Path) -> list[Record]:
     """Read ``metrics.jsonl``; a last line that was not written to its end is left out.
 
@@ -323,56 +244,3 @@ def _place(stage: str, iteration: int) -> tuple[int, int]:
 
 def _place_of(record: Record) -> tuple[int, int]:
     return _place(record["stage"], record["iteration"])
-
-
-def flatten_result(result: Mapping[str, Any]) -> dict[str, float]:
-    """Return the figures of an iteration from RLlib's result.
-
-    Args:
-        result: What ``algorithm.train()`` returned.
-
-    Returns:
-        The algorithm's own metrics by their names, the learner's as ``learner/NAME``, the held-out evaluation's as
-        ``eval/NAME``; and, where they can be told, ``episodes_per_second`` (of the whole iteration),
-        ``tokens_per_second`` (written, while playing), ``trained_tokens_per_second`` (while updating),
-        ``share_constant`` (of the groups that were played, those without variance) and ``learner/not_finite`` (how
-        many of loss, gradient and the like were no finite number). NaN is left out, and what RLlib counts for itself.
-    """
-    figures = _numbers(_part(result, "grpo"))
-    learner = _numbers(_part(_part(result, "learners"), "default_policy"))
-    figures |= {f"learner/{name}": value for name, value in learner.items() if not _BOOKKEEPING.fullmatch(name)}
-    figures |= {f"eval/{name}": value for name, value in _numbers(_part(result, "evaluation")).items()}
-    if learner:
-        figures["learner/not_finite"] = float(sum(not math.isfinite(learner.get(name, 0.0)) for name in _TRAINED))
-    rollout, update = figures.get("seconds_rollout", 0.0), figures.get("seconds_update", 0.0)
-    for name, amount, divisor in (
-        ("episodes_per_second", "episodes", rollout + update + figures.get("seconds_sync", 0.0)),
-        ("tokens_per_second", "tokens_written", rollout),
-        ("trained_tokens_per_second", "learner/tokens", update),
-        ("share_constant", "groups_constant", figures.get("groups_played", 0.0)),
-    ):
-        if amount in figures and divisor > 0:
-            figures[name] = figures[amount] / divisor
-    return {name: value for name, value in figures.items() if not math.isnan(value)}
-
-
-def _part(result: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value: object = result.get(key)
-    return cast(Mapping[str, Any], value) if isinstance(value, Mapping) else {}
-
-
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """Return what is a number as a float; bools, texts and tables are none."""
-    numbers: dict[str, float] = {}
-    for name, value in values.items():
-        number = _plain_number(value)
-        if number is not None:
-            numbers[str(name)] = number
-    return numbers
-
-
-def _plain_number(value: Any) -> float | None:  # noqa: ANN401 -- any value
-    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:  # a scalar of numpy or torch
-        value = value.item()
-    number = plain(value)
-    return float(number) if isinstance(number, int | float) and not isinstance(number, bool) else None
