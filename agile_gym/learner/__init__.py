@@ -4,9 +4,17 @@ advantages   what each episode, and each of its tokens, is trained with; numpy o
 ratios       ratios, divergences and entropies from log-probabilities (torch)
 batch        the tokens of a micro-batch, the counts of a whole batch, and statistics that add up (torch)
 loss         `grpo`, `dr_grpo`, `dapo`, `gspo` and `sft` as pure functions (torch)
+rllib        `GRPO`, `GRPOConfig` and their parts, which run on RLlib (ray, torch)
 
-Importing this package does not import torch.
+Importing this package imports neither torch nor ray; `GRPO`, `GRPOConfig`, `TokenLearner`, `VLMEnvRunner` and
+`VLMModule` are imported when they are first used.
 """
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
 
 from agile_gym.learner.advantages import (
     GroupAdvantages,
@@ -16,12 +24,34 @@ from agile_gym.learner.advantages import (
     spread_advantages,
     turn_rewards,
 )
+from agile_gym.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from agile_gym.learner.rllib import GRPO, GRPOConfig, TokenLearner, VLMEnvRunner, VLMModule
 
 __all__ = [
+    "GRPO",
+    "GRPOConfig",
     "GroupAdvantages",
+    "TokenLearner",
+    "VLMEnvRunner",
+    "VLMModule",
     "count_trained",
     "group_advantages",
     "returns_to_go",
     "spread_advantages",
     "turn_rewards",
 ]
+
+_LATE = ("GRPO", "GRPOConfig", "TokenLearner", "VLMEnvRunner", "VLMModule")
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 -- any of the names above
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    for package in ("ray", "torch"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingDependencyError(
+                f"The package {package!r} is needed to train on RLlib. Install it with: pip install 'agile-gym[train]'"
+            )
+    return getattr(importlib.import_module("agile_gym.learner.rllib"), name)

@@ -16,7 +16,12 @@ import ray
 from numpy.typing import NDArray
 from ray.exceptions import RayError
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+from ray.rllib.core import (
+    COMPONENT_LEARNER,
+    COMPONENT_LEARNER_GROUP,
+    COMPONENT_RL_MODULE,
+    DEFAULT_MODULE_ID,
+)
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
@@ -30,11 +35,15 @@ from ray.rllib.utils.metrics import (
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.learner.advantages import GroupAdvantages, group_advantages
+from agile_gym.learner.checkpoints import check_checkpoint, replace_checkpoint
 from agile_gym.learner.config import GRPOConfig
 from agile_gym.learner.dispatch import play_on_runners
 from agile_gym.learner.env_runner import VLMEnvRunner
 from agile_gym.learner.groups import Group
-from agile_gym.learner.rllib_learner import TokenLearner, check_learner_class
+from agile_gym.learner.model import TINY, ModelOptions
+from agile_gym.learner.module import VLMModule
+from agile_gym.learner.resources import check_cluster
+from agile_gym.learner.rllib_learner import COMPLETE, TokenLearner, check_learner_class
 from agile_gym.learner.samples import Sample, assign_minibatches, make_samples, share_out
 from agile_gym.learner.statistics import episode_metrics, evaluation_metrics
 from agile_gym.learner.tasks import Curriculum, GroupSpec, make_group
@@ -88,15 +97,46 @@ class GRPO(Algorithm):
         return eval_config.evaluation_num_env_runners > 0
 
     def setup(self, config: Any) -> None:  # noqa: ANN401 -- RLlib's
-        """Build runners and learners."""
+        """Build runners and learners.
+
+        Raises:
+            ConfigurationError: If there are too few CPUs or GPUs, or the model or an environment cannot be used.
+        """
         self._groups_begun = 0
         self._snapshot: Any = None
         self._rebuilt = 0
         check_learner_class(self.config.learner_class if isinstance(self.config, GRPOConfig) else TokenLearner)
+        self._check_before()
         super().setup(config)
+        self._check_runners()
         self._tasks = self.config.task_mix()
         self._curriculum = Curriculum(self._tasks, adaptive=self.config.curriculum)
         self._share_module()
+
+    def _check_before(self) -> None:
+        """Check what can be checked before anything is started."""
+        config: Any = self.config
+        if config.env is None:
+            raise ConfigurationError("No environment is set; call environment('JigsawVision-v0', env_config={...}).")
+        if config.check_resources:
+            check_cluster(config)
+        module: Any = config.rl_module_spec.module_class
+        options = ModelOptions.from_mapping(config.model_config)
+        if module is VLMModule and options.path != TINY:
+            from agile_gym.policies.vlm.loading import check_processor, load_config, load_processor
+
+            load_config(options.path)
+            check_processor(load_processor(options.path), options.path)
+
+    def _check_runners(self) -> None:
+        """Ask the runners whether they can play."""
+        groups = [self.env_runner_group, self.eval_env_runner_group]
+        for group in groups:
+            if group is not None and group.num_remote_env_runners():
+                for mistake in group.foreach_env_runner("get_mistake", local_env_runner=False):
+                    if mistake is not None:
+                        self.stop()
+                        raise ConfigurationError(mistake)
 
     def _share_module(self) -> None:
         """Let a runner in this process play with the module of the learner in this process."""
@@ -249,15 +289,24 @@ class GRPO(Algorithm):
             return
         steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0)
         shares = share_out(samples, max(1, self.config.num_learners))
-        if self.config.learner_snapshots and self.learner_group.is_remote:
-            self._snapshot = self._ask_learners(lambda: self.learner_group.get_state(components=COMPONENT_LEARNER))
-        results = self._ask_learners(
-            lambda: self.learner_group.update(
-                training_data=TrainingData(episodes_refs=[ray.put(share or [Sample.nothing()]) for share in shares]),
-                timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps},
+        if self._snapshot is None:
+            self._snapshot = self._take_snapshot()
+
+        def update() -> tuple[Any, Any]:
+            data = TrainingData(episodes_refs=[ray.put(share or [Sample.nothing()]) for share in shares])
+            results = self.learner_group.update(
+                training_data=data, timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps}
             )
-        )
+            return results, self._take_snapshot()
+
+        results, self._snapshot = self._ask_learners(update)
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
+
+    def _take_snapshot(self) -> Any:  # noqa: ANN401 -- a state
+        """Return the learners' state, if it is to be kept; it is that after the last update."""
+        if not self.config.learner_snapshots or self.learner_group.is_local:
+            return None
+        return self.learner_group.get_state(components=COMPONENT_LEARNER)
 
     def _ask_learners(self, ask: Any) -> Any:  # noqa: ANN401 -- a function, and what it returns
         try:
@@ -280,8 +329,10 @@ class GRPO(Algorithm):
         self._rebuilt += 1
 
     def _sync_weights(self) -> None:
-        self.env_runner_group.sync_weights(
-            from_worker_or_learner_group=self.learner_group, inference_only=True, timeout_seconds=None
+        self._ask_learners(
+            lambda: self.env_runner_group.sync_weights(
+                from_worker_or_learner_group=self.learner_group, inference_only=True, timeout_seconds=None
+            )
         )
 
     def _log(self, batch: Batch) -> None:
@@ -354,6 +405,61 @@ class GRPO(Algorithm):
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Take over a state."""
         super().set_state(state)
+        self._snapshot = None
         if GRPO_RESULTS in state:
             self._groups_begun = state[GRPO_RESULTS]["groups_begun"]
             self._curriculum.set_state(state[GRPO_RESULTS]["curriculum"])
+
+    def save_to_path(self, path: Any = None, **kwargs: Any) -> str:  # noqa: ANN401 -- RLlib's
+        """Write a checkpoint; a former one at the same place stays until the new one is whole.
+
+        Args:
+            path: Its folder; a temporary one by default.
+            **kwargs: RLlib's.
+
+        Returns:
+            The folder.
+
+        Raises:
+            OSError: If it cannot be written, such as on a full disk.
+        """
+        if path is None or kwargs.get("filesystem") is not None or "://" in str(path):
+            return super().save_to_path(path, **kwargs)
+        folder = Path(path).absolute()
+        replace_checkpoint(folder, lambda target: self._write_checkpoint(target, **kwargs))
+        return str(folder)
+
+    def _write_checkpoint(self, folder: Path, **kwargs: Any) -> None:  # noqa: ANN401 -- RLlib's
+        super().save_to_path(str(folder), **kwargs)
+        if not (folder / COMPONENT_LEARNER_GROUP / COMPONENT_LEARNER / COMPLETE).exists():  # RLlib would not tell
+            raise OSError(f"The learner could not write its part of the checkpoint {folder}; is the disk full?")
+
+    @classmethod
+    def from_checkpoint(cls, path: Any, filesystem: Any = None, **kwargs: Any) -> GRPO:  # noqa: ANN401 -- RLlib's
+        """Return an algorithm that goes on where a checkpoint was written.
+
+        Args:
+            path: The checkpoint's folder.
+            filesystem: RLlib's.
+            **kwargs: RLlib's; ``config``, if another configuration is to be used.
+
+        Raises:
+            ConfigurationError: If there is no checkpoint, or it is damaged.
+        """
+        if filesystem is None and isinstance(path, str | Path) and "://" not in str(path):
+            check_checkpoint(Path(path).absolute())
+            path = str(Path(path).absolute())
+        return cast("GRPO", super().from_checkpoint(path, filesystem=filesystem, **kwargs))
+
+    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- RLlib's
+        """Take over a checkpoint.
+
+        Raises:
+            ConfigurationError: If there is none, it is damaged, or it is of another model.
+        """
+        whole = kwargs.get("component") is None
+        if whole and kwargs.get("filesystem") is None and "://" not in str(path):
+            path = str(Path(path).absolute())
+            check_checkpoint(Path(path))
+        super().restore_from_path(path, *args, **kwargs)
+        self._snapshot = None

@@ -14,6 +14,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from agile_gym.arguments import is_number, is_whole
 from agile_gym.errors import ConfigurationError, did_you_mean
 from agile_gym.learner.model import ModelOptions
+from agile_gym.learner.notices import mute_notices
 from agile_gym.learner.optimizing import SCHEDULES
 from agile_gym.learner.tasks import TaskMix
 from agile_gym.learner.updating import SUPERVISED
@@ -24,6 +25,9 @@ __all__ = ["GRPOConfig"]
 RewardFunction = Callable[[Transcript], float]
 _LOSSES = ("grpo", "dr_grpo", "dapo", "gspo", SUPERVISED)
 _WHOLE = 10**9
+_EVALUATION_KEYS = frozenset({"env_config", "explore"})
+
+mute_notices()
 
 
 class GRPOConfig(AlgorithmConfig):
@@ -83,6 +87,7 @@ class GRPOConfig(AlgorithmConfig):
         self.policy_class: Any = None
         self.group_retries = 3
         self.learner_snapshots = True
+        self.check_resources = True
         self.torch_threads_per_actor: int | None = 1
         # RLlib's own, where its defaults do not suit episodes of a model that writes.
         self.lr = 2e-6
@@ -151,6 +156,7 @@ class GRPOConfig(AlgorithmConfig):
         policy_class: Any = NotProvided,  # noqa: ANN401 -- makes a policy
         group_retries: int = NotProvided,
         learner_snapshots: bool = NotProvided,
+        check_resources: bool = NotProvided,
         torch_threads_per_actor: int | None = NotProvided,
         **kwargs: Any,  # noqa: ANN401 -- RLlib's
     ) -> Self:
@@ -190,6 +196,7 @@ class GRPOConfig(AlgorithmConfig):
             policy_class: What makes the policy that plays; takes what `HFVLMPolicy` takes.
             group_retries: How often a group is played again after its runner died or its environment raised.
             learner_snapshots: Keeps a copy of the learners' state, so that training goes on if one of them dies.
+            check_resources: Refuses to begin where the cluster is too small; turn it off if it grows on demand.
             torch_threads_per_actor: Threads of each process; None leaves them as they are.
             **kwargs: RLlib's.
 
@@ -274,8 +281,20 @@ class GRPOConfig(AlgorithmConfig):
             raise ConfigurationError("group_size=1: advantages compare the episodes of a group; give at least 2.")
         if self.is_multi_agent:
             raise ConfigurationError("GRPO trains one model; a multi-agent configuration is not supported.")
+        self._check_evaluation()
         self.task_mix()
         ModelOptions.from_mapping(self._model_config if isinstance(self._model_config, Mapping) else {})
+
+    def _check_evaluation(self) -> None:
+        """Check that the evaluation's changes can be made by those who play it."""
+        changes: Any = self.evaluation_config or {}
+        if self.in_evaluation or not isinstance(changes, Mapping) or self.evaluation_num_env_runners:
+            return
+        for name in sorted(set(changes) - _EVALUATION_KEYS):
+            raise ConfigurationError(
+                f"evaluation_config: {name!r} cannot differ from training where the runners of training evaluate, too; "
+                "set evaluation(evaluation_num_env_runners=1), or change only 'env_config' and 'explore'."
+            )
 
     def _check(self, condition: bool, name: str, allowed: str) -> None:
         if not condition:

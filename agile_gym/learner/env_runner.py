@@ -36,6 +36,7 @@ import agile_gym  # noqa: F401 -- registers the environments in this process
 from agile_gym.errors import AgileGymError, ConfigurationError
 from agile_gym.learner.groups import GroupPlay, play_groups
 from agile_gym.learner.module import VLMModule
+from agile_gym.learner.notices import mute_notices
 from agile_gym.learner.tasks import GroupSpec, TaskMix, make_group
 from agile_gym.policies.base import Policy, PolicyLike, as_policy
 from agile_gym.rollout.transcript import Transcript
@@ -45,6 +46,8 @@ __all__ = ["PLACEHOLDER_SPACE", "RunnerReply", "VLMEnvRunner"]
 PLACEHOLDER_SPACE = gymnasium.spaces.Discrete(1)
 """What RLlib is told of observations and actions: texts and images of any size pass it by."""
 _SAMPLE_STREAM = 2
+
+mute_notices()
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +73,8 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
     The weights are the module's; the policy that plays with them is ``config.policy_class``.
 
     Attributes:
-        module: The module.
+        module: The module; None if it could not be made.
+        mistake: Why this runner cannot play, or None.
     """
 
     def __init__(self, *, config: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- RLlib's
@@ -94,15 +98,35 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         self.env: Any = None
         self.module: VLMModule | None = None
         self._policies: dict[bool, Policy] = {}
-        if self.worker_index or self.config.num_env_runners == 0 or self.config.create_env_on_local_worker:
-            self.make_env()
-        self.make_module()
+        self.mistake: str | None = None
+        try:
+            if self.worker_index or self.config.num_env_runners == 0 or self.config.create_env_on_local_worker:
+                self.make_env()
+            self.make_module()
+        except AgileGymError as error:
+            if not self.worker_index:
+                raise
+            self.mistake = str(error)  # told to the driver, which would learn little from an actor that died
 
     def make_env(self) -> None:
-        """Make an environment of the first task, to see whether it can be made."""
-        if self.env is not None:
-            self.env.close()
-        self.env = self._make_env(self._tasks[0].env_options())
+        """Make an environment of each task, and of the evaluation, to see whether they can be made.
+
+        Raises:
+            ConfigurationError: If one cannot.
+        """
+        for evaluation in (True, False) if self.config.evaluation_config else (False,):
+            for task in reversed(self._tasks):
+                if self.env is not None:
+                    self.env.close()
+                try:
+                    self.env = self._make_env(task.env_options(), evaluation=evaluation)
+                except ConfigurationError:
+                    raise
+                except Exception as error:  # somebody else's environment raises whatever it likes
+                    raise ConfigurationError(
+                        f"The environment {self.config.env!r} cannot be made for task {task.name!r}: "
+                        f"{type(error).__name__}: {error}"
+                    ) from error
 
     def _make_env(self, options: Mapping[str, Any], *, evaluation: bool = False) -> gymnasium.Env[Any, Any]:
         """Make an environment, whatever way it is named in the configuration."""
@@ -159,13 +183,17 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         return {INPUT_ENV_SPACES: spaces, INPUT_ENV_SINGLE_SPACES: spaces, DEFAULT_MODULE_ID: spaces}
 
     def assert_healthy(self) -> None:
-        """Check that there is a module.
+        """Check that there is a module, or a reason why there is none.
 
         Raises:
             RuntimeError: If there is none.
         """
-        if self.module is None:
+        if self.module is None and self.mistake is None:
             raise RuntimeError("This runner has no module.")
+
+    def get_mistake(self) -> str | None:
+        """Return why this runner cannot play, or None."""
+        return self.mistake
 
     def sample_groups(
         self, groups: Sequence[GroupSpec], *, explore: bool = True, evaluation: bool = False
@@ -180,6 +208,8 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         Returns:
             What came of them.
         """
+        if self.mistake is not None:
+            return RunnerReply(self.worker_index or 0, GroupPlay(()), self.get_metrics(), self.mistake)
         mistake = None
         try:
             play = self._play(groups, explore=explore, evaluation=evaluation)
@@ -268,6 +298,8 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Take over weights, be they newer or older."""
+        if self.module is None:
+            return
         if COMPONENT_RL_MODULE in state:
             number = state.get(WEIGHTS_SEQ_NO, 0)
             shared = not cast(VLMModule, self.module).inference_only  # a learner of this process has them already

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,21 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from agile_gym.errors import ConfigurationError
 from agile_gym.learner.model import resolve_autocast
 from agile_gym.learner.module import VLMModule
+from agile_gym.learner.notices import mute_notices
 from agile_gym.learner.optimizing import learning_rate_share, make_optimizer
 from agile_gym.learner.ranks import Ranks
 from agile_gym.learner.samples import Sample
 from agile_gym.learner.updating import Reference, StepOptions, Updater
 from agile_gym.policies.vlm.scoring import PreparedSegment
 
-__all__ = ["TokenLearner", "make_learner_connector"]
+__all__ = ["COMPLETE", "TokenLearner", "check_learner_class", "make_learner_connector"]
+
+COMPLETE = "complete.txt"
+"""A file of this name is written last into a learner's part of a checkpoint."""
 
 _STEPS = "optimizer_steps"
+
+mute_notices()
 
 
 class SamplesColumn(ConnectorV2):
@@ -192,6 +199,13 @@ class TokenLearner(TorchLearner):
         self._weights_seq_no = -1  # else RLlib would keep the weights where the state is not newer
         super().set_state(state)
         self._steps = state.get(_STEPS, self._steps)
+
+    def save_to_path(self, path: Any = None, **kwargs: Any) -> str:  # noqa: ANN401 -- RLlib's
+        """Write the state, and a mark that it is complete, as RLlib does not tell of a learner that cannot write."""
+        folder = super().save_to_path(path, **kwargs)
+        if Path(folder).is_dir():
+            (Path(folder) / COMPLETE).write_text("All files of this learner were written.\n", encoding="utf-8")
+        return folder
 
     def _set_optimizer_state(self, state: Mapping[str, Any]) -> None:
         """Take over a copy: RLlib would let all learners of a machine share one piece of memory, and write into it."""

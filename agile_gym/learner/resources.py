@@ -1,0 +1,117 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# The types of ray are incomplete.
+"""What a configuration needs of a cluster, and whether it is there: Ray itself would wait for it without a word."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from agile_gym.errors import ConfigurationError
+
+__all__ = ["ActorNeeds", "actor_needs", "check_cluster", "check_fits"]
+
+_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class ActorNeeds:
+    """What some equal processes need.
+
+    Attributes:
+        kind: What they are, in words.
+        count: Their number.
+        cpus: CPUs of each.
+        gpus: GPUs of each.
+        setting: How the number of CPUs of each is set.
+    """
+
+    kind: str
+    count: int
+    cpus: float
+    gpus: float
+    setting: str
+
+
+def actor_needs(config: Any) -> list[ActorNeeds]:  # noqa: ANN401 -- an AlgorithmConfig
+    """Return what the processes of a configuration need; those that run in the driver need nothing."""
+    per_learner = config.num_cpus_per_learner
+    if per_learner == "auto":
+        per_learner = 1 if config.num_gpus_per_learner == 0 else 0
+    runners = (config.num_cpus_per_env_runner, config.num_gpus_per_env_runner, "env_runners(num_cpus_per_env_runner=")
+    needs = [
+        ActorNeeds("runner", config.num_env_runners or 0, *runners),
+        ActorNeeds("evaluation runner", config.evaluation_num_env_runners or 0, *runners),
+        ActorNeeds(
+            "learner",
+            config.num_learners or 0,
+            per_learner,
+            config.num_gpus_per_learner or 0,
+            "learners(num_cpus_per_learner=",
+        ),
+    ]
+    return [need for need in needs if need.count]
+
+
+def check_fits(needs: Sequence[ActorNeeds], nodes: Sequence[Mapping[str, float]]) -> None:
+    """Check that a cluster can hold processes.
+
+    Args:
+        needs: The processes.
+        nodes: Resources of each machine, as Ray names them.
+
+    Raises:
+        ConfigurationError: If there are too few CPUs or GPUs, or a process needs more than any machine has.
+    """
+    for name, attribute in (("CPU", "cpus"), ("GPU", "gpus")):
+        have = sum(node.get(name, 0.0) for node in nodes)
+        largest = max((node.get(name, 0.0) for node in nodes), default=0.0)
+        wanted = [(need, float(getattr(need, attribute))) for need in needs]
+        total = sum(need.count * each for need, each in wanted)
+        told = ", ".join(
+            f"{need.count} {need.kind}{'s' if need.count > 1 else ''} with {each:g}" for need, each in wanted if each
+        )
+        if total > have + _TOLERANCE:
+            if name == "CPU":
+                share = have / sum(need.count for need in needs)
+                calls = " and ".join(dict.fromkeys(f"{need.setting}{_below(share)})" for need in needs if need.cpus))
+                hint = (
+                    "Use fewer processes, give each a part of a CPU, such as with "
+                    f"{calls}, or start Ray with more: ray.init(num_cpus={int(-(-total // 1))})."
+                )
+            else:
+                hint = (
+                    "Use fewer processes, give each a part of a GPU (num_gpus_per_env_runner, num_gpus_per_learner), or "
+                    "none: 0."
+                )
+            raise ConfigurationError(
+                f"This needs {total:g} {name}s ({told}), and Ray has {have:g}. {hint} If the cluster grows on demand, "
+                "set training(check_resources=False)."
+            )
+        for need, each in wanted:
+            if each > largest + _TOLERANCE:
+                raise ConfigurationError(
+                    f"Each {need.kind} needs {each:g} {name}s, and no machine has more than {largest:g}."
+                )
+
+
+def check_cluster(config: Any) -> None:  # noqa: ANN401 -- an AlgorithmConfig
+    """Check that the cluster can hold the processes of a configuration.
+
+    Raises:
+        ConfigurationError: If it cannot.
+    """
+    needs = actor_needs(config)
+    if not needs:
+        return
+    if not ray.is_initialized():
+        ray.init()
+    check_fits(needs, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+
+
+def _below(share: float) -> str:
+    """Return a number that is not above a share, with two digits."""
+    return f"{max(0.01, int(share * 100) / 100):g}"
