@@ -16,6 +16,7 @@ import importlib
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
+from agile_gym.errors import MissingDependencyError
 from agile_gym.learner.advantages import (
     GroupAdvantages,
     count_trained,
@@ -24,7 +25,6 @@ from agile_gym.learner.advantages import (
     spread_advantages,
     turn_rewards,
 )
-from agile_gym.errors import MissingDependencyError
 
 if TYPE_CHECKING:
     from agile_gym.learner.rllib import GRPO, GRPOConfig, TokenLearner, VLMEnvRunner, VLMModule

@@ -107,7 +107,13 @@ class GRPO(Algorithm):
         self._rebuilt = 0
         check_learner_class(self.config.learner_class if isinstance(self.config, GRPOConfig) else TokenLearner)
         self._check_before()
-        super().setup(config)
+        try:
+            super().setup(config)
+        except IndexError as error:  # RLlib asks the first of no runners
+            raise RuntimeError(
+                "No runner could be started. Ray's log says why; a module that the runners cannot import, and too "
+                "little memory, are the most frequent reasons."
+            ) from error
         self._check_runners()
         self._tasks = self.config.task_mix()
         self._curriculum = Curriculum(self._tasks, adaptive=self.config.curriculum)
@@ -294,9 +300,7 @@ class GRPO(Algorithm):
 
         def update() -> tuple[Any, Any]:
             data = TrainingData(episodes_refs=[ray.put(share or [Sample.nothing()]) for share in shares])
-            results = self.learner_group.update(
-                training_data=data, timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps}
-            )
+            results = self.learner_group.update(training_data=data, timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps})
             return results, self._take_snapshot()
 
         results, self._snapshot = self._ask_learners(update)

@@ -75,7 +75,9 @@ def check_checkpoint(path: Path) -> None:
     if not path.exists() and (previous / MANIFEST).exists():
         previous.rename(path)
     if not path.is_dir():
-        raise ConfigurationError(f"There is no checkpoint {str(path)!r}; give the folder that save_to_path has written.")
+        raise ConfigurationError(
+            f"There is no checkpoint {str(path)!r}; give the folder that save_to_path has written."
+        )
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         files = cast("dict[str, dict[str, Any]]", manifest["files"])

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import inspect
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,16 @@ class RunnerReply:
     play: GroupPlay
     metrics: Any
     mistake: str | None = None
+
+
+def _takes_a_context(env: type) -> bool:
+    """Return whether an environment's class takes RLlib's mapping of options, rather than the options by name."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = list(inspect.signature(env).parameters.values())
+    return bool(parameters) and (
+        parameters[0].kind is inspect.Parameter.VAR_POSITIONAL
+        or (parameters[0].kind in kinds and parameters[0].name in ("config", "env_config", "context", "env_context"))
+    )
 
 
 class VLMEnvRunner(EnvRunner, Checkpointable):
@@ -138,6 +149,8 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         settings |= options
         if isinstance(env, str) and not _global_registry.contains(ENV_CREATOR, env):
             return gymnasium.make(env, disable_env_checker=True, **settings)
+        if isinstance(env, type) and not _takes_a_context(env):
+            return env(**settings)
         context = EnvContext(settings, worker_index=self.worker_index or 0, num_workers=self.num_workers)
         creator: Any = _global_registry.get(ENV_CREATOR, env) if isinstance(env, str) else env
         return creator(context)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,9 @@ class ModelOptions:
         Raises:
             ConfigurationError: If one is not allowed.
         """
+        for name in ("freeze", "lora_targets"):
+            if isinstance(getattr(self, name), str):
+                raise ConfigurationError(f"{name}={getattr(self, name)!r} is not allowed; give a list of names.")
         object.__setattr__(self, "freeze", tuple(self.freeze))
         if self.lora_targets is not None:
             object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
@@ -141,12 +145,20 @@ def build_vlm(options: ModelOptions, *, for_training: bool, on_gpu: bool) -> VLM
         vlm = VLM(_with_lora(vlm.model, options), vlm.processor, vlm.name)
     _freeze(vlm.model, options.freeze)
     if options.gradient_checkpointing and for_training:
-        vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        _checkpoint_activations(vlm.model)
         if options.train == "lora":
             vlm.model.enable_input_require_grads()
     if not any(parameter.requires_grad for parameter in vlm.model.parameters()):
         raise ModelError(f"No parameter of {options.path!r} is left to train with freeze={options.freeze!r}.")
     return vlm
+
+
+def _checkpoint_activations(model: Any) -> None:  # noqa: ANN401 -- transformers is untyped
+    arguments = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):  # as newer versions of transformers call it
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=arguments)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=arguments)
 
 
 def part_of(name: str) -> str:
@@ -181,7 +193,9 @@ def _with_lora(model: Any, options: ModelOptions) -> Any:  # noqa: ANN401 -- tra
         target_modules=targets if isinstance(targets, str) else list(targets),
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # PEFT asks transformers by a name that is going out of use.
+        warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated", category=FutureWarning)
         torch.manual_seed(options.seed)
         return peft.get_peft_model(model, config)
 

@@ -7,6 +7,6 @@ from agile_gym.learner.module import VLMModule
 from agile_gym.learner.registering import NAME, register
 from agile_gym.learner.rllib_learner import TokenLearner
 
-__all__ = ["NAME", "GRPO", "GRPOConfig", "TokenLearner", "VLMEnvRunner", "VLMModule"]
+__all__ = ["GRPO", "NAME", "GRPOConfig", "TokenLearner", "VLMEnvRunner", "VLMModule"]
 
 register()

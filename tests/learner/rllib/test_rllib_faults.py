@@ -1,0 +1,156 @@
+"""Several runners and learners: the same training as one of each, and as one that is disturbed."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+from faulty_parts import FaultyEnv
+from rllib_parts import Watched, difference, texts, train, weights
+
+ITERATIONS = 3
+
+
+def faulty(config, folder):
+    config.algo_class = Watched
+    folder.mkdir(exist_ok=True)
+    return config.environment(FaultyEnv, env_config={**config.env_config, "folder": str(folder)})
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """Keeps the undisturbed training of one process."""
+    return {}
+
+
+@pytest.fixture
+def expected(make_config, build, tmp_path, alone):
+    """Return groups, weights and what was told of three undisturbed iterations with one runner and one learner."""
+    if not alone:
+        algorithm = build(faulty(make_config(lr=1e-4), tmp_path / "none"))
+        alone["told"] = train(algorithm, ITERATIONS)
+        alone["texts"] = texts(algorithm)
+        alone["weights"] = weights(algorithm)
+    return alone
+
+
+def assert_same(told, algorithm, expected, tolerance=1e-4):
+    assert texts(algorithm) == expected["texts"]
+    assert difference(weights(algorithm), expected["weights"]) <= tolerance
+    for mine, other in zip(told, expected["told"], strict=True):
+        assert mine == pytest.approx(other, rel=1e-3, abs=1e-4)
+
+
+def pids(algorithm, group):
+    """Return the processes of runners or learners."""
+    if group == "runners":
+        return algorithm.env_runner_group.foreach_env_runner(lambda runner: os.getpid(), local_env_runner=False)
+    found = algorithm.learner_group.foreach_learner(lambda learner: os.getpid())
+    return [result.get() for result in found.result_or_errors]
+
+
+def test_two_runners_and_two_learners_whatever_happens_to_them(make_config, build, tmp_path, expected):
+    """One algorithm for all of it, as processes take long to start."""
+    folder = tmp_path / "faults"
+    config = faulty(make_config(runners=2, learners=2, lr=1e-4), folder)
+    config.env_runners(sample_timeout_s=6)
+    algorithm = build(config)
+    path = algorithm.save_to_path(tmp_path / "beginning")
+
+    def begin():
+        algorithm.restore_from_path(path)
+        algorithm.__dict__["seen"] = []
+
+    begin()
+    assert_same(train(algorithm, ITERATIONS), algorithm, expected)
+
+    begin()
+    told = train(algorithm)
+    (folder / "kill").touch()  # a runner dies in the middle of its groups
+    told += train(algorithm)
+    assert not (folder / "kill").exists()
+    (folder / "hang").touch()
+    start = time.perf_counter()
+    told += train(algorithm)
+    assert not (folder / "hang").exists()
+    assert time.perf_counter() - start > 6
+    assert_same(told, algorithm, expected)
+
+    begin()
+    told = []
+    for number in range(ITERATIONS):
+        (folder / f"raise-{number}").touch()  # an environment raises, and plays on when it is tried again
+        told += train(algorithm)
+        assert algorithm.told["group_retries"] == 1
+    assert_same(told, algorithm, expected)
+
+    begin()
+    told = train(algorithm)
+    for pid in pids(algorithm, "runners"):  # between two iterations
+        os.kill(pid, signal.SIGKILL)
+    told += train(algorithm)
+    os.kill(pids(algorithm, "learners")[0], signal.SIGKILL)
+    told += train(algorithm)
+    assert_same(told, algorithm, expected)
+    assert algorithm.told["learners_rebuilt"] == 1
+
+    begin()
+    told = train(algorithm, 2)
+    victim = pids(algorithm, "learners")[1]
+    real = algorithm.learner_group.update
+
+    def update(**kwargs):  # the learner dies some milliseconds after its update has begun
+        threading.Timer(0.1, os.kill, (victim, signal.SIGKILL)).start()
+        return real(**kwargs)
+
+    algorithm.learner_group.update = update
+    told += train(algorithm)
+    assert_same(told, algorithm, expected)
+    assert algorithm.told["learners_rebuilt"] == 2
+
+
+def test_other_numbers_of_runners_and_learners_go_on_from_a_checkpoint(make_config, build, tmp_path, expected):
+    first = build(faulty(make_config(lr=1e-4), tmp_path / "none"))
+    told = train(first)
+    path = first.save_to_path(tmp_path / "checkpoint")
+    second = build(faulty(make_config(runners=1, learners=1, lr=1e-4), tmp_path / "none"))
+    second.restore_from_path(path)
+    second.seen = list(first.seen)
+    told += train(second)
+    path = second.save_to_path(tmp_path / "checkpoint")
+    first.restore_from_path(path)
+    first.seen = list(second.seen)
+    told += train(first)
+    assert_same(told, first, expected, tolerance=2e-5)
+
+
+def test_puzzles_that_are_always_broken_are_given_up_and_counted(make_config, build, tmp_path, expected):
+    folder = tmp_path / "broken"
+    algorithm = build(faulty(make_config(lr=1e-4, group_retries=2), folder))
+    (folder / "always").touch()
+    told = train(algorithm, ITERATIONS)
+    whole = {index: episodes for entry in expected["texts"] for index, episodes in entry.items()}
+    played = [group.spec for batch in algorithm.seen for group in batch.played]
+    assert len({spec.index for spec in played}) == len(played)
+    assert all(spec.seed % 3 for spec in played)
+    lost = sum(entry["groups_lost"] for entry in told)
+    assert 0 < lost == 6 * ITERATIONS - len(played)
+    assert sum(entry["groups_played"] for entry in told) == len(played)
+    assert texts(algorithm)[0] == {
+        index: episodes for index, episodes in expected["texts"][0].items() if index in texts(algorithm)[0]
+    }
+    assert set(texts(algorithm)[0]) <= set(whole)
+
+
+def test_environment_in_which_nothing_can_be_played(make_config, build, tmp_path):
+    folder = tmp_path / "broken"
+    config = faulty(make_config(group_retries=1), folder)
+    config.environment(BrokenEnv, env_config=config.env_config)
+    with pytest.raises(RuntimeError, match=r"None of 6 groups could be played.*this puzzle is broken"):
+        build(config).training_step()
+
+
+class BrokenEnv(FaultyEnv):
+    def step(self, action):
+        raise ZeroDivisionError("this puzzle is broken")
