@@ -141,7 +141,9 @@ class GRPO(Algorithm):
             if group is not None and group.num_remote_env_runners():
                 for mistake in group.foreach_env_runner("get_mistake", local_env_runner=False):
                     if mistake is not None:
-                        self.stop()
+                        for other in filter(None, groups):
+                            other.stop()
+                        self.learner_group.shutdown()
                         raise ConfigurationError(mistake)
 
     def _share_module(self) -> None:
@@ -265,10 +267,25 @@ class GRPO(Algorithm):
 
         Returns:
             (N,) float64, in the order of groups and their episodes.
+
+        Raises:
+            ConfigurationError: If ``reward_fn`` does not return a finite number.
         """
         function = self.config.reward_fn
         episodes = [episode for group in groups for episode in group.episodes]
-        values = [float(e.reward["total"]) if function is None else float(function(e)) for e in episodes]
+        if function is None:
+            return np.array([e.reward["total"] for e in episodes], np.float64)
+        values: list[float] = []
+        for episode in episodes:
+            given = function(episode)
+            try:
+                values.append(float(given))
+            except (TypeError, ValueError):
+                values.append(np.nan)
+            if not np.isfinite(values[-1]):
+                raise ConfigurationError(
+                    f"reward_fn returned {given!r:.100} for the episode {episode.id!r}; it must return a finite number."
+                )
         return np.array(values, np.float64)
 
     def compare(self, returns: NDArray[np.float64], groups: Sequence[int]) -> GroupAdvantages:

@@ -84,8 +84,8 @@ def check_checkpoint(path: Path) -> None:
         expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
     except FileNotFoundError as error:
         raise ConfigurationError(
-            f"{str(path)!r} is not a checkpoint of GRPO, or was not written to its end: {MANIFEST} is missing. Give the "
-            "folder that save_to_path has written."
+            f"{str(path)!r} is not a checkpoint of GRPO, or was not written to its end: {MANIFEST} is missing. Give "
+            "the folder that save_to_path has written."
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigurationError(_damaged(path, MANIFEST, "cannot be read")) from error

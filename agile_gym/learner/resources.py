@@ -84,8 +84,8 @@ def check_fits(needs: Sequence[ActorNeeds], nodes: Sequence[Mapping[str, float]]
                 )
             else:
                 hint = (
-                    "Use fewer processes, give each a part of a GPU (num_gpus_per_env_runner, num_gpus_per_learner), or "
-                    "none: 0."
+                    "Use fewer processes, give each a part of a GPU (num_gpus_per_env_runner, num_gpus_per_learner), "
+                    "or none: 0."
                 )
             raise ConfigurationError(
                 f"This needs {total:g} {name}s ({told}), and Ray has {have:g}. {hint} If the cluster grows on demand, "

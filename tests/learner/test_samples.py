@@ -1,5 +1,6 @@
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -107,7 +108,7 @@ def test_micro_batches_hold_every_sample_once_within_their_limit(lengths, limit)
     assert Counter(id(sample) for batch in batches for sample in batch) == Counter(map(id, samples))
     assert all(len(batch) == 1 or len(batch) * max(map(len, batch)) <= limit for batch in batches)
     # No two neighbours would have fitted into one.
-    for first, second in zip(batches, batches[1:], strict=False):
+    for first, second in pairwise(batches):
         assert (len(first) + 1) * max(map(len, first)) > limit
         assert min(map(len, first)) >= max(map(len, second))
 

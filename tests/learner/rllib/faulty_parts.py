@@ -17,7 +17,7 @@ def once(folder, name):
 
 
 class FaultyEnv(JigsawVisionEnv):
-    """Fails as files in a folder ask for: ``kill`` and ``hang`` once, ``raise-N`` each once, ``always`` for some puzzles."""
+    """Fails as files ask for: ``kill``, ``hang`` and each ``raise-N`` once, ``always`` in some puzzles."""
 
     def __init__(self, *, folder, **options):
         super().__init__(**options)
