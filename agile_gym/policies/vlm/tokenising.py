@@ -35,11 +35,12 @@ def tokenise_transcript(
     Raises:
         ConfigurationError: If the transcript was stored without its images.
     """
-    marks = transcript.prompt.count("<image>")
-    if marks != len(transcript.prompt_images):
+    shown = [(transcript.prompt, transcript.prompt_images)]
+    shown += [(turn.feedback, turn.images) for turn in transcript.turns[:-1]]
+    if any(text.count("<image>") != len(images) for text, images in shown):
         raise ConfigurationError(
-            f"The transcript {transcript.id!r} holds {len(transcript.prompt_images)} images for {marks} image marks. "
-            "Record it with its images to train on it."
+            f"The transcript {transcript.id!r} was stored without all its images. Record it with its images to train on "
+            "it."
         )
     chunks = [(chat.opening(transcript.prompt, transcript.prompt_images), -1)]
     for number, turn in enumerate(transcript.turns):
