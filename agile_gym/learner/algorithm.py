@@ -86,6 +86,11 @@ class GRPO(Algorithm):
     seed and the group's number: not from the number of runners, nor from what went wrong.
     """
 
+    config: Any  # a GRPOConfig, which RLlib takes for one of any algorithm
+    learner_group: Any
+    env_runner_group: Any
+    eval_env_runner_group: Any
+
     @classmethod
     def get_default_config(cls) -> GRPOConfig:
         """Return the default configuration."""
@@ -402,7 +407,11 @@ class GRPO(Algorithm):
             ConfigurationError: If the learner wrote it to another machine's disk.
         """
         folder = Path(path).resolve()
-        self.learner_group.foreach_learner(lambda learner: learner.save_pretrained(str(folder)))
+
+        def write(learner: Any) -> None:  # noqa: ANN401 -- a TokenLearner
+            learner.save_pretrained(str(folder))
+
+        self.learner_group.foreach_learner(write)
         if not any(folder.glob("*.safetensors")):
             raise ConfigurationError(
                 f"The learner wrote the model to its own disk, not to {folder} of this machine. Give a folder that all "
@@ -425,7 +434,7 @@ class GRPO(Algorithm):
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Take over a state."""
-        super().set_state(state)
+        super().set_state(dict(state))
         self._snapshot = None
         if GRPO_RESULTS in state:
             self._groups_begun = state[GRPO_RESULTS]["groups_begun"]
@@ -470,7 +479,8 @@ class GRPO(Algorithm):
         if filesystem is None and isinstance(path, str | Path) and "://" not in str(path):
             check_checkpoint(Path(path).absolute())
             path = str(Path(path).absolute())
-        return cast("GRPO", super().from_checkpoint(path, filesystem=filesystem, **kwargs))
+        located: Any = path
+        return cast("GRPO", super().from_checkpoint(located, filesystem=filesystem, **kwargs))
 
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- RLlib's
         """Take over a checkpoint.

@@ -8,8 +8,9 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.utils.from_config import NotProvided
 
 from agile_gym.arguments import is_number, is_whole
 from agile_gym.errors import ConfigurationError, did_you_mean
@@ -25,6 +26,7 @@ __all__ = ["GRPOConfig"]
 RewardFunction = Callable[[Transcript], float]
 _LOSSES = ("grpo", "dr_grpo", "dapo", "gspo", SUPERVISED)
 _WHOLE = 10**9
+_NOT_GIVEN: Any = NotProvided
 _EVALUATION_KEYS = frozenset({"env_config", "explore"})
 
 mute_notices()
@@ -121,43 +123,43 @@ class GRPOConfig(AlgorithmConfig):
         self._model_config = ModelOptions.from_mapping({**known, **options}).to_mapping()
         return self
 
-    def training(  # type: ignore[override]
+    def training(
         self,
         *,
-        loss: str = NotProvided,
-        clip_low: float = NotProvided,
-        clip_high: float = NotProvided,
-        kl_weight: float = NotProvided,
-        entropy_weight: float = NotProvided,
-        max_loss_tokens: int | None = NotProvided,
-        group_size: int = NotProvided,
-        groups_per_iteration: int = NotProvided,
-        advantage_scale: str = NotProvided,
-        leave_one_out: bool = NotProvided,
-        drop_constant_groups: bool = NotProvided,
-        resample_rounds: int = NotProvided,
-        mask_truncated: bool = NotProvided,
-        reward_fn: RewardFunction | None = NotProvided,
-        tasks: Sequence[TaskMix | Mapping[str, Any]] = NotProvided,
-        curriculum: bool = NotProvided,
-        num_minibatches: int = NotProvided,
-        micro_batch_tokens: int = NotProvided,
-        adam_betas: tuple[float, float] = NotProvided,
-        weight_decay: float = NotProvided,
-        lr_schedule: str = NotProvided,
-        lr_warmup_steps: int = NotProvided,
-        lr_total_steps: int | None = NotProvided,
-        lr_lowest: float = NotProvided,
-        temperature: float = NotProvided,
-        max_new_tokens: int = NotProvided,
-        window: int | None = NotProvided,
-        reuse_cache: bool = NotProvided,
-        rollout_batch: int = NotProvided,
-        policy_class: Any = NotProvided,  # noqa: ANN401 -- makes a policy
-        group_retries: int = NotProvided,
-        learner_snapshots: bool = NotProvided,
-        check_resources: bool = NotProvided,
-        torch_threads_per_actor: int | None = NotProvided,
+        loss: str = _NOT_GIVEN,
+        clip_low: float = _NOT_GIVEN,
+        clip_high: float = _NOT_GIVEN,
+        kl_weight: float = _NOT_GIVEN,
+        entropy_weight: float = _NOT_GIVEN,
+        max_loss_tokens: int | None = _NOT_GIVEN,
+        group_size: int = _NOT_GIVEN,
+        groups_per_iteration: int = _NOT_GIVEN,
+        advantage_scale: str = _NOT_GIVEN,
+        leave_one_out: bool = _NOT_GIVEN,
+        drop_constant_groups: bool = _NOT_GIVEN,
+        resample_rounds: int = _NOT_GIVEN,
+        mask_truncated: bool = _NOT_GIVEN,
+        reward_fn: RewardFunction | None = _NOT_GIVEN,
+        tasks: Sequence[TaskMix | Mapping[str, Any]] = _NOT_GIVEN,
+        curriculum: bool = _NOT_GIVEN,
+        num_minibatches: int = _NOT_GIVEN,
+        micro_batch_tokens: int = _NOT_GIVEN,
+        adam_betas: tuple[float, float] = _NOT_GIVEN,
+        weight_decay: float = _NOT_GIVEN,
+        lr_schedule: str = _NOT_GIVEN,
+        lr_warmup_steps: int = _NOT_GIVEN,
+        lr_total_steps: int | None = _NOT_GIVEN,
+        lr_lowest: float = _NOT_GIVEN,
+        temperature: float = _NOT_GIVEN,
+        max_new_tokens: int = _NOT_GIVEN,
+        window: int | None = _NOT_GIVEN,
+        reuse_cache: bool = _NOT_GIVEN,
+        rollout_batch: int = _NOT_GIVEN,
+        policy_class: Any = _NOT_GIVEN,  # noqa: ANN401 -- makes a policy
+        group_retries: int = _NOT_GIVEN,
+        learner_snapshots: bool = _NOT_GIVEN,
+        check_resources: bool = _NOT_GIVEN,
+        torch_threads_per_actor: int | None = _NOT_GIVEN,
         **kwargs: Any,  # noqa: ANN401 -- RLlib's
     ) -> Self:
         """Set how the model is trained; RLlib's ``lr``, ``grad_clip`` and ``num_epochs`` too.
@@ -210,7 +212,7 @@ class GRPOConfig(AlgorithmConfig):
                 raise ConfigurationError(f"GRPO has no setting {name!r}. {did_you_mean(name, allowed | set(given))}")
         super().training(**kwargs)
         for name, value in given.items():
-            if value is not NotProvided:
+            if value is not _NOT_GIVEN:
                 setattr(self, name, value)
         return self
 

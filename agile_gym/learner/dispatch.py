@@ -123,7 +123,7 @@ def _ask(
     silent = set(parts) - {reply.runner for reply in replies}
     for number in silent & set(runners.healthy_env_runner_ids()):
         _logger.warning("Runner %d did not answer in %.0f s; it is stopped, and another one started.", number, timeout)
-        manager = runners._worker_manager
+        manager = runners._worker_manager  # pyright: ignore[reportPrivateUsage] -- RLlib has no other way
         ray.kill(manager.actors()[number], no_restart=False)
         manager.set_actor_state(number, healthy=False)
     return replies

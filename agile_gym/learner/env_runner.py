@@ -31,9 +31,9 @@ from ray.rllib.utils.metrics import (
     SAMPLE_TIMER,
     WEIGHTS_SEQ_NO,
 )
-from ray.tune.registry import ENV_CREATOR, _global_registry
+from ray.tune.registry import ENV_CREATOR, _global_registry  # pyright: ignore[reportPrivateUsage] -- no public look-up
 
-import agile_gym  # noqa: F401 -- registers the environments in this process
+import agile_gym
 from agile_gym.errors import AgileGymError, ConfigurationError
 from agile_gym.learner.groups import GroupPlay, play_groups
 from agile_gym.learner.module import VLMModule
@@ -88,6 +88,8 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         mistake: Why this runner cannot play, or None.
     """
 
+    config: Any  # a GRPOConfig, which RLlib takes for one of any algorithm
+
     def __init__(self, *, config: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- RLlib's
         """Make environments and the module.
 
@@ -102,7 +104,8 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         gpus = self.config.num_gpus_per_env_runner if self.worker_index else 0
         if not self.worker_index and torch.cuda.is_available() and self.config.num_gpus_per_learner:
             gpus = self.config.num_gpus_per_learner
-        self._device = get_device(self.config, gpus)
+        agile_gym.register_all()  # in this process
+        self._device: Any = get_device(self.config, gpus)
         self._weights_seq_no = 0
         self._sampled = 0
         self._tasks: tuple[TaskMix, ...] = self.config.task_mix()
@@ -164,7 +167,8 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
     def make_module(self) -> None:
         """Load the model."""
         spec = self.config.get_rl_module_spec(spaces=self.get_spaces(), inference_only=True)
-        self.share_module(spec.build().to(self._device))
+        module: Any = spec.build()
+        self.share_module(module.to(self._device))
 
     def share_module(self, module: VLMModule) -> None:
         """Play with a module that is at hand, such as that of a learner in this process."""
@@ -315,12 +319,12 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             return
         if COMPONENT_RL_MODULE in state:
             number = state.get(WEIGHTS_SEQ_NO, 0)
-            shared = not cast(VLMModule, self.module).inference_only  # a learner of this process has them already
+            shared = not self.module.inference_only  # a learner of this process has them already
             if (number == 0 or number != self._weights_seq_no) and not shared:
                 weights = state[COMPONENT_RL_MODULE]
                 if isinstance(weights, ray.ObjectRef):
                     weights = ray.get(weights)
-                cast(VLMModule, self.module).set_state(weights.get(DEFAULT_MODULE_ID, weights))
+                self.module.set_state(weights.get(DEFAULT_MODULE_ID, weights))
             self._weights_seq_no = number or self._weights_seq_no
         self._sampled = state.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, self._sampled)
 

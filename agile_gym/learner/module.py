@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ class VLMModule(TorchRLModule):
         return Scorer(self.vlm, self.chat, temperature=temperature)
 
     @contextmanager
-    def reference(self) -> Iterator[None]:
+    def reference(self) -> Generator[None]:
         """Let the adapter be off: the model is then what it was before training.
 
         Raises:

@@ -10,7 +10,7 @@ name up in the cluster.
 
 from __future__ import annotations
 
-from ray.tune.registry import TRAINABLE_CLASS, _global_registry, register_trainable
+from ray.tune import registry
 
 __all__ = ["NAME", "register"]
 
@@ -20,7 +20,7 @@ NAME = "AgileGRPO"
 
 def register() -> None:
     """Register the algorithm, once in a process."""
-    if not _global_registry.contains(TRAINABLE_CLASS, NAME):
+    if not registry._global_registry.contains(registry.TRAINABLE_CLASS, NAME):  # pyright: ignore[reportPrivateUsage] -- no public look-up
         from agile_gym.learner.algorithm import GRPO
 
-        register_trainable(NAME, GRPO)
+        registry.register_trainable(NAME, GRPO)

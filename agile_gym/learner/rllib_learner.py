@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import tree
+import tree  # pyright: ignore[reportMissingTypeStubs] -- it has none
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
@@ -65,6 +65,10 @@ class TokenLearner(TorchLearner):
     Several learners add up their gradients, so that they take the very steps of a single one.
     """
 
+    config: Any  # a GRPOConfig, which RLlib takes for one of any algorithm
+    module: Any
+    _module: Any
+
     def build(self) -> None:
         """Make the module and the optimiser."""
         threads = self.config.torch_threads_per_actor
@@ -84,7 +88,7 @@ class TokenLearner(TorchLearner):
     def _vlm_module(self) -> VLMModule:
         return self.module[DEFAULT_MODULE_ID].unwrapped()
 
-    def get_parameters(self, module: RLModule) -> list[Any]:
+    def get_parameters(self, module: Any) -> list[Any]:  # noqa: ANN401 -- a VLMModule
         """Return the parameters that are trained."""
         return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
@@ -197,7 +201,7 @@ class TokenLearner(TorchLearner):
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Take over a state, be it older or newer."""
         self._weights_seq_no = -1  # else RLlib would keep the weights where the state is not newer
-        super().set_state(state)
+        super().set_state(dict(state))
         self._steps = state.get(_STEPS, self._steps)
 
     def save_to_path(self, path: Any = None, **kwargs: Any) -> str:  # noqa: ANN401 -- RLlib's
@@ -213,7 +217,8 @@ class TokenLearner(TorchLearner):
         def copied(value: Any) -> Any:  # noqa: ANN401 -- any leaf
             return np.array(value) if isinstance(value, np.ndarray) else value
 
-        super()._set_optimizer_state(tree.map_structure(copied, state))
+        own: Any = tree.map_structure(copied, state)
+        super()._set_optimizer_state(own)
         for group in self.get_optimizer(DEFAULT_MODULE_ID).param_groups:
             group["betas"] = tuple(group["betas"])
 

@@ -63,7 +63,7 @@ class SFTConfig(GRPOConfig):
             skip_mistakes: Whether turns that an expert got wrong on purpose are only read, not learned.
             max_tokens: Turns are left out at the end of episodes that have more tokens.
         """
-        given = {"batch_size": batch_size, "skip_mistakes": skip_mistakes, "max_tokens": max_tokens}
+        given: dict[str, Any] = {"batch_size": batch_size, "skip_mistakes": skip_mistakes, "max_tokens": max_tokens}
         given["transcripts"] = None if transcripts is None else str(transcripts)
         for name, value in given.items():
             if value is not None:

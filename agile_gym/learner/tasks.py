@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agile_gym.arguments import is_number
 from agile_gym.errors import ConfigurationError, did_you_mean
@@ -98,7 +99,8 @@ def make_group(index: int, *, seed: int, size: int, shares: Sequence[float], str
         The group; it follows from the arguments alone.
     """
     words = np.random.SeedSequence([seed, stream, index]).generate_state(size + 2)
-    task = int(np.searchsorted(np.cumsum(shares), words[0] / 2**32 * sum(shares), side="right"))
+    edges: NDArray[np.float64] = np.cumsum(shares)
+    task = int(np.count_nonzero(edges <= words[0] / 2**32 * sum(shares)))
     return GroupSpec(index, min(task, len(shares) - 1), int(words[1]), tuple(int(word) for word in words[2:]))
 
 

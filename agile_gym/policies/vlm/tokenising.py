@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # The types of transformers are incomplete.
-"""The tokens of an episode that somebody else played, as if the model had written it: what supervised training needs."""
+"""The tokens of an episode that somebody else played, as if the model had written it: for supervised training."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def tokenise_transcript(
     shown += [(turn.feedback, turn.images) for turn in transcript.turns[:-1]]
     if any(text.count("<image>") != len(images) for text, images in shown):
         raise ConfigurationError(
-            f"The transcript {transcript.id!r} was stored without all its images. Record it with its images to train on "
-            "it."
+            f"The transcript {transcript.id!r} was stored without all its images. Record it with its images to "
+            "train on it."
         )
     chunks = [(chat.opening(transcript.prompt, transcript.prompt_images), -1)]
     for number, turn in enumerate(transcript.turns):
