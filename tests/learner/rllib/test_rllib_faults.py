@@ -154,3 +154,49 @@ def test_environment_in_which_nothing_can_be_played(make_config, build, tmp_path
 class BrokenEnv(FaultyEnv):
     def step(self, action):
         raise ZeroDivisionError("this puzzle is broken")
+
+
+def test_adapters_and_evaluation_in_processes_of_their_own(make_config, build, tmp_path):
+    vlm = {"train": "lora", "lora_rank": 4}
+    changes = {"env_config": {"split": "test"}, "max_new_tokens": 5}
+
+    def make(**where):
+        config = make_config(vlm=vlm, lr=0.01, **where)
+        config.algo_class = Watched
+        return config
+
+    spread = build(make(runners=1, learners=1).evaluation(evaluation_num_env_runners=1, evaluation_config=changes))
+    whole = build(make().evaluation(evaluation_config={"env_config": {"split": "test"}}))
+    assert train(spread, 2) == [pytest.approx(entry, rel=1e-3, abs=1e-4) for entry in train(whole, 2)]
+    assert texts(spread) == texts(whole)
+    assert difference(weights(spread), weights(whole)) < 1e-4
+    assert all("lora_" in name for name in weights(spread))
+
+    short, long = spread.evaluate(), whole.evaluate()
+    assert (short["tokens"], long["tokens"]) == (10, 16)  # two turns of five and of eight tokens
+    assert short["acc"] == long["acc"]
+    other = build(make(max_new_tokens=5).evaluation(evaluation_config={"env_config": {"split": "test"}}))
+    other.restore_from_path(spread.save_to_path(tmp_path / "checkpoint"))
+    assert other.evaluate() == short
+
+    # The disk of the learner is full: RLlib would not tell.
+    path = tmp_path / "checkpoint"
+    spread.save_to_path(path)
+    kept, kept_weights = path.joinpath("manifest.json").read_bytes(), weights(spread)
+    train(spread)
+    spread.learner_group.foreach_learner(fill_disk)
+    with pytest.raises(OSError, match="could not write"):
+        spread.save_to_path(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint"]
+    assert path.joinpath("manifest.json").read_bytes() == kept
+    whole.restore_from_path(path)
+    assert difference(weights(whole), kept_weights) == 0
+
+
+def fill_disk(learner):
+    """Let a learner write no file of more than a few bytes."""
+    import resource
+    import signal
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
