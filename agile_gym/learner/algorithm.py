@@ -33,7 +33,7 @@ from ray.rllib.utils.metrics import (
     TIMERS,
 )
 
-from agile_gym.errors import ConfigurationError
+from agile_gym.errors import ConfigurationError, ModelError
 from agile_gym.learner.advantages import GroupAdvantages, group_advantages
 from agile_gym.learner.checkpoints import check_checkpoint, replace_checkpoint
 from agile_gym.learner.config import GRPOConfig
@@ -405,13 +405,15 @@ class GRPO(Algorithm):
 
         Raises:
             ConfigurationError: If the learner wrote it to another machine's disk.
+            OSError: If it cannot be written.
         """
         folder = Path(path).resolve()
 
-        def write(learner: Any) -> None:  # noqa: ANN401 -- a TokenLearner
-            learner.save_pretrained(str(folder))
+        def write(learner: Any) -> str | None:  # noqa: ANN401 -- a TokenLearner
+            return learner.save_pretrained(str(folder))
 
-        self.learner_group.foreach_learner(write)
+        for mistake in self._learners_say(write):
+            raise OSError(f"The model could not be written to {folder}: {mistake}")
         if not any(folder.glob("*.safetensors")):
             raise ConfigurationError(
                 f"The learner wrote the model to its own disk, not to {folder} of this machine. Give a folder that all "
@@ -494,3 +496,18 @@ class GRPO(Algorithm):
             check_checkpoint(Path(path))
         super().restore_from_path(path, *args, **kwargs)
         self._snapshot = None
+
+        def say(learner: Any) -> str | None:  # noqa: ANN401 -- a TokenLearner
+            return learner.restore_error
+
+        for mistake in self._learners_say(say):
+            raise ModelError(f"The checkpoint {str(path)!r} cannot be taken over. {mistake}")
+
+    def _learners_say(self, ask: Any) -> list[str]:  # noqa: ANN401 -- a function of a learner
+        """Ask all learners what went wrong, and return what they say."""
+        told: list[str] = []
+        for result in self.learner_group.foreach_learner(ask).result_or_errors:
+            if not result.ok:
+                raise result.get()
+            told += [] if result.get() is None else [result.get()]
+        return told

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+import torch
 
 from agile_gym.errors import ConfigurationError
 
@@ -104,6 +105,12 @@ def check_cluster(config: Any) -> None:  # noqa: ANN401 -- an AlgorithmConfig
     Raises:
         ConfigurationError: If it cannot.
     """
+    if config.num_gpus_per_learner and not config.num_learners and not torch.cuda.is_available():
+        raise ConfigurationError(
+            f"num_gpus_per_learner={config.num_gpus_per_learner:g} with num_learners=0: the learner runs in this "
+            "process, where torch finds no GPU. Set num_gpus_per_learner=0, or num_learners=1 to send it to a machine "
+            "with a GPU."
+        )
     needs = actor_needs(config)
     if not needs:
         return

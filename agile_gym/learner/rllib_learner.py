@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ COMPLETE = "complete.txt"
 """A file of this name is written last into a learner's part of a checkpoint."""
 
 _STEPS = "optimizer_steps"
+_logger = logging.getLogger(__name__)
 
 mute_notices()
 
@@ -75,6 +77,7 @@ class TokenLearner(TorchLearner):
         if threads and self.config.num_learners:
             torch.set_num_threads(threads)
         self._steps = 0
+        self.restore_error: str | None = None
         super().build()
         module = self._vlm_module
         self._ranks = Ranks(module.vlm.device, distributed=self.distributed)
@@ -161,6 +164,7 @@ class TokenLearner(TorchLearner):
                     self._steps += 1
         finally:
             module.model.eval()
+            self._updater.forget()  # the next samples show others, and would fill the memory
         metrics = _mean(logged)
         metrics["max_log_ratio_first"] = logged[0].get("max_log_ratio", 0.0)
         metrics["skipped_steps"] = float(self._updater.skipped - skipped)
@@ -187,10 +191,19 @@ class TokenLearner(TorchLearner):
         """Not used: losses are functions, see `agile_gym.learner.loss`."""
         raise NotImplementedError("Losses are computed by agile_gym.learner.updating.Updater.")
 
-    def save_pretrained(self, path: str) -> None:
-        """Write the model as a Hugging Face directory; only the first learner does."""
-        if self._ranks.rank == 0:
+    def save_pretrained(self, path: str) -> str | None:
+        """Write the model as a Hugging Face directory; only the first learner does.
+
+        Returns:
+            What went wrong, or None. Nothing is raised, as RLlib would take a learner that raises for dead.
+        """
+        if self._ranks.rank:
+            return None
+        try:
             self._vlm_module.save_pretrained(path)
+        except Exception as error:  # whatever the writers of its formats raise
+            return f"{type(error).__name__}: {error}"
+        return None
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 -- RLlib's
         """Return the state, with the number of steps taken."""
@@ -206,10 +219,26 @@ class TokenLearner(TorchLearner):
 
     def save_to_path(self, path: Any = None, **kwargs: Any) -> str:  # noqa: ANN401 -- RLlib's
         """Write the state, and a mark that it is complete, as RLlib does not tell of a learner that cannot write."""
-        folder = super().save_to_path(path, **kwargs)
+        try:
+            folder = super().save_to_path(path, **kwargs)
+        except OSError as error:
+            if not self.config.num_learners:
+                raise
+            _logger.warning("A checkpoint could not be written: %s", error)  # the driver misses the mark
+            return str(path)
         if Path(folder).is_dir():
             (Path(folder) / COMPLETE).write_text("All files of this learner were written.\n", encoding="utf-8")
         return folder
+
+    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- RLlib's
+        """Take over what was stored; a process of its own remembers an error, of which RLlib would not tell."""
+        self.restore_error = None
+        try:
+            super().restore_from_path(path, *args, **kwargs)
+        except Exception as error:
+            if not self.config.num_learners:
+                raise
+            self.restore_error = str(error)
 
     def _set_optimizer_state(self, state: Mapping[str, Any]) -> None:
         """Take over a copy: RLlib would let all learners of a machine share one piece of memory, and write into it."""

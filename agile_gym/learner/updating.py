@@ -105,6 +105,10 @@ class Updater:
             self.skipped += 1
         return {**self._metrics(stats), "grad_norm": norm}
 
+    def forget(self) -> None:
+        """Forget the images of samples that were trained on."""
+        self._scorer.forget()
+
     def _loss(self, micro: Sequence[Sample], totals: Totals) -> LossResult:
         options, scorer = self._options, self._scorer
         device = scorer.vlm.device

@@ -106,6 +106,10 @@ class Scorer:
         positions = relative_positions(self.vlm.model, Chunk(segment.ids, is_image, grids, len(images)))
         return PreparedSegment(segment.ids, is_image, positions, segment.mask, pixels)
 
+    def forget(self) -> None:
+        """Forget the images that were prepared, when others will come."""
+        self._known, self._room = {}, _CACHE_BYTES
+
     def _pixels(self, image: Image) -> Mapping[str, Any]:
         """Return the processor's tensors for an image, which episodes of one puzzle share."""
         key = (image.shape, image.tobytes())
@@ -114,7 +118,7 @@ class Scorer:
             pixels = _process(self.chat, image)
             size = sum(tensor.nbytes for tensor in pixels.values()) + image.nbytes
             if size > self._room:
-                self._known, self._room = {}, _CACHE_BYTES
+                self.forget()
             self._known[key] = pixels
             self._room -= size
         return pixels
@@ -140,7 +144,7 @@ class Scorer:
             is_image[number, :count] = row.is_image
             places[:, number, :count] = row.positions
         mask[:, 0] = False  # nothing stands before the first token that could predict it
-        before = mask[:, 1:].any(0)  # columns after which a model wrote
+        before: NDArray[np.bool_] = np.any(mask[:, 1:], axis=0)  # columns after which a model wrote
         before[0] |= not before.any()
         device, model = self.vlm.device, self.vlm.model
         arguments = collate_pixels(model, [pixels for row in rows for pixels in row.pixels])

@@ -139,6 +139,15 @@ def test_too_few_gpus(make_config):
         config.build_algo()
 
 
+def test_gpu_for_a_learner_in_a_process_without(make_config):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ConfigurationError, match=r"torch finds no GPU. Set num_gpus_per_learner=0"):
+        make_config().learners(num_gpus_per_learner=1).build_algo()
+
+
 def test_needs_of_a_configuration(make_config):
     config = make_config(runners=3, learners=2).evaluation(evaluation_num_env_runners=1)
     kinds = [(need.kind, need.count, need.cpus, need.gpus) for need in actor_needs(config)]

@@ -2,12 +2,14 @@
 
 import os
 import signal
-import threading
 import time
+from functools import partial
 
 import pytest
 from faulty_parts import FaultyEnv
 from rllib_parts import Watched, difference, texts, train, weights
+
+from agile_gym.errors import ModelError
 
 ITERATIONS = 3
 
@@ -97,17 +99,33 @@ def test_two_runners_and_two_learners_whatever_happens_to_them(make_config, buil
 
     begin()
     told = train(algorithm, 2)
-    victim = pids(algorithm, "learners")[1]
-    real = algorithm.learner_group.update
-
-    def update(**kwargs):  # the learner dies some milliseconds after its update has begun
-        threading.Timer(0.1, os.kill, (victim, signal.SIGKILL)).start()
-        return real(**kwargs)
-
-    algorithm.learner_group.update = update
+    algorithm.learner_group.foreach_learner(partial(die_in_step, 2), remote_actor_ids=[1])
     told += train(algorithm)
     assert_same(told, algorithm, expected)
     assert algorithm.told["learners_rebuilt"] == 2
+
+    # One of them has nothing to do, and takes the same step.
+    before = weights(algorithm)
+    algorithm.learn(algorithm.make_samples(algorithm.seen[-1])[:1])
+    first, second = (result.get() for result in algorithm.learner_group.foreach_learner(own_weights).result_or_errors)
+    assert difference(first, second) == 0 < difference(first, before)
+
+
+def die_in_step(count, learner):
+    """Let a learner die in the middle of an update, in its step of this number."""
+    real, steps = learner._updater.step, []
+
+    def step(samples):
+        steps.append(1)
+        if len(steps) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(samples)
+
+    learner._updater.step = step
+
+
+def own_weights(learner):
+    return learner.module["default_policy"].get_state()
 
 
 def test_other_numbers_of_runners_and_learners_go_on_from_a_checkpoint(make_config, build, tmp_path, expected):
@@ -184,19 +202,31 @@ def test_adapters_and_evaluation_in_processes_of_their_own(make_config, build, t
     spread.save_to_path(path)
     kept, kept_weights = path.joinpath("manifest.json").read_bytes(), weights(spread)
     train(spread)
-    spread.learner_group.foreach_learner(fill_disk)
+    spread.learner_group.foreach_learner(partial(limit_files, 2000))
     with pytest.raises(OSError, match="could not write"):
         spread.save_to_path(path)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint"]
+    with pytest.raises(OSError, match="model could not be written"):
+        spread.save_pretrained(tmp_path / "adapter")
+    assert {entry.name for entry in tmp_path.iterdir()} <= {"checkpoint", "adapter"}
     assert path.joinpath("manifest.json").read_bytes() == kept
     whole.restore_from_path(path)
     assert difference(weights(whole), kept_weights) == 0
+    spread.learner_group.foreach_learner(partial(limit_files, -1))
+    told = train(spread)  # it goes on
+    assert told[0]["groups_played"] == 6
+    spread.save_to_path(path)
+    assert spread.told["learners_rebuilt"] == 0
+
+    # RLlib would not tell either that the checkpoint is of another model.
+    stranger = build(make_config()).save_to_path(tmp_path / "stranger")
+    with pytest.raises(ModelError, match="belong to another model"):
+        spread.restore_from_path(stranger)
 
 
-def fill_disk(learner):
-    """Let a learner write no file of more than a few bytes."""
+def limit_files(size, learner):
+    """Let a learner write no file of more bytes, or of any number again."""
     import resource
     import signal
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))

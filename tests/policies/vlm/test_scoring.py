@@ -109,6 +109,9 @@ def test_pixels_are_prepared_once_for_episodes_that_share_them(loaded, played, m
     assert once == len({image.tobytes() for image in played("llava")[0].images})
     second = prepare(scorer, played("llava")[:1])
     assert len(count) == once
+    scorer.forget()
+    prepare(scorer, played("llava")[:1])
+    assert len(count) == 2 * once
     monkeypatch.setattr(scoring, "_CACHE_BYTES", 1)
     small = Scorer(vlm, ChatFormat(vlm.processor))
     third = prepare(small, played("llava")[:1])  # no room: it is made anew, and the same
