@@ -125,7 +125,7 @@ def die_in_step(count, learner):
 
 
 def own_weights(learner):
-    return learner.module["default_policy"].get_state()
+    return learner.module["default_policy"].get_state(inference_only=True)
 
 
 def test_other_numbers_of_runners_and_learners_go_on_from_a_checkpoint(make_config, build, tmp_path, expected):
