@@ -1,4 +1,5 @@
 import importlib
+import importlib.util
 import json
 import os
 import pkgutil
@@ -78,10 +79,16 @@ def test_import_brings_nothing_heavy(tmp_path):
 
 @pytest.mark.parametrize("name", ["agile_gym", *MODULES])
 def test_every_public_name_exists(name):
-    module = importlib.import_module(name)
-    names = module.__all__
+    try:
+        module = importlib.import_module(name)
+        names = module.__all__
+        missing = [public for public in names if not hasattr(module, public)]
+    except ImportError as error:
+        if importlib.util.find_spec("ray") is None and name.startswith(("agile_gym.learner", "agile_gym.training")):
+            pytest.skip(f"Ray is not installed: {error}")
+        raise
     assert len(set(names)) == len(names)
-    assert [public for public in names if not hasattr(module, public)] == []
+    assert missing == []
 
 
 def test_names_of_the_package_that_are_imported_late_are_public():
