@@ -113,9 +113,7 @@ def _begin(
     return False
 
 
-def _step(
-    slot: _Slot, text: str, usage: TurnUsage, on_error: Callable[[EpisodeSpec, Exception], None] | None
-) -> bool:
+def _step(slot: _Slot, text: str, usage: TurnUsage, on_error: Callable[[EpisodeSpec, Exception], None] | None) -> bool:
     """Play a turn, and tell whether the episode is over, be it with an error."""
     try:
         return slot.step(text, usage)
