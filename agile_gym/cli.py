@@ -1,4 +1,4 @@
-"""The command line: ``agile-gym list | play | plan | eval | compare | view | export | tiny | coldstart | bench``."""
+"""The command line: ``agile-gym COMMAND``; ``agile-gym --help`` lists the commands."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from agile_gym.commands.eval import add_compare_command, add_eval_command
 from agile_gym.commands.export import add_export_command
 from agile_gym.commands.plan import add_plan_command
 from agile_gym.commands.tiny import add_tiny_command
+from agile_gym.commands.train import add_train_command
 from agile_gym.commands.view import add_view_command
 from agile_gym.errors import AgileGymError, ConfigurationError
 from agile_gym.terminal import one_line, show_all_characters
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     add_export_command(commands)
     add_tiny_command(commands)
     add_coldstart_command(commands)
+    add_train_command(commands)
 
     command = commands.add_parser("bench", help="measure the speed of the environment on this machine")
     command.add_argument("--seconds", type=float, default=1.0, help="time a figure (default: %(default)s)")

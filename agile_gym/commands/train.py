@@ -1,0 +1,87 @@
+"""``agile-gym train``: from photographs to a model that solves jigsaws, in one command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from agile_gym.commands.pairs import read_pairs
+from agile_gym.errors import ConfigurationError
+
+__all__ = ["add_train_command"]
+
+
+def add_train_command(commands: Any) -> None:  # noqa: ANN401 -- argparse has no public name for it
+    """Add the command."""
+    command = commands.add_parser(
+        "train",
+        help="train a model: cold start, GRPO, evaluation, report",
+        description="Trains a vision-language model: cold start, then GRPO, then evaluation, with a report.",
+    )
+    command.add_argument("--preset", default="tiny", help="tiny, agile_7b or a TOML file (default: %(default)s)")
+    command.add_argument("--print", dest="shown", metavar="PRESET", help="print a preset, and exit")
+    command.add_argument(
+        "--output", type=Path, default=Path("train"), metavar="DIR", help="the run's folder (default: %(default)s)"
+    )
+    command.add_argument("--images", help="photographs to train on (default: the built-in ones)")
+    command.add_argument("--test-images", help="photographs to test on (default: a split of the others)")
+    command.add_argument("--model", help="folder or name of a model (default: the preset's)")
+    command.add_argument("--seed", type=int, help="seed of everything (default: the preset's)")
+    command.add_argument("--runners", type=int, help="processes that play (default: the preset's)")
+    command.add_argument("--learners", type=int, help="processes that learn (default: the preset's)")
+    command.add_argument(
+        "--set", dest="changes", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting"
+    )
+    command.add_argument("--resume", action="store_true", help="go on with a run that was interrupted")
+    command.add_argument("--overwrite", action="store_true", help="replace a run")
+    command.add_argument("--wandb", action="store_true", help="also send figures to Weights & Biases")
+    command.set_defaults(run=_train)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from agile_gym.errors import import_optional
+
+    import_optional("ray", extra="train", purpose="train")
+    from agile_gym.training.settings import preset_text, read_settings
+
+    if options.shown is not None:
+        print(preset_text(options.shown), end="")
+        return 0
+    changes = read_pairs(options.changes, "--set", "grpo.lr=1e-4")
+    for key, value in (
+        ("images.train", options.images),
+        ("images.test", options.test_images),
+        ("model.path", options.model),
+        ("seed", options.seed),
+        ("resources.runners", options.runners),
+        ("resources.learners", options.learners),
+    ):
+        if value is not None:
+            changes[key] = value
+    if options.resume and options.overwrite:
+        raise ConfigurationError("--resume and --overwrite exclude each other.")
+    preset = options.preset
+    there = options.output / "settings.toml"
+    if options.resume and there.exists():
+        preset = str(there)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the processor to others
+    from agile_gym.training.pipeline import Interrupted, TrainingRun
+
+    run = TrainingRun(
+        read_settings(preset, changes),
+        options.output,
+        resume=options.resume,
+        overwrite=options.overwrite,
+        wandb=options.wandb,
+    )
+    try:
+        report = run.run()
+    except Interrupted:
+        print(f"\nSaved. Go on with: agile-gym train --output {options.output} --resume", file=sys.stderr)
+        return 130
+    print(f"\nWritten: {report} (report), {options.output / 'grpo' / 'model'} (model)")
+    return 0

@@ -1,0 +1,352 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# The types of ray and torch are incomplete.
+"""A whole training run: eyes (of the tiny model), cold start, GRPO, evaluation, report. Every stage can be resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from agile_gym.coldstart import make_cold_start
+from agile_gym.envs.config import JigsawConfig
+from agile_gym.envs.jigsaw import open_source
+from agile_gym.errors import ConfigurationError, import_optional
+from agile_gym.evaluation import prepare_plan, summarize, summarize_cost, write_report
+from agile_gym.evaluation.session import Session
+from agile_gym.learner.model import TINY
+from agile_gym.policies.base import make_policy
+from agile_gym.rollout.files import write_text
+from agile_gym.rollout.reading import read_headers
+from agile_gym.training import stages
+from agile_gym.training.alarms import alarms
+from agile_gym.training.console import LiveTable
+from agile_gym.training.report import write_report as write_page
+from agile_gym.training.runlog import RunLog, flatten_result
+from agile_gym.training.settings import TrainSettings, format_settings, read_settings
+
+__all__ = ["Interrupted", "TrainingRun"]
+
+SETTINGS, STATE, REPORT = "settings.toml", "state.json", "report.html"
+KEPT_TRANSCRIPTS = 32
+"""Transcripts that are kept of each level, for the report."""
+
+
+class Interrupted(Exception):  # noqa: N818 -- it is no error
+    """The run was interrupted, after it was saved."""
+
+
+class TrainingRun:
+    """A run in a folder.
+
+    Attributes:
+        settings: The settings.
+        folder: ``settings.toml``, ``state.json``, ``metrics.jsonl``, ``metrics.csv``, a folder for each stage with its
+            ``model`` and ``checkpoint``, ``evaluation`` and ``report.html``.
+    """
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        folder: Path,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        wandb: bool = False,
+    ) -> None:
+        """Open the folder, and check what can be checked before anything takes long.
+
+        Args:
+            settings: The settings.
+            folder: The run's folder; it is made.
+            resume: Go on with the run that is there.
+            overwrite: Remove what is there.
+            wandb: Also send figures to Weights & Biases.
+
+        Raises:
+            ConfigurationError: If there is a run already and neither is asked for; if there is none to resume, or one
+                with other settings; if a setting is not allowed.
+            ImageError: If there are no photographs.
+            MissingDependencyError: If a package is missing.
+        """
+        import_optional("ray", extra="train", purpose="train")
+        import_optional("torch", extra="train", purpose="train")
+        self.settings, self.folder, self._wandb = settings, folder, wandb
+        self._stop = False
+        self._check_settings()
+        self._open(resume=resume, overwrite=overwrite)
+
+    def _check_settings(self) -> None:
+        settings = self.settings
+        for test in (False, True):
+            options = stages.environment_options(settings, test=test)
+            open_source(JigsawConfig.from_options(options))
+        prepare_plan(stages.evaluation_plan(settings, "model"))
+        stages.cold_start_config(settings)
+        model = settings.model.get("path", TINY)
+        stages.sft_config(settings, model, self.folder, 1).validate()
+        stages.grpo_config(settings, model).validate()
+        if model != TINY:
+            from agile_gym.policies.vlm.configs import check_config
+            from agile_gym.policies.vlm.loading import check_processor, load_config, load_processor
+
+            check_config(load_config(model), model)
+            check_processor(load_processor(model), model)
+
+    def _open(self, *, resume: bool, overwrite: bool) -> None:
+        path = self.folder / SETTINGS
+        if path.exists() and overwrite:
+            shutil.rmtree(self.folder)
+        if path.exists():
+            if not resume:
+                raise ConfigurationError(
+                    f"There is a run in {self.folder} already. Go on with it (--resume), replace it (--overwrite), or "
+                    "give another --output."
+                )
+            there = read_settings(str(path))
+            for name in ("seed", "images", "environment", "model", "eyes", "cold_start", "sft", "grpo"):
+                if getattr(there, name) != getattr(self.settings, name):
+                    raise ConfigurationError(
+                        f"The run in {self.folder} has other settings in [{name}]; resume it with those of {path}."
+                    )
+        elif resume:
+            raise ConfigurationError(f"There is no run in {self.folder} that could be resumed.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write(path, format_settings(self.settings))
+        state = self.folder / STATE
+        self._state: dict[str, Any] = json.loads(state.read_text("utf-8")) if state.exists() else {"done": []}
+
+    def _is_done(self, stage: str) -> bool:
+        return stage in self._state["done"]
+
+    def _finish(self, stage: str) -> None:
+        self._state["done"].append(stage)
+        _write(self.folder / STATE, json.dumps(self._state))
+
+    def run(self) -> Path:
+        """Run what is left.
+
+        Returns:
+            The report.
+
+        Raises:
+            Interrupted: If the run was interrupted; it is saved.
+        """
+        import ray
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()  # its bars would break the live table
+        evaluated: list[tuple[str, str]] = []
+        with (
+            RunLog(self.folder, wandb=self._wandb, settings=self.settings.to_mapping()) as log,
+            LiveTable() as table,
+            self._interruptible(),
+        ):
+            self._log, self._table = log, table
+            start = self._started()
+            model = str(self.settings.model.get("path", TINY))
+            try:
+                if stages.has_eyes(self.settings):
+                    model = self._eyes()
+                    evaluated.append(("eyes", model))
+                    self._evaluate(*evaluated[-1])
+                transcripts, episodes = self._cold_start()
+                start()
+                model = self._sft(model, transcripts, episodes)
+                evaluated.append(("coldstart", model))
+                self._evaluate(*evaluated[-1])
+                if self.settings.grpo["iterations"]:
+                    model = self._grpo(model)
+                    evaluated.append(("grpo", model))
+                    self._evaluate(*evaluated[-1])
+            finally:
+                if ray.is_initialized():
+                    ray.shutdown()
+        return write_page(self.folder, self.folder / REPORT)
+
+    def _started(self) -> Callable[[], None]:
+        """Return what starts Ray, unless it runs."""
+        import ray
+
+        def start() -> None:
+            if ray.is_initialized():
+                return
+            resources = self.settings.resources
+            self._table.status("starting Ray")
+            quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+            if resources["address"] is not None:
+                ray.init(address=resources["address"], **quiet)
+                return
+            wanted = resources["runners"] * resources["cpus_per_runner"]
+            wanted += resources["learners"] * resources["cpus_per_learner"]
+            ray.init(num_cpus=max(os.cpu_count() or 1, int(wanted) + 1), include_dashboard=False, **quiet)
+
+        return start
+
+    @contextmanager
+    def _interruptible(self) -> Generator[None]:
+        """Let the first Ctrl-C end the run after the iteration that is under way; the second one ends it at once."""
+
+        def interrupt(number: int, frame: object) -> None:
+            if self._stop:
+                raise KeyboardInterrupt
+            self._stop = True
+            self._table.status("saving; press Ctrl-C again to stop at once")
+
+        former = signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, former)
+
+    def _check_stop(self) -> None:
+        if self._stop:
+            raise Interrupted
+
+    def _eyes(self) -> str:
+        """Teach the tiny model to see."""
+        import torch
+
+        from agile_gym.policies.tiny import build_tiny
+        from agile_gym.policies.tiny.eyes import EyesConfig, EyesProgress, train_eyes
+
+        target = self.folder / "eyes" / "model"
+        if self._is_done("eyes"):
+            return str(target)
+        settings = self.settings
+        config = EyesConfig(seed=settings.seed, **settings.eyes)
+        self._log.truncate_after("eyes", 0)
+        self._table.begin("eyes", config.matching_steps + config.steps)
+        model, processor = build_tiny(settings.seed)
+        images = open_source(JigsawConfig.from_options(stages.environment_options(settings, test=False)))
+        done = 0
+
+        def progress(entry: EyesProgress) -> None:
+            nonlocal done
+            done += 1
+            if done % 25 == 0 or entry.step == entry.steps:
+                figures = {"learner/loss": entry.loss, "puzzles": float(entry.puzzles)}
+                self._table.update(self._log.add("eyes", done, figures))
+            self._check_stop()
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(os.cpu_count() or 1)
+        try:
+            train_eyes(model, processor, images, config, progress)
+        finally:
+            torch.set_num_threads(threads)
+        _save_to(target, lambda path: (model.save_pretrained(path), processor.save_pretrained(path)))
+        self._finish("eyes")
+        return str(target)
+
+    def _cold_start(self) -> tuple[Path, int]:
+        """Make the episodes of the cold start, or take those that are there."""
+        given = self.settings.cold_start.get("episodes")
+        folder = self.folder / "cold-start" if given is None else Path(given)
+        if given is None and not self._is_done("cold-start"):
+            self._table.status("making the episodes of the cold start")
+            config = stages.cold_start_config(self.settings)
+
+            def attempt(kept: int, attempts: int) -> None:
+                self._check_stop()
+
+            make_cold_start(folder, config, batch=32, resume=folder.exists(), on_attempt=attempt)
+            self._finish("cold-start")
+        count = sum(1 for _ in read_headers(folder))
+        if not count:
+            raise ConfigurationError(f"{folder} holds no episodes; a cold start needs some.")
+        return folder, count
+
+    def _sft(self, model: str, transcripts: Path, episodes: int) -> str:
+        config = stages.sft_config(self.settings, model, transcripts, episodes)
+        return self._train("sft", config, stages.sft_iterations(self.settings, episodes))
+
+    def _grpo(self, model: str) -> str:
+        return self._train("grpo", stages.grpo_config(self.settings, model), self.settings.grpo["iterations"])
+
+    def _train(self, stage: str, config: Any, iterations: int) -> str:  # noqa: ANN401 -- a configuration
+        """Train, from the last checkpoint on if there is one."""
+        target, checkpoint = self.folder / stage / "model", self.folder / stage / "checkpoint"
+        if self._is_done(stage):
+            return str(target)
+        self._table.status(f"{stage}: starting runners and learners")
+        algorithm = config.build_algo()
+        try:
+            if checkpoint.exists() or checkpoint.with_name(checkpoint.name + ".previous").exists():
+                algorithm.restore_from_path(checkpoint)
+            self._log.truncate_after(stage, algorithm.iteration)
+            self._table.begin(stage, iterations, done=algorithm.iteration)
+            every = self.settings.checkpoints["every"]
+            while algorithm.iteration < iterations:
+                record = self._log.add(stage, algorithm.iteration + 1, flatten_result(algorithm.train()))
+                self._table.update(record)
+                self._table.alarms(alarms(self._log.history(stage)))
+                if self._stop or algorithm.iteration % every == 0:
+                    self._save(algorithm, checkpoint)
+                self._check_stop()
+            _save_to(target, algorithm.save_pretrained)
+        finally:
+            algorithm.stop()
+        self._finish(stage)
+        self._log.flush()
+        return str(target)
+
+    def _save(self, algorithm: Any, checkpoint: Path) -> None:  # noqa: ANN401 -- an Algorithm
+        try:
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            algorithm.save_to_path(checkpoint)
+        except OSError as error:
+            self._table.print_above(f"The checkpoint could not be written ({error}); the former one is kept.")
+
+    def _evaluate(self, stage: str, model: str) -> None:
+        """Play the held-out puzzles with a stage's model."""
+        name = f"evaluate-{stage}"
+        if self._is_done(name):
+            return
+        plan = stages.evaluation_plan(self.settings, model)
+        prepared = prepare_plan(plan)
+        output = self.folder / "evaluation" / f"{stage}.json"
+        output.parent.mkdir(parents=True, exist_ok=True)
+        evaluation = self.settings.evaluation
+        policy = make_policy(plan.policy, **plan.policy_options) if evaluation["workers"] == 1 else None
+        there = output.with_suffix(".jsonl").exists()
+        with Session(prepared, output, keep=KEPT_TRANSCRIPTS, resume=there) as session:
+            done = len(session.journal.results)
+            for _ in session.play(policy, batch=evaluation["batch"], workers=evaluation["workers"]):
+                done += 1
+                if done % 16 == 0:
+                    self._table.status(f"evaluation of {stage}: {done} of {len(plan)} puzzles")
+                self._check_stop()
+            results = session.journal.results
+        write_report(
+            output,
+            plan=plan.to_json(),
+            photographs=prepared.photographs(),
+            summary=summarize(results),
+            cost=summarize_cost(results),
+            results=results,
+        )
+        solved = sum(result.solved for result in results)
+        self._table.print_above(f"{stage}: Acc {100 * solved / len(results):.1f}% on {len(results)} held-out puzzles")
+        self._finish(name)
+
+
+def _write(path: Path, text: str) -> None:
+    with write_text(path) as stream:
+        stream.write(text)
+
+
+def _save_to(target: Path, write: Callable[[Path], object]) -> None:
+    """Write a model beside its place, and then put it there."""
+    partial = target.with_name(target.name + ".partial")
+    for folder in (partial, target):
+        if folder.exists():
+            shutil.rmtree(folder)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    write(partial)
+    partial.rename(target)
