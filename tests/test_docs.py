@@ -14,9 +14,18 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 WITH_RAY = ("training.md",)
 SMALL = {  # so that a training takes seconds
-    "eyes.matching_steps": 2, "eyes.steps": 2, "eyes.batch": 8, "eyes.matching_batch": 8, "cold_start.count": 8,
-    "sft.batch_size": 4, "sft.epochs": 1, "grpo.iterations": 2, "grpo.groups_per_iteration": 2,
-    "grpo.max_new_tokens": 8, "evaluation.episodes": 4, "evaluation.interval": 0,
+    "eyes.matching_steps": 2,
+    "eyes.steps": 2,
+    "eyes.batch": 8,
+    "eyes.matching_batch": 8,
+    "cold_start.count": 8,
+    "sft.batch_size": 4,
+    "sft.epochs": 1,
+    "grpo.iterations": 2,
+    "grpo.groups_per_iteration": 2,
+    "grpo.max_new_tokens": 8,
+    "evaluation.episodes": 4,
+    "evaluation.interval": 0,
 }
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("envs/*.md")])
 

@@ -35,6 +35,7 @@ def add_train_command(commands: Any) -> None:  # noqa: ANN401 -- argparse has no
     command.add_argument(
         "--set", dest="changes", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting"
     )
+    command.add_argument("--dry-run", action="store_true", help="print the plan: sizes, memory, tokens, time; and exit")
     command.add_argument("--resume", action="store_true", help="go on with a run that was interrupted")
     command.add_argument("--overwrite", action="store_true", help="replace a run")
     command.add_argument("--wandb", action="store_true", help="also send figures to Weights & Biases")
@@ -69,10 +70,17 @@ def _train(options: argparse.Namespace) -> int:
         preset = str(there)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the processor to others
-    from agile_gym.training.pipeline import Interrupted, TrainingRun
+    from agile_gym.training.pipeline import Interrupted, TrainingRun, check_settings
 
+    settings = read_settings(preset, changes)
+    if options.dry_run:
+        from agile_gym.training.dry_run import describe_run
+
+        check_settings(settings)
+        print("\n".join(describe_run(settings)))
+        return 0
     run = TrainingRun(
-        read_settings(preset, changes),
+        settings,
         options.output,
         resume=options.resume,
         overwrite=options.overwrite,

@@ -30,7 +30,7 @@ from agile_gym.training.report import write_report as write_page
 from agile_gym.training.runlog import RunLog, flatten_result
 from agile_gym.training.settings import TrainSettings, format_settings, read_settings
 
-__all__ = ["Interrupted", "TrainingRun"]
+__all__ = ["Interrupted", "TrainingRun", "check_settings"]
 
 SETTINGS, STATE, REPORT = "settings.toml", "state.json", "report.html"
 KEPT_TRANSCRIPTS = 32
@@ -78,25 +78,8 @@ class TrainingRun:
         import_optional("torch", extra="train", purpose="train")
         self.settings, self.folder, self._wandb = settings, folder, wandb
         self._stop = False
-        self._check_settings()
+        check_settings(settings)
         self._open(resume=resume, overwrite=overwrite)
-
-    def _check_settings(self) -> None:
-        settings = self.settings
-        for test in (False, True):
-            options = stages.environment_options(settings, test=test)
-            open_source(JigsawConfig.from_options(options))
-        prepare_plan(stages.evaluation_plan(settings, "model"))
-        stages.cold_start_config(settings)
-        model = settings.model.get("path", TINY)
-        stages.sft_config(settings, model, self.folder, 1).validate()
-        stages.grpo_config(settings, model).validate()
-        if model != TINY:
-            from agile_gym.policies.vlm.configs import check_config
-            from agile_gym.policies.vlm.loading import check_processor, load_config, load_processor
-
-            check_config(load_config(model), model)
-            check_processor(load_processor(model), model)
 
     def _open(self, *, resume: bool, overwrite: bool) -> None:
         path = self.folder / SETTINGS
@@ -334,6 +317,30 @@ class TrainingRun:
         solved = sum(result.solved for result in results)
         self._table.print_above(f"{stage}: Acc {100 * solved / len(results):.1f}% on {len(results)} held-out puzzles")
         self._finish(name)
+
+
+def check_settings(settings: TrainSettings) -> None:
+    """Check what can be checked before anything takes long: photographs, options, the model's files.
+
+    Raises:
+        ConfigurationError: If a setting is not allowed.
+        ImageError: If there are no photographs.
+        ModelError: If the model cannot be used.
+    """
+    for test in (False, True):
+        options = stages.environment_options(settings, test=test)
+        open_source(JigsawConfig.from_options(options))
+    prepare_plan(stages.evaluation_plan(settings, "model"))
+    stages.cold_start_config(settings)
+    model = settings.model.get("path", TINY)
+    stages.sft_config(settings, model, Path(), 1).validate()
+    stages.grpo_config(settings, model).validate()
+    if model != TINY:
+        from agile_gym.policies.vlm.configs import check_config
+        from agile_gym.policies.vlm.loading import check_processor, load_config, load_processor
+
+        check_config(load_config(model), model)
+        check_processor(load_processor(model), model)
 
 
 def _write(path: Path, text: str) -> None:

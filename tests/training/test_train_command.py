@@ -184,6 +184,18 @@ def test_mistakes_are_told_before_anything_is_begun(tmp_path, words, expected):
     assert not (tmp_path / "run" / "eyes").exists()
 
 
+def test_a_dry_run_tells_sizes_and_begins_nothing(tmp_path):
+    from agile_gym.policies.tiny import build_tiny
+
+    result = run(tmp_path / "run", "--dry-run")
+    assert result.returncode == 0, result.stderr
+    parameters = sum(parameter.numel() for parameter in build_tiny(0)[0].parameters())
+    assert f"{parameters / 1e6:.3g}M parameters" in result.stdout
+    assert "3 iterations of 2 puzzles, 2 episodes each: 12 episodes" in result.stdout
+    assert "Time " in result.stdout
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("name", preset_names())
 def test_presets_are_read_back_as_they_are_written(name, tmp_path):
     settings = read_settings(name, {"seed": 3, "images.train": "a \"b\"\n'c'", "grpo.lr": 1e-7})

@@ -1,0 +1,168 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# The types of ray, torch and transformers are incomplete.
+"""What a training run will take, before it is begun: sizes, memory, tokens and time."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from typing import Any
+
+from agile_gym.errors import import_optional
+from agile_gym.learner.model import TINY, ModelOptions, build_vlm, part_of
+from agile_gym.policies.vlm.chat import ChatFormat
+from agile_gym.rollout.token_plan import TokenPlan, plan_tokens
+from agile_gym.training import stages
+from agile_gym.training.settings import TrainSettings
+
+__all__ = ["describe_run", "measure_iteration"]
+
+_GIB = 2**30
+_ADAM_BYTES = 8
+_GRADIENT_BYTES = 4
+_MEASURED_GROUPS = 4
+"""Groups of the iterations that are timed."""
+
+
+def describe_run(settings: TrainSettings, *, measure: bool = True) -> list[str]:
+    """Return the lines of a plan.
+
+    Args:
+        settings: The settings.
+        measure: Whether the model is loaded and two small iterations are timed.
+
+    Returns:
+        Lines for people. Memory counts weights, gradients, the optimiser and key-value caches; activations are not in
+        it, as they depend on the model's code.
+
+    Raises:
+        ModelError: If the model cannot be used.
+    """
+    options = ModelOptions.from_mapping({**settings.model, "seed": settings.seed})
+    torch = import_optional("torch", extra="train", purpose="train")
+    on_gpu = bool(settings.resources["gpus_per_learner"])
+    vlm = build_vlm(options, for_training=True, on_gpu=on_gpu)
+    parameters = list(vlm.model.named_parameters())
+    sizes = Counter[str]()
+    for name, parameter in parameters:
+        sizes[part_of(name)] += parameter.numel()
+    trained = sum(parameter.numel() for _, parameter in parameters if parameter.requires_grad)
+    weights = sum(parameter.numel() * parameter.element_size() for _, parameter in parameters)
+    learner = weights + trained * (_ADAM_BYTES + _GRADIENT_BYTES)
+    tokens = _tokens(settings, vlm)
+    grpo = settings.grpo
+    cache = _cache_bytes(vlm.model.config.get_text_config(), torch, on_gpu=on_gpu) * tokens.needed()
+    side_by_side = min(grpo.get("rollout_batch", 64), grpo.get("groups_per_iteration", 64) * grpo.get("group_size", 8))
+    lines = [
+        f"Model       {options.path}: {_count(sum(sizes.values()))} parameters ("
+        + ", ".join(f"{part} {_count(size)}" for part, size in sizes.items())
+        + f"), {_count(trained)} trained ({options.train})",
+        f"Episode     {tokens.turns} turns, a prompt of {tokens.opening:,} tokens, at most {tokens.needed():,} in all",
+        *_stage_lines(settings),
+        f"Learner     {_gib(learner)} each: weights {_gib(weights)}, gradients and optimiser "
+        f"{_gib(learner - weights)}; activations come on top",
+        f"Runner      {_gib(weights + side_by_side * cache)} each at most: weights {_gib(weights)}, caches of "
+        f"{side_by_side} episodes {_gib(side_by_side * cache)}",
+        f"Processes   {settings.resources['runners'] or 'no'} runners and {settings.resources['learners'] or 'no'} "
+        "learners of their own" + ("" if settings.resources["runners"] else ": this process does both"),
+    ]
+    if measure:
+        del vlm
+        lines += _time_lines(settings)
+    return lines
+
+
+def _tokens(settings: TrainSettings, vlm: Any) -> TokenPlan:  # noqa: ANN401 -- a VLM
+    options = stages.environment_options(settings, test=False)
+    for task in stages.tasks_of(settings)[:1]:
+        options |= task.env_options()
+    context = getattr(vlm.text_config, "max_position_embeddings", None) or 10**9
+    chat = ChatFormat(vlm.processor, system=settings.model.get("system"))
+    return plan_tokens(
+        chat,
+        options,
+        context=context,
+        new_tokens=settings.grpo.get("max_new_tokens", 512),
+        window=settings.grpo.get("window"),
+    )
+
+
+def _cache_bytes(config: Any, torch: Any, *, on_gpu: bool) -> int:  # noqa: ANN401 -- transformers and torch
+    """Return the bytes of a token's keys and values."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    number = torch.bfloat16 if on_gpu else torch.float32
+    return 2 * config.num_hidden_layers * heads * size * number.itemsize
+
+
+def _stage_lines(settings: TrainSettings) -> list[str]:
+    lines: list[str] = []
+    if stages.has_eyes(settings):
+        eyes = settings.eyes
+        lines.append(f"Eyes        {eyes.get('matching_steps', 1000):,} + {eyes.get('steps', 2200):,} steps")
+    sft, grpo = settings.sft, settings.grpo
+    count = settings.cold_start.get("count", 1600)
+    steps = math.ceil(sft["epochs"] * count / sft["batch_size"])
+    lines.append(f"Cold start  {count:,} episodes, {steps:,} steps of {sft['batch_size']} episodes")
+    groups, size = grpo.get("groups_per_iteration", 64), grpo.get("group_size", 8)
+    lines.append(
+        f"GRPO        {grpo['iterations']:,} iterations of {groups} puzzles, {size} episodes each: "
+        f"{grpo['iterations'] * groups * size:,} episodes"
+    )
+    return lines
+
+
+def measure_iteration(settings: TrainSettings) -> dict[str, float]:
+    """Time a small iteration of GRPO in this process, with the model as it is before training.
+
+    Returns:
+        ``rollout`` and ``update``, seconds for each episode.
+    """
+    config = stages.grpo_config(settings, str(settings.model.get("path", TINY)))
+    groups = min(_MEASURED_GROUPS, settings.grpo.get("groups_per_iteration", 64))
+    size = settings.grpo.get("group_size", 8)
+    config.env_runners(num_env_runners=0).learners(num_learners=0)
+    config.training(groups_per_iteration=groups, drop_constant_groups=False, num_minibatches=1)
+    config.evaluation(evaluation_interval=None)
+    algorithm = config.build_algo()
+    try:
+        algorithm.train()  # warms up
+        result = algorithm.train()["grpo"]
+    finally:
+        algorithm.stop()
+    return {
+        "rollout": float(result["seconds_rollout"]) / (groups * size),
+        "update": float(result["seconds_update"]) / (groups * size),
+    }
+
+
+def _time_lines(settings: TrainSettings) -> list[str]:
+    began = time.perf_counter()
+    seconds = measure_iteration(settings)
+    spent = time.perf_counter() - began
+    grpo, resources = settings.grpo, settings.resources
+    episodes = grpo.get("groups_per_iteration", 64) * grpo.get("group_size", 8)
+    rollout = episodes * seconds["rollout"] / max(1, resources["runners"])
+    update = episodes * seconds["update"] / max(1, resources["learners"])
+    total = grpo["iterations"] * (rollout + update)
+    return [
+        f"Time        GRPO about {_minutes(total)}: {rollout:.1f} s of play, {update:.1f} s of learning an iteration,",
+        f"            if all goes on as in two small iterations with the model as it is (they took {spent:.0f} s),",
+        "            every episode is learned from, and processes do not share processors",
+    ]
+
+
+def _count(number: int) -> str:
+    for unit, size in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(number)
+
+
+def _gib(size: float) -> str:
+    return f"{size / _GIB:.3g} GiB"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
