@@ -394,11 +394,12 @@ class GRPO(Algorithm):
         episodes = [episode for group in groups for episode in group.episodes]
         return evaluation_metrics(episodes, [self._tasks[group.spec.task].name for group in groups])
 
-    def save_pretrained(self, path: str | Path) -> Path:
+    def save_pretrained(self, path: str | Path, *, merge: bool = False) -> Path:
         """Write the model as an ordinary Hugging Face directory; an adapter as PEFT does.
 
         Args:
             path: The folder, which the first learner must be able to reach.
+            merge: Whether an adapter is merged into the model, and the whole is written.
 
         Returns:
             The folder.
@@ -410,7 +411,7 @@ class GRPO(Algorithm):
         folder = Path(path).resolve()
 
         def write(learner: Any) -> str | None:  # noqa: ANN401 -- a TokenLearner
-            return learner.save_pretrained(str(folder))
+            return learner.save_pretrained(str(folder), merge=merge)
 
         for mistake in self._learners_say(write):
             raise OSError(f"The model could not be written to {folder}: {mistake}")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -143,14 +144,23 @@ class VLMModule(TorchRLModule):
             for name, tensor in tensors.items():
                 own[name].copy_(tensor)
 
-    def save_pretrained(self, path: str | Path) -> None:
+    def save_pretrained(self, path: str | Path, *, merge: bool = False) -> None:
         """Write the model, or its adapter, with its processor, as an ordinary Hugging Face directory.
 
         Args:
             path: The folder; it is made if it is missing.
+            merge: Whether an adapter is merged into a copy of the model, on the CPU, and that is written.
         """
         Path(path).mkdir(parents=True, exist_ok=True)
-        self.model.save_pretrained(path)
+        model = self.model
+        if merge and self.options.train == "lora":
+            device = self.vlm.device
+            self.model.cpu()  # so that a GPU need not hold it twice
+            try:
+                model = copy.deepcopy(self.model).merge_and_unload()
+            finally:
+                self.model.to(device)
+        model.save_pretrained(path)
         self._processor.save_pretrained(path)
 
 

@@ -191,8 +191,12 @@ class TokenLearner(TorchLearner):
         """Not used: losses are functions, see `agile_gym.learner.loss`."""
         raise NotImplementedError("Losses are computed by agile_gym.learner.updating.Updater.")
 
-    def save_pretrained(self, path: str) -> str | None:
+    def save_pretrained(self, path: str, *, merge: bool = False) -> str | None:
         """Write the model as a Hugging Face directory; only the first learner does.
+
+        Args:
+            path: The folder.
+            merge: Whether an adapter is merged into the model.
 
         Returns:
             What went wrong, or None. Nothing is raised, as RLlib would take a learner that raises for dead.
@@ -200,7 +204,7 @@ class TokenLearner(TorchLearner):
         if self._ranks.rank:
             return None
         try:
-            self._vlm_module.save_pretrained(path)
+            self._vlm_module.save_pretrained(path, merge=merge)
         except Exception as error:  # whatever the writers of its formats raise
             return f"{type(error).__name__}: {error}"
         return None

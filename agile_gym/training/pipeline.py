@@ -10,6 +10,7 @@ import shutil
 import signal
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -272,7 +273,7 @@ class TrainingRun:
                 if self._stop or algorithm.iteration % every == 0:
                     self._save(algorithm, checkpoint)
                 self._check_stop()
-            _save_to(target, algorithm.save_pretrained)
+            _save_to(target, partial(algorithm.save_pretrained, merge=True))  # what the next stage begins with
         finally:
             algorithm.stop()
         self._finish(stage)
@@ -350,10 +351,10 @@ def _write(path: Path, text: str) -> None:
 
 def _save_to(target: Path, write: Callable[[Path], object]) -> None:
     """Write a model beside its place, and then put it there."""
-    partial = target.with_name(target.name + ".partial")
-    for folder in (partial, target):
+    beside = target.with_name(target.name + ".partial")
+    for folder in (beside, target):
         if folder.exists():
             shutil.rmtree(folder)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    write(partial)
-    partial.rename(target)
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    write(beside)
+    beside.rename(target)

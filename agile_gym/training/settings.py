@@ -30,6 +30,7 @@ _OWN: dict[str, dict[str, Any]] = {
         "batch_size": 32,
         "skip_mistakes": False,
         "max_tokens": 16384,
+        "freeze": None,
         "lr_warmup_share": 0.1,
     },
     "grpo": {"iterations": 100, "tasks": None},

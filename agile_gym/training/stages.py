@@ -31,7 +31,7 @@ __all__ = [
 
 ENVIRONMENT = "JigsawVision-v0"
 _TRAIN_ONLY = ("iterations", "tasks")
-_SFT_ONLY = ("epochs", "batch_size", "skip_mistakes", "max_tokens", "lr_warmup_share")
+_SFT_ONLY = ("epochs", "batch_size", "skip_mistakes", "max_tokens", "freeze", "lr_warmup_share")
 
 
 def environment_options(settings: TrainSettings, *, test: bool) -> dict[str, Any]:
@@ -135,6 +135,8 @@ def sft_config(settings: TrainSettings, model: str, transcripts: Path, episodes:
         if name in settings.grpo:
             given.setdefault(name, settings.grpo[name])
     config = _shared(SFTConfig(), settings, model).training(**given)
+    if sft["freeze"] is not None:
+        config.vlm(freeze=sft["freeze"])
     return config.supervise(
         transcripts=transcripts,
         batch_size=sft["batch_size"],

@@ -106,6 +106,23 @@ def test_stages_change_the_weights(finished):
     assert any((sft[name] != grpo[name]).any() for name in sft)
 
 
+def test_an_adapter_is_merged_so_that_every_stage_leaves_a_whole_model(tmp_path):
+    from agile_gym.policies.vlm import load_vlm
+
+    changes = {"model.train": "lora", "model.lora_rank": 4, "sft.freeze": ["vision"], "grpo.iterations": 1}
+    result = run(tmp_path / "run", **changes)
+    assert result.returncode == 0, result.stderr
+    eyes, sft, grpo = (load_vlm(tmp_path / "run" / stage / "model", device="cpu") for stage in ("eyes", "sft", "grpo"))
+    for before, after in ((eyes, sft), (sft, grpo)):
+        olds, news = before.model.state_dict(), after.model.state_dict()
+        assert olds.keys() == news.keys()
+        changed = {name for name in olds if not olds[name].equal(news[name])}
+        assert changed
+        assert all("proj" in name or "fc" in name or "linear" in name for name in changed)
+    seen = [name for name in eyes.model.state_dict() if "vision_tower" in name]
+    assert all(eyes.model.state_dict()[name].equal(sft.model.state_dict()[name]) for name in seen)
+
+
 def test_a_run_is_not_replaced_unless_asked(finished):
     result = run(finished[0])
     assert result.returncode == 1
