@@ -104,6 +104,26 @@ def test_examples_with_ray_run(script, words, tmp_path):
     assert words in result.stdout
 
 
+def test_the_cluster_of_the_example_is_one_and_its_flags_are_those_of_the_command():
+    pytest.importorskip("ray")
+    import yaml
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    text = (ROOT / "examples" / "ray_cluster.yaml").read_text()
+    config = prepare_config(yaml.safe_load(text))
+    validate_config(config)
+    gpus = config["available_node_types"]["head"]["resources"]["GPU"]
+    from agile_gym.training.settings import read_settings
+
+    resources = read_settings("agile_7b", {"resources.address": "auto"}).resources
+    needed = sum(resources[f"{kind}s"] * resources[f"gpus_per_{kind}"] for kind in ("runner", "learner"))
+    assert needed == gpus
+    options = subprocess.run(
+        [sys.executable, "-m", "agile_gym", "train", "--help"], capture_output=True, text=True
+    ).stdout
+    assert all(flag in options for flag in re.findall(r"--(?:preset|images|output|set|runners|learners)\b", text))
+
+
 def test_the_policy_of_the_example_plays_on_the_command_line(tmp_path):
     arguments = ["--policy", "custom_policy:BorderPolicy", "--grid", "2", "--episodes", "2"]
     command = [sys.executable, "-m", "agile_gym", "eval", *arguments, "--output", str(tmp_path / "r.json")]
