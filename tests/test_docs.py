@@ -93,12 +93,17 @@ def test_examples_run(script, arguments, words, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("script", "words"), [("rllib_grpo.py", "held out: Acc"), ("tune_sweep.py", "best learning rate")]
+    ("script", "arguments", "words"),
+    [
+        ("rllib_grpo.py", [], "held out: Acc"),
+        ("rllib_ppo.py", ["1"], "a photograph never seen, PPO:"),
+        ("tune_sweep.py", [], "best learning rate"),
+    ],
 )
-def test_examples_with_ray_run(script, words, tmp_path):
+def test_examples_with_ray_run(script, arguments, words, tmp_path):
     pytest.importorskip("ray")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "examples" / script)]
+    command = [sys.executable, str(ROOT / "examples" / script), *arguments]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert words in result.stdout
@@ -135,7 +140,7 @@ def test_the_policy_of_the_example_plays_on_the_command_line(tmp_path):
 def test_every_example_is_run():
     here = {"quickstart.py", "custom_policy.py", "vector_rollout.py", "evaluate_hf.py", "write_transcripts.py"}
     elsewhere = {"evaluate_api.py"}  # by the tests of endpoints, which have a server for it
-    with_ray = {"rllib_grpo.py", "tune_sweep.py"}
+    with_ray = {"rllib_grpo.py", "rllib_ppo.py", "tune_sweep.py"}
     by_hand = {"assemble_vlm.py"}  # needs packages with pretrained weights
     assert {path.name for path in (ROOT / "examples").glob("*.py")} == here | elsewhere | with_ray | by_hand
 
