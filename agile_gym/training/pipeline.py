@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
@@ -180,7 +181,9 @@ class TrainingRun:
             if self._stop:
                 raise KeyboardInterrupt
             self._stop = True
-            self._table.status("saving; press Ctrl-C again to stop at once")
+            # In a thread: what was interrupted may hold the table's lock.
+            text = "saving; press Ctrl-C again to stop at once"
+            threading.Thread(target=self._table.status, args=(text,), daemon=True).start()
 
         former = signal.signal(signal.SIGINT, interrupt)
         try:

@@ -1,6 +1,7 @@
 """``agile-gym train``: settings, mistakes, and whole runs in processes of their own."""
 
 import csv
+import io
 import json
 import os
 import signal
@@ -171,6 +172,20 @@ def test_an_interrupted_run_is_saved_and_says_how_to_go_on(tmp_path):
     last = grpo_iterations(folder)[-1]
     assert (folder / "grpo" / "checkpoint" / "manifest.json").exists()
     assert grpo_iterations(folder) == list(range(1, last + 1))
+
+
+def test_an_interruption_while_the_table_is_drawn_does_not_block(tmp_path):
+    from agile_gym.training.console import LiveTable
+    from agile_gym.training.pipeline import TrainingRun
+
+    training = TrainingRun(read_settings("tiny", SMALL), tmp_path / "run")
+    with LiveTable(io.StringIO()) as table:
+        training._table = table
+        with training._interruptible(), table._lock:  # as in the middle of a line
+            signal.raise_signal(signal.SIGINT)
+            assert training._stop
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize(
