@@ -13,6 +13,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.from_config import NotProvided
 
 from agile_gym.arguments import is_number, is_whole
+from agile_gym.envs.config import JigsawConfig
 from agile_gym.errors import ConfigurationError, did_you_mean
 from agile_gym.learner.model import ModelOptions
 from agile_gym.learner.notices import mute_notices
@@ -231,7 +232,8 @@ class GRPOConfig(AlgorithmConfig):
             "entropy_weight": self.entropy_weight,
         }
         if self.loss == "dr_grpo":
-            arguments["max_tokens"] = self.max_loss_tokens or self.max_new_tokens
+            turns = self.env_config.get("max_turns", JigsawConfig().max_turns)
+            arguments["max_tokens"] = self.max_loss_tokens or self.max_new_tokens * turns
         return arguments
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:

@@ -38,7 +38,7 @@ class SFTConfig(GRPOConfig):
     """
 
     def __init__(self, algo_class: type | None = None) -> None:
-        """Begin with the defaults: AGILE's, but for the learning rate's course (see `steps`)."""
+        """Begin with AGILE's settings, at a constant learning rate."""
         super().__init__(algo_class=algo_class or SFT)
         self.loss = SUPERVISED
         self.lr = 1e-5

@@ -201,3 +201,12 @@ def test_import_is_light():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert "no attribute 'GRPOO'" in run.stdout
+
+
+def test_dr_grpo_divides_by_the_tokens_that_an_episode_can_have():
+    from agile_gym.learner import GRPOConfig
+
+    config = GRPOConfig().environment("JigsawVision-v0", env_config={"max_turns": 3})
+    config.training(loss="dr_grpo", max_new_tokens=100)
+    assert config.loss_arguments()["max_tokens"] == 300
+    assert config.training(max_loss_tokens=77).loss_arguments()["max_tokens"] == 77
