@@ -7,11 +7,14 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from agile_gym.errors import import_optional
 from agile_gym.learner.model import TINY, ModelOptions, build_vlm, part_of
+from agile_gym.policies.tiny.eyes import EyesConfig
 from agile_gym.policies.vlm.chat import ChatFormat
+from agile_gym.rollout.reading import read_headers
 from agile_gym.rollout.token_plan import TokenPlan, plan_tokens
 from agile_gym.training import stages
 from agile_gym.training.settings import TrainSettings
@@ -99,10 +102,11 @@ def _cache_bytes(config: Any, torch: Any, *, on_gpu: bool) -> int:  # noqa: ANN4
 def _stage_lines(settings: TrainSettings) -> list[str]:
     lines: list[str] = []
     if stages.has_eyes(settings):
-        eyes = settings.eyes
-        lines.append(f"Eyes        {eyes.get('matching_steps', 1000):,} + {eyes.get('steps', 2200):,} steps")
+        eyes = EyesConfig(**settings.eyes)
+        lines.append(f"Eyes        {eyes.matching_steps:,} + {eyes.steps:,} steps")
     sft, grpo = settings.sft, settings.grpo
-    count = settings.cold_start.get("count", 1600)
+    given = settings.cold_start["episodes"]
+    count = stages.cold_start_config(settings).count if given is None else sum(1 for _ in read_headers(Path(given)))
     steps = math.ceil(sft["epochs"] * count / sft["batch_size"])
     lines.append(f"Cold start  {count:,} episodes, {steps:,} steps of {sft['batch_size']} episodes")
     groups, size = grpo.get("groups_per_iteration", 64), grpo.get("group_size", 8)
