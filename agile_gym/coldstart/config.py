@@ -13,7 +13,7 @@ from agile_gym.arguments import check_seed, is_whole
 from agile_gym.coldstart.expert import MISTAKES, cells_of, check_turns
 from agile_gym.coldstart.quotas import Quotas
 from agile_gym.coldstart.seams import FACTORS, zoom_factors
-from agile_gym.coldstart.steps import Cell, expert_cells
+from agile_gym.coldstart.steps import LOOKS, Cell, check_looks, expert_cells
 from agile_gym.envs.config import JigsawConfig, JigsawRules, resolve
 from agile_gym.envs.jigsaw import JigsawVisionEnv, open_source
 from agile_gym.errors import ConfigurationError
@@ -53,6 +53,8 @@ class ColdStartConfig:
         turns: Smallest and largest number of turns, the answer included (AGILE: 4 to 8).
         balance: What episodes are balanced over: ``"both"`` numbers of turns and ways of looking closer, ``"turns"``,
             ``"looks"``, or ``"none"``.
+        looks: How episodes may look closer: one or more of ``"board"`` (not at all), ``"crop"``, ``"zoom"``, and
+            ``"both"``.
         images: Where photographs come from; as for `JigsawConfig`.
         split: ``"train"``, or None for all images, where none of them are for tests.
         seed: Seed of puzzles and episodes, at least 0.
@@ -71,6 +73,7 @@ class ColdStartConfig:
     level: int | str | Sequence[int] | None = 0
     turns: int | Sequence[int] = (4, 8)
     balance: str = "both"
+    looks: str | Sequence[str] = LOOKS
     images: ImagesLike = None
     split: str | None = "train"
     seed: int = 0
@@ -97,6 +100,7 @@ class ColdStartConfig:
         check_seed(self.seed)
         low, high = check_turns(self.turns)
         object.__setattr__(self, "turns", (low, high))
+        object.__setattr__(self, "looks", check_looks(self.looks))
         object.__setattr__(self, "grid", self._grids())
         for name in self.options:
             if name in _SET_HERE:
@@ -106,8 +110,9 @@ class ColdStartConfig:
                 f"max_turns={self.options['max_turns']!r} is fewer than the {high} turns that episodes may have; "
                 "give turns (--turns) that fit."
             )
-        if self.is_expert and "turns" in self.teacher_options:
-            raise ConfigurationError("The expert's turns are those of the cold start: give turns (--turns).")
+        for name in ("turns", "looks"):
+            if self.is_expert and name in self.teacher_options:
+                raise ConfigurationError(f"The expert's {name} are those of the cold start: give {name} (--{name}).")
         if self.is_expert and self.teacher_options.get("slips") and not self.allow_errors:
             raise ConfigurationError(
                 "slips: the expert is to make errors, and episodes with errors are not kept. Set allow_errors "
@@ -155,7 +160,8 @@ class ColdStartConfig:
         if not self.is_expert:
             return self.teacher, dict(self.teacher_options)
         style = "short" if self.options.get("prompt") == "short" else "full"
-        return _EXPERT_MAKER, {"style": style, **self.teacher_options, "turns": self.turn_range}
+        given = {"turns": self.turn_range, "looks": self.looks}
+        return _EXPERT_MAKER, {"style": style, **self.teacher_options, **given}
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings that fix the episodes, as plain values; what is no plain value becomes its ``repr``."""
@@ -211,15 +217,15 @@ def prepare(config: ColdStartConfig) -> tuple[PreparedPlan, Quotas]:
 
 def _cells(config: ColdStartConfig, rules: JigsawRules) -> list[Cell]:
     """Return the kinds of episode of a grid: of the expert, those that it can play."""
-    layout = rules.layout
+    layout, looks = rules.layout, check_looks(config.looks)
     if layout is None:
         factors = list(FACTORS) if rules.rows > 1 and rules.cols > 1 else []
     else:
         factors = zoom_factors(layout.piece_height, layout.piece_width, rules.canvas)
     if not config.is_expert:
-        return expert_cells(config.turn_range, zoomable=bool(factors))
-    options = config.teacher_options
-    return cells_of(config.turn_range, rules.rows * rules.cols, factors, options.get("mistakes", MISTAKES))
+        return expert_cells(config.turn_range, zoomable=bool(factors), looks=looks)
+    mistakes = config.teacher_options.get("mistakes", MISTAKES)
+    return cells_of(config.turn_range, rules.rows * rules.cols, factors, mistakes, looks)
 
 
 def attempts_of(config: ColdStartConfig, start: int) -> Iterator[Task]:

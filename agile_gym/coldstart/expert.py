@@ -15,7 +15,7 @@ from agile_gym.coldstart.knowledge import SOURCES, know_puzzle
 from agile_gym.coldstart.moves import swaps_needed, wrong_swaps
 from agile_gym.coldstart.script import ScriptTurn, write_script
 from agile_gym.coldstart.seams import zoom_factors
-from agile_gym.coldstart.steps import MAX_TURNS, Cell, draw_steps, expert_cells
+from agile_gym.coldstart.steps import LOOKS, MAX_TURNS, Cell, Looks, check_looks, draw_steps, expert_cells
 from agile_gym.coldstart.voice import STYLES, make_voice
 from agile_gym.envs.episode import JigsawTask
 from agile_gym.errors import ConfigurationError, did_you_mean
@@ -47,6 +47,7 @@ class ExpertPolicy:
         self,
         *,
         turns: int | Sequence[int] = (4, 8),
+        looks: Sequence[str] = LOOKS,
         style: str = "full",
         knowledge: str = "oracle",
         mistakes: float = MISTAKES,
@@ -59,6 +60,8 @@ class ExpertPolicy:
         Args:
             turns: Number of turns, the answer included, or the smallest and the largest, 1 to 32; the environment must
                 allow as many. An episode is shorter where there is not so much to do.
+            looks: How episodes look closer, one or more of ``"board"`` (not at all), ``"crop"``, ``"zoom"``,
+                ``"both"``.
             style: ``"full"`` thinks in sentences, ``"short"`` in a few words that the tiny model has tokens for,
                 ``"none"`` not at all.
             knowledge: ``"oracle"`` takes the solution from the environment, which is made with ``reveal=True``;
@@ -71,7 +74,7 @@ class ExpertPolicy:
         Raises:
             ConfigurationError: If a value is not allowed.
         """
-        self.turns = check_turns(turns)
+        self.turns, self.looks = check_turns(turns), check_looks(looks)
         for name, value, allowed in (("style", style, STYLES), ("knowledge", knowledge, SOURCES)):
             if value not in allowed:
                 raise ConfigurationError(f"{name}={value!r} is not allowed. {did_you_mean(value, allowed)}")
@@ -121,7 +124,8 @@ class ExpertPolicy:
         knowledge = know_puzzle(info, start.pieces, rows, cols, self._knowledge)
         canvas = (image.shape[0], image.shape[1])
         workspace = Workspace(start.layout, canvas, rotations=task.rotations)
-        cells = cells_of(self.turns, rows * cols, zoom_factors(*task.piece_size, canvas), self._mistakes)
+        factors = zoom_factors(*task.piece_size, canvas)
+        cells = cells_of(self.turns, rows * cols, factors, self._mistakes, self.looks)
         cell = cells[(int(rng.integers(len(cells))) if seed is None else int(seed)) % len(cells)]
         steps = draw_steps(
             rng,
@@ -154,7 +158,9 @@ def _read_board(observation: Observation, task: JigsawTask) -> _Board:
     return _Board(layout, np.stack([observation["image"][cell] for cell in layout.cells]))
 
 
-def cells_of(turns: tuple[int, int], pieces: int, factors: Sequence[float], mistakes: float) -> list[Cell]:
+def cells_of(
+    turns: tuple[int, int], pieces: int, factors: Sequence[float], mistakes: float, looks: Sequence[Looks] = LOOKS
+) -> list[Cell]:
     """Return the kinds of episode that the expert goes through.
 
     Args:
@@ -162,14 +168,14 @@ def cells_of(turns: tuple[int, int], pieces: int, factors: Sequence[float], mist
         pieces: Number of pieces.
         factors: Factors by which a piece can be enlarged.
         mistakes: Share of episodes with a wrong swap.
+        looks: How episodes look closer.
 
     Returns:
         The kinds, at least one.
     """
-    cells = expert_cells(
-        turns, zoomable=bool(factors), most_swaps=pieces - 1, can_err=mistakes > 0 and pieces >= MISTAKABLE
-    )
-    return cells or [Cell(turns[0], "both")]
+    can_err = mistakes > 0 and pieces >= MISTAKABLE
+    cells = expert_cells(turns, zoomable=bool(factors), most_swaps=pieces - 1, can_err=can_err, looks=looks)
+    return cells or [Cell(turns[0], looks[-1])]
 
 
 def check_turns(turns: int | Sequence[int]) -> tuple[int, int]:

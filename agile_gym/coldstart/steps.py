@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-__all__ = ["LOOKS", "MAX_TURNS", "Cell", "Looks", "Step", "StepKind", "draw_steps", "expert_cells"]
+from agile_gym.errors import ConfigurationError
+
+__all__ = ["LOOKS", "MAX_TURNS", "Cell", "Looks", "Step", "StepKind", "check_looks", "draw_steps", "expert_cells"]
 
 Looks = Literal["board", "crop", "zoom", "both"]
 LOOKS: tuple[Looks, ...] = ("board", "crop", "zoom", "both")
@@ -56,8 +58,25 @@ class _Frame(NamedTuple):
     split: int
 
 
+def check_looks(looks: Sequence[str]) -> tuple[Looks, ...]:
+    """Return ways of looking closer, each once, in the order of `LOOKS`.
+
+    Raises:
+        ConfigurationError: If there is none, or one that is unknown.
+    """
+    given = (looks,) if isinstance(looks, str) else tuple(looks)
+    if not given or not set(given) <= set(LOOKS):
+        raise ConfigurationError(f"looks={looks!r} is not allowed; give one or more of {LOOKS}.")
+    return tuple(way for way in LOOKS if way in given)
+
+
 def expert_cells(
-    turns: tuple[int, int], *, zoomable: bool = True, most_swaps: int | None = None, can_err: bool = True
+    turns: tuple[int, int],
+    *,
+    zoomable: bool = True,
+    most_swaps: int | None = None,
+    can_err: bool = True,
+    looks: Sequence[Looks] = LOOKS,
 ) -> list[Cell]:
     """List the kinds of episode that there can be.
 
@@ -66,15 +85,16 @@ def expert_cells(
         zoomable: Whether a piece can be enlarged on the canvas.
         most_swaps: Most swaps that a puzzle needs, which limits what an expert has to do; None sets no limit.
         can_err: Whether an expert may try wrong swaps.
+        looks: The ways of looking closer that there may be.
 
     Returns:
         The kinds; an episode of few turns has no room for every way of looking.
     """
     cells = [
-        Cell(count, looks)
-        for looks in LOOKS
+        Cell(count, way)
+        for way in looks
         for count in range(turns[0], turns[1] + 1)
-        if count > _least_close(looks) and (looks != "zoom" or zoomable)
+        if count > _least_close(way) and (way != "zoom" or zoomable)
     ]
     if most_swaps is None:
         return cells

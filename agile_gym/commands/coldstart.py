@@ -42,6 +42,7 @@ def add_coldstart_command(commands: Any) -> None:  # noqa: ANN401 -- argparse na
     add("--level", default="0", help="pieces in place at the start: 0, 0-2, all or any (default: %(default)s)")
     add("--turns", type=int, nargs="+", default=[4, 8], metavar="N", help="smallest and largest (default: 4 8)")
     add("--balance", default="both", help="over turns, looks, both or none (default: %(default)s)")
+    add("--looks", nargs="+", default=[], help="board (no closer look), crop, zoom, both (default: all)")
     add("--images", default=None, help="folder, file, or hf:NAME[:SPLIT[:COLUMN]] (default: built-in photographs)")
     add("--split", default="train", choices=("train", "all"), help="all: no image is for tests (default: train)")
     add("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the environment")
@@ -114,6 +115,7 @@ def _config(options: argparse.Namespace) -> ColdStartConfig:
         level=None if options.level == "any" else int(options.level) if options.level.isdecimal() else options.level,
         turns=turns[0] if len(turns) == 1 else turns,
         balance=options.balance,
+        **({"looks": options.looks} if options.looks else {}),
         images=options.images,
         split="train" if options.split == "train" else None,
         seed=options.seed,

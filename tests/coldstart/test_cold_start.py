@@ -86,6 +86,17 @@ def test_several_grids_and_few_turns_are_balanced_where_there_is_room(tmp_path):
         assert count in (10 // len(room), 10 // len(room) + 1)
 
 
+def test_episodes_look_closer_only_as_they_may(tmp_path):
+    make(tmp_path, 20, looks=["zoom", "board"])
+    assert totals(kinds(tmp_path), lambda kind: kind[2:]) == {(False, False): 10, (False, True): 10}
+
+
+@pytest.mark.parametrize("looks", [[], ["telescope"], ["board", "Zoom"]])
+def test_unknown_ways_of_looking_are_refused(looks):
+    with pytest.raises(ConfigurationError, match="board"):
+        ColdStartConfig(looks=looks)
+
+
 @pytest.mark.parametrize("balance", ["turns", "looks", "none"])
 def test_balance_can_be_over_less(tmp_path, balance):
     report = make(tmp_path, 21, balance=balance)
