@@ -197,8 +197,6 @@ class TrainingRun:
 
     def _eyes(self) -> str:
         """Teach the tiny model to see."""
-        import torch
-
         from agile_gym.policies.tiny import build_tiny
         from agile_gym.policies.tiny.eyes import EyesConfig, EyesProgress, train_eyes
 
@@ -221,12 +219,7 @@ class TrainingRun:
                 self._table.update(self._log.add("eyes", done, figures))
             self._check_stop()
 
-        threads = torch.get_num_threads()
-        torch.set_num_threads(os.cpu_count() or 1)
-        try:
-            train_eyes(model, processor, images, config, progress)
-        finally:
-            torch.set_num_threads(threads)
+        train_eyes(model, processor, images, config, progress)
         _save_to(target, lambda path: (model.save_pretrained(path), processor.save_pretrained(path)))
         self._finish("eyes")
         return str(target)
