@@ -1,0 +1,205 @@
+"""Trains the tiny model from photographs to a solver of jigsaws it never saw, several times, with controls.
+
+    python benchmarks/learning.py --train FOLDER --test FOLDER --output RUNS [--jobs 2] [--set KEY=VALUE ...]
+
+Each run is `agile-gym train` with the preset `tiny`: eyes, cold start, GRPO, and after each stage the same held-out
+puzzles, played greedily. Besides the seeds on the photographs of `--train`, there is one on the built-in photographs
+alone, and with the first seed's eyes or cold start
+
+- ``shuffled``: GRPO on rewards that are shuffled over the whole batch, with the same schedule: must not gain;
+- ``no-step``: GRPO without the reward's part for steps;
+- ``no-looks``: cold start and GRPO without crops and zooms.
+
+All photographs of both folders are held out from each other by the caller; `--test` is never trained on. Interrupted,
+the same command goes on. `benchmarks/learning_report.py` makes the tables and the picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+STAGES = ("eyes", "cold-start", "sft")
+SAMPLED = "sampled"
+
+
+def arguments():
+    """Read the options."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--train", required=True, help="folder of photographs to train on")
+    parser.add_argument("--test", required=True, help="folder of other photographs to test on")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--episodes", type=int, default=2048, help="held-out puzzles")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at the same time, a core each")
+    parser.add_argument("--only", nargs="+", help="names of runs, such as photos-0 shuffled")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for agile-gym train")
+    parser.add_argument("--run", help=argparse.SUPPRESS)  # what a process of its own does
+    return parser.parse_args()
+
+
+def plan(options):
+    """Return the runs by name: photographs to train on, seed, the run to branch off and after which stage, changes."""
+    first = options.seeds[0]
+    base = f"photos-{first}"
+    runs = {f"photos-{seed}": (options.train, seed, None, None, []) for seed in options.seeds}
+    runs["shuffled"] = (options.train, first, base, "sft", [])
+    runs["no-step"] = (options.train, first, base, "sft", ['environment.reward={"step_weight": 0.0}'])
+    runs["no-looks"] = (options.train, first, base, "eyes", ['cold_start.looks=["board"]'])
+    runs["builtin"] = (None, first, None, None, [])
+    return {name: run for name, run in runs.items() if not options.only or name in options.only}
+
+
+def settings_of(options, name):
+    """Return the settings of a run."""
+    from agile_gym.commands.pairs import read_pairs
+    from agile_gym.training.settings import read_settings
+
+    train, seed, _, _, changes = plan(options)[name]
+    changes = {
+        "seed": seed,
+        "images.train": train,
+        "images.test": options.test,
+        "evaluation.episodes": options.episodes,
+        **read_pairs([*options.set, *changes], "--set", "grpo.lr=1e-4"),
+    }
+    return read_settings(options.preset, changes)
+
+
+def branch(options, name, settings):
+    """Begin a run with what another one has done, up to a stage."""
+    from agile_gym.training.settings import format_settings
+
+    _, _, base, last, _ = plan(options)[name]
+    folder = options.output / name
+    if base is None or folder.exists():
+        return
+    done = STAGES[: STAGES.index(last) + 1]
+    beside = folder.with_name(name + ".partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    (beside / "evaluation").mkdir(parents=True)
+    evaluated = {"eyes": "eyes", "sft": "coldstart"}
+    for stage in done:
+        shutil.copytree(options.output / base / stage, beside / stage)
+        for path in (options.output / base / "evaluation").glob(f"{evaluated.get(stage, '-')}*"):
+            copy = shutil.copytree if path.is_dir() else shutil.copy2
+            copy(path, beside / "evaluation" / path.name)
+    records = (options.output / base / "metrics.jsonl").read_text("utf-8").splitlines(keepends=True)
+    kept = [record for record in records if json.loads(record)["stage"] in done]
+    (beside / "metrics.jsonl").write_text("".join(kept), "utf-8")
+    state = [*done, *(f"evaluate-{evaluated[stage]}" for stage in done if stage in evaluated)]
+    (beside / "state.json").write_text(json.dumps({"done": state}), "utf-8")
+    (beside / "settings.toml").write_text(format_settings(settings), "utf-8")
+    beside.rename(folder)
+
+
+def train(options, name):
+    """Do one run, or go on with it; then play the held-out puzzles once more with sampling."""
+    import numpy as np
+
+    from agile_gym.learner import GRPO
+    from agile_gym.training import stages
+    from agile_gym.training.pipeline import TrainingRun
+
+    class Shuffled(GRPO):
+        """Gives every episode the return of another one of the whole batch."""
+
+        def returns(self, groups):
+            """Shuffle what the episodes have earned."""
+            earned = super().returns(groups)
+            return np.random.default_rng([self.config.seed, self.iteration]).permutation(earned)
+
+    class ControlRun(TrainingRun):
+        """A run whose GRPO learns from shuffled returns."""
+
+        def _grpo(self, model):
+            config = stages.grpo_config(self.settings, model)
+            config.algo_class = Shuffled
+            return self._train("grpo", config, self.settings.grpo["iterations"])
+
+    settings = settings_of(options, name)
+    branch(options, name, settings)
+    folder = options.output / name
+    kind = ControlRun if name == "shuffled" else TrainingRun
+    kind(settings, folder, resume=(folder / "settings.toml").exists()).run()
+    for stage, model in (("coldstart", "sft"), ("grpo", "grpo")):
+        sample(settings, folder, stage, folder / model / "model")
+
+
+def sample(settings, folder, stage, model):
+    """Play the held-out puzzles of a stage with sampling at temperature 1, as in training."""
+    from dataclasses import replace
+
+    from agile_gym.evaluation import evaluate, prepare_plan, summarize, summarize_cost, write_report
+    from agile_gym.policies import make_policy
+    from agile_gym.training import stages
+
+    output = folder / "evaluation" / SAMPLED / f"{stage}.json"
+    if output.exists():
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    plan = stages.evaluation_plan(settings, str(model))
+    plan = replace(plan, policy_options={**plan.policy_options, "temperature": 1.0})
+    prepared = prepare_plan(plan)
+    policy = make_policy(plan.policy, **plan.policy_options)
+    results = evaluate(policy, plan, batch=settings.evaluation["batch"], prepared=prepared)
+    write_report(
+        output,
+        plan=plan.to_json(),
+        photographs=prepared.photographs(),
+        summary=summarize(results),
+        cost=summarize_cost(results),
+        results=results,
+    )
+
+
+def start(options, name):
+    """Do a run in a process of its own, on one core, and note what it took."""
+    log = options.output / f"{name}.log"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    began = time.monotonic()
+    with log.open("a") as stream:
+        command = [sys.executable, __file__, *sys.argv[1:], "--run", name]
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    took = {"run": name, "exit": code, "wall": time.monotonic() - began, "processor": usage.ru_utime + usage.ru_stime}
+    with (options.output / "processes.jsonl").open("a") as stream:
+        stream.write(json.dumps(took) + "\n")
+    what = "done" if code == 0 else f"exit status {code}, see {log}"
+    print(f"{name}: {what} in {took['wall']:,.0f} s, {took['processor']:,.0f} s of processor", flush=True)
+    return code
+
+
+def main():
+    """Do all runs, as many at a time as there are jobs; those that branch off wait for what they branch off from."""
+    options = arguments()
+    if options.run:
+        train(options, options.run)
+        return 0
+    options.output.mkdir(parents=True, exist_ok=True)
+    runs = plan(options)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        started = {}
+
+        def do(name):
+            base = runs[name][2]
+            if base in started and started[base].result():
+                return 1
+            return start(options, name)
+
+        for name in runs:  # those that wait come after what they wait for
+            started[name] = pool.submit(do, name)
+        return max(future.result() for future in started.values())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
