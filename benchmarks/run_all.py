@@ -23,6 +23,7 @@ import cv2
 import gymnasium
 import numpy as np
 from gymnasium.vector import SyncVectorEnv
+from learning_report import START as TRAINING
 from PIL import Image
 from tqdm import tqdm
 
@@ -279,6 +280,9 @@ def main():
     ]
     if options.fuzz:
         parts.append("## Fuzzing\n\n" + fuzz_section(options.fuzz))
+    former = options.output.read_text(encoding="utf-8") if options.output.exists() else ""
+    if TRAINING in former:  # another script's part
+        parts.append(TRAINING + former.partition(TRAINING)[2].rstrip())
     options.output.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     print(f"Written: {options.output}")
 

@@ -91,6 +91,27 @@ def growth(iterations, figures):
     return float(np.polyfit(iterations[half:], figures[half:], 1)[0] * 100)
 
 
+def markdown(options, rows):
+    """Return the figures as a section in Markdown."""
+    lines = [
+        "## Memory",
+        "",
+        f"`python benchmarks/training_memory.py --iterations {options.iterations} --runners {options.runners} "
+        f"--learners {options.learners}`: resident memory in MiB of a training of the tiny model; growth is the slope "
+        "over the second half.",
+        "",
+        "| process | at first | half-way | at the end | peak | growth in 100 iterations |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        figures = row["rss_mib"]
+        told = [figures[0], figures[len(figures) // 2], figures[-1], row["peak_mib"]]
+        lines.append(
+            f"| {name} | {' | '.join(f'{figure:.0f}' for figure in told)} | {row['growth_mib_per_100']:+.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def main():
     """Train, and print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -132,6 +153,7 @@ def main():
     if options.out:
         settings = {key: value for key, value in vars(options).items() if key != "out"}
         content = {"settings": settings, "iterations": taken, "processes": rows}
+        content["markdown"] = markdown(options, rows)
         options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

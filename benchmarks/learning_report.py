@@ -1,0 +1,257 @@
+"""Writes the part of benchmarks/RESULTS.md on training, from runs of benchmarks/learning.py, and their curves.
+
+    python benchmarks/learning_report.py RUNS [--speed FILE] [--memory FILE]
+
+FILE is what `training_speed.py --output` and `training_memory.py --out` wrote. The picture is benchmarks/learning.svg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+from agile_gym.evaluation import Estimate, bootstrap_mean, compare_reports, read_report
+from agile_gym.evaluation.plots import require_matplotlib
+from agile_gym.training.runlog import read_records
+from agile_gym.training.settings import read_settings
+
+HERE = Path(__file__).parent
+START = "<!-- From here on written by benchmarks/learning_report.py -->"
+STAGES = {"eyes": "eyes", "coldstart": "cold start", "grpo": "GRPO"}
+WHAT = {
+    "photos": "trained on the folder of photographs",
+    "builtin": "trained on the built-in photographs alone",
+    "shuffled": "control: GRPO on rewards shuffled over the batch",
+    "no-step": "GRPO without the reward's part for steps",
+    "no-looks": "cold start and GRPO without crops and zooms",
+}
+AVERAGE = "avg"
+
+
+def table(header, rows):
+    """Write a Markdown table."""
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (header, *rows)]
+    lines.insert(1, "|" + "---|" * len(header))
+    return "\n".join(lines)
+
+
+def shares(estimate):
+    """Write a share with its interval, in per cent."""
+    value, low, high = (100 * number for number in Estimate(**estimate))
+    return f"{value:.1f} ({low:.1f}-{high:.1f})"
+
+
+class Run:
+    """What a run has left."""
+
+    def __init__(self, folder):
+        self.name, self.folder = folder.name, folder
+        self.settings = read_settings(str(folder / "settings.toml"))
+        self.reports = {
+            stage: read_report(path) for stage in STAGES if (path := folder / "evaluation" / f"{stage}.json").exists()
+        }
+        self.sampled = {
+            stage: read_report(path)
+            for stage in STAGES
+            if (path := folder / "evaluation" / "sampled" / f"{stage}.json").exists()
+        }
+        self.records = read_records(folder / "metrics.jsonl")
+
+    def grids(self):
+        """Return the grids that were played."""
+        return list(next(iter(self.reports.values())).summary)
+
+    def column(self, stage, grid, *, sampled=False):
+        """Return the figures of a stage over all levels."""
+        report = (self.sampled if sampled else self.reports).get(stage)
+        return None if report is None else report.summary[grid][AVERAGE]
+
+    def gain(self, grid, *, sampled=False):
+        """Return the paired difference of Acc between cold start and GRPO."""
+        reports = self.sampled if sampled else self.reports
+        return compare_reports(reports["coldstart"], reports["grpo"])[grid][AVERAGE]["acc"]
+
+    def gain_by_photograph(self, grid):
+        """Return the same with the bootstrap over photographs, puzzles of one being alike."""
+        pairs = {}
+        for stage in ("coldstart", "grpo"):
+            for row in self.reports[stage].rows:
+                if row.grid == grid:
+                    pairs.setdefault((row.level, row.episode), []).append((row.solved, row.image_id))
+        doubled = [(after[0] - before[0] + 1) / 2 for before, after in pairs.values()]  # between 0 and 1
+        estimate = bootstrap_mean(doubled, [before[1] for before, _ in pairs.values()])
+        value, low, high = (2 * number - 1 for number in estimate)
+        return {"difference": value, "low": low, "high": high}
+
+    def seconds(self):
+        """Return the wall-clock seconds of each stage, from the records."""
+        ends, start = {}, 0.0
+        for record in self.records:
+            ends[record["stage"]] = record["seconds"]
+        took = {}
+        for stage, end in ends.items():
+            took[stage], start = end - start, end
+        return took
+
+
+def stage_rows(runs):
+    """Return a row for each run and stage."""
+    rows = []
+    for run in runs:
+        for grid in run.grids():
+            for stage, title in STAGES.items():
+                column = run.column(stage, grid)
+                if column is None:
+                    continue
+                drawn = run.column(stage, grid, sampled=True)
+                rows.append(
+                    (
+                        run.name,
+                        grid,
+                        title,
+                        shares(column["acc"]),
+                        shares(column["acc_by_photograph"]),
+                        shares(column["score"]),
+                        f"{100 * column['reward_parts']['format']:.1f}",
+                        f"{column['turns']:.2f}",
+                        f"{column['uses'].get('Crop', 0):.2f} / {column['uses'].get('Zoom', 0):.2f}",
+                        "" if drawn is None else shares(drawn["acc"]),
+                    )
+                )
+    return rows
+
+
+def gain_rows(runs):
+    """Return a row for each run: what GRPO has added, and whether the intervals overlap."""
+    rows = []
+    for run in runs:
+        for grid in run.grids():
+            if {"coldstart", "grpo"} - set(run.reports):
+                continue
+            before, after = (Estimate(**run.column(stage, grid)["acc"]) for stage in ("coldstart", "grpo"))
+            gain = run.gain(grid)
+            apart = "above" if after.low > before.high else "below" if after.high < before.low else "overlap"
+            drawn = run.gain(grid, sampled=True) if {"coldstart", "grpo"} <= set(run.sampled) else None
+            rows.append(
+                (
+                    run.name,
+                    grid,
+                    f"{100 * before.value:.1f} -> {100 * after.value:.1f}",
+                    difference(gain),
+                    difference(run.gain_by_photograph(grid)),
+                    f"{after.value / before.value:.2f}" if before.value else "",
+                    apart,
+                    "" if drawn is None else difference(drawn),
+                )
+            )
+    return rows
+
+
+def difference(entry):
+    """Write a paired difference of shares with its interval, in points."""
+    return f"{100 * entry['difference']:+.1f} ({100 * entry['low']:+.1f} to {100 * entry['high']:+.1f})"
+
+
+def time_rows(runs, processes):
+    """Return a row for each run: where its time went."""
+    rows = []
+    for run in runs:
+        took = run.seconds()
+        spent = sum(entry["processor"] for entry in processes if entry["run"] == run.name)
+        grpo = [record for record in run.records if record["stage"] == "grpo"]
+        episodes = sum(record.get("episodes", 0) for record in grpo)
+        rows.append(
+            (run.name, *(f"{took.get(stage, 0):,.0f}" for stage in ("eyes", "sft", "grpo")), f"{episodes:,.0f}",
+             f"{spent / 60:.1f}")
+        )  # fmt: skip
+    return rows
+
+
+def picture(runs, path):
+    """Draw the Acc of held-out puzzles over the iterations of GRPO."""
+    figure = require_matplotlib().Figure(figsize=(9, 4.2), layout="constrained")
+    panes = figure.subplots(1, 2, sharey=True)
+    for pane, key, title in ((panes[0], "eval/acc", "held out, greedy"), (panes[1], "acc", "training, sampled")):
+        for number, run in enumerate(runs):
+            grpo = [record for record in run.records if record["stage"] == "grpo" and key in record]
+            points = [(record["iteration"], 100 * record[key]) for record in grpo]
+            start = run.column("coldstart", run.grids()[0])
+            if key == "eval/acc" and start is not None:
+                points.insert(0, (0, 100 * start["acc"]["value"]))
+            line = "--" if run.name in ("shuffled", "no-step", "no-looks") else "-"
+            pane.plot(*zip(*points, strict=True), color=f"C{number}", label=run.name, ls=line, lw=1.4)
+        pane.set(title=f"Acc, {title}", xlabel="iterations of GRPO", ylim=(0, 100))
+        pane.grid(alpha=0.3)
+    panes[0].set_ylabel("%")
+    panes[1].legend(fontsize=8)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def learning(folder, runs):
+    """Return the section on learning."""
+    processes = [json.loads(line) for line in (folder / "processes.jsonl").read_text("utf-8").splitlines()]
+    first = runs[0]
+    column = first.column("coldstart", first.grids()[0])
+    names = "\n".join(
+        f"- `{run.name}`: {WHAT[re.sub('-[0-9]+$', '', run.name)]}, seed {run.settings.seed}" for run in runs
+    )
+    header = ("run", "grid", "after", "Acc %", "Acc %, interval over photographs", "Score %", "format %", "turns",
+              "crops / zooms an episode", "Acc %, sampled")  # fmt: skip
+    gains = ("run", "grid", "Acc %", "gain, points", "interval over photographs", "ratio", "GRPO's interval",
+             "gain when sampled, points")  # fmt: skip
+    return f"""## Learning to solve jigsaws, held out
+
+`python benchmarks/learning.py --train FOLDER --test FOLDER --output RUNS`: the tiny model, preset `tiny`, from
+nothing. After each stage {column["puzzles"]:,} puzzles of {column["photographs"]} photographs that no stage was trained
+on, random parts, all pieces misplaced, the multi-turn protocol with at most {first.settings.environment["max_turns"]}
+turns, greedy; 95% intervals in brackets. The eyes answer at once (that is what they were taught). Sampled is at
+temperature 1, as in training.
+
+{names}
+
+{table(header, stage_rows(runs))}
+
+What GRPO has added to its cold start (paired, the same puzzles), and whether the two 95% intervals are apart:
+
+{table(gains, gain_rows(runs))}
+
+![Acc over the iterations of GRPO](learning.svg)
+
+Wall-clock seconds of the stages, each run on one core beside another, evaluations on the way included, and minutes of
+processor of the whole run (a run that branches off has not done the stages before again):
+
+{table(("run", "eyes", "cold start", "GRPO", "episodes of GRPO", "minutes in all"), time_rows(runs, processes))}
+"""
+
+
+def write_part(path, text):
+    """Put the text in the place of what this script wrote before, at the end of the file."""
+    former = path.read_text("utf-8") if path.exists() else "# Results\n"
+    path.write_text(f"{former.split(START)[0].rstrip()}\n\n{START}\n\n# Training\n\n{text}", "utf-8")
+
+
+def main():
+    """Read, draw, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("runs", type=Path, help="folder that benchmarks/learning.py wrote")
+    parser.add_argument("--speed", type=Path)
+    parser.add_argument("--memory", type=Path)
+    parser.add_argument("--output", type=Path, default=HERE / "RESULTS.md")
+    options = parser.parse_args()
+    order = [*WHAT]
+    folders = [path.parent for path in options.runs.glob("*/report.html")]
+    folders.sort(key=lambda path: (order.index(re.sub("-[0-9]+$", "", path.name)), path.name))
+    runs = [Run(folder) for folder in folders]
+    parts = [learning(options.runs, runs)]
+    for file in (options.speed, options.memory):
+        if file is not None:
+            parts.append(json.loads(file.read_text("utf-8"))["markdown"])
+    picture(runs, options.output.with_name("learning.svg"))
+    write_part(options.output, "\n".join(parts))
+    print(f"Written: {options.output}")
+
+
+if __name__ == "__main__":
+    main()
