@@ -22,6 +22,8 @@ __all__ = ["answer_loss", "answer_turns", "as_pixels", "as_tensor", "pieces_righ
 
 ENDING = 2
 """Ids of an answer's end that follow by themselves from what stands before: the closing of list and turn."""
+_NOTHING = -100
+"""Stands for a token that is not to be predicted."""
 
 
 def as_tensor(array: NDArray[Any], device: Any) -> Tensor:  # noqa: ANN401 -- torch.device or its name
@@ -35,7 +37,15 @@ def as_pixels(images: NDArray[np.uint8], device: Any) -> Tensor:  # noqa: ANN401
     return flat.permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
-def answer_loss(model: Any, lesson: Lesson, features: Tensor, batch: PuzzleBatch, *, whole: bool) -> Tensor:  # noqa: ANN401
+def answer_loss(
+    model: Any,  # noqa: ANN401 -- transformers is untyped
+    lesson: Lesson,
+    features: Tensor,
+    batch: PuzzleBatch,
+    *,
+    whole: bool,
+    thoughts: NDArray[np.int64] | None = None,
+) -> Tensor:
     """Compute the mean cross-entropy of the right answers' tokens.
 
     Args:
@@ -44,16 +54,24 @@ def answer_loss(model: Any, lesson: Lesson, features: Tensor, batch: PuzzleBatch
         features: (N, P, width), the image vectors of the pieces.
         batch: The puzzles.
         whole: Whether the end of the turn counts, too; without it the loss costs less.
+        thoughts: (N, M), ids that stand in the thoughts before the answers. Nothing is learned about them, nor about
+            where they end.
 
     Returns:
         Scalar float32.
     """
     answers = as_tensor(lesson.answers(batch.solution), features.device)
+    targets = answers
+    if thoughts is not None and thoughts.shape[1]:
+        inside, after = as_tensor(thoughts, features.device), lesson.thought
+        answers = torch.cat([answers[:, :after], inside, answers[:, after:]], 1)
+        targets = answers.clone()
+        targets[:, after : after + inside.shape[1] + 1] = _NOTHING
     if not whole:
-        answers = answers[:, :-ENDING]
+        answers, targets = answers[:, :-ENDING], targets[:, :-ENDING]
     hidden = _hidden(model, lesson, features, answers[:, :-1])
     logits = model.lm_head(hidden[:, -answers.shape[1] :]).float()
-    return F.cross_entropy(logits.flatten(0, 1), answers.flatten())
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=_NOTHING)
 
 
 def _hidden(model: Any, lesson: Lesson, features: Tensor, written: Tensor) -> Tensor:  # noqa: ANN401 -- likewise

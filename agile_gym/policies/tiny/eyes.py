@@ -27,6 +27,8 @@ Groups = list[tuple[list[Any], float]]
 LOWEST_RATE = 0.05
 BOARDS_AMONG = 4
 """Of so many puzzles one is also shown as a board in the second stage; in the first, all are."""
+THINKING = 0.5
+"""Share of the steps of the second stage in which something may stand in the thought before the answer."""
 WHOLE_EVERY = 4
 """Every so many steps the end of the turn is learned, too; in the others, which are cheaper, only the names."""
 
@@ -50,6 +52,9 @@ class EyesConfig:
         warmup: Steps over which learning rates rise at the start of a stage. In its second half they fall to a
             twentieth.
         turns: Smallest and largest number of turns that the first text speaks of.
+        thought: Most tokens, drawn at random, that stand in the thought before the answer; in half of the steps there
+            are none. They teach the model to see from anywhere in a text, not only right after the images, as a
+            pretrained model does; nothing is learned about the tokens themselves.
         precision: ``"bfloat16"`` computes in it where that loses little and keeps the weights in float32;
             ``"auto"`` does so on processors with AMX and on GPUs, where it is faster.
     """
@@ -67,6 +72,7 @@ class EyesConfig:
     weight_decay: float = 0.05
     warmup: int = 50
     turns: tuple[int, int] = (1, 8)
+    thought: int = 24
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def __post_init__(self) -> None:
@@ -75,7 +81,7 @@ class EyesConfig:
         Raises:
             ConfigurationError: If one is out of range.
         """
-        for name in ("seed", "matching_steps", "steps", "warmup"):
+        for name in ("seed", "matching_steps", "steps", "warmup", "thought"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 0:
                 raise ConfigurationError(f"{name}={value!r} must be a whole number, 0 or more.")
@@ -229,9 +235,10 @@ class _Training:
         from agile_gym.policies.tiny.answering import answer_loss, as_pixels, as_tensor
         from agile_gym.policies.tiny.forward import image_features
 
-        device, matching, answers = self._model.device, self._matching[number], stage == "answers"
+        config, device = self._config, self._model.device
+        matching, answers = self._matching[number], stage == "answers"
         boards, arranged = drawer.boards(batch.first(-(-len(batch.home) // BOARDS_AMONG)) if answers else batch)
-        with _precision(self._config.precision, device.type):
+        with _precision(config.precision, device.type):
             pixels = torch.cat([as_pixels(batch.pieces, device), as_pixels(boards, device)])
             vectors = image_features(self._model, pixels)
         pieces, shown = vectors[: batch.home.size], vectors[batch.home.size :].float()
@@ -243,8 +250,11 @@ class _Training:
         lessons = self._lessons[number]
         lesson = lessons[int(self._choices.integers(len(lessons)))]
         whole = step % WHOLE_EVERY == 0
-        with _precision(self._config.precision, device.type):
-            return self._config.matching_weight * loss + answer_loss(self._model, lesson, pieces, batch, whole=whole)
+        long = int(self._choices.integers(config.thought + 1)) if self._choices.random() < THINKING else 0
+        thoughts = self._choices.choice(lesson.words, (len(batch.home), long))
+        with _precision(config.precision, device.type):
+            answering = answer_loss(self._model, lesson, pieces, batch, whole=whole, thoughts=thoughts)
+        return config.matching_weight * loss + answering
 
 
 def _schedule(step: int, steps: int, warmup: int) -> float:

@@ -145,6 +145,8 @@ class Lesson:
         names: Names of the pieces.
         prompt: (T,) int64, the ids up to where the model begins to write.
         images: (P,) int64, where in it the images are.
+        words: (V,) int64, the ids that a thought can be made of: all but special ones.
+        thought: Where in an answer's ids a thought would begin.
     """
 
     def __init__(self, processor: Any, grid: tuple[int, int], turns: int) -> None:  # noqa: ANN401 -- untyped
@@ -168,9 +170,16 @@ class Lesson:
         self.names = piece_names(grid[0] * grid[1])
         self.prompt = np.array(self._tokenizer.encode(text, add_special_tokens=False), np.int64)
         self.images = np.flatnonzero(self.prompt == processor.image_token_id)
+        special = {*self._tokenizer.all_special_ids, processor.image_token_id}
+        self.words = np.array([word for word in range(len(self._tokenizer)) if word not in special], np.int64)
+        opening: list[int] = self._tokenizer.encode("<think>", add_special_tokens=False)
+        self.thought = len(opening)
 
     def answers(self, solutions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the ids (N, A) of the turns that give some solutions (N, P), the token that ends the turn included."""
+        """Return the ids (N, A) of the turns that give some solutions (N, P), the token that ends the turn included.
+
+        Their thoughts are empty.
+        """
         orders: list[list[int]] = solutions.tolist()
         texts = [write_answer(Answer(tuple([self.names[piece] for piece in order]))) for order in orders]
         ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False)["input_ids"]

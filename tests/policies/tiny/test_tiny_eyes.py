@@ -113,6 +113,32 @@ def test_the_forward_pass_agrees_with_the_models_own(tiny):
         torch.testing.assert_close(image_features(model, pixels), features, rtol=0, atol=1e-5)
 
 
+def test_the_loss_of_an_answer_after_a_thought_is_that_of_the_models_own_pass(images, tiny):
+    model, processor = tiny
+    lesson, batch = Lesson(processor, (2, 2), 5), PuzzleDrawer(images, (2, 2), 0).draw(3)
+    thoughts = np.random.default_rng(0).choice(lesson.words, (3, 6))
+    decoded = processor.tokenizer.decode(thoughts[0])
+    assert not any(token in decoded for token in processor.tokenizer.all_special_tokens)
+    rows, kept = [], []
+    for answer, thought in zip(lesson.answers(batch.solution), thoughts, strict=True):
+        opening, closing, *names = answer.tolist()
+        assert processor.tokenizer.decode([opening]) == "<think>"
+        assert processor.tokenizer.decode([closing]).startswith("</think>")
+        rows.append([*lesson.prompt, opening, *thought, closing, *names])
+        kept.append([False] * len(lesson.prompt) + [True] + [False] * 7 + [True] * len(names))
+    ids, kept = torch.tensor(rows), torch.tensor(kept)
+    pixels = as_pixels(batch.pieces, "cpu")
+    with torch.no_grad():
+        logits = model(input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids)).logits
+        expected = torch.nn.functional.cross_entropy(logits[:, :-1][kept[:, 1:]], ids[:, 1:][kept[:, 1:]])
+        features = image_features(model, pixels).view(3, 4, -1)
+        loss = answer_loss(model, lesson, features, batch, whole=True, thoughts=thoughts)
+        plain = answer_loss(model, lesson, features, batch, whole=True, thoughts=thoughts[:, :0])
+        assert plain == answer_loss(model, lesson, features, batch, whole=True)
+    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-5)
+    assert abs(float(loss - plain)) > 1e-4
+
+
 def test_greedy_turns_are_those_that_generate_writes(images, tiny):
     model, processor = tiny
     lesson, batch = Lesson(processor, (2, 2), 5), PuzzleDrawer(images, (2, 2), 0).draw(3)
@@ -251,6 +277,7 @@ def test_matching_leaves_the_language_model_alone(images):
         {"lr": 0.0},
         {"turns": (0, 3)},
         {"turns": (4, 3)},
+        {"thought": -1},
         {"precision": "float16"},
     ],
 )
