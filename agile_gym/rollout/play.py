@@ -12,6 +12,7 @@ import gymnasium
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.policies.base import Policy, RecordingPolicy
+from agile_gym.rollout.pool import EnvironmentPool
 from agile_gym.rollout.recorder import EpisodeRecorder
 from agile_gym.rollout.transcript import Transcript, TurnUsage
 
@@ -42,7 +43,7 @@ class EpisodeSpec:
 def play_episodes(
     policy: Policy,
     specs: Iterable[EpisodeSpec],
-    makers: Mapping[str, Callable[[], gymnasium.Env[Any, Any]]],
+    makers: Mapping[str, Callable[[], gymnasium.Env[Any, Any]]] | EnvironmentPool,
     *,
     batch: int = 8,
     policy_name: str = "policy",
@@ -55,7 +56,8 @@ def play_episodes(
     Args:
         policy: Plays. Its ``reset`` is the caller's.
         specs: The episodes; taken one by one, as slots become free.
-        makers: What makes the environment of each key; environments are used again.
+        makers: What makes the environment of each key; environments are used again, and closed at the end. An
+            `EnvironmentPool` keeps them for another call.
         batch: How many are played side by side, at least 1.
         policy_name: For the record.
         on_error: Is told of an episode whose environment raised, which is then left out; such environments are made
@@ -70,7 +72,8 @@ def play_episodes(
     if batch < 1:
         raise ConfigurationError(f"batch={batch} is not allowed; give at least 1.")
     waiting = iter(specs)
-    slots = [_Slot(number, makers) for number in range(batch)]
+    pool = makers if isinstance(makers, EnvironmentPool) else EnvironmentPool(makers)
+    slots = [_Slot(number, pool) for number in range(batch)]
     active = [slot for slot in slots if _begin(slot, waiting, on_error)]
     try:
         while active:
@@ -92,7 +95,9 @@ def play_episodes(
             active = [slot for slot in active if slot.playing]
     finally:
         for slot in slots:
-            slot.close()
+            slot.leave()
+        if pool is not makers:
+            pool.close()
 
 
 def _begin(
@@ -133,18 +138,16 @@ class _Slot:
     playing = False
     failed = False
 
-    def __init__(self, number: int, makers: Mapping[str, Callable[[], gymnasium.Env[Any, Any]]]) -> None:
+    def __init__(self, number: int, pool: EnvironmentPool) -> None:
         self.number = number
-        self._makers = makers
+        self._pool = pool
         self._recorders: dict[str, EpisodeRecorder] = {}
 
     def begin(self, spec: EpisodeSpec) -> None:
         """Begin an episode."""
         recorder = self._recorders.get(spec.env)
         if recorder is None:
-            if spec.env not in self._makers:
-                raise ConfigurationError(f"There is no environment {spec.env!r}; there are {sorted(self._makers)}.")
-            recorder = self._recorders[spec.env] = EpisodeRecorder(self._makers[spec.env]())
+            recorder = self._recorders[spec.env] = self._pool.take(spec.env)
         recorder.keep_images = spec.keep_images
         recorder.reset(seed=spec.seed, options=spec.options, policy_seed=spec.policy_seed, name=spec.name)
         self.spec, self.recorder = spec, recorder
@@ -155,7 +158,8 @@ class _Slot:
         """Forget an episode whose environment raised, and the environments."""
         self.failed = True
         with contextlib.suppress(Exception):  # it is broken already
-            self.close()
+            for recorder in self._recorders.values():
+                recorder.env.close()
         self._recorders.clear()
 
     def step(self, text: str, usage: TurnUsage) -> bool:
@@ -164,6 +168,8 @@ class _Slot:
         self.recorder.info["slot"] = self.number
         return self.recorder.done
 
-    def close(self) -> None:
-        for recorder in self._recorders.values():
-            recorder.env.close()
+    def leave(self) -> None:
+        """Give the environments back."""
+        for key, recorder in self._recorders.items():
+            self._pool.give(key, recorder)
+        self._recorders.clear()
