@@ -27,7 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 STAGES = ("eyes", "cold-start", "sft")
-SAMPLED = "sampled"
+SAMPLED, MORE_TURNS = "sampled", "more-turns"
 
 
 def arguments():
@@ -102,7 +102,7 @@ def branch(options, name, settings):
 
 
 def train(options, name):
-    """Do one run, or go on with it; then play the held-out puzzles once more with sampling."""
+    """Do one run, or go on with it; then play the held-out puzzles with sampling, and with the expert's turns."""
     import numpy as np
 
     from agile_gym.learner import GRPO
@@ -131,23 +131,28 @@ def train(options, name):
     kind = ControlRun if name == "shuffled" else TrainingRun
     kind(settings, folder, resume=(folder / "settings.toml").exists()).run()
     for stage, model in (("coldstart", "sft"), ("grpo", "grpo")):
-        sample(settings, folder, stage, folder / model / "model")
+        play(settings, folder / "evaluation" / SAMPLED / f"{stage}.json", folder / model / "model", temperature=1.0)
+    turns = max(settings.cold_start["turns"])
+    play(settings, folder / "evaluation" / MORE_TURNS / "coldstart.json", folder / "sft" / "model", max_turns=turns)
 
 
-def sample(settings, folder, stage, model):
-    """Play the held-out puzzles of a stage with sampling at temperature 1, as in training."""
+def play(settings, output, model, *, temperature=0.0, **changes):
+    """Play the held-out puzzles once more, in another way, unless that was done."""
     from dataclasses import replace
 
     from agile_gym.evaluation import evaluate, prepare_plan, summarize, summarize_cost, write_report
     from agile_gym.policies import make_policy
     from agile_gym.training import stages
 
-    output = folder / "evaluation" / SAMPLED / f"{stage}.json"
     if output.exists():
         return
     output.parent.mkdir(parents=True, exist_ok=True)
     plan = stages.evaluation_plan(settings, str(model))
-    plan = replace(plan, policy_options={**plan.policy_options, "temperature": 1.0})
+    plan = replace(
+        plan,
+        options={**plan.options, **changes},
+        policy_options={**plan.policy_options, "temperature": temperature},
+    )
     prepared = prepare_plan(plan)
     policy = make_policy(plan.policy, **plan.policy_options)
     results = evaluate(policy, plan, batch=settings.evaluation["batch"], prepared=prepared)
