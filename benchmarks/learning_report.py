@@ -57,6 +57,8 @@ class Run:
             for stage in STAGES
             if (path := folder / "evaluation" / "sampled" / f"{stage}.json").exists()
         }
+        more = folder / "evaluation" / "more-turns" / "coldstart.json"
+        self.more_turns = read_report(more) if more.exists() else None
         self.records = read_records(folder / "metrics.jsonl")
 
     def grids(self):
@@ -97,7 +99,7 @@ class Run:
 
 
 def stage_rows(runs):
-    """Return a row for each run and stage."""
+    """Return a row for each run and stage, and one for the cold start with as many turns as its experts had."""
     rows = []
     for run in runs:
         for grid in run.grids():
@@ -106,21 +108,25 @@ def stage_rows(runs):
                 if column is None:
                     continue
                 drawn = run.column(stage, grid, sampled=True)
-                rows.append(
-                    (
-                        run.name,
-                        grid,
-                        title,
-                        shares(column["acc"]),
-                        shares(column["acc_by_photograph"]),
-                        shares(column["score"]),
-                        f"{100 * column['reward_parts']['format']:.1f}",
-                        f"{column['turns']:.2f}",
-                        f"{column['uses'].get('Crop', 0):.2f} / {column['uses'].get('Zoom', 0):.2f}",
-                        "" if drawn is None else shares(drawn["acc"]),
-                    )
-                )
+                rows.append((run.name, title, *cells(column), "" if drawn is None else shares(drawn["acc"])))
+                if stage == "coldstart" and run.more_turns is not None:
+                    turns = max(run.settings.cold_start["turns"])
+                    more = run.more_turns.summary[grid][AVERAGE]
+                    rows.append((run.name, f"{title}, {turns} turns allowed", *cells(more), ""))
     return rows
+
+
+def cells(column):
+    """Return what a row says of an evaluation."""
+    uses = column["uses"]
+    return (
+        shares(column["acc"]),
+        shares(column["acc_by_photograph"]),
+        shares(column["score"]),
+        *(f"{100 * share:.1f}" for share in (column["answered"], column["valid"], column["reward_parts"]["format"])),
+        f"{column['turns']:.2f}",
+        f"{uses.get('Crop', 0):.2f} / {uses.get('Zoom', 0):.2f}",
+    )
 
 
 def gain_rows(runs):
@@ -197,14 +203,14 @@ def learning(folder, runs):
     names = "\n".join(
         f"- `{run.name}`: {WHAT[re.sub('-[0-9]+$', '', run.name)]}, seed {run.settings.seed}" for run in runs
     )
-    header = ("run", "grid", "after", "Acc %", "Acc %, interval over photographs", "Score %", "format %", "turns",
-              "crops / zooms an episode", "Acc %, sampled")  # fmt: skip
+    header = ("run", "after", "Acc %", "Acc %, interval over photographs", "Score %", "answered %", "valid turns %",
+              "R_format %", "turns", "crops / zooms an episode", "Acc %, sampled")  # fmt: skip
     gains = ("run", "grid", "Acc %", "gain, points", "interval over photographs", "ratio", "GRPO's interval",
              "gain when sampled, points")  # fmt: skip
+    command = ["python benchmarks/learning.py --train FOLDER --test FOLDER --output RUNS", *changes(first.settings)]
     return f"""## Learning to solve jigsaws, held out
 
-`python benchmarks/learning.py --train FOLDER --test FOLDER --output RUNS`: the tiny model, preset `tiny`, from
-nothing. After each stage {column["puzzles"]:,} puzzles of {column["photographs"]} photographs that no stage was trained
+`{" ".join(command)}`: the tiny model, preset `tiny`, from nothing. After each stage {column["puzzles"]:,} puzzles of {column["photographs"]} photographs that no stage was trained
 on, random parts, all pieces misplaced, the multi-turn protocol with at most {first.settings.environment["max_turns"]}
 turns, greedy; 95% intervals in brackets. The eyes answer at once (that is what they were taught). Sampled is at
 temperature 1, as in training.
@@ -224,6 +230,19 @@ processor of the whole run (a run that branches off has not done the stages befo
 
 {table(("run", "eyes", "cold start", "GRPO", "episodes of GRPO", "minutes in all"), time_rows(runs, processes))}
 """
+
+
+def changes(settings):
+    """Return how the settings of a run differ from the preset's, but for photographs, seed and evaluation."""
+    preset = read_settings("tiny").to_mapping()
+    mine = settings.to_mapping()
+    return [
+        f"--set {section}.{key}={json.dumps(value)}"
+        for section, entries in mine.items()
+        if isinstance(entries, dict) and section not in ("images", "evaluation")
+        for key, value in entries.items()
+        if value != preset[section].get(key)
+    ]
 
 
 def write_part(path, text):
