@@ -210,10 +210,12 @@ def learning(folder, runs):
     command = ["python benchmarks/learning.py --train FOLDER --test FOLDER --output RUNS", *changes(first.settings)]
     return f"""## Learning to solve jigsaws, held out
 
-`{" ".join(command)}`: the tiny model, preset `tiny`, from nothing. After each stage {column["puzzles"]:,} puzzles of {column["photographs"]} photographs that no stage was trained
-on, random parts, all pieces misplaced, the multi-turn protocol with at most {first.settings.environment["max_turns"]}
-turns, greedy; 95% intervals in brackets. The eyes answer at once (that is what they were taught). Sampled is at
-temperature 1, as in training.
+`{" ".join(command)}`
+
+The tiny model, preset `tiny`, from nothing. After each stage {column["puzzles"]:,} puzzles of {column["photographs"]}
+photographs that no stage was trained on, random parts, all pieces misplaced, the multi-turn protocol with at most
+{first.settings.environment["max_turns"]} turns, greedy; 95% intervals in brackets. The eyes answer at once (that is
+what they were taught). Sampled is at temperature 1, as in training.
 
 {names}
 
