@@ -7,21 +7,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import RayError
-from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.core import (
-    COMPONENT_LEARNER,
-    COMPONENT_LEARNER_GROUP,
-    COMPONENT_RL_MODULE,
-    DEFAULT_MODULE_ID,
-)
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
@@ -33,17 +24,18 @@ from ray.rllib.utils.metrics import (
     TIMERS,
 )
 
-from agile_gym.errors import ConfigurationError, ModelError
+from agile_gym.errors import ConfigurationError
 from agile_gym.learner.advantages import GroupAdvantages, group_advantages
-from agile_gym.learner.checkpoints import check_checkpoint, replace_checkpoint
+from agile_gym.learner.batches import GroupBatch, returns_of
 from agile_gym.learner.config import GRPOConfig
 from agile_gym.learner.dispatch import play_on_runners
 from agile_gym.learner.env_runner import VLMEnvRunner
 from agile_gym.learner.groups import Group
 from agile_gym.learner.model import TINY, ModelOptions
 from agile_gym.learner.module import VLMModule
+from agile_gym.learner.recovery import RecoverableAlgorithm
 from agile_gym.learner.resources import check_cluster
-from agile_gym.learner.rllib_learner import COMPLETE, TokenLearner, check_learner_class
+from agile_gym.learner.rllib_learner import TokenLearner, check_learner_class
 from agile_gym.learner.samples import Sample, assign_minibatches, make_samples, share_out
 from agile_gym.learner.statistics import episode_metrics, evaluation_metrics
 from agile_gym.learner.tasks import Curriculum, GroupSpec, make_group
@@ -57,28 +49,7 @@ _TRAINING, _EVALUATION = 0, 1
 _logger = logging.getLogger(__name__)
 
 
-@dataclass
-class Batch:
-    """What an iteration is trained on.
-
-    Attributes:
-        groups: The groups that are trained on.
-        returns: (N,) the return of each of their episodes.
-        advantages: (N,) float32.
-        played: All groups that were played.
-        constant: Groups without variance that were left out.
-        metrics: What was counted on the way.
-    """
-
-    groups: list[Group] = field(default_factory=list[Group])
-    returns: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-    advantages: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
-    played: list[Group] = field(default_factory=list[Group])
-    constant: int = 0
-    metrics: dict[str, float] = field(default_factory=dict[str, float])
-
-
-class GRPO(Algorithm):
+class GRPO(RecoverableAlgorithm):
     """Group relative policy optimisation of a model that plays whole episodes (Shao et al., arXiv 2402.03300).
 
     Each iteration plays ``groups_per_iteration`` puzzles ``group_size`` times each, compares the episodes of a puzzle
@@ -86,8 +57,6 @@ class GRPO(Algorithm):
     seed and the group's number: not from the number of runners, nor from what went wrong.
     """
 
-    config: Any  # a GRPOConfig, which RLlib takes for one of any algorithm
-    learner_group: Any
     env_runner_group: Any
     eval_env_runner_group: Any
 
@@ -108,8 +77,6 @@ class GRPO(Algorithm):
             ConfigurationError: If there are too few CPUs or GPUs, or the model or an environment cannot be used.
         """
         self._groups_begun = 0
-        self._snapshot: Any = None
-        self._rebuilt = 0
         check_learner_class(self.config.learner_class if isinstance(self.config, GRPOConfig) else TokenLearner)
         self._check_before()
         try:
@@ -174,18 +141,18 @@ class GRPO(Algorithm):
             "seconds_rollout": sampled - begun,
             "seconds_update": updated - sampled,
             "seconds_sync": done - updated,
-            "learners_rebuilt": float(self._rebuilt),
+            "learners_rebuilt": float(self.learners_rebuilt),
         }
         self._log(batch)
 
-    def collect(self) -> Batch:
+    def collect(self) -> GroupBatch:
         """Play the groups of an iteration, and compare their episodes.
 
         Returns:
             The groups that are trained on.
         """
         config = self.config
-        batch = Batch()
+        batch = GroupBatch()
         wanted = config.groups_per_iteration
         start = self._groups_begun
         lost: dict[int, str] = {}
@@ -246,7 +213,7 @@ class GRPO(Algorithm):
             self.metrics.aggregate(outcome.metrics, key=ENV_RUNNER_RESULTS)
         return outcome.groups, outcome.failures, outcome.retries
 
-    def _take(self, batch: Batch, played: list[Group]) -> None:
+    def _take(self, batch: GroupBatch, played: list[Group]) -> None:
         """Add groups to a batch, but for those without variance."""
         config = self.config
         returns = self.returns(played)
@@ -276,29 +243,15 @@ class GRPO(Algorithm):
         Raises:
             ConfigurationError: If ``reward_fn`` does not return a finite number.
         """
-        function = self.config.reward_fn
         episodes = [episode for group in groups for episode in group.episodes]
-        if function is None:
-            return np.array([e.reward["total"] for e in episodes], np.float64)
-        values: list[float] = []
-        for episode in episodes:
-            given = function(episode)
-            try:
-                values.append(float(given))
-            except (TypeError, ValueError):
-                values.append(np.nan)
-            if not np.isfinite(values[-1]):
-                raise ConfigurationError(
-                    f"reward_fn returned {given!r:.100} for the episode {episode.id!r}; it must return a finite number."
-                )
-        return np.array(values, np.float64)
+        return returns_of(episodes, self.config.reward_fn)
 
     def compare(self, returns: NDArray[np.float64], groups: Sequence[int]) -> GroupAdvantages:
         """Return the advantages of episodes."""
         config = self.config
         return group_advantages(returns, groups, scale=config.advantage_scale, leave_one_out=config.leave_one_out)
 
-    def make_samples(self, batch: Batch) -> list[Sample]:
+    def make_samples(self, batch: GroupBatch) -> list[Sample]:
         """Cut episodes into what is trained on."""
         config = self.config
         episodes = [episode for group in batch.groups for episode in group.episodes]
@@ -317,51 +270,22 @@ class GRPO(Algorithm):
             return
         steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0)
         shares = share_out(samples, max(1, self.config.num_learners))
-        if self._snapshot is None:
-            self._snapshot = self._take_snapshot()
 
-        def update() -> tuple[Any, Any]:
+        def update() -> Any:  # noqa: ANN401 -- results of learners
             data = TrainingData(episodes_refs=[ray.put(share or [Sample.nothing()]) for share in shares])
-            results = self.learner_group.update(training_data=data, timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps})
-            return results, self._take_snapshot()
+            return self.learner_group.update(training_data=data, timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps})
 
-        results, self._snapshot = self._ask_learners(update)
+        results = self.ask_learners(update, changes=True)
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
 
-    def _take_snapshot(self) -> Any:  # noqa: ANN401 -- a state
-        """Return the learners' state, if it is to be kept; it is that after the last update."""
-        if not self.config.learner_snapshots or self.learner_group.is_local:
-            return None
-        return self.learner_group.get_state(components=COMPONENT_LEARNER)
-
-    def _ask_learners(self, ask: Any) -> Any:  # noqa: ANN401 -- a function, and what it returns
-        try:
-            return ask()
-        except (RayError, IndexError) as error:  # RLlib finds no result of an actor that died
-            if self.learner_group.is_local or self._snapshot is None:
-                raise
-            _logger.warning("A learner died (%s); all are built anew from the last snapshot.", type(error).__name__)
-            self._rebuild_learners()
-            return ask()
-
-    def _rebuild_learners(self) -> None:
-        try:
-            self.learner_group.shutdown()
-        except Exception as error:  # what is dead cannot be shut down in order
-            _logger.warning("The learners that are left were not shut down in order: %s", error)
-        spec = self.config.get_multi_rl_module_spec(spaces=self.spaces, inference_only=False)
-        self.learner_group = self.config.build_learner_group(rl_module_spec=spec)
-        self.learner_group.set_state(self._snapshot)
-        self._rebuilt += 1
-
     def _sync_weights(self) -> None:
-        self._ask_learners(
+        self.ask_learners(
             lambda: self.env_runner_group.sync_weights(
                 from_worker_or_learner_group=self.learner_group, inference_only=True, timeout_seconds=None
             )
         )
 
-    def _log(self, batch: Batch) -> None:
+    def _log(self, batch: GroupBatch) -> None:
         for name, value in batch.metrics.items():
             self.metrics.log_value((GRPO_RESULTS, name), value, window=1)
 
@@ -394,41 +318,6 @@ class GRPO(Algorithm):
         episodes = [episode for group in groups for episode in group.episodes]
         return evaluation_metrics(episodes, [self._tasks[group.spec.task].name for group in groups])
 
-    def save_pretrained(self, path: str | Path, *, merge: bool = False) -> Path:
-        """Write the model as an ordinary Hugging Face directory; an adapter as PEFT does.
-
-        Args:
-            path: The folder, which the first learner must be able to reach.
-            merge: Whether an adapter is merged into the model, and the whole is written.
-
-        Returns:
-            The folder.
-
-        Raises:
-            ConfigurationError: If the learner wrote it to another machine's disk.
-            OSError: If it cannot be written.
-        """
-        folder = Path(path).resolve()
-
-        def write(learner: Any) -> str | None:  # noqa: ANN401 -- a TokenLearner
-            return learner.save_pretrained(str(folder), merge=merge)
-
-        for mistake in self._learners_say(write):
-            raise OSError(f"The model could not be written to {folder}: {mistake}")
-        if not any(folder.glob("*.safetensors")):
-            raise ConfigurationError(
-                f"The learner wrote the model to its own disk, not to {folder} of this machine. Give a folder that all "
-                "machines share."
-            )
-        return folder
-
-    def get_weights_of_module(self) -> dict[str, NDArray[Any]]:
-        """Return the weights that are trained."""
-        state = self.learner_group.get_state(
-            components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}", inference_only=True
-        )
-        return state[COMPONENT_LEARNER][COMPONENT_RL_MODULE][DEFAULT_MODULE_ID]
-
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 -- RLlib's
         """Return the state, with the number of groups begun and the curriculum."""
         state = super().get_state(components, not_components=not_components, **kwargs)
@@ -437,78 +326,7 @@ class GRPO(Algorithm):
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Take over a state."""
-        super().set_state(dict(state))
-        self._snapshot = None
+        super().set_state(state)
         if GRPO_RESULTS in state:
             self._groups_begun = state[GRPO_RESULTS]["groups_begun"]
             self._curriculum.set_state(state[GRPO_RESULTS]["curriculum"])
-
-    def save_to_path(self, path: Any = None, **kwargs: Any) -> str:  # noqa: ANN401 -- RLlib's
-        """Write a checkpoint; a former one at the same place stays until the new one is whole.
-
-        Args:
-            path: Its folder; a temporary one by default.
-            **kwargs: RLlib's.
-
-        Returns:
-            The folder.
-
-        Raises:
-            OSError: If it cannot be written, such as on a full disk.
-        """
-        if path is None or kwargs.get("filesystem") is not None or "://" in str(path):
-            return super().save_to_path(path, **kwargs)
-        folder = Path(path).absolute()
-        replace_checkpoint(folder, lambda target: self._write_checkpoint(target, **kwargs))
-        return str(folder)
-
-    def _write_checkpoint(self, folder: Path, **kwargs: Any) -> None:  # noqa: ANN401 -- RLlib's
-        super().save_to_path(str(folder), **kwargs)
-        if not (folder / COMPONENT_LEARNER_GROUP / COMPONENT_LEARNER / COMPLETE).exists():  # RLlib would not tell
-            raise OSError(f"The learner could not write its part of the checkpoint {folder}; is the disk full?")
-
-    @classmethod
-    def from_checkpoint(cls, path: Any, filesystem: Any = None, **kwargs: Any) -> GRPO:  # noqa: ANN401 -- RLlib's
-        """Return an algorithm that goes on where a checkpoint was written.
-
-        Args:
-            path: The checkpoint's folder.
-            filesystem: RLlib's.
-            **kwargs: RLlib's; ``config``, if another configuration is to be used.
-
-        Raises:
-            ConfigurationError: If there is no checkpoint, or it is damaged.
-        """
-        if filesystem is None and isinstance(path, str | Path) and "://" not in str(path):
-            check_checkpoint(Path(path).absolute())
-            path = str(Path(path).absolute())
-        located: Any = path
-        return cast("GRPO", super().from_checkpoint(located, filesystem=filesystem, **kwargs))
-
-    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- RLlib's
-        """Take over a checkpoint.
-
-        Raises:
-            ConfigurationError: If there is none, it is damaged, or it is of another model.
-        """
-        whole = kwargs.get("component") is None
-        if whole and kwargs.get("filesystem") is None and "://" not in str(path):
-            path = str(Path(path).absolute())
-            check_checkpoint(Path(path))
-        super().restore_from_path(path, *args, **kwargs)
-        self._snapshot = None
-
-        def say(learner: Any) -> str | None:  # noqa: ANN401 -- a TokenLearner
-            return learner.restore_error
-
-        for mistake in self._learners_say(say):
-            raise ModelError(f"The checkpoint {str(path)!r} cannot be taken over. {mistake}")
-
-    def _learners_say(self, ask: Any) -> list[str]:  # noqa: ANN401 -- a function of a learner
-        """Ask all learners what went wrong, and return what they say."""
-        told: list[str] = []
-        for result in self.learner_group.foreach_learner(ask).result_or_errors:
-            if not result.ok:
-                raise result.get()
-            told += [] if result.get() is None else [result.get()]
-        return told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, TextIO
 
 from agile_gym.errors import TranscriptError, import_optional
 
-__all__ = ["import_pyarrow", "lock_folder", "replacing", "write_rows", "write_text"]
+__all__ = ["filling", "import_pyarrow", "lock_folder", "replacing", "write_rows", "write_text"]
 
 GROUP_BYTES = 4 * 1024 * 1024
 GROUP_ROWS = 256
@@ -30,6 +31,29 @@ def replacing(path: Path) -> Generator[Path, None, None]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def filling(folder: Path) -> Generator[Path, None, None]:
+    """Give the path of a new folder, whose files move into another one at the end of the ``with`` block.
+
+    If the block raises, the new folder is removed and the other one stays as it was. Files of the other one that have
+    other names stay in any case.
+    """
+    temporary = folder.with_name(f".{folder.name}-{os.getpid()}.new")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for path in sorted(temporary.rglob("*")):
+            target = folder / path.relative_to(temporary)
+            if path.is_dir():
+                target.mkdir(parents=True, exist_ok=True)
+            else:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

@@ -11,7 +11,6 @@ import signal
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from agile_gym.evaluation import prepare_plan, summarize, summarize_cost, write_
 from agile_gym.evaluation.session import Session
 from agile_gym.learner.model import TINY
 from agile_gym.policies.base import make_policy
-from agile_gym.rollout.files import write_text
+from agile_gym.rollout.files import filling, write_text
 from agile_gym.rollout.reading import read_headers
 from agile_gym.training import stages
 from agile_gym.training.alarms import alarms
@@ -220,7 +219,9 @@ class TrainingRun:
             self._check_stop()
 
         train_eyes(model, processor, images, config, progress)
-        _save_to(target, lambda path: (model.save_pretrained(path), processor.save_pretrained(path)))
+        with filling(target) as beside:
+            model.save_pretrained(beside)
+            processor.save_pretrained(beside)
         self._finish("eyes")
         return str(target)
 
@@ -269,7 +270,7 @@ class TrainingRun:
                 if self._stop or algorithm.iteration % every == 0:
                     self._save(algorithm, checkpoint)
                 self._check_stop()
-            _save_to(target, partial(algorithm.save_pretrained, merge=True))  # what the next stage begins with
+            algorithm.save_pretrained(target, merge=True)  # what the next stage begins with
         finally:
             algorithm.stop()
         self._finish(stage)
@@ -343,14 +344,3 @@ def check_settings(settings: TrainSettings) -> None:
 def _write(path: Path, text: str) -> None:
     with write_text(path) as stream:
         stream.write(text)
-
-
-def _save_to(target: Path, write: Callable[[Path], object]) -> None:
-    """Write a model beside its place, and then put it there."""
-    beside = target.with_name(target.name + ".partial")
-    for folder in (beside, target):
-        if folder.exists():
-            shutil.rmtree(folder)
-    beside.parent.mkdir(parents=True, exist_ok=True)
-    write(beside)
-    beside.rename(target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,10 +12,21 @@ from numpy.typing import NDArray
 from agile_gym.errors import import_optional
 from agile_gym.policies.vlm.chat import Chunk
 
-__all__ = ["collate_pixels", "has_rope_index", "relative_positions", "text_positions", "type_arguments"]
+__all__ = [
+    "collate_pixels",
+    "has_rope_index",
+    "image_arguments",
+    "relative_positions",
+    "text_positions",
+    "type_arguments",
+]
 
 _PIXELS_WITH_BATCH = ("idefics3", "smolvlm")
 """Models whose pixels have a batch dimension before that of images: (batch, images, 3, h, w)."""
+
+
+_SEEN_ONE_BY_ONE = ("llava", "qwen2_5_vl")
+"""Models that give features image by image, so that those of an image that is shown several times can be shared."""
 
 
 def has_rope_index(model: Any) -> bool:  # noqa: ANN401 -- transformers is untyped
@@ -88,6 +100,37 @@ def collate_pixels(model: Any, pixels: Sequence[Mapping[str, Any]]) -> dict[str,
         # With more images than one, none of them is cut into tiles; see `agile_gym.policies.vlm.chat.process`.
         batch["batch_num_images"] = torch.tensor([max(2, len(batch["image_sizes"]))], device=model.device)
     return batch
+
+
+def image_arguments(model: Any, pixels: Sequence[Mapping[str, Any]]) -> dict[str, Any]:  # noqa: ANN401 -- tensors
+    """Put images together for the model's forward, and look only once at one that is shown several times.
+
+    The episodes of a puzzle show the same pieces, so that most of what looking costs is spared in an update. Gradients
+    add up over the places where an image is shown.
+
+    Args:
+        model: The model.
+        pixels: The processor's tensors for each image, in order; the same object where it is the same image.
+
+    Returns:
+        The arguments of the model's forward: pixels, or features where some are shared and the model takes them.
+    """
+    order = {id(entry): entry for entry in pixels}
+    model_type = model.config.model_type
+    if len(order) == len(pixels) or model_type not in _SEEN_ONE_BY_ONE or not _takes_features(model):
+        return collate_pixels(model, pixels)
+    torch = import_optional("torch", extra="vlm", purpose="run a vision-language model")
+    seen = _inner(model).get_image_features(**collate_pixels(model, list(order.values())), return_dict=True)
+    ends = np.cumsum([0, *(len(features) for features in seen.pooler_output)])
+    places = {key: np.arange(ends[number], ends[number + 1]) for number, key in enumerate(order)}
+    chosen = torch.from_numpy(np.concatenate([places[id(entry)] for entry in pixels])).to(model.device)
+    seen.pooler_output = [torch.cat(list(seen.pooler_output)).index_select(0, chosen)]  # (tokens, width) of all images
+    return {"mm_encoder_outputs": {"image": seen}}
+
+
+def _takes_features(model: Any) -> bool:  # noqa: ANN401 -- transformers is untyped
+    """Tell whether a model's forward takes features of images instead of pixels, as newer versions of it do."""
+    return "mm_encoder_outputs" in inspect.signature(_inner(model).forward).parameters
 
 
 def _padded(torch: Any, tensors: Sequence[Any], axis: int) -> list[Any]:  # noqa: ANN401 -- a module and tensors

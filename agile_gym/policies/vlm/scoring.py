@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from agile_gym.policies.vlm.chat import ChatFormat, Chunk, process
-from agile_gym.policies.vlm.inputs import collate_pixels, relative_positions, type_arguments
+from agile_gym.policies.vlm.inputs import image_arguments, relative_positions, type_arguments
 from agile_gym.policies.vlm.loading import VLM
 from agile_gym.policies.vlm.sampling import forbidden_tokens, log_probs
 from agile_gym.policies.vlm.stopping import end_tokens
@@ -147,7 +147,7 @@ class Scorer:
         before: NDArray[np.bool_] = np.any(mask[:, 1:], axis=0)  # columns after which a model wrote
         before[0] |= not before.any()
         device, model = self.vlm.device, self.vlm.model
-        arguments = collate_pixels(model, [pixels for row in rows for pixels in row.pixels])
+        arguments = image_arguments(model, [pixels for row in rows for pixels in row.pixels])
         arguments |= type_arguments(model, torch.from_numpy(is_image).to(device))
         where, tokens, marked = (torch.from_numpy(array).to(device) for array in (places, ids, mask))
         logits = model(

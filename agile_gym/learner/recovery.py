@@ -1,0 +1,199 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# The types of ray are incomplete.
+"""An algorithm of RLlib that survives: whole checkpoints, learners built anew, models written down."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self, cast
+
+from numpy.typing import NDArray
+from ray.exceptions import RayError
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.core import (
+    COMPONENT_LEARNER,
+    COMPONENT_LEARNER_GROUP,
+    COMPONENT_RL_MODULE,
+    DEFAULT_MODULE_ID,
+)
+
+from agile_gym.errors import ConfigurationError, ModelError
+from agile_gym.learner.checkpoints import check_checkpoint, replace_checkpoint
+from agile_gym.learner.rllib_learner import COMPLETE
+from agile_gym.rollout.files import filling
+
+__all__ = ["RecoverableAlgorithm"]
+
+_logger = logging.getLogger(__name__)
+
+
+class RecoverableAlgorithm(Algorithm):
+    """An algorithm whose learners are built anew when one dies, and whose checkpoints are whole or not there.
+
+    Attributes:
+        learners_rebuilt: How often the learners were built anew.
+    """
+
+    config: Any  # a GRPOConfig, which RLlib takes for one of any algorithm
+    learner_group: Any
+    learners_rebuilt: int = 0
+    _snapshot: Any = None
+
+    def ask_learners(self, ask: Callable[[], Any], *, changes: bool = False) -> Any:  # noqa: ANN401 -- what it returns
+        """Ask the learners for something; if one of them dies, build all anew from the last snapshot and ask again.
+
+        Args:
+            ask: Asks.
+            changes: Whether it changes their state, so that a new snapshot is taken after it.
+
+        Returns:
+            What ``ask`` returns.
+        """
+        if changes and self._snapshot is None:
+            self._snapshot = self._take_snapshot()
+
+        def asked() -> tuple[Any, Any]:
+            answer = ask()
+            return answer, self._take_snapshot() if changes else self._snapshot
+
+        try:
+            answer, self._snapshot = asked()
+        except (RayError, IndexError) as error:  # RLlib finds no result of an actor that died
+            if self.learner_group.is_local or self._snapshot is None:
+                raise
+            _logger.warning("A learner died (%s); all are built anew from the last snapshot.", type(error).__name__)
+            self._rebuild_learners()
+            answer, self._snapshot = asked()
+        return answer
+
+    def _take_snapshot(self) -> Any:  # noqa: ANN401 -- a state
+        """Return the learners' state, if it is to be kept; it is that after the last update."""
+        if not self.config.learner_snapshots or self.learner_group.is_local:
+            return None
+        return self.learner_group.get_state(components=COMPONENT_LEARNER)
+
+    def _rebuild_learners(self) -> None:
+        try:
+            self.learner_group.shutdown()
+        except Exception as error:  # what is dead cannot be shut down in order
+            _logger.warning("The learners that are left were not shut down in order: %s", error)
+        spec = self.config.get_multi_rl_module_spec(spaces=self.spaces, inference_only=False)
+        self.learner_group = self.config.build_learner_group(rl_module_spec=spec)
+        self.learner_group.set_state(self._snapshot)
+        self.learners_rebuilt += 1
+
+    def save_pretrained(self, path: str | Path, *, merge: bool = False) -> Path:
+        """Write the model as an ordinary Hugging Face directory; an adapter as PEFT does.
+
+        A model that is there stays as it is until the new one is written.
+
+        Args:
+            path: The folder, which the first learner must be able to reach.
+            merge: Whether an adapter is merged into the model, and the whole is written.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ConfigurationError: If the learner wrote it to another machine's disk.
+            OSError: If it cannot be written.
+        """
+        folder = Path(path).resolve()
+
+        with filling(folder) as beside:
+
+            def write(learner: Any) -> str | None:  # noqa: ANN401 -- a TokenLearner
+                return learner.save_pretrained(str(beside), merge=merge)
+
+            for mistake in self._learners_say(write):
+                raise OSError(f"The model could not be written to {folder}: {mistake}")
+            if not any(beside.glob("*.safetensors")):
+                raise ConfigurationError(
+                    f"The learner wrote the model to its own disk, not to {folder} of this machine. Give a folder that "
+                    "all machines share."
+                )
+        return folder
+
+    def get_weights_of_module(self) -> dict[str, NDArray[Any]]:
+        """Return the weights that are trained."""
+        state = self.learner_group.get_state(
+            components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}", inference_only=True
+        )
+        return state[COMPONENT_LEARNER][COMPONENT_RL_MODULE][DEFAULT_MODULE_ID]
+
+    def save_to_path(self, path: Any = None, **kwargs: Any) -> str:  # noqa: ANN401 -- RLlib's
+        """Write a checkpoint; a former one at the same place stays until the new one is whole.
+
+        Args:
+            path: Its folder; a temporary one by default.
+            **kwargs: RLlib's.
+
+        Returns:
+            The folder.
+
+        Raises:
+            OSError: If it cannot be written, such as on a full disk.
+        """
+        if path is None or kwargs.get("filesystem") is not None or "://" in str(path):
+            return super().save_to_path(path, **kwargs)
+        folder = Path(path).absolute()
+        replace_checkpoint(folder, lambda target: self._write_checkpoint(target, **kwargs))
+        return str(folder)
+
+    def _write_checkpoint(self, folder: Path, **kwargs: Any) -> None:  # noqa: ANN401 -- RLlib's
+        super().save_to_path(str(folder), **kwargs)
+        if not (folder / COMPONENT_LEARNER_GROUP / COMPONENT_LEARNER / COMPLETE).exists():  # RLlib would not tell
+            raise OSError(f"The learner could not write its part of the checkpoint {folder}; is the disk full?")
+
+    @classmethod
+    def from_checkpoint(cls, path: Any, filesystem: Any = None, **kwargs: Any) -> Self:  # noqa: ANN401 -- RLlib's
+        """Return an algorithm that goes on where a checkpoint was written.
+
+        Args:
+            path: The checkpoint's folder.
+            filesystem: RLlib's.
+            **kwargs: RLlib's; ``config``, if another configuration is to be used.
+
+        Raises:
+            ConfigurationError: If there is no checkpoint, or it is damaged.
+        """
+        if filesystem is None and isinstance(path, str | Path) and "://" not in str(path):
+            check_checkpoint(Path(path).absolute())
+            path = str(Path(path).absolute())
+        located: Any = path
+        return cast("Self", super().from_checkpoint(located, filesystem=filesystem, **kwargs))
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Take over a state."""
+        super().set_state(dict(state))
+        self._snapshot = None
+
+    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- RLlib's
+        """Take over a checkpoint.
+
+        Raises:
+            ConfigurationError: If there is none, it is damaged, or it is of another model.
+        """
+        whole = kwargs.get("component") is None
+        if whole and kwargs.get("filesystem") is None and "://" not in str(path):
+            path = str(Path(path).absolute())
+            check_checkpoint(Path(path))
+        super().restore_from_path(path, *args, **kwargs)
+        self._snapshot = None
+
+        def say(learner: Any) -> str | None:  # noqa: ANN401 -- a TokenLearner
+            return learner.restore_error
+
+        for mistake in self._learners_say(say):
+            raise ModelError(f"The checkpoint {str(path)!r} cannot be taken over. {mistake}")
+
+    def _learners_say(self, ask: Any) -> list[str]:  # noqa: ANN401 -- a function of a learner
+        """Ask all learners what went wrong, and return what they say."""
+        told: list[str] = []
+        for result in self.learner_group.foreach_learner(ask).result_or_errors:
+            if not result.ok:
+                raise result.get()
+            told += [] if result.get() is None else [result.get()]
+        return told
