@@ -121,8 +121,11 @@ def image_arguments(model: Any, pixels: Sequence[Mapping[str, Any]]) -> dict[str
         return collate_pixels(model, pixels)
     torch = import_optional("torch", extra="vlm", purpose="run a vision-language model")
     seen = _inner(model).get_image_features(**collate_pixels(model, list(order.values())), return_dict=True)
-    ends = np.cumsum([0, *(len(features) for features in seen.pooler_output)])
-    places = {key: np.arange(ends[number], ends[number + 1]) for number, key in enumerate(order)}
+    places: dict[int, NDArray[np.int64]] = {}
+    end = 0
+    for key, features in zip(order, seen.pooler_output, strict=True):
+        places[key] = np.arange(end, end + len(features))
+        end += len(features)
     chosen = torch.from_numpy(np.concatenate([places[id(entry)] for entry in pixels])).to(model.device)
     seen.pooler_output = [torch.cat(list(seen.pooler_output)).index_select(0, chosen)]  # (tokens, width) of all images
     return {"mm_encoder_outputs": {"image": seen}}

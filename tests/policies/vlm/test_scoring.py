@@ -1,5 +1,7 @@
 """Log-probabilities with gradients, and entropies, against plain arithmetic on the model's own logits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -119,3 +121,30 @@ def test_pixels_are_prepared_once_for_episodes_that_share_them(loaded, played, m
         told = [scorer(rows).logps for rows in (first, second)] + [small(third).logps]
     assert torch.equal(told[0], told[1])
     assert torch.equal(told[0], told[2])
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava", "gemma3"])
+def test_images_that_are_shown_several_times_are_looked_at_once(saved, played, name):
+    vlm = load_vlm(saved(name), device="cpu", dtype="float32")
+    scorer = Scorer(vlm, ChatFormat(vlm.processor), temperature=TEMPERATURE)
+    rows = [row for row in prepare(scorer, played(name)[:2]) for _ in range(3)]
+    assert len({id(pixels) for row in rows for pixels in row.pixels}) < sum(len(row.pixels) for row in rows)
+    apart = [replace(row, pixels=tuple(map(dict, row.pixels))) for row in rows]
+    parameters = [p for p in vlm.model.parameters() if p.requires_grad]
+    looked, told = [], []
+    for part in (rows, apart):
+        hook = vlm.model.model.get_encoder("image").register_forward_pre_hook(
+            lambda module, given, named: looked.append(len(given[0] if given else named["pixel_values"])),
+            with_kwargs=True,
+        )
+        scores = scorer(part)
+        hook.remove()
+        weights = torch.linspace(-1, 1, scores.logps.numel()).view_as(scores.logps)
+        gradients = torch.autograd.grad((scores.logps * weights).sum(), parameters, allow_unused=True)
+        told.append((scores.logps.detach(), [g for g in gradients if g is not None]))
+    assert looked[0] * (3 if name != "gemma3" else 1) <= looked[1]  # Gemma3 looks at each place
+    assert torch.allclose(told[0][0], told[1][0], atol=1e-5)
+    assert len(told[0][1]) == len(told[1][1])
+    largest = max(float(gradient.abs().max()) for gradient in told[1][1])
+    for shared, alone in zip(told[0][1], told[1][1], strict=True):
+        assert torch.allclose(shared, alone, rtol=1e-3, atol=1e-5 * largest)
