@@ -1,0 +1,154 @@
+"""This library's side of benchmarks/training_speed.py: an algorithm whose turns all have the same number of tokens."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from cache_reuse import Looking
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+
+from agile_gym.learner import GRPOConfig
+from agile_gym.learner.env_runner import PLACEHOLDER_SPACE
+from agile_gym.learner.module import VLMModule
+from agile_gym.policies.hf import HFVLMPolicy
+from agile_gym.policies.vlm.sampling import forbidden_tokens
+
+__all__ = ["Reading", "Setting", "build", "environment_options", "letters", "measure_iteration", "measure_rollout"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is trained, and how.
+
+    Attributes:
+        model: Folder of the model.
+        groups: Puzzles of an iteration.
+        group_size: Episodes of each.
+        turns: Turns of an episode. With more than one, each but the last brings an image of the board.
+        new_tokens: Tokens of each turn, exactly.
+        image_size: Side of the photographs in pixels.
+        attention: How attention is computed.
+        micro_batch: What is computed at once in an update: tokens here, rows in TRL.
+        reuse_cache: Whether the cache is kept from turn to turn.
+        runners: Processes that play; 0 plays in this one.
+        learners: Processes that learn; likewise.
+    """
+
+    model: str
+    groups: int = 16
+    group_size: int = 8
+    turns: int = 1
+    new_tokens: int = 32
+    image_size: int = 64
+    attention: str = "sdpa"
+    micro_batch: int = 2048
+    reuse_cache: bool = True
+    runners: int = 0
+    learners: int = 0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Seconds that something took, and the tokens that the model wrote for it, or that were trained on."""
+
+    wall: float
+    processor: float
+    tokens: int
+
+    @classmethod
+    def since(cls, start, tokens):
+        """Return what it took since `now` was asked."""
+        end = now()
+        return cls(end[0] - start[0], end[1] - start[1], tokens)
+
+
+def now():
+    """Return the seconds of the clock and of the processor."""
+    return time.perf_counter(), time.process_time()
+
+
+class EndlessModule(VLMModule):
+    """Scores turns in which no token can end a turn, as they were sampled."""
+
+    def scorer(self, *, temperature=1.0):
+        """Return a scorer that gives the tokens that end turns no probability."""
+        scorer = super().scorer(temperature=temperature)
+        scorer._ends = ()
+        return scorer
+
+
+def endless_policy(model, **options):
+    """Return a policy whose turns always have ``max_new_tokens`` tokens."""
+    policy = HFVLMPolicy(model, stop=["never written"], **options)
+    generator = policy._generator
+    generator._ends = set()
+    generator.forbidden = forbidden_tokens(policy.chat, len(generator.forbidden), ()).to(generator.forbidden.device)
+    return policy
+
+
+def looking_policy(model, *, turns, **options):
+    """Return such a policy, in whose place the board is looked at in each turn but the last."""
+    return Looking(endless_policy(model, **options), turns - 1)
+
+
+def letters(episode):
+    """Return a reward that differs within groups, of what the model wrote."""
+    return float(sum(int(segment.ids[segment.mask].sum()) for segment in episode.segments) % 7)
+
+
+def environment_options(setting):
+    """Return the options of the environment."""
+    return {
+        "image_size": setting.image_size,
+        "prompt": "short",
+        "images": None,
+        "split": "train",
+        "max_turns": setting.turns,
+    }
+
+
+def build(setting):
+    """Build the algorithm."""
+    several = setting.turns > 1
+    spec = RLModuleSpec(module_class=EndlessModule, observation_space=PLACEHOLDER_SPACE, action_space=PLACEHOLDER_SPACE)
+    config = (
+        GRPOConfig()
+        .environment("JigsawVision-v0", env_config=environment_options(setting))
+        .vlm(path=setting.model, attention=setting.attention, autocast="none")
+        .rl_module(rl_module_spec=spec)
+        .env_runners(num_env_runners=setting.runners, num_cpus_per_env_runner=0.5)
+        .learners(num_learners=setting.learners, num_cpus_per_learner=0.5)
+        .training(
+            lr=1e-6,
+            groups_per_iteration=setting.groups,
+            group_size=setting.group_size,
+            max_new_tokens=setting.new_tokens,
+            rollout_batch=setting.groups * setting.group_size,
+            micro_batch_tokens=setting.micro_batch,
+            reuse_cache=setting.reuse_cache,
+            drop_constant_groups=False,
+            reward_fn=letters,
+            policy_class=partial(looking_policy, turns=setting.turns) if several else endless_policy,
+        )
+    )
+    return config.build_algo()
+
+
+def measure_rollout(algorithm):
+    """Play the groups of an iteration; return the reading and the batch."""
+    start = now()
+    batch = algorithm.collect()
+    segments = [segment for group in batch.groups for episode in group.episodes for segment in episode.segments]
+    return Reading.since(start, int(sum(np.count_nonzero(segment.mask) for segment in segments))), batch
+
+
+def measure_iteration(algorithm):
+    """Play and learn; return the readings of rollout and update."""
+    rollout, batch = measure_rollout(algorithm)
+    start = now()
+    samples = algorithm.make_samples(batch)
+    algorithm.learn(samples)
+    return rollout, Reading.since(start, sum(sample.trained for sample in samples))
