@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import ray
 from cache_reuse import Looking
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
@@ -16,7 +17,7 @@ from agile_gym.learner.module import VLMModule
 from agile_gym.policies.hf import HFVLMPolicy
 from agile_gym.policies.vlm.sampling import forbidden_tokens
 
-__all__ = ["Reading", "Setting", "build", "environment_options", "letters", "measure_iteration", "measure_rollout"]
+__all__ = ["Reading", "Setting", "build", "environment_options", "letters", "measure_rollout", "start_ray", "train"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Setting:
         turns: Turns of an episode. With more than one, each but the last brings an image of the board.
         new_tokens: Tokens of each turn, exactly.
         image_size: Side of the photographs in pixels.
+        prompt: As in `agile_gym.envs.JigsawConfig`.
         attention: How attention is computed.
         micro_batch: What is computed at once in an update: tokens here, rows in TRL.
         reuse_cache: Whether the cache is kept from turn to turn.
@@ -43,6 +45,7 @@ class Setting:
     turns: int = 1
     new_tokens: int = 32
     image_size: int = 64
+    prompt: str = "short"
     attention: str = "sdpa"
     micro_batch: int = 2048
     reuse_cache: bool = True
@@ -103,7 +106,7 @@ def environment_options(setting):
     """Return the options of the environment."""
     return {
         "image_size": setting.image_size,
-        "prompt": "short",
+        "prompt": setting.prompt,
         "images": None,
         "split": "train",
         "max_turns": setting.turns,
@@ -137,6 +140,11 @@ def build(setting):
     return config.build_algo()
 
 
+def start_ray():
+    """Start Ray for this process and its actors."""
+    ray.init("local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+
+
 def measure_rollout(algorithm):
     """Play the groups of an iteration; return the reading and the batch."""
     start = now()
@@ -152,3 +160,28 @@ def measure_iteration(algorithm):
     samples = algorithm.make_samples(batch)
     algorithm.learn(samples)
     return rollout, Reading.since(start, sum(sample.trained for sample in samples))
+
+
+def train(setting, steps):
+    """Train in a process that does nothing else, going on where it was if it has trained so before.
+
+    Returns:
+        The readings of rollout and update of each step.
+    """
+    if not ray.is_initialized():
+        start_ray()
+    if _algorithms.setting != setting:
+        if _algorithms.algorithm is not None:
+            _algorithms.algorithm.stop()
+        _algorithms.setting, _algorithms.algorithm = setting, build(setting)
+    return [measure_iteration(_algorithms.algorithm) for _ in range(steps)]
+
+
+class _Algorithms:
+    """The algorithm that `train` goes on with."""
+
+    setting = None
+    algorithm = None
+
+
+_algorithms = _Algorithms()

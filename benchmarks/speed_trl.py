@@ -46,7 +46,6 @@ class TimedTrainer(GRPOTrainer):
         start = now()
         batch = super()._generate_and_score_completions(inputs)
         self.tokens = int(batch["completion_mask"].sum())
-        self.width = batch["prompt_ids"].shape[1]
         self.rollout = Reading.since(start, self.tokens)
         self.update_begun = now()
         return batch
@@ -65,7 +64,7 @@ class EachStep(transformers.TrainerCallback):
 
 
 def train(setting, steps, folder, turn=0):
-    """Train, and return the readings of rollout and update of each step, and the tokens of the longest prompt.
+    """Train, and return the readings of rollout and update of each step.
 
     Args:
         setting: What is trained.
@@ -116,4 +115,4 @@ def train(setting, steps, folder, turn=0):
         )
         callback.trainer.remove_callback(transformers.PrinterCallback)
         callback.trainer.train()
-    return callback.readings, callback.trainer.width
+    return callback.readings

@@ -27,6 +27,7 @@ ORDER = (
     "snapshot of the learners",
     "weights to the runners",
     "driver: advantages, samples, metrics",
+    "driver: RLlib, around the iteration",
 )
 """Parts of an iteration, in the order in which they happen."""
 
@@ -124,6 +125,7 @@ def watch(algorithm):
     clock.watch(algorithm.env_runner_group, "sync_weights", "weights to the runners")
     clock.watch(algorithm.learner_group, "update", "learners")
     clock.watch(algorithm.learner_group, "get_state", "snapshot of the learners")
+    clock.watch(algorithm, "train", "driver: RLlib, around the iteration")
     clock.watch(algorithm, "training_step", "driver: advantages, samples, metrics")
     algorithm.env_runner_group.foreach_env_runner(watch_runner, local_env_runner=False)
     for result in algorithm.learner_group.foreach_learner(watch_learner).result_or_errors:

@@ -9,8 +9,9 @@ What is compared with what:
 - TRL: the tiny model in float32, 2x2 puzzles of 64 px, one turn, so that both can play it. Both play the same puzzles
   with the same prompts, as many episodes, in turns of exactly the same number of tokens (no token ends a turn: TRL is
   told so by ``min_new_tokens``, and this library's sampler and scorer leave such tokens out), and take one step of
-  AdamW for all of them, with gradients clipped. One process, one thread. The two take turns of some iterations, so that
-  what else the machine does slows both down; the first iterations of each turn are not counted. TRL plays without
+  AdamW for all of them, with gradients clipped. A process and a thread for each: what one leaves in memory would
+  slow the other down. The two take turns of some iterations, and wait for each other; the first iterations of each turn
+  are not counted. TRL plays without
   vLLM, which has no such model, without a reference model (beta 0) and gradient checkpointing, and logs nothing. Both
   are tuned first: attention, and what is computed at once in an update; the fastest of each is used.
 
@@ -39,8 +40,10 @@ import json
 import os
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 
@@ -51,8 +54,10 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HERE, os.environ.get("P
 sys.path.insert(0, HERE)
 
 PARTS = ("trl", "cache", "profile", "scaling")
-WARM_UP = 2
+WARM_UP = 3
 """Iterations that are not counted: memory grows in them."""
+TRIES = 3
+"""Iterations of each setting that is tried."""
 ROUNDS = 3
 """How often TRL and this library take turns."""
 
@@ -75,37 +80,60 @@ def rates(readings, kind):
     return [reading.tokens / getattr(reading, kind) for reading in readings]
 
 
-def train(algorithm, steps):
-    """Train, and return the readings of rollout and update of each step."""
-    from speed_grpo import measure_iteration
+class Worker:
+    """A process with one thread in which one library trains, and nothing else."""
 
-    return [measure_iteration(algorithm) for _ in range(steps)]
+    def __init__(self, library, folder):
+        self._executor = ProcessPoolExecutor(1, get_context("spawn"), initializer=one_thread)
+        self._library, self._folder = library, folder
+
+    def train(self, setting, steps, turn=0):
+        """Train, and return the readings of rollout and update of each step, but for the first ones."""
+        work = train_trl if self._library == "TRL" else train_ours
+        return self._executor.submit(work, setting, WARM_UP + steps, self._folder, turn).result()[WARM_UP:]
+
+    def stop(self):
+        """End the process."""
+        self._executor.shutdown()
+
+
+def one_thread():
+    """Keep a process to one thread, and to standard error for what it says."""
+    import torch
+
+    torch.set_num_threads(1)
+    os.dup2(2, 1)
+
+
+def train_trl(setting, steps, folder, turn):
+    """Let TRL train."""
+    import speed_trl
+
+    return speed_trl.train(setting, steps, folder, turn)
+
+
+def train_ours(setting, steps, folder, turn):
+    """Let this library train."""
+    import speed_grpo
+
+    return speed_grpo.train(setting, steps)
 
 
 def processor_seconds(readings):
     """Return the seconds of the processor of a rollout and an update, for choosing the fastest."""
-    return median(rollout.processor + update.processor for rollout, update in readings[WARM_UP:])
+    return median(rollout.processor + update.processor for rollout, update in readings)
 
 
-def tune(setting, options, folder):
+def tune(setting, workers, quick):
     """Return the fastest settings of TRL and of this library, and what was tried."""
-    import speed_trl
-    from speed_grpo import build
-
     episodes = setting.groups * setting.group_size
-    rows = [episodes] if options.quick else [episodes // 8, episodes // 4, episodes // 2, episodes]
-    tokens = [2048] if options.quick else [1024, 2048, 4096, 16384]
-    attentions = ["sdpa"] if options.quick else ["sdpa", "eager"]
-    steps = WARM_UP + (1 if options.quick else 3)
-    tried = {"TRL": {}, "agile_gym": {}}
-    for attention, size in product(attentions, rows):
-        chosen = replace(setting, attention=attention, micro_batch=size)
-        tried["TRL"][chosen] = processor_seconds(speed_trl.train(chosen, steps, folder)[0])
-    for attention, size in product(attentions, tokens):
-        chosen = replace(setting, attention=attention, micro_batch=size)
-        algorithm = build(chosen)
-        tried["agile_gym"][chosen] = processor_seconds(train(algorithm, steps))
-        algorithm.stop()
+    sizes = {"TRL": [episodes // 4, episodes // 2, episodes], "agile_gym": [1024, 2048, 4096]}
+    attentions = ["sdpa"] if quick else ["sdpa", "eager"]
+    tried = {library: {} for library in sizes}
+    for library, entries in sizes.items():
+        for attention, size in product(attentions, entries[-1:] if quick else entries):
+            chosen = replace(setting, attention=attention, micro_batch=size)
+            tried[library][chosen] = processor_seconds(workers[library].train(chosen, 1 if quick else TRIES))
     best = [min(entries, key=entries.get) for entries in tried.values()]
     told = [
         {"library": library, "attention": entry.attention, "micro_batch": entry.micro_batch, "cpu_seconds": value}
@@ -117,18 +145,15 @@ def tune(setting, options, folder):
 
 def beside_trl(model, options, folder):
     """Measure TRL and this library in turn."""
-    import speed_trl
-    from speed_grpo import build
-
     setting = replace(base(model), groups=2, group_size=4, new_tokens=8) if options.quick else base(model)
-    theirs, ours, tried = tune(setting, options, folder)
-    algorithm = build(ours)
+    workers = {library: Worker(library, folder) for library in ("TRL", "agile_gym")}
+    theirs, ours, tried = tune(setting, workers, options.quick)
     readings, each = {"TRL": [], "agile_gym": []}, -(-options.repetitions // ROUNDS)
     for turn in range(-(-options.repetitions // each)):
-        trl, width = speed_trl.train(theirs, WARM_UP + each, folder, turn)
-        readings["TRL"] += trl[WARM_UP:]
-        readings["agile_gym"] += train(algorithm, WARM_UP + each)[WARM_UP:]
-    algorithm.stop()
+        readings["TRL"] += workers["TRL"].train(theirs, each, turn)
+        readings["agile_gym"] += workers["agile_gym"].train(ours, each)
+    for worker in workers.values():
+        worker.stop()
     rows, figures = [], {}
     for place, what in enumerate(("rollout", "update")):
         for kind, unit in (("wall", "s"), ("processor", "CPU second")):
@@ -141,14 +166,14 @@ def beside_trl(model, options, folder):
     version = importlib.metadata.version("trl")
     text = f"""### Beside TRL {version}
 
-{setting.groups} puzzles of {setting.group_size} episodes, prompts of {width} tokens, one turn of {setting.new_tokens}
+{setting.groups} puzzles of {setting.group_size} episodes, one turn of {setting.new_tokens}
 tokens: {counts["TRL"][0]:,} tokens written and trained on an iteration, {len(readings["TRL"])} iterations of each.
 Settings that were fastest: TRL {theirs.attention}, {theirs.micro_batch} rows at once; agile_gym {ours.attention},
 {ours.micro_batch:,} tokens at once (padding included).
 
 {table(("", f"TRL {version}", "agile_gym", "ratio"), rows)}
 
-CPU seconds of an iteration with the settings that were tried (median of {1 if options.quick else 3}): {told(tried)}.
+CPU seconds of an iteration with the settings that were tried (medians): {told(tried)}.
 """
     return text, {"setting": asdict(setting), "tried": tried, "tokens": counts["TRL"][0], "rates": figures}
 
@@ -187,12 +212,14 @@ def with_and_without_cache(model, options, folder):
             "tiny, 64 px": several,
             "random Qwen2.5-VL, 224 px": replace(qwen, image_size=224),
             "random Qwen2.5-VL, 448 px": replace(qwen, image_size=448),
+            "random Qwen2.5-VL, 616 px": replace(qwen, image_size=616, groups=1),
+            "random Qwen2.5-VL, 448 px, full prompt": replace(qwen, image_size=448, groups=1, prompt="full"),
         }
     rows, figures = [], {}
     for name, setting in settings.items():
         algorithms = {reuse: build(replace(setting, reuse_cache=reuse)) for reuse in (True, False)}
         readings = {True: [], False: []}
-        repetitions = options.repetitions if setting.model == model else min(2, options.repetitions)
+        repetitions = options.repetitions if setting.model == model else 1
         for _ in range(1 + repetitions):
             batches = {}
             for reuse, algorithm in algorithms.items():
@@ -274,7 +301,7 @@ each; mean of {options.repetitions} iterations.
 
 {table(("part", "seconds", "%"), rows)}
 """
-    return text, {"setting": asdict(setting), "seconds": seconds}
+    return text, {"setting": asdict(setting), "seconds": seconds, "total": total}
 
 
 def scaling(model, options, folder):
@@ -282,7 +309,7 @@ def scaling(model, options, folder):
     rows, figures, first = [], {}, {}
     for runners, learners in ((1, 1), (2, 1), (1, 2), (2, 2)):
         setting = replace(several_turns(model, options), runners=runners, learners=learners)
-        _, times = measure_processes(setting, options.repetitions)
+        _, times = measure_processes(setting, min(4, options.repetitions))
         row = [runners, learners]
         for what, count in (("rollout", runners), ("update", learners)):
             walls, busiest = ([entry[what][place] for entry in times] for place in (0, 1))
@@ -317,6 +344,7 @@ def main():
     import ray
     import torch
     from run_all import machine
+    from speed_grpo import start_ray
 
     from agile_gym.policies.tiny import save_tiny
 
@@ -327,9 +355,10 @@ def main():
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
         model = str(save_tiny(os.path.join(folder, "tiny")))
-        ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
         for part in PARTS:
             if part in options.only:
+                if part != "trl" and not ray.is_initialized():
+                    start_ray()
                 print(f"{part} ...", file=sys.stderr)
                 text, figures[part] = work[part](model, options, folder)
                 texts.append(text)
