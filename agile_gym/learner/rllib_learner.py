@@ -153,7 +153,7 @@ class TokenLearner(TorchLearner):
         samples: list[Sample] = [item for item in batch[DEFAULT_MODULE_ID]["samples"] if item.minibatches]
         start = time.perf_counter()
         logged: list[dict[str, float]] = []
-        skipped = self._updater.skipped
+        skipped, empty = self._updater.skipped, self._updater.empty
         module.model.train()
         try:
             for epoch in range(config.num_epochs):
@@ -168,6 +168,7 @@ class TokenLearner(TorchLearner):
         metrics = _mean(logged)
         metrics["max_log_ratio_first"] = logged[0].get("max_log_ratio", 0.0)
         metrics["skipped_steps"] = float(self._updater.skipped - skipped)
+        metrics["empty_steps"] = float(self._updater.empty - empty)
         metrics[_STEPS] = float(self._steps)
         metrics["seconds"] = time.perf_counter() - start
         for name, value in metrics.items():

@@ -50,6 +50,7 @@ class Updater:
 
     Attributes:
         skipped: Steps that were not taken, as the gradient was not finite.
+        empty: Steps that were not taken, as no learner had a token to train on.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Updater:
         self._ranks = ranks
         self._reference = reference
         self.skipped = 0
+        self.empty = 0
 
     def step(self, samples: Sequence[Sample]) -> dict[str, float]:
         """Take a step.
@@ -99,7 +101,9 @@ class Updater:
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         ranks.add_gradients(parameters)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, options.grad_clip or float("inf")))
-        if np.isfinite(norm) and totals.tokens:
+        if not totals.tokens:
+            self.empty += 1
+        elif np.isfinite(norm):
             self._optimizer.step()
         else:
             self.skipped += 1

@@ -137,10 +137,7 @@ def _not_finite(history: History) -> str | None:
     bad = sum(_values(recent, "learner/not_finite")) + sum(
         not math.isfinite(value) for name in ("learner/grad_norm", "learner/loss") for value in _values(recent, name)
     )
-    # A step without anything to train on is skipped, too; then all figures are finite.
-    skipped = sum(
-        _values([record for record in recent if record.get("learner/not_finite", 1.0)], "learner/skipped_steps")
-    )
+    skipped = sum(_values(recent, "learner/skipped_steps"))
     if not skipped and not bad:
         return None
     what = f"{skipped:.0f} steps were skipped" if skipped else "no step was skipped"

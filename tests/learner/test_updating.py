@@ -84,7 +84,7 @@ def test_step_with_a_gradient_that_is_not_finite_is_skipped(advantage):
     assert updater.skipped == 1
     assert all(torch.equal(a, b) for a, b in zip(before, vlm.model.parameters(), strict=True))
     updater.step(samples())
-    assert updater.skipped == 1
+    assert (updater.skipped, updater.empty) == (1, 0)
     assert all(torch.isfinite(parameter).all() for parameter in vlm.model.parameters())
     assert any(not torch.equal(a, b) for a, b in zip(before, vlm.model.parameters(), strict=True))
 
@@ -96,6 +96,7 @@ def test_nothing_to_train_on_changes_nothing(chosen):
     before = [parameter.detach().clone() for parameter in vlm.model.parameters()]
     metrics = updater.step(chosen)
     assert metrics["grad_norm"] == 0
+    assert (updater.skipped, updater.empty) == (0, 1)
     assert all(torch.equal(a, b) for a, b in zip(before, vlm.model.parameters(), strict=True))
 
 

@@ -86,8 +86,10 @@ def test_each_alarm(kind, words, last, figures):
     assert set(found) <= {kind, "valid"}  # what is hardly ever valid has fallen, too
 
 
-def test_a_skipped_step_with_nothing_to_train_on_is_no_alarm():
-    assert alarms(changed(healthy(20), 2, **{"learner/skipped_steps": 1.0})) == []
+def test_a_step_with_nothing_to_train_on_is_no_alarm():
+    assert alarms(changed(healthy(20), 2, **{"learner/empty_steps": 1.0})) == []
+    (found,) = find_alarms(changed(healthy(20), 2, **{"learner/skipped_steps": 1.0}))
+    assert found.kind == "not_finite"
 
 
 def test_a_long_run_takes_little_time():
