@@ -166,7 +166,9 @@ class TokenLearner(TorchLearner):
             module.model.eval()
             self._updater.forget()  # the next samples show others, and would fill the memory
         metrics = _mean(logged)
-        metrics["max_log_ratio_first"] = logged[0].get("max_log_ratio", 0.0)
+        first = next((entry for entry in logged if entry.get("tokens")), {})  # the weights are still the sampler's
+        metrics["max_log_ratio_first"] = first.get("max_log_ratio", 0.0)
+        metrics["kl_old_first"] = first.get("kl_old", 0.0)
         metrics["skipped_steps"] = float(self._updater.skipped - skipped)
         metrics["empty_steps"] = float(self._updater.empty - empty)
         metrics[_STEPS] = float(self._steps)

@@ -91,7 +91,7 @@ def grpo_figures(number, iterations, rng):
         "share_constant": 0.3 + 0.2 * progress + rng.gauss(0, 0.04), "groups_played": 64.0, "group_retries": 0.0,
         "learner/entropy": 0.15 - 0.08 * progress if number < iterations - 4 else 0.002,
         "learner/grad_norm": abs(rng.gauss(0.6, 0.2)), "learner/lr": 1e-4, "learner/loss": 0.01,
-        "learner/clipped_low": 0.01, "learner/clipped_high": 0.02, "learner/max_log_ratio_first": 2e-5,
+        "learner/clipped_low": 0.01, "learner/clipped_high": 0.02, "learner/kl_old_first": 1e-6,
         "seconds_rollout": 13.0, "seconds_update": 6.0, "seconds_sync": 0.4, "episodes_per_second": 26.0,
         "tokens_per_second": 1900 + rng.gauss(0, 60), "trained_tokens_per_second": 4200 + rng.gauss(0, 100),
     }  # fmt: skip

@@ -25,7 +25,7 @@ def healthy(count, seed=0):
             "learners_rebuilt": 0.0,
             "learner/entropy": 0.12 - 0.08 * progress + rng.gauss(0, 0.004),
             "learner/grad_norm": abs(rng.gauss(0.5, 0.2)), "learner/loss": rng.gauss(0, 0.01),
-            "learner/skipped_steps": 0.0, "learner/not_finite": 0.0, "learner/max_log_ratio_first": 3e-5,
+            "learner/skipped_steps": 0.0, "learner/not_finite": 0.0, "learner/kl_old_first": 3e-5,
             "learner/clipped_low": 0.01, "learner/clipped_high": 0.02,
         }  # fmt: skip
         if number % 10 == 0:
@@ -66,7 +66,7 @@ def test_little_history_raises_no_alarm():
         ("not_finite", ["2 steps were skipped"], 2, {"learner/skipped_steps": 1.0, "learner/not_finite": 1.0}),
         ("not_finite", ["not a finite number"], 1, {"learner/grad_norm": math.inf}),
         ("not_finite", ["not a finite number"], 1, {"learner/not_finite": 1.0}),
-        ("mismatch", ["differs by 0.3", "do not agree"], 1, {"learner/max_log_ratio_first": 0.3}),
+        ("mismatch", ["diverges by 0.3", "do not agree"], 1, {"learner/kl_old_first": 0.3}),
         ("clipped", ["40% of the tokens"], 3, {"learner/clipped_low": 0.3, "learner/clipped_high": 0.1}),
         ("cut_short", ["25% of the turns", "max_new_tokens"], 3, {"cut_short": 0.25}),
         ("retries", ["120 groups had to be played again"], 3, {"group_retries": 40.0}),
