@@ -153,7 +153,9 @@ def _time_lines(settings: TrainSettings) -> list[str]:
     return [
         f"Time        GRPO about {_minutes(total)}: {rollout:.1f} s of play, {update:.1f} s of learning an iteration,",
         f"            if all goes on as in two small iterations with the model as it is (they took {spent:.0f} s),",
-        "            every episode is learned from, and processes do not share processors",
+        "            every episode is learned from, and processes do not share processors. A model that has not yet",
+        "            learned when to stop writes the longest turns: after the cold start, turns are often shorter,",
+        "            and then this is too much; where thoughts grow in training, it is too little",
     ]
 
 

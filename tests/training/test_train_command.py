@@ -225,6 +225,7 @@ def test_a_dry_run_tells_sizes_and_begins_nothing(tmp_path):
     assert f"{parameters / 1e6:.3g}M parameters" in result.stdout
     assert "3 iterations of 2 puzzles, 2 episodes each: 12 episodes" in result.stdout
     assert "Time " in result.stdout
+    assert "writes the longest turns" in result.stdout
     assert not (tmp_path / "run").exists()
 
 
