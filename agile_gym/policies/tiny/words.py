@@ -2,13 +2,15 @@
 
 A word is one token. Long words make short texts: a line such as ``state[0], state[1] = state[1], state[0]`` is one
 token, and so is a piece's name with its quotation marks. The list is written here and not counted from any text, so
-that ids do not move when a prompt does.
+that ids do not move when a prompt does; only the kinds of error are those of `agile_gym.actions`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import combinations
+
+from agile_gym.actions import ERROR_KINDS
 
 __all__ = ["ASSISTANT", "BOS", "END", "IMAGE", "PAD", "SPECIAL_TOKENS", "SYSTEM", "USER", "words"]
 
@@ -118,25 +120,7 @@ _FEEDBACK = (
     " other order",
     "\nthink first",
     " left",
-    "text_too_long",
-    "code_too_long",
-    "no_action",
-    "several_actions",
-    "unpaired_tags",
-    "syntax",
-    "not_allowed",
-    "unknown_name",
-    "unknown_function",
-    "bad_argument",
-    "bad_index",
-    "bad_number",
-    "bad_box",
-    "unknown_image",
-    "not_a_permutation",
-    "image_too_large",
-    "too_many_images",
-    "too_deep",
-    "bad_answer",
+    *ERROR_KINDS,
     "reference: ",
     "board: ",
     "Image ",
