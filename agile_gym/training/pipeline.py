@@ -22,7 +22,7 @@ from agile_gym.evaluation import prepare_plan, summarize, summarize_cost, write_
 from agile_gym.evaluation.session import Session
 from agile_gym.learner.model import TINY
 from agile_gym.policies.base import make_policy
-from agile_gym.rollout.files import filling, write_text
+from agile_gym.rollout.files import write_text
 from agile_gym.rollout.reading import read_headers
 from agile_gym.training import stages
 from agile_gym.training.alarms import alarms
@@ -196,32 +196,27 @@ class TrainingRun:
 
     def _eyes(self) -> str:
         """Teach the tiny model to see."""
-        from agile_gym.policies.tiny import build_tiny
-        from agile_gym.policies.tiny.eyes import EyesConfig, EyesProgress, train_eyes
+        from agile_gym.policies.tiny.eyes import EyesConfig, EyesProgress
+        from agile_gym.training.eyes_stage import run_eyes
 
-        target = self.folder / "eyes" / "model"
+        folder = self.folder / "eyes"
         if self._is_done("eyes"):
-            return str(target)
+            return str(folder / "model")
         settings = self.settings
         config = EyesConfig(seed=settings.seed, **settings.eyes)
-        self._log.truncate_after("eyes", 0)
-        self._table.begin("eyes", config.matching_steps + config.steps)
-        model, processor = build_tiny(settings.seed)
         images = open_source(JigsawConfig.from_options(stages.environment_options(settings, test=False)))
-        done = 0
 
-        def progress(entry: EyesProgress) -> None:
-            nonlocal done
-            done += 1
+        def begin(done: int) -> None:
+            self._log.truncate_after("eyes", done)
+            self._table.begin("eyes", config.matching_steps + config.steps, done=done)
+
+        def progress(done: int, entry: EyesProgress) -> None:
             if done % 25 == 0 or entry.step == entry.steps:
                 figures = {"learner/loss": entry.loss, "puzzles": float(entry.puzzles)}
                 self._table.update(self._log.add("eyes", done, figures))
             self._check_stop()
 
-        train_eyes(model, processor, images, config, progress)
-        with filling(target) as beside:
-            model.save_pretrained(beside)
-            processor.save_pretrained(beside)
+        target = run_eyes(folder, images, config, begin, progress)
         self._finish("eyes")
         return str(target)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,7 +24,15 @@ from agile_gym.puzzle.board import parse_grid, piece_names
 from agile_gym.puzzle.photo import resize
 from agile_gym.puzzle.render import compose_into
 
-__all__ = ["Lesson", "PuzzleBatch", "PuzzleDrawer", "puzzle_config", "training_images"]
+__all__ = [
+    "Lesson",
+    "PuzzleBatch",
+    "PuzzleDrawer",
+    "puzzle_config",
+    "random_state",
+    "set_random_state",
+    "training_images",
+]
 
 SHORT_SIDE = 256
 """Photographs are shrunk to this before windows are cut from them, in pixels: much faster, and it hardly shows."""
@@ -103,6 +112,14 @@ class PuzzleDrawer:
         self._images = images
         self._options = check_reset_options(self._rules, images, None)
         self._rng = np.random.default_rng(seed)
+
+    def get_state(self) -> str:
+        """Return where the draws are."""
+        return random_state(self._rng)
+
+    def set_state(self, state: str) -> None:
+        """Go on with the draws from where others were."""
+        set_random_state(self._rng, state)
 
     def draw(self, count: int) -> PuzzleBatch:
         """Draw some puzzles."""
@@ -184,3 +201,13 @@ class Lesson:
         texts = [write_answer(Answer(tuple([self.names[piece] for piece in order]))) for order in orders]
         ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
         return np.array([[*row, self._tokenizer.eos_token_id] for row in ids], np.int64)
+
+
+def random_state(rng: np.random.Generator) -> str:
+    """Return the state of a generator as JSON."""
+    return json.dumps(rng.bit_generator.state)
+
+
+def set_random_state(rng: np.random.Generator, state: str) -> None:
+    """Set the state of a generator, as `random_state` gives it."""
+    rng.bit_generator.state = json.loads(state)

@@ -242,6 +242,33 @@ def test_training_lowers_the_loss_and_repeats_itself_bit_for_bit(images):
     assert not model.training
 
 
+@pytest.mark.parametrize("stop", [1, 3, 4, 5, 8])
+def test_goes_on_bit_for_bit_from_a_state(stop, images, tmp_path):
+    options = {"matching_steps": 4, "steps": 5, "grids": ((2, 2), (1, 3))}
+    config = EyesConfig(**(QUICK | options))
+    whole, history = trained(images, **options)
+    path, losses = tmp_path / "state.pt", []
+
+    def interrupt(entry):
+        losses.append(entry.loss)
+        if len(losses) == stop:
+            raise KeyboardInterrupt
+
+    model, processor = build_tiny(1, sizes=SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        train_eyes(model, processor, images, config, interrupt, save=lambda state: torch.save(state, path))
+    state = torch.load(path, weights_only=True)
+    other, _ = build_tiny(2, sizes=SMALL)  # other weights, which the state replaces
+    left = train_eyes(other, processor, images, config, state=state)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), other.parameters(), strict=True))
+    assert losses + [entry.loss for entry in left] == [entry.loss for entry in history]
+    assert [(entry.stage, entry.step, entry.puzzles) for entry in left] == [
+        (entry.stage, entry.step, entry.puzzles) for entry in history[stop:]
+    ]
+    with pytest.raises(ConfigurationError, match="other settings"):
+        train_eyes(other, processor, images, EyesConfig(**(QUICK | options | {"steps": 6})), state=state)
+
+
 @pytest.mark.parametrize("grids", [((1, 3),), ((2, 2), (2, 3))])
 def test_other_grids_are_trained(grids, images):
     seen = []

@@ -1,0 +1,100 @@
+"""How the tiny model's eyes are trained, and how far that is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from agile_gym.errors import ConfigurationError
+
+__all__ = ["EyesConfig", "EyesProgress", "Stage"]
+
+Stage = Literal["matching", "answers"]
+
+
+@dataclass(frozen=True)
+class EyesConfig:
+    """How the eyes are trained.
+
+    Attributes:
+        seed: Seed of puzzles and of what is drawn beside.
+        grids: Rows and columns of the puzzles, at most 26 pieces; each step takes one of these grids.
+        matching_steps: Steps of the first stage, on the vision tower alone; 0 leaves it out.
+        matching_batch: Puzzles a step of it.
+        matching_lr: Its learning rate.
+        steps: Steps of the second stage, on the whole model; 0 leaves it out.
+        batch: Puzzles a step of it.
+        lr: Learning rate of the language model.
+        vision_lr: Learning rate of the vision tower and the projector in the second stage.
+        matching_weight: Weight of the first stage's loss in the second.
+        weight_decay: Weight decay of AdamW.
+        warmup: Steps over which learning rates rise at the start of a stage. In its second half they fall to a
+            twentieth.
+        turns: Smallest and largest number of turns that the first text speaks of.
+        thought: Most tokens, drawn at random, that stand in the thought before the answer; in half of the steps there
+            are none. They teach the model to see from anywhere in a text, not only right after the images, as a
+            pretrained model does; nothing is learned about the tokens themselves.
+        precision: ``"bfloat16"`` computes in it where that loses little and keeps the weights in float32;
+            ``"auto"`` does so on processors with AMX and on GPUs, where it is faster.
+    """
+
+    seed: int = 0
+    grids: tuple[tuple[int, int], ...] = ((2, 2),)
+    matching_steps: int = 1000
+    matching_batch: int = 512
+    matching_lr: float = 2e-3
+    steps: int = 2200
+    batch: int = 256
+    lr: float = 2e-3
+    vision_lr: float = 5e-4
+    matching_weight: float = 0.3
+    weight_decay: float = 0.05
+    warmup: int = 50
+    turns: tuple[int, int] = (1, 8)
+    thought: int = 24
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigurationError: If one is out of range.
+        """
+        for name in ("seed", "matching_steps", "steps", "warmup", "thought"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 0:
+                raise ConfigurationError(f"{name}={value!r} must be a whole number, 0 or more.")
+        for name in ("matching_batch", "batch"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ConfigurationError(f"{name}={value!r} must be a whole number, 1 or more.")
+        for name in ("matching_lr", "lr", "vision_lr"):
+            if not getattr(self, name) > 0:
+                raise ConfigurationError(f"{name}={getattr(self, name)!r} must be above 0.")
+        if not self.grids:
+            raise ConfigurationError("grids=() must hold one grid or more, such as ((2, 2),).")
+        if not 1 <= self.turns[0] <= self.turns[1]:
+            raise ConfigurationError(f"turns={self.turns!r} must be a range such as (1, 8).")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise ConfigurationError(f"precision={self.precision!r} must be 'auto', 'float32' or 'bfloat16'.")
+
+
+@dataclass(frozen=True)
+class EyesProgress:
+    """How far the training is.
+
+    Attributes:
+        stage: ``"matching"`` or ``"answers"``.
+        step: Steps of the stage that are done.
+        steps: Steps of the stage in all.
+        puzzles: Puzzles seen so far, of both stages.
+        loss: The loss of this step.
+        seconds: Time since the start.
+    """
+
+    stage: Stage
+    step: int
+    steps: int
+    puzzles: int
+    loss: float
+    seconds: float

@@ -1,0 +1,204 @@
+"""The steps of the training of the tiny model's eyes, and the state from which it goes on bit for bit."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from typing import Any, get_args
+
+import numpy as np
+
+from agile_gym.errors import ConfigurationError, import_optional
+from agile_gym.images import ImageSource
+from agile_gym.policies.tiny.eyes_config import EyesConfig, EyesProgress, Stage
+from agile_gym.policies.tiny.puzzles import Lesson, PuzzleBatch, PuzzleDrawer, random_state, set_random_state
+
+__all__ = ["EyesState", "EyesTraining"]
+
+STAGES: tuple[Stage, ...] = get_args(Stage)
+EyesState = dict[str, Any]
+Groups = list[tuple[list[Any], float]]
+"""Parameters with their learning rates."""
+LOWEST_RATE = 0.05
+BOARDS_AMONG = 4
+"""Of so many puzzles one is also shown as a board in the second stage; in the first, all are."""
+THINKING = 0.5
+"""Share of the steps of the second stage in which something may stand in the thought before the answer."""
+WHOLE_EVERY = 4
+"""Every so many steps the end of the turn is learned, too; in the others, which are cheaper, only the names."""
+
+
+class EyesTraining:
+    """One run of the training, which may go on from where another one was."""
+
+    def __init__(self, model: Any, processor: Any, images: ImageSource, config: EyesConfig) -> None:  # noqa: ANN401
+        """Prepare the first step; the arguments are those of `agile_gym.policies.tiny.eyes.train_eyes`."""
+        torch: Any = import_optional("torch", extra="vlm", purpose="train the tiny model")
+        from agile_gym.policies.tiny.matching import Matching
+
+        self._model, self._images, self._config = model, images, config
+        self._width: int = model.config.text_config.hidden_size
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self._matching = [Matching(self._width, grid).to(model.device) for grid in config.grids]
+        few, many = config.turns
+        self._lessons = [[Lesson(processor, grid, turns) for turns in range(few, many + 1)] for grid in config.grids]
+        self._choices = np.random.default_rng([config.seed, 0])
+        self._seen, self._seconds = 0, 0.0
+        self._begin(0)
+
+    def _stages(self) -> list[tuple[Stage, Groups, int, int]]:
+        """Return the stages: the parameters that are trained, steps, puzzles a step."""
+        config, inner = self._config, self._model.model
+        eyes = [*inner.vision_tower.parameters(), *inner.multi_modal_projector.parameters()]
+        eyes += [parameter for matching in self._matching for parameter in matching.parameters()]
+        words = list(inner.language_model.parameters())
+        return [
+            ("matching", [(eyes, config.matching_lr)], config.matching_steps, config.matching_batch),
+            ("answers", [(eyes, config.vision_lr), (words, config.lr)], config.steps, config.batch),
+        ]
+
+    def run(self) -> Iterator[EyesProgress]:
+        """Run what is left of both stages, a step at a time."""
+        began = time.perf_counter() - self._seconds
+        for number in range(self._at, len(STAGES)):
+            if number > self._at:
+                self._begin(number)
+            stage, groups, steps, size = self._stages()[number]
+            parameters = [parameter for group, _ in groups for parameter in group]
+            while self._step < steps:
+                loss = self._take_step(stage, parameters, steps, size)
+                self._step += 1
+                self._seen += size
+                self._seconds = time.perf_counter() - began
+                yield EyesProgress(stage, self._step, steps, self._seen, loss, self._seconds)
+
+    def _begin(self, number: int) -> None:
+        """Begin a stage."""
+        torch: Any = import_optional("torch", extra="vlm", purpose="train the tiny model")
+
+        config = self._config
+        self._at, self._step = number, 0
+        seeds = [config.seed, number + 1]
+        self._drawers = [PuzzleDrawer(self._images, grid, [*seeds, index]) for index, grid in enumerate(config.grids)]
+        self._optimizer = torch.optim.AdamW(
+            [{"params": group, "lr": rate, "peak": rate} for group, rate in self._stages()[number][1]],
+            betas=(0.9, 0.98),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+
+    def _take_step(self, stage: Stage, parameters: list[Any], steps: int, size: int) -> float:
+        """Take a step, and return its loss."""
+        import torch
+
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["peak"] * _schedule(self._step, steps, self._config.warmup)
+        drawers = self._drawers
+        number = int(self._choices.integers(len(drawers)))
+        loss = self._loss(stage, number, drawers[number], drawers[number].draw(size), self._step)
+        self._optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        self._optimizer.step()
+        return float(loss.detach())
+
+    def get_state(self) -> EyesState:
+        """Return all that the rest of the training depends on, but for what it is made with.
+
+        Returns:
+            Dicts, lists, numbers, texts and tensors, which the next step changes.
+        """
+        return {
+            "config": _as_text(self._config),
+            "stage": STAGES[self._at],
+            "step": self._step,
+            "puzzles": self._seen,
+            "seconds": self._seconds,
+            "model": self._model.state_dict(),
+            "matching": [matching.state_dict() for matching in self._matching],
+            "optimizer": self._optimizer.state_dict(),
+            "choices": random_state(self._choices),
+            "drawers": [drawer.get_state() for drawer in self._drawers],
+        }
+
+    def set_state(self, state: EyesState) -> None:
+        """Go on from a state.
+
+        Raises:
+            ConfigurationError: If it is that of a training with another configuration.
+        """
+        if state["config"] != _as_text(self._config):
+            raise ConfigurationError(
+                f"The training to go on with has other settings: {state['config']}, not {_as_text(self._config)}. Give "
+                "the same ones, or begin anew."
+            )
+        self._begin(STAGES.index(state["stage"]))
+        self._step, self._seen, self._seconds = state["step"], state["puzzles"], state["seconds"]
+        self._model.load_state_dict(state["model"])
+        for matching, weights in zip(self._matching, state["matching"], strict=True):
+            matching.load_state_dict(weights)
+        self._optimizer.load_state_dict(state["optimizer"])
+        set_random_state(self._choices, state["choices"])
+        for drawer, drawn in zip(self._drawers, state["drawers"], strict=True):
+            drawer.set_state(drawn)
+
+    def _loss(self, stage: Stage, number: int, drawer: PuzzleDrawer, batch: PuzzleBatch, step: int) -> Any:  # noqa: ANN401
+        """Compute the loss of some puzzles: that of the matching, and in the second stage that of the answers.
+
+        Args:
+            stage: The stage.
+            number: Index of the grid.
+            drawer: What lays boards out.
+            batch: The puzzles.
+            step: The step, from 0.
+
+        Returns:
+            Scalar tensor.
+        """
+        import torch
+
+        from agile_gym.policies.tiny.answering import answer_loss, as_pixels, as_tensor
+        from agile_gym.policies.tiny.forward import image_features
+
+        config, device = self._config, self._model.device
+        matching, answers = self._matching[number], stage == "answers"
+        boards, arranged = drawer.boards(batch.first(-(-len(batch.home) // BOARDS_AMONG)) if answers else batch)
+        with _precision(config.precision, device.type):
+            pixels = torch.cat([as_pixels(batch.pieces, device), as_pixels(boards, device)])
+            vectors = image_features(self._model, pixels)
+        pieces, shown = vectors[: batch.home.size], vectors[batch.home.size :].float()
+        pieces = pieces.view(*batch.home.shape, self._width)
+        loss = matching.piece_loss(pieces.float(), as_tensor(batch.home, device))
+        loss = loss + matching.board_loss(shown, as_tensor(arranged, device))
+        if not answers:
+            return loss
+        lessons = self._lessons[number]
+        lesson = lessons[int(self._choices.integers(len(lessons)))]
+        whole = step % WHOLE_EVERY == 0
+        long = int(self._choices.integers(config.thought + 1)) if self._choices.random() < THINKING else 0
+        thoughts = self._choices.choice(lesson.words, (len(batch.home), long))
+        with _precision(config.precision, device.type):
+            answering = answer_loss(self._model, lesson, pieces, batch, whole=whole, thoughts=thoughts)
+        return config.matching_weight * loss + answering
+
+
+def _schedule(step: int, steps: int, warmup: int) -> float:
+    """Return the share of the peak learning rate at a step, from 0: up, level, and down in the second half."""
+    return min(1.0, (step + 1) / max(warmup, 1)) * (LOWEST_RATE + (1 - LOWEST_RATE) * min(1.0, 2 * (1 - step / steps)))
+
+
+def _precision(precision: str, device: str) -> AbstractContextManager[Any]:
+    """Return the context in which matrix products are computed."""
+    torch: Any = import_optional("torch", extra="vlm", purpose="train the tiny model")
+    capabilities: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict[str, Any])
+    fast = device == "cuda" or bool(capabilities().get("amx_bf16", False))
+    reduced = precision == "bfloat16" or (precision == "auto" and fast)
+    return torch.autocast(device, dtype=torch.bfloat16) if reduced else nullcontext()
+
+
+def _as_text(config: EyesConfig) -> str:
+    return json.dumps(asdict(config))
