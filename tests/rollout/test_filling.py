@@ -29,9 +29,14 @@ def test_a_writer_that_fails_changes_nothing(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "weights").write_text("old")
-    with pytest.raises(OSError, match="disk"), filling(folder) as beside:
-        (beside / "weights").write_text("ne")
-        raise OSError("the disk is full")
+
+    def fail_half_way():
+        with filling(folder) as beside:
+            (beside / "weights").write_text("ne")
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="disk"):
+        fail_half_way()
     assert names(tmp_path) == ["model/weights"]
     assert (folder / "weights").read_text() == "old"
 
