@@ -219,7 +219,7 @@ def with_and_without_cache(model, options, folder):
     for name, setting in settings.items():
         algorithms = {reuse: build(replace(setting, reuse_cache=reuse)) for reuse in (True, False)}
         readings = {True: [], False: []}
-        repetitions = options.repetitions if setting.model == model else 1
+        repetitions = min(3, options.repetitions) if setting.model == model else 1
         for _ in range(1 + repetitions):
             batches = {}
             for reuse, algorithm in algorithms.items():
@@ -266,7 +266,7 @@ Rollouts of {turns} turns of {tokens} tokens, an image of the board after each t
 
 def several_turns(model, options):
     """Return the setting of profile and scaling."""
-    setting = replace(base(model), turns=5, runners=1, learners=1)
+    setting = replace(base(model), groups=8, turns=5, runners=1, learners=1)
     return replace(setting, groups=2, group_size=2, turns=3, new_tokens=4) if options.quick else setting
 
 
@@ -287,7 +287,7 @@ def profile(model, options, folder):
     from speed_watch import ORDER
 
     setting = several_turns(model, options)
-    iterations, _ = measure_processes(setting, options.repetitions)
+    iterations, _ = measure_processes(setting, min(5, options.repetitions))
     seconds = {name: sum(parts.get(name, 0.0) for parts in iterations) / len(iterations) for name in ORDER}
     total = sum(seconds.values())
     assert not set().union(*iterations) - set(ORDER)
@@ -297,7 +297,7 @@ def profile(model, options, folder):
 
 The tiny model, {setting.groups} puzzles of {setting.group_size} episodes, {setting.turns} turns of
 {setting.new_tokens} tokens with an image of the board after each but the last; one runner, one learner, one thread
-each; mean of {options.repetitions} iterations.
+each; mean of {len(iterations)} iterations.
 
 {table(("part", "seconds", "%"), rows)}
 """
@@ -309,7 +309,7 @@ def scaling(model, options, folder):
     rows, figures, first = [], {}, {}
     for runners, learners in ((1, 1), (2, 1), (1, 2), (2, 2)):
         setting = replace(several_turns(model, options), runners=runners, learners=learners)
-        _, times = measure_processes(setting, min(4, options.repetitions))
+        _, times = measure_processes(setting, min(3, options.repetitions))
         row = [runners, learners]
         for what, count in (("rollout", runners), ("update", learners)):
             walls, busiest = ([entry[what][place] for entry in times] for place in (0, 1))
@@ -353,6 +353,7 @@ def main():
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "transformers", "ray"))
     texts = [f"## Speed of training\n\n`python benchmarks/training_speed.py`, {machine()}, {versions}.\n"]
     figures = {}
+    print(texts[0])
     with tempfile.TemporaryDirectory() as folder:
         model = str(save_tiny(os.path.join(folder, "tiny")))
         for part in PARTS:
@@ -362,12 +363,11 @@ def main():
                 print(f"{part} ...", file=sys.stderr)
                 text, figures[part] = work[part](model, options, folder)
                 texts.append(text)
+                print(text, flush=True)
+                if options.output:  # what is measured is kept, whatever comes
+                    content = {"markdown": "\n".join(texts), "figures": figures, "repetitions": options.repetitions}
+                    options.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         ray.shutdown()
-    markdown = "\n".join(texts)
-    print(markdown)
-    if options.output:
-        content = {"markdown": markdown, "figures": figures, "repetitions": options.repetitions}
-        options.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
