@@ -9,6 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import PurePath
 
 from agile_gym.errors import ImageError
@@ -16,6 +17,9 @@ from agile_gym.images.formats import describe_error, header_problem, readable_ex
 from agile_gym.images.items import FileItem, SkippedImage
 
 __all__ = ["Scan", "scan_file", "scan_folder"]
+
+REMEMBERED = 1 << 18
+"""Files at most whose hashes are remembered."""
 
 
 def _no_items() -> list[FileItem]:
@@ -94,15 +98,27 @@ def scan_file(path: str, name: str, max_pixels: int) -> FileItem | SkippedImage:
         The image, or the reason why it cannot be used.
     """
     try:
-        with open(path, "rb") as stream:
-            problem = header_problem(stream, max_pixels)
-            if problem is not None:
-                return SkippedImage(name, problem)
-            stream.seek(0)
-            content_hash = hashlib.file_digest(stream, "sha256").hexdigest()
+        status = os.stat(path)
+        state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        problem, content_hash = _read(os.path.abspath(path), max_pixels, state)
     except OSError as error:
         return SkippedImage(name, f"it cannot be read ({describe_error(error)})")
-    return FileItem(name, content_hash, os.path.abspath(path))
+    return FileItem(name, content_hash, os.path.abspath(path)) if problem is None else SkippedImage(name, problem)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _read(path: str, max_pixels: int, state: tuple[int, ...]) -> tuple[str | None, str]:
+    """Return what is wrong with a file, or None, and the hash of its content, if nothing is.
+
+    A file that has not changed (``state``) is read once in a process, as many environments may have the same folder.
+    """
+    del state
+    with open(path, "rb") as stream:
+        problem = header_problem(stream, max_pixels)
+        if problem is not None:
+            return problem, ""
+        stream.seek(0)
+        return None, hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def readable_name(path: str) -> str:

@@ -40,6 +40,7 @@ from agile_gym.learner.module import VLMModule
 from agile_gym.learner.notices import mute_notices
 from agile_gym.learner.tasks import GroupSpec, TaskMix, make_group
 from agile_gym.policies.base import Policy, PolicyLike, as_policy
+from agile_gym.rollout.pool import EnvironmentPool
 from agile_gym.rollout.transcript import Transcript
 
 __all__ = ["PLACEHOLDER_SPACE", "RunnerReply", "VLMEnvRunner"]
@@ -112,6 +113,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         self.env: Any = None
         self.module: VLMModule | None = None
         self._policies: dict[bool, Policy] = {}
+        self._pools: dict[bool, EnvironmentPool] = {}
         self.mistake: str | None = None
         try:
             if self.worker_index or self.config.num_env_runners == 0 or self.config.create_env_on_local_worker:
@@ -158,11 +160,16 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         creator: Any = _global_registry.get(ENV_CREATOR, env) if isinstance(env, str) else env
         return creator(context)
 
-    def _makers(self, *, evaluation: bool) -> dict[str, Callable[[], gymnasium.Env[Any, Any]]]:
-        return {
-            str(number): partial(self._make_env, task.env_options(), evaluation=evaluation)
-            for number, task in enumerate(self._tasks)
-        }
+    def _pool(self, *, evaluation: bool) -> EnvironmentPool:
+        """Return the environments, which are kept: searching a folder of photographs takes longer than an episode."""
+        if evaluation not in self._pools:
+            self._pools[evaluation] = EnvironmentPool(
+                {
+                    str(number): partial(self._make_env, task.env_options(), evaluation=evaluation)
+                    for number, task in enumerate(self._tasks)
+                }
+            )
+        return self._pools[evaluation]
 
     def make_module(self) -> None:
         """Load the model."""
@@ -242,7 +249,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             play = play_groups(
                 self._policy(explore=explore),
                 groups,
-                self._makers(evaluation=evaluation),
+                self._pool(evaluation=evaluation),
                 batch=self.config.rollout_batch,
                 weights=self._weights_seq_no,
                 keep_images=not evaluation,
@@ -301,9 +308,11 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         return self.metrics.reduce()
 
     def stop(self) -> None:
-        """Close the environment."""
+        """Close the environments."""
         if self.env is not None:
             self.env.close()
+        for pool in self._pools.values():
+            pool.close()
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 -- RLlib's
         """Return the state; weights only if asked for."""

@@ -11,6 +11,7 @@ import gymnasium
 from agile_gym.learner.tasks import GroupSpec
 from agile_gym.policies.base import Policy
 from agile_gym.rollout.play import EpisodeSpec, play_episodes
+from agile_gym.rollout.pool import EnvironmentPool
 from agile_gym.rollout.transcript import Transcript
 
 __all__ = ["Group", "GroupPlay", "play_groups"]
@@ -47,7 +48,7 @@ class GroupPlay:
 def play_groups(
     policy: Policy,
     groups: Sequence[GroupSpec],
-    makers: Mapping[str, Callable[[], gymnasium.Env[Any, Any]]],
+    makers: Mapping[str, Callable[[], gymnasium.Env[Any, Any]]] | EnvironmentPool,
     *,
     batch: int,
     weights: int = 0,
@@ -59,7 +60,7 @@ def play_groups(
     Args:
         policy: Plays.
         groups: The groups, with different indices.
-        makers: What makes the environment of each task, by the task's number as a text.
+        makers: What makes the environment of each task, by the task's number as a text; or a pool of environments.
         batch: Episodes that are played side by side.
         weights: Number of the weights, for the record.
         keep_images: Whether transcripts hold their images.

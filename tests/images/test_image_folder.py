@@ -43,6 +43,21 @@ def test_nested_folders_in_the_order_of_their_paths(tmp_path):
     assert source.skipped == ()
 
 
+def test_a_file_that_changes_is_read_again(tmp_path):
+    path = tmp_path / "a.bmp"
+    hashes = []
+    for shade in (10, 200):
+        Image.new("RGB", (8, 8), (shade, shade, shade)).save(path)
+        found = open_images(str(tmp_path))
+        hashes.append(found.content_hash(0))
+        assert hashes[-1] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert open_images(str(tmp_path)).content_hash(0) == hashes[-1]
+    assert hashes[0] != hashes[1]
+    path.write_bytes(b"BM" + path.read_bytes()[2:40])
+    with pytest.raises(ImageError):
+        open_images(str(tmp_path))
+
+
 def test_content_hash_is_that_of_the_file(tmp_path):
     path = save(tmp_path / "a.png", 5)
     source = open_images(tmp_path)
