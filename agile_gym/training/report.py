@@ -147,8 +147,9 @@ def _stats(records: Sequence[Record], results: Sequence[StageResult]) -> Markup:
     if records:
         entries.append(("time in all", duration(float(records[-1]["seconds"]))))
     for stage in dict.fromkeys(record["stage"] for record in records):
-        count = sum(record["stage"] == stage for record in records)
-        entries.append((f"iterations: {STAGE_TITLES.get(stage, stage)}", f"{count:,}"))
+        count = max(int(record["iteration"]) for record in records if record["stage"] == stage)  # not all are recorded
+        what = "steps" if stage == "eyes" else "iterations"
+        entries.append((f"{what}: {STAGE_TITLES.get(stage, stage)}", f"{count:,}"))
     episodes = sum(float(record.get("episodes", 0.0)) for record in records)
     if episodes:
         entries.append(("episodes played in GRPO", f"{episodes:,.0f}"))
