@@ -170,7 +170,7 @@ def time_rows(runs, processes):
         episodes = sum(record.get("episodes", 0) for record in grpo)
         rows.append(
             (run.name, *(f"{took.get(stage, 0):,.0f}" for stage in ("eyes", "sft", "grpo")), f"{episodes:,.0f}",
-             f"{spent / 60:.1f}")
+             f"{spent / 60:.1f}" if spent else "")
         )  # fmt: skip
     return rows
 
@@ -259,13 +259,14 @@ def main():
     parser.add_argument("runs", type=Path, help="folder that benchmarks/learning.py wrote")
     parser.add_argument("--speed", type=Path)
     parser.add_argument("--memory", type=Path)
+    parser.add_argument("--note", default="", help="what the figures do not say, in a sentence or two")
     parser.add_argument("--output", type=Path, default=HERE / "RESULTS.md")
     options = parser.parse_args()
     order = [*WHAT]
     folders = [path.parent for path in options.runs.glob("*/report.html")]
     folders.sort(key=lambda path: (order.index(re.sub("-[0-9]+$", "", path.name)), path.name))
     runs = [Run(folder) for folder in folders]
-    parts = [learning(options.runs, runs)]
+    parts = [learning(options.runs, runs) + (f"\n{options.note}\n" if options.note else "")]
     for file in (options.speed, options.memory):
         if file is not None:
             parts.append(json.loads(file.read_text("utf-8"))["markdown"])
