@@ -20,6 +20,8 @@ SMALL = {  # so that a training takes seconds
     "eyes.matching_batch": 8,
     "cold_start.count": 8,
     "sft.batch_size": 4,
+    "sft.replay_size": 2,
+    "sft.replay_count": 6,
     "sft.epochs": 1,
     "grpo.iterations": 2,
     "grpo.groups_per_iteration": 2,

@@ -27,6 +27,8 @@ from agile_gym.rollout.transcript import Transcript
 
 __all__ = ["SFT", "SFTConfig", "supervised_samples"]
 
+_REPLAY = 1
+"""Sets the draws of what is replayed apart."""
 WRONG_STEPS = ("wrong", "slip")
 """What an expert's plan calls turns that are mistakes on purpose."""
 
@@ -43,7 +45,9 @@ class SFTConfig(GRPOConfig):
         self.loss = SUPERVISED
         self.lr = 1e-5
         self.transcripts = ""
+        self.replay = ""
         self.batch_size = 32
+        self.replay_size = 0
         self.skip_mistakes = True
         self.max_tokens: int | None = 16384
 
@@ -51,7 +55,9 @@ class SFTConfig(GRPOConfig):
         self,
         *,
         transcripts: str | Path | None = None,
+        replay: str | Path | None = None,
         batch_size: int | None = None,
+        replay_size: int | None = None,
         skip_mistakes: bool | None = None,
         max_tokens: int | None = None,
     ) -> Self:
@@ -59,12 +65,18 @@ class SFTConfig(GRPOConfig):
 
         Args:
             transcripts: Folder of transcripts, with their images.
+            replay: Folder of other ones, of what the model can do already and is not to forget.
             batch_size: Episodes a step.
+            replay_size: Episodes a step from ``replay``, beside the others.
             skip_mistakes: Whether turns that an expert got wrong on purpose are only read, not learned.
             max_tokens: Turns are left out at the end of episodes that have more tokens.
         """
         given: dict[str, Any] = {"batch_size": batch_size, "skip_mistakes": skip_mistakes, "max_tokens": max_tokens}
-        given["transcripts"] = None if transcripts is None else str(transcripts)
+        given["replay_size"] = replay_size
+        given |= {
+            name: None if path is None else str(path)
+            for name, path in (("transcripts", transcripts), ("replay", replay))
+        }
         for name, value in given.items():
             if value is not None:
                 setattr(self, name, value)
@@ -78,6 +90,9 @@ class SFTConfig(GRPOConfig):
         """
         super().validate()
         self._check(is_whole(self.batch_size, 10**6), "batch_size", "a whole number of at least 1")
+        self._check(self.replay_size == 0 or is_whole(self.replay_size, 10**6), "replay_size", "a whole number")
+        if self.replay_size and not self.replay:
+            raise ConfigurationError(f"replay_size={self.replay_size} needs episodes: give replay, their folder.")
         if self.num_epochs != 1:
             raise ConfigurationError("num_epochs: SFT goes through its episodes as long as it is trained; leave it 1.")
 
@@ -85,7 +100,8 @@ class SFTConfig(GRPOConfig):
 class SFT(GRPO):
     """Trains on the assistant's tokens of given episodes: their mean negative log-likelihood.
 
-    Episodes are drawn without putting back, anew in each epoch. Runners are used for `evaluate` alone.
+    Episodes are drawn without putting back, anew in each epoch; so are those that are replayed. Runners are used for
+    `evaluate` alone.
     """
 
     @classmethod
@@ -98,12 +114,17 @@ class SFT(GRPO):
         settings: SFTConfig = self.config if isinstance(self.config, SFTConfig) else SFTConfig()
         options = ModelOptions.from_mapping(settings.model_config)
         chat = ChatFormat(_load_processor(options.path), system=options.system)
-        transcripts = read_transcripts(settings.transcripts)
-        self._samples = supervised_samples(
-            chat, transcripts, skip_mistakes=settings.skip_mistakes, max_tokens=settings.max_tokens
-        )
-        if not self._samples:
-            raise ConfigurationError(f"{settings.transcripts!r} holds no episode to learn from.")
+
+        def read(folder: str) -> list[Sample]:
+            samples = supervised_samples(
+                chat, read_transcripts(folder), skip_mistakes=settings.skip_mistakes, max_tokens=settings.max_tokens
+            )
+            if not samples:
+                raise ConfigurationError(f"{folder!r} holds no episode to learn from.")
+            return samples
+
+        self._samples = read(settings.transcripts)
+        self._replay = read(settings.replay) if settings.replay_size else []
         super().setup(config)
 
     @property
@@ -131,17 +152,35 @@ class SFT(GRPO):
 
     def _next_samples(self) -> list[Sample]:
         """Return the episodes of an iteration, each with the number of its step."""
-        config, total = self.config, len(self._samples)
-        chosen: list[Sample] = []
-        orders: dict[int, Any] = {}
-        for number in range(config.num_minibatches * config.batch_size):
-            epoch, place = divmod(self._groups_begun + number, total)
-            if epoch not in orders:
-                orders[epoch] = np.random.default_rng([config.seed or 0, epoch]).permutation(total)
-            sample = self._samples[int(orders[epoch][place])]
-            chosen.append(replace(sample, minibatches=(number // config.batch_size,)))
+        config, steps = self.config, self.config.num_minibatches
+        seeds = [config.seed or 0]
+        chosen = _drawn(self._samples, self._groups_begun, steps, config.batch_size, seeds)
+        begun = self._groups_begun // config.batch_size * config.replay_size
         self._groups_begun += len(chosen)
-        return chosen
+        return chosen + _drawn(self._replay, begun, steps, config.replay_size, [*seeds, _REPLAY])
+
+
+def _drawn(samples: Sequence[Sample], begun: int, steps: int, size: int, seeds: Sequence[int]) -> list[Sample]:
+    """Draw samples without putting back, anew in each epoch, and tell each the number of its step.
+
+    Args:
+        samples: What is drawn from.
+        begun: How many have been drawn before.
+        steps: Number of steps.
+        size: Samples a step.
+        seeds: Of the draws.
+
+    Returns:
+        ``steps * size`` samples.
+    """
+    chosen: list[Sample] = []
+    orders: dict[int, Any] = {}
+    for number in range(steps * size):
+        epoch, place = divmod(begun + number, len(samples))
+        if epoch not in orders:
+            orders[epoch] = np.random.default_rng([*seeds, epoch]).permutation(len(samples))
+        chosen.append(replace(samples[int(orders[epoch][place])], minibatches=(number // size,)))
+    return chosen
 
 
 def supervised_samples(

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from agile_gym.coldstart import make_cold_start
+from agile_gym.coldstart import ColdStartConfig, make_cold_start
 from agile_gym.envs.config import JigsawConfig
 from agile_gym.envs.jigsaw import open_source
 from agile_gym.errors import ConfigurationError, import_optional
@@ -226,20 +226,26 @@ class TrainingRun:
         folder = self.folder / "cold-start" if given is None else Path(given)
         if given is None and not self._is_done("cold-start"):
             self._table.status("making the episodes of the cold start")
-            config = stages.cold_start_config(self.settings)
-
-            def attempt(kept: int, attempts: int) -> None:
-                self._check_stop()
-
-            make_cold_start(folder, config, batch=32, resume=folder.exists(), on_attempt=attempt)
+            self._make_episodes(folder, stages.cold_start_config(self.settings))
             self._finish("cold-start")
         count = sum(1 for _ in read_headers(folder))
         if not count:
             raise ConfigurationError(f"{folder} holds no episodes; a cold start needs some.")
         return folder, count
 
+    def _make_episodes(self, folder: Path, config: ColdStartConfig) -> None:
+        def attempt(kept: int, attempts: int) -> None:
+            self._check_stop()
+
+        make_cold_start(folder, config, batch=32, resume=folder.exists(), on_attempt=attempt)
+
     def _sft(self, model: str, transcripts: Path, episodes: int) -> str:
-        config = stages.sft_config(self.settings, model, transcripts, episodes)
+        replay = self.folder / "replay"
+        if self.settings.sft["replay_size"] and not (self._is_done("replay") or self._is_done("sft")):
+            self._table.status("making the episodes that are replayed")
+            self._make_episodes(replay, stages.replay_config(self.settings))
+            self._finish("replay")
+        config = stages.sft_config(self.settings, model, transcripts, episodes, replay)
         return self._train("sft", config, stages.sft_iterations(self.settings, episodes))
 
     def _grpo(self, model: str) -> str:
@@ -326,7 +332,9 @@ def check_settings(settings: TrainSettings) -> None:
     prepare_plan(stages.evaluation_plan(settings, "model"))
     stages.cold_start_config(settings)
     model = settings.model.get("path", TINY)
-    stages.sft_config(settings, model, Path(), 1).validate()
+    if settings.sft["replay_size"]:
+        stages.replay_config(settings)
+    stages.sft_config(settings, model, Path(), 1, Path("replay")).validate()
     stages.grpo_config(settings, model).validate()
     if model != TINY:
         from agile_gym.policies.vlm.configs import check_config

@@ -28,6 +28,8 @@ _OWN: dict[str, dict[str, Any]] = {
     "sft": {
         "epochs": 2,
         "batch_size": 32,
+        "replay_size": 0,
+        "replay_count": 6400,
         "skip_mistakes": False,
         "max_tokens": 16384,
         "freeze": None,
@@ -190,6 +192,8 @@ def _check_numbers(sections: Mapping[str, Mapping[str, Any]], origin: str) -> No
     """Check the values that this package itself uses."""
     for section, key, least in (
         ("sft", "batch_size", 1),
+        ("sft", "replay_size", 0),
+        ("sft", "replay_count", 1),
         ("grpo", "iterations", 0),
         ("evaluation", "episodes", 1),
         ("evaluation", "interval", 0),

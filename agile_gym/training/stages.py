@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,20 @@ __all__ = [
     "evaluation_plan",
     "grpo_config",
     "has_eyes",
+    "replay_config",
     "sft_config",
     "sft_iterations",
     "tasks_of",
 ]
 
 ENVIRONMENT = "JigsawVision-v0"
+_REPLAY_SEED = 1_000_003
+"""Added to the run's seed, so that other puzzles are replayed than the cold start has."""
 _TRAIN_ONLY = ("iterations", "tasks")
-_SFT_ONLY = ("epochs", "batch_size", "skip_mistakes", "max_tokens", "freeze", "lr_warmup_share")
+_SFT_ONLY = (
+    *("epochs", "batch_size", "replay_size", "replay_count", "skip_mistakes", "max_tokens", "freeze"),
+    "lr_warmup_share",
+)
 
 
 def environment_options(settings: TrainSettings, *, test: bool) -> dict[str, Any]:
@@ -115,7 +122,23 @@ def grpo_config(settings: TrainSettings, model: str) -> Any:  # noqa: ANN401 -- 
     return config
 
 
-def sft_config(settings: TrainSettings, model: str, transcripts: Path, episodes: int) -> Any:  # noqa: ANN401 -- an SFTConfig
+def replay_config(settings: TrainSettings) -> ColdStartConfig:
+    """Return how the episodes are made that the cold start replays: puzzles that are answered in the only turn."""
+    cold = cold_start_config(settings)
+    return replace(
+        cold,
+        count=settings.sft["replay_count"],
+        teacher="expert",
+        teacher_options={},
+        turns=1,
+        looks=("board",),
+        balance="none",
+        seed=cold.seed + _REPLAY_SEED,
+        options={**cold.options, "max_turns": 1},
+    )
+
+
+def sft_config(settings: TrainSettings, model: str, transcripts: Path, episodes: int, replay: Path) -> Any:  # noqa: ANN401 -- an SFTConfig
     """Return the configuration of supervised training.
 
     Args:
@@ -123,6 +146,7 @@ def sft_config(settings: TrainSettings, model: str, transcripts: Path, episodes:
         model: Folder of the model to begin with.
         transcripts: The cold start's episodes.
         episodes: Their number.
+        replay: Those that are replayed, if the settings want some.
     """
     from agile_gym.learner.supervised import SFTConfig
 
@@ -140,6 +164,8 @@ def sft_config(settings: TrainSettings, model: str, transcripts: Path, episodes:
     return config.supervise(
         transcripts=transcripts,
         batch_size=sft["batch_size"],
+        replay=replay,
+        replay_size=sft["replay_size"],
         skip_mistakes=sft["skip_mistakes"],
         max_tokens=sft["max_tokens"],
     )

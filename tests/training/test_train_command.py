@@ -27,6 +27,8 @@ SMALL = {
     "cold_start.count": 12,
     "sft.epochs": 1,
     "sft.batch_size": 4,
+    "sft.replay_size": 2,
+    "sft.replay_count": 6,
     "sft.num_minibatches": 1,
     "grpo.iterations": 3,
     "grpo.groups_per_iteration": 2,
