@@ -68,6 +68,22 @@ class RecoverableAlgorithm(Algorithm):
             answer, self._snapshot = asked()
         return answer
 
+    def restore_env_runners(self, env_runner_group: Any) -> list[int]:  # noqa: ANN401 -- RLlib's
+        """Bring back runners that had died, with the learners' weights; learners that have died, too, come first."""
+        if env_runner_group.num_healthy_remote_workers() < env_runner_group.num_remote_env_runners():
+            self.ask_learners(self._ping_learners)
+        return super().restore_env_runners(env_runner_group)
+
+    def _ping_learners(self) -> None:
+        if self.learner_group.is_local:
+            return
+        results = self.learner_group.foreach_learner(_nothing).result_or_errors
+        for result in results:
+            if not result.ok:
+                raise result.get()
+        if len(results) < len(self.learner_group):  # those that are known to be dead are not asked
+            raise RayError("A learner died before.")
+
     def _take_snapshot(self) -> Any:  # noqa: ANN401 -- a state
         """Return the learners' state, if it is to be kept; it is that after the last update."""
         if not self.config.learner_snapshots or self.learner_group.is_local:
@@ -197,3 +213,8 @@ class RecoverableAlgorithm(Algorithm):
                 raise result.get()
             told += [] if result.get() is None else [result.get()]
         return told
+
+
+def _nothing(learner: object) -> None:
+    """Show that a learner lives."""
+    del learner

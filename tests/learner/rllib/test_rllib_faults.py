@@ -99,10 +99,22 @@ def test_two_runners_and_two_learners_whatever_happens_to_them(make_config, buil
 
     begin()
     told = train(algorithm, 2)
-    algorithm.learner_group.foreach_learner(partial(die_in_step, 2), remote_actor_ids=[1])
+    victims = [*pids(algorithm, "runners"), pids(algorithm, "learners")[0]]
+    for pid in victims:  # both, and it is known before the iteration
+        os.kill(pid, signal.SIGKILL)
+    for _ in range(2):
+        algorithm.env_runner_group.foreach_env_runner(os_pid, local_env_runner=False)
+        algorithm.learner_group.foreach_learner(os_pid)
     told += train(algorithm)
     assert_same(told, algorithm, expected)
     assert algorithm.told["learners_rebuilt"] == 2
+
+    begin()
+    told = train(algorithm, 2)
+    algorithm.learner_group.foreach_learner(partial(die_in_step, 2), remote_actor_ids=[1])
+    told += train(algorithm)
+    assert_same(told, algorithm, expected)
+    assert algorithm.told["learners_rebuilt"] == 3
 
     # One of them has nothing to do, and takes the same step.
     before = weights(algorithm)
@@ -122,6 +134,10 @@ def die_in_step(count, learner):
         return real(samples)
 
     learner._updater.step = step
+
+
+def os_pid(worker):
+    return os.getpid()
 
 
 def own_weights(learner):
