@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from agile_gym.policies.vlm.cache import BatchCache
 from agile_gym.policies.vlm.context import Context
-from agile_gym.policies.vlm.inputs import collate_pixels, type_arguments
+from agile_gym.policies.vlm.inputs import cache_name, collate_pixels, type_arguments
 from agile_gym.policies.vlm.loading import VLM
 
 __all__ = ["Batch", "stretches"]
@@ -97,6 +97,7 @@ class Batch:
         room = self._width + min(max_new_tokens, _FIRST_ROOM)
         self._used = torch.zeros((len(contexts), self._width + max_new_tokens), dtype=torch.bool, device=vlm.device)
         self._cache = BatchCache(len(contexts), room)
+        self._given = {cache_name(vlm.model): self._cache}
         self._fill(read, [self._width - end for end in ends])
 
     def _fill(self, read: Sequence[int], ends: Sequence[int]) -> None:
@@ -166,9 +167,9 @@ class Batch:
             input_ids=torch.from_numpy(ids).to(device),
             attention_mask=self._used[first:last, : self._width].long(),
             position_ids=where if len(where) > 1 else where[0],
-            past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
+            **self._given,
             **arguments,
         )
         return output.logits[:, -1]

@@ -13,6 +13,7 @@ from agile_gym.errors import import_optional
 from agile_gym.policies.vlm.chat import Chunk
 
 __all__ = [
+    "cache_name",
     "collate_pixels",
     "has_rope_index",
     "image_arguments",
@@ -27,6 +28,12 @@ _PIXELS_WITH_BATCH = ("idefics3", "smolvlm")
 
 _SEEN_ONE_BY_ONE = ("llava", "qwen2_5_vl")
 """Models that give features image by image, so that those of an image that is shown several times can be shared."""
+
+
+def cache_name(model: Any) -> str:  # noqa: ANN401 -- transformers is untyped
+    """Return what a model's forward calls the cache: newer versions of transformers call it ``cache``."""
+    names = inspect.signature(_inner(model).forward).parameters
+    return "cache" if "cache" in names and "past_key_values" not in names else "past_key_values"
 
 
 def has_rope_index(model: Any) -> bool:  # noqa: ANN401 -- transformers is untyped

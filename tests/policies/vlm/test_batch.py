@@ -1,5 +1,7 @@
 """What lets episodes be computed together: the cache of a batch, and how rows are read in few and full passes."""
 
+from types import SimpleNamespace
+
 import families
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from agile_gym.policies.vlm import VLM
 from agile_gym.policies.vlm import batch as batching
 from agile_gym.policies.vlm.batch import stretches
 from agile_gym.policies.vlm.cache import BatchCache
+from agile_gym.policies.vlm.inputs import cache_name
 from agile_gym.policies.vlm.scoring import segment_logps
 from agile_gym.rollout import EpisodeSpec
 
@@ -226,3 +229,18 @@ def test_few_passes_read_a_batch_of_mixed_turns(loaded, monkeypatch):
     assert goes_on[1] < long / 2
     assert [shape[1] for shape in written] == [1] * 3
     assert written[0] == (4, 1)
+
+
+def old_forward(input_ids, past_key_values=None):
+    """As up to transformers 5.23."""
+
+
+def new_forward(input_ids, cache=None, **kwargs):
+    """As since 5.24, which still takes the former name, and warns."""
+
+
+@pytest.mark.parametrize(("forward", "name"), [(old_forward, "past_key_values"), (new_forward, "cache")])
+@pytest.mark.parametrize("adapted", [False, True])
+def test_the_cache_goes_by_the_name_that_the_model_gives_it(forward, name, adapted):
+    model = SimpleNamespace(model=SimpleNamespace(forward=forward))
+    assert cache_name(SimpleNamespace(get_base_model=lambda: model) if adapted else model) == name
