@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from agile_gym.actions.primitives import ActionError, Answer
 
-__all__ = ["MAX_TEXT", "STOP_TEXTS", "TurnText", "has_action", "read_answer", "read_tags"]
+__all__ = ["MAX_TEXT", "STOP_TEXTS", "TurnText", "answer_span", "has_action", "read_answer", "read_tags"]
 
 MAX_TEXT = 32_768
 """Longest text of a turn that is read, in characters."""
@@ -21,6 +21,7 @@ MAX_ANSWER = 4000
 MAX_ANGLE = 3600
 
 _THINKING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 class TurnText(NamedTuple):
@@ -101,6 +102,15 @@ def has_action(text: str, action: str) -> bool:
 
 def _ask(action: str) -> str:
     return f"Write your reasoning in a think block, then exactly one block: {action} or answer."
+
+
+def answer_span(text: str) -> tuple[int, int] | None:
+    """Return where in a turn the text of its answer begins and ends, or None if it has no answer.
+
+    As everywhere, what stands between think tags is not looked at.
+    """
+    found = _ANSWER.search(_THINKING.sub(lambda match: " " * len(match[0]), text))
+    return None if found is None else found.span(1)
 
 
 def read_answer(body: str, *, rotations: bool = False) -> Answer:

@@ -65,7 +65,8 @@ class SFTConfig(GRPOConfig):
 
         Args:
             transcripts: Folder of transcripts, with their images.
-            replay: Folder of other ones, of what the model can do already and is not to forget.
+            replay: Folder of other ones, for what the model can do already and is not to forget: only what their
+                answers say is learned, not when to answer.
             batch_size: Episodes a step.
             replay_size: Episodes a step from ``replay``, beside the others.
             skip_mistakes: Whether turns that an expert got wrong on purpose are only read, not learned.
@@ -115,16 +116,20 @@ class SFT(GRPO):
         options = ModelOptions.from_mapping(settings.model_config)
         chat = ChatFormat(_load_processor(options.path), system=options.system)
 
-        def read(folder: str) -> list[Sample]:
+        def read(folder: str, *, only_answers: bool = False) -> list[Sample]:
             samples = supervised_samples(
-                chat, read_transcripts(folder), skip_mistakes=settings.skip_mistakes, max_tokens=settings.max_tokens
+                chat,
+                read_transcripts(folder),
+                skip_mistakes=settings.skip_mistakes,
+                only_answers=only_answers,
+                max_tokens=settings.max_tokens,
             )
             if not samples:
                 raise ConfigurationError(f"{folder!r} holds no episode to learn from.")
             return samples
 
         self._samples = read(settings.transcripts)
-        self._replay = read(settings.replay) if settings.replay_size else []
+        self._replay = read(settings.replay, only_answers=True) if settings.replay_size else []
         super().setup(config)
 
     @property
@@ -184,7 +189,12 @@ def _drawn(samples: Sequence[Sample], begun: int, steps: int, size: int, seeds: 
 
 
 def supervised_samples(
-    chat: ChatFormat, transcripts: Iterable[Transcript], *, skip_mistakes: bool, max_tokens: int | None
+    chat: ChatFormat,
+    transcripts: Iterable[Transcript],
+    *,
+    skip_mistakes: bool,
+    only_answers: bool = False,
+    max_tokens: int | None,
 ) -> list[Sample]:
     """Turn episodes into what is trained on.
 
@@ -192,6 +202,7 @@ def supervised_samples(
         chat: The model's chat format.
         transcripts: The episodes.
         skip_mistakes: Whether turns that an expert got wrong on purpose are only read.
+        only_answers: Whether only what answers say is learned, and not that they are given.
         max_tokens: Turns are left out at the end of episodes that have more tokens.
 
     Returns:
@@ -200,7 +211,9 @@ def supervised_samples(
     samples: list[Sample] = []
     for transcript in transcripts:
         wrong = _mistakes(transcript) if skip_mistakes else ()
-        segment = tokenise_transcript(chat, transcript, untrained=wrong, max_tokens=max_tokens)
+        segment = tokenise_transcript(
+            chat, transcript, untrained=wrong, only_answers=only_answers, max_tokens=max_tokens
+        )
         if segment is not None and segment.mask.any():
             samples += make_samples(transcript, None, segments=[segment])
     return samples

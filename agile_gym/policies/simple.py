@@ -62,6 +62,14 @@ class RandomPolicy:
 class OraclePolicy:
     """Answers at once with the solution, which the environment must tell: make it with ``reveal=True``."""
 
+    def __init__(self, *, think: str = "I know the solution.") -> None:
+        """Choose what it writes as its thought.
+
+        Args:
+            think: The thought, perhaps empty.
+        """
+        self._think = think
+
     def reset(self, seed: int | None = None) -> None:
         """Do nothing: the solution comes with every step."""
 
@@ -79,5 +87,5 @@ class OraclePolicy:
             rotated = not isinstance(solution[0], str)
             names = tuple(entry[0] for entry in solution) if rotated else tuple(solution)
             answer = Answer(names, tuple(entry[1] for entry in solution) if rotated else None)
-            texts.append(write_answer(answer, "I know the solution."))
+            texts.append(write_answer(answer, self._think))
         return texts

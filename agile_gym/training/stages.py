@@ -123,18 +123,19 @@ def grpo_config(settings: TrainSettings, model: str) -> Any:  # noqa: ANN401 -- 
 
 
 def replay_config(settings: TrainSettings) -> ColdStartConfig:
-    """Return how the episodes are made that the cold start replays: puzzles that are answered in the only turn."""
+    """Return how the episodes are made that the cold start replays: puzzles that are answered at once.
+
+    There is no thought: the answer is not to be read off from it.
+    """
     cold = cold_start_config(settings)
     return replace(
         cold,
         count=settings.sft["replay_count"],
-        teacher="expert",
-        teacher_options={},
+        teacher="oracle",
+        teacher_options={"think": ""},
         turns=1,
-        looks=("board",),
         balance="none",
         seed=cold.seed + _REPLAY_SEED,
-        options={**cold.options, "max_turns": 1},
     )
 
 

@@ -8,6 +8,8 @@ from rllib_parts import difference, weights
 from agile_gym.coldstart import ColdStartConfig, make_cold_start
 from agile_gym.errors import ConfigurationError
 from agile_gym.learner.supervised import SFT, SFTConfig
+from agile_gym.policies.tiny import build_processor
+from agile_gym.policies.vlm.chat import ChatFormat
 
 OPTIONS = {"image_size": 64, "prompt": "short"}
 
@@ -17,7 +19,7 @@ def episodes(tmp_path_factory):
     """Return the folders of 8 episodes of several turns, and of 6 of a single one."""
     folder = tmp_path_factory.mktemp("episodes")
     make_cold_start(folder / "cold", ColdStartConfig(count=8, turns=(2, 3), options=OPTIONS))
-    single = ColdStartConfig(count=6, turns=1, looks=["board"], balance="none", options=OPTIONS, seed=7)
+    single = ColdStartConfig(count=6, turns=1, teacher="oracle", balance="none", options=OPTIONS, seed=7)
     make_cold_start(folder / "replay", single)
     return folder / "cold", folder / "replay"
 
@@ -52,6 +54,17 @@ def test_every_step_has_its_episodes_and_all_come_before_one_comes_again(config,
         assert sorted(orders[-1]) == list(range(8))  # an iteration is an epoch
         assert sorted(number_of(sample, algorithm._replay) for sample in replayed) == list(range(6))
     assert len({tuple(order) for order in orders}) > 1
+
+
+def test_of_what_is_replayed_only_the_answers_are_learned(config, build):
+    algorithm = build(config)
+    chat = ChatFormat(build_processor())
+    for sample in algorithm._replay:
+        learned = chat.tokenizer.decode(sample.segment.ids[sample.segment.mask])
+        assert sorted(letter for letter in learned if letter.isupper()) == ["A", "B", "C", "D"]
+    whole = chat.tokenizer.decode(algorithm._samples[0].segment.ids[algorithm._samples[0].segment.mask])
+    assert "<think>" in whole
+    assert "<answer>" in whole
 
 
 def test_goes_on_bit_for_bit_and_depends_on_what_is_replayed(config, build, tmp_path):

@@ -89,6 +89,24 @@ def test_untrained_turns_are_read_but_not_marked(loaded, transcript):
     assert np.array_equal(some.mask, np.isin(whole.turns, [1, 3]))
 
 
+def test_only_what_the_answer_says_is_marked(loaded, transcript, family):
+    chat = ChatFormat(loaded(family).processor)
+    speaking = "<think>an <answer>[1]</answer> may come</think><code>nothing()</code>"
+    turns = tuple(replace(turn, text=speaking) if number == 2 else turn for number, turn in enumerate(transcript.turns))
+    changed = replace(transcript, turns=turns)
+    whole, some = tokenise_transcript(chat, changed), tokenise_transcript(chat, changed, only_answers=True)
+    assert np.array_equal(whole.ids, some.ids)
+    assert set(some.turns[some.mask]) == {3}
+    marked = chat.tokenizer.decode(some.ids[some.mask])
+    assert all(name in marked for name in "ABCD")
+    before = chat.tokenizer.decode(whole.ids[(whole.turns == 3) & ~some.mask])
+    assert "<answer>" in before
+    assert not any(name in before for name in "ABCD")
+    assert "</answer>" not in marked.replace("]</answer>", "")  # a token may hold the end of the list and the tag
+    assert chat.end_of_turn not in some.ids[some.mask]
+    assert not tokenise_transcript(chat, changed, untrained={3}, only_answers=True).mask.any()
+
+
 def test_turns_that_do_not_fit_are_left_out(loaded, transcript):
     chat = ChatFormat(loaded("llava").processor)
     whole = tokenise_transcript(chat, transcript)
