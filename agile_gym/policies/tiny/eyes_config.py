@@ -34,6 +34,9 @@ class EyesConfig:
         thought: Most tokens, drawn at random, that stand in the thought before the answer; in half of the steps there
             are none. They teach the model to see from anywhere in a text, not only right after the images, as a
             pretrained model does; nothing is learned about the tokens themselves.
+        few: With fewer images than this (photographs and their mirror images) as many made-up scenes are learned from
+            beside them, and half of the puzzles are blended with another and half recoloured; see
+            `agile_gym.policies.tiny.scenes`. 0 for never.
         precision: ``"bfloat16"`` computes in it where that loses little and keeps the weights in float32;
             ``"auto"`` does so on processors with AMX and on GPUs, where it is faster.
     """
@@ -52,6 +55,7 @@ class EyesConfig:
     warmup: int = 50
     turns: tuple[int, int] = (1, 8)
     thought: int = 24
+    few: int = 256
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def __post_init__(self) -> None:
@@ -60,7 +64,7 @@ class EyesConfig:
         Raises:
             ConfigurationError: If one is out of range.
         """
-        for name in ("seed", "matching_steps", "steps", "warmup", "thought"):
+        for name in ("seed", "matching_steps", "steps", "warmup", "thought", "few"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 0:
                 raise ConfigurationError(f"{name}={value!r} must be a whole number, 0 or more.")

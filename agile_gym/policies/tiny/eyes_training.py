@@ -15,6 +15,7 @@ from agile_gym.errors import ConfigurationError, import_optional
 from agile_gym.images import ImageSource
 from agile_gym.policies.tiny.eyes_config import EyesConfig, EyesProgress, Stage
 from agile_gym.policies.tiny.puzzles import Lesson, PuzzleBatch, PuzzleDrawer, random_state, set_random_state
+from agile_gym.policies.tiny.scenes import vary, with_scenes
 
 __all__ = ["EyesState", "EyesTraining"]
 
@@ -25,6 +26,8 @@ Groups = list[tuple[list[Any], float]]
 LOWEST_RATE = 0.05
 BOARDS_AMONG = 4
 """Of so many puzzles one is also shown as a board in the second stage; in the first, all are."""
+VARIED = 0.5
+"""Share of the puzzles that are blended, and of those that are recoloured, where there are few images."""
 THINKING = 0.5
 """Share of the steps of the second stage in which something may stand in the thought before the answer."""
 WHOLE_EVERY = 4
@@ -39,6 +42,8 @@ class EyesTraining:
         torch: Any = import_optional("torch", extra="vlm", purpose="train the tiny model")
         from agile_gym.policies.tiny.matching import Matching
 
+        self._few = len(images) < config.few
+        images = with_scenes(images, config.few, config.seed) if self._few else images
         self._model, self._images, self._config = model, images, config
         self._width: int = model.config.text_config.hidden_size
         with torch.random.fork_rng(devices=[]):
@@ -99,7 +104,10 @@ class EyesTraining:
             group["lr"] = group["peak"] * _schedule(self._step, steps, self._config.warmup)
         drawers = self._drawers
         number = int(self._choices.integers(len(drawers)))
-        loss = self._loss(stage, number, drawers[number], drawers[number].draw(size), self._step)
+        batch = drawers[number].draw(size)
+        if self._few:
+            batch = vary(batch, self._choices, VARIED)
+        loss = self._loss(stage, number, drawers[number], batch, self._step)
         self._optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

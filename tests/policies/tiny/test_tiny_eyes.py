@@ -216,7 +216,7 @@ def test_training_images_are_small_and_mirrored(images):
     np.testing.assert_array_equal(small.load(1), small.load(0)[:, ::-1])
 
 
-QUICK = {"matching_steps": 12, "matching_batch": 24, "steps": 25, "batch": 16, "warmup": 2}
+QUICK = {"matching_steps": 12, "matching_batch": 24, "steps": 25, "batch": 16, "warmup": 2, "few": 0}
 
 
 def trained(images, **options):
@@ -242,9 +242,9 @@ def test_training_lowers_the_loss_and_repeats_itself_bit_for_bit(images):
     assert not model.training
 
 
-@pytest.mark.parametrize("stop", [1, 3, 4, 5, 8])
-def test_goes_on_bit_for_bit_from_a_state(stop, images, tmp_path):
-    options = {"matching_steps": 4, "steps": 5, "grids": ((2, 2), (1, 3))}
+@pytest.mark.parametrize(("stop", "few"), [(1, 0), (3, 12), (4, 0), (5, 12), (8, 0)])
+def test_goes_on_bit_for_bit_from_a_state(stop, few, images, tmp_path):
+    options = {"matching_steps": 4, "steps": 5, "grids": ((2, 2), (1, 3)), "few": few}
     config = EyesConfig(**(QUICK | options))
     whole, history = trained(images, **options)
     path, losses = tmp_path / "state.pt", []
@@ -305,6 +305,7 @@ def test_matching_leaves_the_language_model_alone(images):
         {"turns": (0, 3)},
         {"turns": (4, 3)},
         {"thought": -1},
+        {"few": -1},
         {"precision": "float16"},
     ],
 )
