@@ -17,6 +17,7 @@ SMALL = {  # so that a training takes seconds
     "eyes.matching_steps": 2,
     "eyes.steps": 2,
     "eyes.batch": 8,
+    "eyes.few": 0,
     "eyes.matching_batch": 8,
     "cold_start.count": 8,
     "sft.batch_size": 4,

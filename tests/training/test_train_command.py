@@ -23,6 +23,7 @@ SMALL = {
     "eyes.matching_steps": 2,
     "eyes.steps": 2,
     "eyes.batch": 8,
+    "eyes.few": 0,
     "eyes.matching_batch": 8,
     "cold_start.count": 12,
     "sft.epochs": 1,

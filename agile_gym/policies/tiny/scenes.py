@@ -84,7 +84,7 @@ def with_scenes(images: ImageSource, count: int, seed: int) -> ImageSource:
 def _draw_part(photo: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Cut a part of the photograph's shape out of it, at least half as high and wide."""
     share = rng.uniform(_LEAST_PART, 1)
-    high, wide = photo.shape[:2]
+    high, wide = int(photo.shape[0]), int(photo.shape[1])
     height, width = max(1, round(high * share)), max(1, round(wide * share))
     top, left = int(rng.integers(high - height + 1)), int(rng.integers(wide - width + 1))
     return np.ascontiguousarray(photo[top : top + height, left : left + width])
