@@ -112,7 +112,7 @@ def _draw_shape(canvas: NDArray[np.float32], colour: list[float], rng: np.random
 
 
 def vary(batch: PuzzleBatch, rng: np.random.Generator, share: float) -> PuzzleBatch:
-    """Blend some of the puzzles with the next one of the batch, and change the colours of some.
+    """Blend some of the puzzles with the one before them in the batch, and change the colours of some.
 
     A blend of two pictures that are laid over each other continues where both do. Colours change channel by channel,
     alike in all pieces of a puzzle: channels trade places, and each gets another gamma.
@@ -126,10 +126,13 @@ def vary(batch: PuzzleBatch, rng: np.random.Generator, share: float) -> PuzzleBa
         Puzzles with the same solutions.
     """
     count = len(batch.home)
-    solved = np.take_along_axis(batch.pieces, batch.solution[..., None, None, None], 1)
-    weights = np.where(rng.random(count) < share, rng.uniform(_FAINTEST, 1, count), 1.0)[:, None, None, None, None]
-    blended = _as_pixels(weights * solved + (1 - weights) * np.roll(solved, 1, 0))
-    pieces = np.take_along_axis(blended, batch.home[..., None, None, None], 1)
+    rows = np.arange(count)[:, None]
+    solved = batch.pieces[rows, batch.solution]
+    chosen = np.flatnonzero(rng.random(count) < share)
+    weights = rng.uniform(_FAINTEST, 1, len(chosen)).astype(np.float32)[:, None, None, None, None]
+    below = solved[chosen - 1]
+    solved[chosen] = _as_pixels(weights * solved[chosen] + (1 - weights) * below)
+    pieces = solved[rows, batch.home]
     levels: NDArray[np.float64] = np.linspace(0, 1, 256)[:, None]
     for shown in pieces:
         if rng.random() < share:
