@@ -133,7 +133,8 @@ def train(options, name):
     for stage, model in (("coldstart", "sft"), ("grpo", "grpo")):
         play(settings, folder / "evaluation" / SAMPLED / f"{stage}.json", folder / model / "model", temperature=1.0)
     turns = max(settings.cold_start["turns"])
-    play(settings, folder / "evaluation" / MORE_TURNS / "coldstart.json", folder / "sft" / "model", max_turns=turns)
+    if turns > settings.environment["max_turns"]:
+        play(settings, folder / "evaluation" / MORE_TURNS / "coldstart.json", folder / "sft" / "model", max_turns=turns)
 
 
 def play(settings, output, model, *, temperature=0.0, **changes):

@@ -58,7 +58,8 @@ class Run:
             if (path := folder / "evaluation" / "sampled" / f"{stage}.json").exists()
         }
         more = folder / "evaluation" / "more-turns" / "coldstart.json"
-        self.more_turns = read_report(more) if more.exists() else None
+        longer = max(self.settings.cold_start["turns"]) > self.settings.environment["max_turns"]
+        self.more_turns = read_report(more) if longer and more.exists() else None
         self.records = read_records(folder / "metrics.jsonl")
 
     def grids(self):
