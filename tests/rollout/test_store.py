@@ -293,11 +293,14 @@ from agile_gym.errors import ConfigurationError
 from agile_gym.rollout.store import TranscriptWriter
 writer = TranscriptWriter({folder!r})
 writer.append(made(0))
+reading, writing = os.pipe()
 child = os.fork()
 if child:
+    os.read(reading, 1)  # the child runs: it may have been slow to start
     writer.append(made(1))
     print(child, flush=True)
     os.kill(os.getpid(), 9)
+os.write(writing, b"x")
 try:
     writer.append(made(2))
 except ConfigurationError:
