@@ -42,8 +42,8 @@ class EyesTraining:
         torch: Any = import_optional("torch", extra="vlm", purpose="train the tiny model")
         from agile_gym.policies.tiny.matching import Matching
 
-        self._few = len(images) < config.few
-        images = with_scenes(images, config.few, config.seed) if self._few else images
+        self._varied = len(images) < config.few
+        images = with_scenes(images, config.few, config.seed) if self._varied else images
         self._model, self._images, self._config = model, images, config
         self._width: int = model.config.text_config.hidden_size
         with torch.random.fork_rng(devices=[]):
@@ -105,7 +105,7 @@ class EyesTraining:
         drawers = self._drawers
         number = int(self._choices.integers(len(drawers)))
         batch = drawers[number].draw(size)
-        if self._few:
+        if self._varied:
             batch = vary(batch, self._choices, VARIED)
         loss = self._loss(stage, number, drawers[number], batch, self._step)
         self._optimizer.zero_grad()

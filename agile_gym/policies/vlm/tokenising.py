@@ -40,7 +40,8 @@ def tokenise_transcript(
         The episode's tokens, log-probabilities 0; None if not even the first turn fits.
 
     Raises:
-        ConfigurationError: If the transcript was stored without its images.
+        ConfigurationError: If the transcript was stored without its images, or if only answers are to be marked and
+            the tokenizer does not tell where in a text its tokens begin.
     """
     shown = [(transcript.prompt, transcript.prompt_images)]
     shown += [(turn.feedback, turn.images) for turn in transcript.turns[:-1]]
@@ -75,13 +76,17 @@ def _read(chunk: Chunk) -> tuple[Chunk, NDArray[np.int16]]:
 def _written(chat: ChatFormat, text: str, *, spans: bool) -> tuple[Chunk, NDArray[np.bool_]]:
     """Return the tokens of a turn and of its end, and, if it is asked for, which of them begin inside its answer."""
     body = text.removeprefix(chat.prefill)
-    # Only tokenizers in Python know no offsets; they are asked for none but where it is needed.
-    made = chat.tokenizer(body, add_special_tokens=False, **({"return_offsets_mapping": True} if spans else {}))
+    if spans and not chat.tokenizer.is_fast:
+        raise ConfigurationError(
+            f"The tokenizer {type(chat.tokenizer).__name__} does not tell where its tokens begin, which is needed to "
+            "learn answers alone. Use a model with a fast tokenizer, or no replay (replay_size=0)."
+        )
+    made = chat.tokenizer(body, add_special_tokens=False, return_offsets_mapping=spans)
     ids = np.asarray(made["input_ids"], np.int32)
     inside = np.zeros(len(ids), np.bool_)
-    span = answer_span(body) if spans else None
+    span = answer_span(text) if spans else None  # of the whole text, whose thought the template may have opened
     if span is not None:
-        begins = np.asarray(made["offset_mapping"]).reshape(-1, 2)[:, 0]
+        begins = np.asarray(made["offset_mapping"]).reshape(-1, 2)[:, 0] + len(text) - len(body)
         inside = (begins >= span[0]) & (begins < span[1])
     if chat.end_of_turn is not None:
         ids, inside = np.append(ids, np.int32(chat.end_of_turn)), np.append(inside, False)

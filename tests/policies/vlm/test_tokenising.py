@@ -107,6 +107,25 @@ def test_only_what_the_answer_says_is_marked(loaded, transcript, family):
     assert not tokenise_transcript(chat, changed, untrained={3}, only_answers=True).mask.any()
 
 
+def test_answers_are_found_behind_a_thought_that_the_template_opened(loaded, transcript):
+    chat = ChatFormat(loaded("llava").processor)
+    chat.prefill = "<think>"
+    text = "<think>not <answer>[1]</answer></think><answer>['D', 'C', 'B', 'A']</answer>"
+    turns = (replace(transcript.turns[-1], text=text),)
+    segment = tokenise_transcript(chat, replace(transcript, turns=turns), only_answers=True)
+    marked = chat.tokenizer.decode(segment.ids[segment.mask])
+    assert "1" not in marked
+    assert [letter for letter in marked if letter.isupper()] == ["D", "C", "B", "A"]
+
+
+def test_answers_need_a_tokenizer_that_tells_where_its_tokens_begin(loaded, transcript, monkeypatch):
+    chat = ChatFormat(loaded("llava").processor)
+    monkeypatch.setattr(type(chat.tokenizer), "is_fast", False)
+    assert tokenise_transcript(chat, transcript) is not None
+    with pytest.raises(ConfigurationError, match=r"fast tokenizer.*replay_size=0"):
+        tokenise_transcript(chat, transcript, only_answers=True)
+
+
 def test_turns_that_do_not_fit_are_left_out(loaded, transcript):
     chat = ChatFormat(loaded("llava").processor)
     whole = tokenise_transcript(chat, transcript)
