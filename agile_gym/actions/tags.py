@@ -146,7 +146,7 @@ def read_answer(body: str, *, rotations: bool = False) -> Answer:
     names: list[str] = []
     turns: list[int] = []
     for entry in entries:  # pyright: ignore[reportUnknownVariableType] -- json.loads is untyped
-        name, angle = entry if isinstance(entry, list) and len(entry) == 2 else (entry, 0)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        name, angle = entry if isinstance(entry, list) and len(entry) == 2 else (entry, 0)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] -- likewise
         if not isinstance(name, str) or not isinstance(angle, int) or abs(angle) > MAX_ANGLE:
             raise problem
         names.append(name)

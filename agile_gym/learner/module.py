@@ -81,7 +81,7 @@ class VLMModule(TorchRLModule):
         device = self.vlm.device
         return autocast(resolve_autocast(self.options, on_gpu=device.type == "cuda"), device)
 
-    def _forward_train(self, batch: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
+    def _forward_train(self, batch: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 -- RLlib's
         """Score segments: ``batch["rows"]`` as `Scorer.prepare` returns them.
 
         Returns:

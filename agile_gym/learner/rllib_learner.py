@@ -56,7 +56,7 @@ class SamplesColumn(ConnectorV2):
         return {DEFAULT_MODULE_ID: {"samples": column}}
 
 
-def make_learner_connector(observation_space: Any, action_space: Any) -> SamplesColumn:  # noqa: ANN401
+def make_learner_connector(observation_space: Any, action_space: Any) -> SamplesColumn:  # noqa: ANN401 -- RLlib's
     """Return the connector of a learner; a function of a module, as checkpoints hold it."""
     return SamplesColumn()
 

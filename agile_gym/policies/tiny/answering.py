@@ -113,7 +113,7 @@ def answer_turns(
     return written
 
 
-def pieces_right(processor: Any, lesson: Lesson, turns: Tensor, batch: PuzzleBatch) -> list[int]:  # noqa: ANN401
+def pieces_right(processor: Any, lesson: Lesson, turns: Tensor, batch: PuzzleBatch) -> list[int]:  # noqa: ANN401 -- transformers is untyped
     """Count the pieces in their place in the answers that turns give; a turn that gives none has none.
 
     Args:

@@ -37,7 +37,7 @@ WHOLE_EVERY = 4
 class EyesTraining:
     """One run of the training, which may go on from where another one was."""
 
-    def __init__(self, model: Any, processor: Any, images: ImageSource, config: EyesConfig) -> None:  # noqa: ANN401
+    def __init__(self, model: Any, processor: Any, images: ImageSource, config: EyesConfig) -> None:  # noqa: ANN401 -- transformers is untyped
         """Prepare the first step; the arguments are those of `agile_gym.policies.tiny.eyes.train_eyes`."""
         torch: Any = import_optional("torch", extra="vlm", purpose="train the tiny model")
         from agile_gym.policies.tiny.matching import Matching
@@ -154,7 +154,7 @@ class EyesTraining:
         for drawer, drawn in zip(self._drawers, state["drawers"], strict=True):
             drawer.set_state(drawn)
 
-    def _loss(self, stage: Stage, number: int, drawer: PuzzleDrawer, batch: PuzzleBatch, step: int) -> Any:  # noqa: ANN401
+    def _loss(self, stage: Stage, number: int, drawer: PuzzleDrawer, batch: PuzzleBatch, step: int) -> Any:  # noqa: ANN401 -- a tensor
         """Compute the loss of some puzzles: that of the matching, and in the second stage that of the answers.
 
         Args:

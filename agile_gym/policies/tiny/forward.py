@@ -72,7 +72,7 @@ def last_hidden(model: Any, start: Tensor, rest: Tensor, keep: int) -> Tensor:  
             ]
         )
 
-        def heads_of(x: Tensor, norm: Any = layer.input_layernorm, weight: Tensor = weight) -> Any:  # noqa: ANN401
+        def heads_of(x: Tensor, norm: Any = layer.input_layernorm, weight: Tensor = weight) -> Any:  # noqa: ANN401 -- a module and a tensor of torch
             mixed = F.linear(_norm(x, norm), weight)
             return mixed.view(x.shape[0], x.shape[1], 3, heads, -1).permute(2, 0, 3, 1, 4)
 
