@@ -138,7 +138,10 @@ def test_mcnemar_by_hand():
 @given(st.lists(st.integers(-9, 9), min_size=1, max_size=10), st.sampled_from([1, 4, 9, 36]))
 def test_sign_flips_equal_enumeration(numbers, unit):
     total = abs(sum(numbers))
-    sums = [sum(s * n for s, n in zip(signs, numbers)) for signs in itertools.product((-1, 1), repeat=len(numbers))]  # noqa: B905 -- of one length, and strict=True is slow here
+    sums = [
+        sum(s * n for s, n in zip(signs, numbers, strict=True))
+        for signs in itertools.product((-1, 1), repeat=len(numbers))
+    ]
     expected = sum(abs(value) >= total for value in sums) / len(sums)
     assert sign_flip([Fraction(number, unit) for number in numbers]) == pytest.approx(expected, abs=1e-12)
 
