@@ -34,7 +34,7 @@ def as_tensor(array: NDArray[Any], device: Any) -> Tensor:  # noqa: ANN401 -- to
 def as_pixels(images: NDArray[np.uint8], device: Any) -> Tensor:  # noqa: ANN401 -- torch.device or its name
     """Return images (..., 32, 32, 3) as the processor makes them: (N, 3, 32, 32) float32 from -1 to 1."""
     flat = as_tensor(images.reshape(-1, *images.shape[-3:]), device)
-    return flat.permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    return flat.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def answer_loss(

@@ -8,6 +8,7 @@ stages of training teach, to look, to move and to reason, is no part of this.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 from agile_gym.images import ImageSource
@@ -58,17 +59,18 @@ def train_eyes(
     was_training = model.training
     model.train()
     try:
-        for entry in training.run():
-            history.append(entry)
-            if save is not None and entry.step % save_every == 0:
-                save(training.get_state())
-            try:
-                if progress is not None:
-                    progress(entry)
-            except BaseException:  # also that of Ctrl-C
-                if save is not None:
+        with closing(training.run()) as entries:
+            for entry in entries:
+                history.append(entry)
+                if save is not None and entry.step % save_every == 0:
                     save(training.get_state())
-                raise
+                try:
+                    if progress is not None:
+                        progress(entry)
+                except BaseException:  # also that of Ctrl-C
+                    if save is not None:
+                        save(training.get_state())
+                    raise
     finally:
         model.train(was_training)
     return history

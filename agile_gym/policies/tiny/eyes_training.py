@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict
 from typing import Any, get_args
 
-import numpy as np
-
 from agile_gym.errors import ConfigurationError, import_optional
 from agile_gym.images import ImageSource
+from agile_gym.policies.tiny.exercises import Exercise, ExerciseDrawer
 from agile_gym.policies.tiny.eyes_config import EyesConfig, EyesProgress, Stage
-from agile_gym.policies.tiny.puzzles import Lesson, PuzzleBatch, PuzzleDrawer, random_state, set_random_state
-from agile_gym.policies.tiny.scenes import vary, with_scenes
+from agile_gym.policies.tiny.puzzles import Lesson
 
 __all__ = ["EyesState", "EyesTraining"]
 
@@ -24,12 +22,6 @@ EyesState = dict[str, Any]
 Groups = list[tuple[list[Any], float]]
 """Parameters with their learning rates."""
 LOWEST_RATE = 0.05
-BOARDS_AMONG = 4
-"""Of so many puzzles one is also shown as a board in the second stage; in the first, all are."""
-VARIED = 0.5
-"""Share of the puzzles that are blended, and of those that are recoloured, where there are few images."""
-THINKING = 0.5
-"""Share of the steps of the second stage in which something may stand in the thought before the answer."""
 WHOLE_EVERY = 4
 """Every so many steps the end of the turn is learned, too; in the others, which are cheaper, only the names."""
 
@@ -42,16 +34,14 @@ class EyesTraining:
         torch: Any = import_optional("torch", extra="vlm", purpose="train the tiny model")
         from agile_gym.policies.tiny.matching import Matching
 
-        self._varied = len(images) < config.few
-        images = with_scenes(images, config.few, config.seed) if self._varied else images
-        self._model, self._images, self._config = model, images, config
+        self._model, self._config = model, config
         self._width: int = model.config.text_config.hidden_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self._matching = [Matching(self._width, grid).to(model.device) for grid in config.grids]
         few, many = config.turns
         self._lessons = [[Lesson(processor, grid, turns) for turns in range(few, many + 1)] for grid in config.grids]
-        self._choices = np.random.default_rng([config.seed, 0])
+        self._drawer = ExerciseDrawer(images, config, self._lessons)
         self._seen, self._seconds = 0, 0.0
         self._begin(0)
 
@@ -66,7 +56,7 @@ class EyesTraining:
             ("answers", [(eyes, config.vision_lr), (words, config.lr)], config.steps, config.batch),
         ]
 
-    def run(self) -> Iterator[EyesProgress]:
+    def run(self) -> Generator[EyesProgress]:
         """Run what is left of both stages, a step at a time."""
         began = time.perf_counter() - self._seconds
         for number in range(self._at, len(STAGES)):
@@ -74,40 +64,36 @@ class EyesTraining:
                 self._begin(number)
             stage, groups, steps, size = self._stages()[number]
             parameters = [parameter for group, _ in groups for parameter in group]
-            while self._step < steps:
-                loss = self._take_step(stage, parameters, steps, size)
-                self._step += 1
-                self._seen += size
-                self._seconds = time.perf_counter() - began
-                yield EyesProgress(stage, self._step, steps, self._seen, loss, self._seconds)
+            with closing(self._drawer.draw_ahead(stage, size, steps - self._step)) as exercises:
+                for exercise in exercises:
+                    loss = self._take_step(stage, parameters, steps, exercise)
+                    self._drawn = exercise.state
+                    self._step += 1
+                    self._seen += size
+                    self._seconds = time.perf_counter() - began
+                    yield EyesProgress(stage, self._step, steps, self._seen, loss, self._seconds)
 
     def _begin(self, number: int) -> None:
         """Begin a stage."""
         torch: Any = import_optional("torch", extra="vlm", purpose="train the tiny model")
 
-        config = self._config
         self._at, self._step = number, 0
-        seeds = [config.seed, number + 1]
-        self._drawers = [PuzzleDrawer(self._images, grid, [*seeds, index]) for index, grid in enumerate(config.grids)]
+        self._drawer.begin(number)
+        self._drawn = self._drawer.get_state()
         self._optimizer = torch.optim.AdamW(
             [{"params": group, "lr": rate, "peak": rate} for group, rate in self._stages()[number][1]],
             betas=(0.9, 0.98),
-            weight_decay=config.weight_decay,
+            weight_decay=self._config.weight_decay,
             fused=True,
         )
 
-    def _take_step(self, stage: Stage, parameters: list[Any], steps: int, size: int) -> float:
+    def _take_step(self, stage: Stage, parameters: list[Any], steps: int, exercise: Exercise) -> float:
         """Take a step, and return its loss."""
         import torch
 
         for group in self._optimizer.param_groups:
             group["lr"] = group["peak"] * _schedule(self._step, steps, self._config.warmup)
-        drawers = self._drawers
-        number = int(self._choices.integers(len(drawers)))
-        batch = drawers[number].draw(size)
-        if self._varied:
-            batch = vary(batch, self._choices, VARIED)
-        loss = self._loss(stage, number, drawers[number], batch, self._step)
+        loss = self._loss(stage, exercise)
         self._optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -129,8 +115,7 @@ class EyesTraining:
             "model": self._model.state_dict(),
             "matching": [matching.state_dict() for matching in self._matching],
             "optimizer": self._optimizer.state_dict(),
-            "choices": random_state(self._choices),
-            "drawers": [drawer.get_state() for drawer in self._drawers],
+            "drawn": self._drawn,
         }
 
     def set_state(self, state: EyesState) -> None:
@@ -150,19 +135,15 @@ class EyesTraining:
         for matching, weights in zip(self._matching, state["matching"], strict=True):
             matching.load_state_dict(weights)
         self._optimizer.load_state_dict(state["optimizer"])
-        set_random_state(self._choices, state["choices"])
-        for drawer, drawn in zip(self._drawers, state["drawers"], strict=True):
-            drawer.set_state(drawn)
+        self._drawn = state["drawn"]
+        self._drawer.set_state(self._drawn)
 
-    def _loss(self, stage: Stage, number: int, drawer: PuzzleDrawer, batch: PuzzleBatch, step: int) -> Any:  # noqa: ANN401 -- a tensor
-        """Compute the loss of some puzzles: that of the matching, and in the second stage that of the answers.
+    def _loss(self, stage: Stage, exercise: Exercise) -> Any:  # noqa: ANN401 -- a tensor
+        """Compute the loss of an exercise: that of the matching, and in the second stage that of the answers.
 
         Args:
             stage: The stage.
-            number: Index of the grid.
-            drawer: What lays boards out.
-            batch: The puzzles.
-            step: The step, from 0.
+            exercise: What to learn from.
 
         Returns:
             Scalar tensor.
@@ -172,25 +153,21 @@ class EyesTraining:
         from agile_gym.policies.tiny.answering import answer_loss, as_pixels, as_tensor
         from agile_gym.policies.tiny.forward import image_features
 
-        config, device = self._config, self._model.device
-        matching, answers = self._matching[number], stage == "answers"
-        boards, arranged = drawer.boards(batch.first(-(-len(batch.home) // BOARDS_AMONG)) if answers else batch)
+        config, device, batch = self._config, self._model.device, exercise.batch
+        matching = self._matching[exercise.grid]
         with _precision(config.precision, device.type):
-            pixels = torch.cat([as_pixels(batch.pieces, device), as_pixels(boards, device)])
+            pixels = torch.cat([as_pixels(batch.pieces, device), as_pixels(exercise.boards, device)])
             vectors = image_features(self._model, pixels)
         pieces, shown = vectors[: batch.home.size], vectors[batch.home.size :].float()
         pieces = pieces.view(*batch.home.shape, self._width)
         loss = matching.piece_loss(pieces.float(), as_tensor(batch.home, device))
-        loss = loss + matching.board_loss(shown, as_tensor(arranged, device))
-        if not answers:
+        loss = loss + matching.board_loss(shown, as_tensor(exercise.arranged, device))
+        if stage != "answers":
             return loss
-        lessons = self._lessons[number]
-        lesson = lessons[int(self._choices.integers(len(lessons)))]
-        whole = step % WHOLE_EVERY == 0
-        long = int(self._choices.integers(config.thought + 1)) if self._choices.random() < THINKING else 0
-        thoughts = self._choices.choice(lesson.words, (len(batch.home), long))
+        lesson = self._lessons[exercise.grid][exercise.turns]
+        whole = self._step % WHOLE_EVERY == 0
         with _precision(config.precision, device.type):
-            answering = answer_loss(self._model, lesson, pieces, batch, whole=whole, thoughts=thoughts)
+            answering = answer_loss(self._model, lesson, pieces, batch, whole=whole, thoughts=exercise.thoughts)
         return config.matching_weight * loss + answering
 
 
