@@ -141,7 +141,7 @@ def play(settings, output, model, *, temperature=0.0, **changes):
     """Play the held-out puzzles once more, in another way, unless that was done."""
     from dataclasses import replace
 
-    from agile_gym.evaluation import evaluate, prepare_plan, summarize, summarize_cost, write_report
+    from agile_gym.evaluation import evaluate, prepare_plan, write_report
     from agile_gym.policies import make_policy
     from agile_gym.training import stages
 
@@ -157,14 +157,7 @@ def play(settings, output, model, *, temperature=0.0, **changes):
     prepared = prepare_plan(plan)
     policy = make_policy(plan.policy, **plan.policy_options)
     results = evaluate(policy, plan, batch=settings.evaluation["batch"], prepared=prepared)
-    write_report(
-        output,
-        plan=plan.to_json(),
-        photographs=prepared.photographs(),
-        summary=summarize(results),
-        cost=summarize_cost(results),
-        results=results,
-    )
+    write_report(output, results, plan=plan.to_json(), photographs=prepared.photographs())
 
 
 def start(options, name):

@@ -70,7 +70,6 @@ def _eval(options: argparse.Namespace) -> int:
     from agile_gym.evaluation.report import write_report
     from agile_gym.evaluation.run import prepare_plan
     from agile_gym.evaluation.session import Session
-    from agile_gym.evaluation.summary import summarize, summarize_cost
     from agile_gym.evaluation.tables import format_cost, format_tables
 
     output: Path = options.output
@@ -89,15 +88,12 @@ def _eval(options: argparse.Namespace) -> int:
     with Session(prepared, output, keep=keep, resume=options.resume, overwrite=options.overwrite) as session:
         _play(session, policy, options)
         results = session.journal.results
-    summary, cost = summarize(results), summarize_cost(results)
     overlap = None if training is None else find_overlap(prepared.source, training, results)
-    write_report(  # before anything is printed: who reads that may have seen enough
+    summary, cost = write_report(  # before anything is printed: who reads that may have seen enough
         output,
+        results,
         plan=plan.to_json(),
         photographs=prepared.photographs(),
-        summary=summary,
-        cost=cost,
-        results=results,
         overlap=None if overlap is None else overlap.to_json(),
     )
     written = [f"{output} (results)", f"{output.with_suffix('.jsonl')} (every puzzle)"]

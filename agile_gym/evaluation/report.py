@@ -12,9 +12,10 @@ from agile_gym.arguments import is_number
 from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation.plan import PuzzleKey, grid_name
 from agile_gym.evaluation.results import MAX_COUNT, EpisodeResult
+from agile_gym.evaluation.summary import summarize, summarize_cost
 from agile_gym.rollout.files import write_text
 
-__all__ = ["REPORT_SCHEMA", "EpisodeRow", "Report", "read_report", "write_report"]
+__all__ = ["REPORT_SCHEMA", "EpisodeRow", "Figures", "Report", "read_report", "write_report"]
 
 KIND = "agile_gym.evaluation"
 REPORT_SCHEMA = 1
@@ -52,6 +53,18 @@ class EpisodeRow(NamedTuple):
         return self.grid, self.level, self.episode, self.sample
 
 
+class Figures(NamedTuple):
+    """What a report says of all episodes.
+
+    Attributes:
+        summary: What `summarize` returns.
+        cost: What `summarize_cost` returns.
+    """
+
+    summary: dict[str, dict[str, Any]]
+    cost: dict[str, dict[str, float | None]]
+
+
 @dataclass(frozen=True)
 class Report:
     """A file of results.
@@ -76,24 +89,23 @@ class Report:
 
 def write_report(
     path: Path,
+    results: Iterable[EpisodeResult],
     *,
     plan: Mapping[str, Any],
     photographs: Mapping[str, Any],
-    summary: Mapping[str, Any],
-    cost: Mapping[str, Any],
-    results: Iterable[EpisodeResult],
     overlap: Mapping[str, Any] | None = None,
-) -> None:
+) -> Figures:
     """Write a file of results: all of it, or nothing.
 
     Args:
         path: The file.
+        results: Every episode.
         plan: The settings, in JSON's types.
         photographs: What identifies the photographs, see `PreparedPlan.photographs`.
-        summary: What `summarize` returned.
-        cost: What `summarize_cost` returned.
-        results: Every episode.
         overlap: What `Overlap.to_json` returned, if training images were given.
+
+    Returns:
+        The figures that it holds.
 
     Raises:
         OSError: If it cannot be written.
@@ -101,6 +113,7 @@ def write_report(
     from agile_gym import __version__
 
     ordered = sorted(results, key=lambda result: result.key)
+    figures = Figures(summarize(ordered), summarize_cost(ordered))
     images = {name: index for index, name in enumerate(sorted({result.image_id for result in ordered}))}
     head = {
         "kind": KIND,
@@ -109,8 +122,8 @@ def write_report(
         "plan": plan,
         "photographs": photographs,
         "episodes": len(ordered),
-        "summary": summary,
-        "cost": cost,
+        "summary": figures.summary,
+        "cost": figures.cost,
         "training_overlap": overlap,
         "images": list(images),
         "columns": [name if name != "image_id" else "image" for name in EpisodeRow._fields],
@@ -124,6 +137,7 @@ def write_report(
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_text(path) as file:
         file.write(text)
+    return figures
 
 
 def read_report(path: Path) -> Report:

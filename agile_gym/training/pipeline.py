@@ -18,7 +18,7 @@ from agile_gym.coldstart import ColdStartConfig, make_cold_start
 from agile_gym.envs.config import JigsawConfig
 from agile_gym.envs.jigsaw import open_source
 from agile_gym.errors import ConfigurationError, import_optional
-from agile_gym.evaluation import prepare_plan, summarize, summarize_cost, write_report
+from agile_gym.evaluation import prepare_plan, write_report
 from agile_gym.evaluation.session import Session
 from agile_gym.learner.model import TINY
 from agile_gym.policies.base import make_policy
@@ -305,14 +305,7 @@ class TrainingRun:
                     self._table.status(f"evaluation of {stage}: {done} of {len(plan)} puzzles")
                 self._check_stop()
             results = session.journal.results
-        write_report(
-            output,
-            plan=plan.to_json(),
-            photographs=prepared.photographs(),
-            summary=summarize(results),
-            cost=summarize_cost(results),
-            results=results,
-        )
+        write_report(output, results, plan=plan.to_json(), photographs=prepared.photographs())
         solved = sum(result.solved for result in results)
         self._table.print_above(f"{stage}: Acc {100 * solved / len(results):.1f}% on {len(results)} held-out puzzles")
         self._finish(name)

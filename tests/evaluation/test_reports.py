@@ -167,14 +167,7 @@ def test_cost_is_the_mean_and_unknown_where_an_episode_does_not_tell():
 def save(path, results, policy="mine", **plan):
     results = list(results)
     settings = EvaluationPlan(policy, [SuiteEntry("2x2", None, 2)], **plan).to_json()
-    write_report(
-        path,
-        plan=settings,
-        photographs={"count": 2},
-        summary=summarize(results),
-        cost=summarize_cost(results),
-        results=results,
-    )
+    write_report(path, results, plan=settings, photographs={"count": 2})
     return read_report(path)
 
 

@@ -3,7 +3,7 @@
 import math
 import random
 
-from agile_gym.evaluation import EvaluationPlan, choose_entries, prepare_plan, summarize, summarize_cost
+from agile_gym.evaluation import EvaluationPlan, choose_entries, prepare_plan
 from agile_gym.evaluation.report import write_report
 from agile_gym.evaluation.session import Session
 from agile_gym.policies import make_policy
@@ -58,10 +58,7 @@ def evaluate(folder, name, policy, *, grids=("2",), levels=(0, 1), episodes=20, 
     with Session(prepared, output, keep=12) as session:
         list(session.play(policy))
         results = session.journal.results
-    write_report(
-        output, plan=plan.to_json(), photographs=prepared.photographs(), summary=summarize(results),
-        cost=summarize_cost(results), results=results,
-    )  # fmt: skip
+    write_report(output, results, plan=plan.to_json(), photographs=prepared.photographs())
 
 
 def log_run(folder, *, iterations=60, seed=0):
