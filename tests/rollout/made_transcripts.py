@@ -9,6 +9,8 @@ from hypothesis.extra import numpy as hnp
 
 from agile_gym.envs import JigsawVisionEnv
 from agile_gym.rollout import EpisodeSpec, Segment, Transcript, Turn, TurnUsage, play_episodes
+from agile_gym.rollout.reading import read_transcripts
+from agile_gym.rollout.store import TranscriptWriter
 from agile_gym.rollout.transcript import PolicyRecord
 
 ARRAYS = ("ids", "mask", "logps", "turns", "advantages")
@@ -223,3 +225,20 @@ transcripts = st.builds(
     segments=st.lists(segments(), max_size=2).map(tuple),
     details=mappings,
 )
+
+
+def write(folder, episodes, **options):
+    """Write episodes to a folder, each of them new."""
+    with TranscriptWriter(folder, **options) as writer:
+        for episode in episodes:
+            assert writer.append(episode)
+
+
+def ids(folder):
+    """Return the ids of the episodes in a folder."""
+    return [transcript.id for transcript in read_transcripts(folder)]
+
+
+def files(folder):
+    """Return the files below a folder."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
