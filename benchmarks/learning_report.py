@@ -178,6 +178,8 @@ def time_rows(runs, processes):
 
 def picture(runs, path):
     """Draw the Acc of held-out puzzles over the iterations of GRPO."""
+    import matplotlib
+
     figure = require_matplotlib().Figure(figsize=(9, 4.2), layout="constrained")
     panes = figure.subplots(1, 2, sharey=True)
     for pane, key, title in ((panes[0], "eval/acc", "held out, greedy"), (panes[1], "acc", "training, sampled")):
@@ -193,7 +195,8 @@ def picture(runs, path):
         pane.grid(alpha=0.3)
     panes[0].set_ylabel("%")
     panes[1].legend(fontsize=8)
-    figure.savefig(path, metadata={"Date": None})
+    with matplotlib.rc_context({"svg.hashsalt": path.name}):  # the same file for the same figures
+        figure.savefig(path, metadata={"Date": None})
 
 
 def learning(folder, runs):
