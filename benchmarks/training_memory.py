@@ -91,8 +91,10 @@ def growth(iterations, figures):
     return float(np.polyfit(iterations[half:], figures[half:], 1)[0] * 100)
 
 
-def markdown(options, rows):
+def markdown(options, iterations, rows):
     """Return the figures as a section in Markdown."""
+    quarters = [round(share * (len(iterations) - 1) / 4) for share in range(5)]
+    after = " | ".join(f"after {iterations[place]}" for place in quarters)
     lines = [
         "## Memory",
         "",
@@ -100,14 +102,13 @@ def markdown(options, rows):
         f"--learners {options.learners}`: resident memory in MiB of a training of the tiny model; growth is the slope "
         "over the second half.",
         "",
-        "| process | at first | half-way | at the end | peak | growth in 100 iterations |",
-        "|---|---|---|---|---|---|",
+        f"| process | {after} | peak | growth in 100 iterations |",
+        "|---|" + "---|" * (len(quarters) + 2),
     ]
     for name, row in rows.items():
-        figures = row["rss_mib"]
-        told = [figures[0], figures[len(figures) // 2], figures[-1], row["peak_mib"]]
+        told = [*(row["rss_mib"][place] for place in quarters), row["peak_mib"]]
         lines.append(
-            f"| {name} | {' | '.join(f'{figure:.0f}' for figure in told)} | {row['growth_mib_per_100']:+.1f} |"
+            f"| {name} | {' | '.join(f'{figure:.1f}' for figure in told)} | {row['growth_mib_per_100']:+.1f} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -153,7 +154,7 @@ def main():
     if options.out:
         settings = {key: value for key, value in vars(options).items() if key != "out"}
         content = {"settings": settings, "iterations": taken, "processes": rows}
-        content["markdown"] = markdown(options, rows)
+        content["markdown"] = markdown(options, taken, rows)
         options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
