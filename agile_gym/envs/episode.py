@@ -95,8 +95,10 @@ class JigsawEpisode:
         workspace: State, images and variables.
         pieces: (pieces, piece_height, piece_width, 3) uint8, read-only.
         layout: Sizes of the board.
+        max_turns: Turns that the episode may have.
         turn: Turns taken so far.
         done: Whether the episode is over, or has not begun.
+        begun: Whether there has been an episode.
     """
 
     puzzle: JigsawPuzzle
@@ -112,8 +114,10 @@ class JigsawEpisode:
             source: Where photographs come from; shared between episodes.
         """
         self.rules = rules
+        self.max_turns = rules.config.max_turns
         self.turn = 0
         self.done = True
+        self.begun = False
         self._source = source
         self._reference: NDArray[np.uint8] | None = None
         self._texts: list[str] = []
@@ -125,13 +129,20 @@ class JigsawEpisode:
         """Check the options of a reset before anything changes; see `check_reset_options`."""
         return check_reset_options(self.rules, self._source, options)
 
-    def reset(self, rng: np.random.Generator, options: ResetOptions, canvas: NDArray[np.uint8]) -> StepResult:
+    def reset(
+        self,
+        rng: np.random.Generator,
+        options: ResetOptions,
+        canvas: NDArray[np.uint8],
+        max_steps: int | None = None,
+    ) -> StepResult:
         """Draw a puzzle and show it.
 
         Args:
             rng: Source of all randomness: photograph, crop window and permutation.
             options: What is fixed instead of drawn.
             canvas: (H, W, 3) uint8, which gets the board.
+            max_steps: Steps after which the episode ends at the latest, if that is before ``max_turns``.
 
         Returns:
             The first observation; ``info["images"]`` holds the images shown.
@@ -152,7 +163,8 @@ class JigsawEpisode:
             (self.layout.piece_height, self.layout.piece_width),
             config.rotations,
         )
-        self.turn, self.done = 0, False
+        self.max_turns = config.max_turns if max_steps is None else min(config.max_turns, max_steps)
+        self.turn, self.done, self.begun = 0, False, True
         self._texts, self._code_turns, self._images, self._well_formed = [], 0, 0, True
         size = render_into(canvas, self._board(), self.pieces, self.layout)
         info = self._info((), None)
@@ -163,7 +175,7 @@ class JigsawEpisode:
     def first_text(self, workspace: Workspace) -> str:
         """Return the text of the first observation, for a workspace as it is at the start; it tells of no solution."""
         rules = self.rules
-        return task_text(rules.prompt, workspace, rules.dialect, rules.config.max_turns, self.captions(workspace))
+        return task_text(rules.prompt, workspace, rules.dialect, self.max_turns, self.captions(workspace))
 
     def captions(self, workspace: Workspace) -> list[str]:
         """Return what is written before each image of the first observation."""
@@ -174,6 +186,15 @@ class JigsawEpisode:
             reference=config.reference_image,
             brief=self.rules.prompt.brief,
         )
+
+    def check_running(self) -> None:
+        """Check that a turn can be played.
+
+        Raises:
+            gymnasium.error.ResetNeeded: If the episode is over, or has not begun.
+        """
+        if self.done:
+            raise ResetNeeded("This episode is over, or has not begun: call reset() before step().")
 
     def step(self, text: str, canvas: NDArray[np.uint8]) -> StepResult:
         """Play a turn.
@@ -190,8 +211,7 @@ class JigsawEpisode:
             gymnasium.error.ResetNeeded: If the episode is over, or has not begun.
         """
         check_action(text)
-        if self.done:
-            raise ResetNeeded("This episode is over, or has not begun: call reset() before step().")
+        self.check_running()
         rules, workspace = self.rules, self.workspace
         self.turn += 1
         parsed = rules.dialect.parse(text, workspace)
@@ -211,7 +231,7 @@ class JigsawEpisode:
         ends = answer is not None or (
             error is not None and rules.reward.invalid_turn == "end" and error.kind in FORM_ERRORS
         )
-        truncated = not ends and self.turn >= rules.config.max_turns
+        truncated = not ends and self.turn >= self.max_turns
         size = (0, 0)
         if shown is not None:
             self._images += 1
@@ -276,12 +296,12 @@ class JigsawEpisode:
             answered=answer is not None,
             pieces_right=right,
             pieces=count,
-            max_turns=self.rules.config.max_turns,
+            max_turns=self.max_turns,
         )
         return score_episode(record, self.rules.reward)
 
     def _feedback(self, parsed: ParsedTurn, error: ActionError | None, shown: str | None, ends: bool) -> str:
-        left, brief = self.rules.config.max_turns - self.turn, self.rules.prompt.brief
+        left, brief = self.max_turns - self.turn, self.rules.prompt.brief
         if ends:
             return done_text(answered=error is None)
         if error is not None:

@@ -17,8 +17,9 @@ from agile_gym.arguments import check_seed
 from agile_gym.envs.canvas import CanvasPool
 from agile_gym.envs.config import JigsawConfig, JigsawRules, resolve
 from agile_gym.envs.episode import JigsawEpisode
-from agile_gym.envs.rendering import ansi_text, close_window, show
+from agile_gym.envs.rendering import close_window, render_text, show
 from agile_gym.envs.spaces import ActionText, ImageBox, UnicodeText
+from agile_gym.envs.starting import enclosing_limit
 from agile_gym.errors import ConfigurationError
 from agile_gym.images import ImageSource, open_images
 
@@ -108,7 +109,9 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
     array), ``level``, ``permutation`` (the place where each piece belongs) and ``turns``.
 
     ## Episode End
-    Terminates with an answer; is truncated when ``max_turns`` turns were taken without one.
+    Terminates with an answer; is truncated when ``max_turns`` turns were taken without one, or as many as a
+    `gymnasium.wrappers.TimeLimit` around the environment allows (``gymnasium.make(..., max_episode_steps=...)``), if
+    these are fewer; task, feedback and reward then count with them.
 
     ## Arguments
     All options of `agile_gym.envs.JigsawConfig`, by keyword, and ``render_mode``.
@@ -134,6 +137,7 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
         if render_mode is not None and not (isinstance(render_mode, str) and render_mode in RENDER_MODES):
             raise ConfigurationError(f"render_mode={render_mode!r} is not allowed; give one of {RENDER_MODES} or None.")
         self.render_mode = render_mode
+        self.owner: gymnasium.Env[Any, Any] = self  # the environment that this one is a part of: what wrappers wrap
         self.episode = JigsawEpisode(self.rules, open_source(self.rules.config))
         self.observation_space, self.action_space = make_spaces(self.rules, self.episode)
         self._canvases = CanvasPool((*self.rules.canvas, 3))
@@ -162,7 +166,7 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
         given = self.episode.check_options(options)
         super().reset(seed=check_seed(seed))
         canvas = self._canvases.take()
-        result = self.episode.reset(self.np_random, given, canvas)
+        result = self.episode.reset(self.np_random, given, canvas, enclosing_limit(self.owner))
         observation = self._observe(canvas, result.image_size, result.text)
         return observation, result.info
 
@@ -193,21 +197,28 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
         return observation
 
     def render(self) -> NDArray[np.uint8] | str | None:
-        """Return the last image as an array or as coloured text, or show it, as the render mode says."""
+        """Return the last observation as an array or as coloured text, or show it, as the render mode says.
+
+        Returns:
+            For ``"rgb_array"`` the canvas, (H, W, 3) uint8, the same size for all frames: the image at its top left,
+            the rest black. For ``"ansi"`` the image and the text below it.
+
+        Raises:
+            gymnasium.error.ResetNeeded: If there is nothing to render yet.
+        """
         if self.render_mode is None:
             gymnasium.logger.warn("render() needs a render_mode, such as gym.make(..., render_mode='rgb_array').")
             return None
         if self._last is None:
             raise gymnasium.error.ResetNeeded("There is nothing to render yet: call reset() first.")
-        height, width = self._last["image_size"]
         image: NDArray[np.uint8] = self._last["image"]
-        if height and width:
-            image = image[:height, :width]
         if self.render_mode == "rgb_array":
             return image.copy()
+        size, text = self._last["image_size"], self._last["text"]
         if self.render_mode == "ansi":
-            return f"{ansi_text(image) if height else ''}{self._last['text']}\n"
-        show("JigsawVision", image, self._last["text"])
+            return render_text(image, size, text)
+        height, width = size
+        show("JigsawVision", image[:height, :width] if height and width else image, text)
         return None
 
     def close(self) -> None:

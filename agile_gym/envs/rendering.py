@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from agile_gym.puzzle.photo import resize
 
-__all__ = ["ansi_text", "close_window", "show"]
+__all__ = ["ansi_text", "close_window", "render_text", "show"]
 
 
 def ansi_text(image: NDArray[np.uint8], columns: int = 72) -> str:
@@ -38,6 +39,21 @@ def ansi_text(image: NDArray[np.uint8], columns: int = 72) -> str:
         ]
         lines.append("".join(cells) + "\x1b[0m\n")
     return "".join(lines)
+
+
+def render_text(canvas: NDArray[np.uint8], size: Sequence[int] | NDArray[np.int64], text: str) -> str:
+    """Draw an observation as coloured text.
+
+    Args:
+        canvas: (H, W, 3) uint8, with the image at its top left.
+        size: Height and width of the image, in pixels; (0, 0) if there is none.
+        text: The text of the observation.
+
+    Returns:
+        The image, if there is one, and the text below it.
+    """
+    height, width = size
+    return f"{ansi_text(canvas[:height, :width]) if height and width else ''}{text}\n"
 
 
 def show(title: str, image: NDArray[np.uint8], text: str) -> None:

@@ -1,13 +1,17 @@
-"""How an episode begins: the options of a reset, checked, and the puzzle that is drawn from a seed."""
+"""How an episode begins: the options and limits of a reset, checked, and the puzzle that is drawn from a seed."""
 
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, cast
 
+import gymnasium
 import numpy as np
+from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
 from agile_gym.arguments import plain
@@ -18,7 +22,7 @@ from agile_gym.puzzle.board import JigsawPuzzle, parse_level, sample_puzzle
 from agile_gym.puzzle.layout import BoardLayout
 from agile_gym.puzzle.photo import Window, choose_window, cut_pieces, draw_labels, resize
 
-__all__ = ["ResetOptions", "Start", "check_reset_options", "draw_start"]
+__all__ = ["ResetOptions", "Start", "check_reset_options", "draw_start", "enclosing_limit"]
 
 _NAMES = ("image", "level", "permutation", "turns")
 _MAX_REDRAWS = 100
@@ -121,6 +125,31 @@ def draw_start(rules: JigsawRules, source: ImageSource, rng: np.random.Generator
     pieces.setflags(write=False)
     reference = _reference(photo, window, layout) if config.reference_image else None
     return Start(layout, puzzle, pieces, reference, image_id)
+
+
+def enclosing_limit(env: gymnasium.Env[Any, Any]) -> int | None:
+    """Return after how many steps a `TimeLimit` ends the episode that is being reset; call it within ``reset``.
+
+    `TimeLimit` truncates from outside, where it cannot pay what an episode without an answer costs, so the environment
+    has to end the episode itself. Gymnasium shows a wrapper to nothing below it: `gymnasium.make` leaves
+    ``max_episode_steps`` out of the spec that it gives to the environment. But a wrapper that resets the environment is
+    among the callers.
+
+    Args:
+        env: The environment that is being reset.
+
+    Returns:
+        The limit, the lowest of several, or None.
+    """
+    limits: list[int] = []
+    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage] -- its documented name
+    while frame is not None:
+        if frame.f_code.co_name == "reset":
+            caller: Any = frame.f_locals.get("self")
+            if isinstance(caller, TimeLimit) and cast(Any, caller).unwrapped is env:
+                limits.append(cast(Any, caller)._max_episode_steps)
+        frame = frame.f_back
+    return min(limits, default=None)
 
 
 def _given_photo(source: ImageSource, image: object) -> tuple[NDArray[np.uint8], str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import gymnasium
 import numpy as np
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
@@ -18,6 +20,7 @@ from agile_gym.envs.config import JigsawConfig, resolve
 from agile_gym.envs.episode import JigsawEpisode, StepResult, check_action
 from agile_gym.envs.infos import batch_infos
 from agile_gym.envs.jigsaw import JigsawVisionEnv, make_spaces, open_source
+from agile_gym.envs.rendering import render_text
 from agile_gym.envs.starting import ResetOptions
 from agile_gym.errors import ConfigurationError
 
@@ -47,6 +50,7 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
         *,
         render_mode: str | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        max_episode_steps: int | None = None,
         **options: Any,  # noqa: ANN401 -- see JigsawConfig
     ) -> None:
         """Make the environment.
@@ -55,6 +59,8 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
             num_envs: Number of jigsaws, at least 1.
             render_mode: ``"rgb_array"``, ``"ansi"`` or None; `render` then returns one entry an environment.
             autoreset_mode: When an episode that is over is reset.
+            max_episode_steps: Turns after which episodes end, if these are fewer than ``max_turns``; what
+                `gymnasium.make_vec` gives instead of a `TimeLimit` around each environment.
             **options: The options of `JigsawConfig`.
 
         Raises:
@@ -68,6 +74,11 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
             raise ConfigurationError(
                 f"render_mode={render_mode!r} is not allowed here; give 'rgb_array', 'ansi' or None."
             )
+        max_episode_steps = plain(max_episode_steps)
+        if max_episode_steps is not None and not is_whole(max_episode_steps, sys.maxsize):
+            raise ConfigurationError(
+                f"max_episode_steps={max_episode_steps!r} is not allowed; give a whole number of at least 1, or None."
+            )
         try:
             self.autoreset_mode = AutoresetMode(autoreset_mode)
         except ValueError:
@@ -78,6 +89,7 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.rules = resolve(JigsawConfig.from_options(options))
         self.num_envs = num_envs
+        self._max_steps = max_episode_steps
         self.render_mode = render_mode
         source = open_source(self.rules.config)
         self.episodes = [JigsawEpisode(self.rules, source) for _ in range(num_envs)]
@@ -87,6 +99,7 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
         self._no_options = self.episodes[0].check_options(None)
         self._rngs: list[np.random.Generator | None] = [None] * num_envs
         self._over = np.zeros(num_envs, np.bool_)
+        self._begun = False
         self._canvases = CanvasPool((num_envs, *self.rules.canvas, 3))
         self._last: dict[str, Any] | None = None
 
@@ -119,6 +132,7 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
         for i in np.flatnonzero(mask).tolist():
             results[i] = self._reset_one(i, canvases[i], seeds[i], given)
         self._over &= ~mask
+        self._begun = all(episode.begun for episode in self.episodes)
         observation = self._observe(canvases, results)
         return observation, batch_infos([result and result.info for result in results])
 
@@ -135,7 +149,8 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
 
         Raises:
             ConfigurationError: If there is not one action an environment, or one is not a string.
-            gymnasium.error.ResetNeeded: If an episode is over, autoreset is disabled and it was not reset.
+            gymnasium.error.ResetNeeded: If an episode has not begun, or is over, autoreset is disabled and it was not
+                reset.
         """
         if not isinstance(actions, list | tuple | np.ndarray):
             raise ConfigurationError(f"The actions are a {type(actions).__name__}; give a list or tuple of texts.")
@@ -147,6 +162,8 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
         # Everything is checked before anything is done.
         for action in actions:
             check_action(action)
+        if not self._begun:
+            raise ResetNeeded("Some episodes have not begun: call reset() before step().")
         if self.autoreset_mode is not AutoresetMode.NEXT_STEP and any(over):
             raise ResetNeeded(
                 f"The episode of environment {over.index(True)} is over: call reset(options={{'reset_mask': ...}})."
@@ -182,25 +199,28 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
         return result
 
     def render(self) -> tuple[Any, ...] | None:
-        """Return each environment's last image, as arrays or as coloured text, as the render mode says."""
-        if self.render_mode is None or self._last is None:
-            return None
-        from agile_gym.envs.rendering import ansi_text
+        """Return each environment's last observation, as `JigsawVisionEnv.render` does.
 
-        images = [
-            image[:height, :width] if height else image
-            for image, (height, width) in zip(self._last["image"], self._last["image_size"], strict=True)
-        ]
+        Raises:
+            gymnasium.error.ResetNeeded: If there is nothing to render yet.
+        """
+        if self.render_mode is None:
+            gymnasium.logger.warn("render() needs a render_mode, such as make_vec(..., render_mode='rgb_array').")
+            return None
+        if self._last is None:
+            raise ResetNeeded("There is nothing to render yet: call reset() first.")
+        observation = self._last
         if self.render_mode == "rgb_array":
-            return tuple(image.copy() for image in images)
-        return tuple(f"{ansi_text(image)}{text}\n" for image, text in zip(images, self._last["text"], strict=True))
+            return tuple(image.copy() for image in observation["image"])
+        parts = zip(observation["image"], observation["image_size"], observation["text"], strict=True)
+        return tuple(render_text(image, size, text) for image, size, text in parts)
 
     def _reset_one(self, i: int, canvas: NDArray[np.uint8], seed: int | None, options: ResetOptions) -> StepResult:
         rng = self._rngs[i]
         if rng is None or seed is not None:
             rng, _ = seeding.np_random(seed)
             self._rngs[i] = rng
-        return self.episodes[i].reset(rng, options, canvas)
+        return self.episodes[i].reset(rng, options, canvas, self._max_steps)
 
     def _seeds(self, seed: Any) -> list[int | None]:  # noqa: ANN401 -- one seed, or one each
         if seed is None or not hasattr(seed, "__len__"):

@@ -84,7 +84,7 @@ class EpisodeRecorder:
             "initial_view": task.initial_view,
             "piece_size": list(task.piece_size),
             "rotations": task.rotations,
-            "max_turns": rules.config.max_turns,
+            "max_turns": episode.max_turns,
             "seed": seed,
             "policy_seed": policy_seed,
             "image_id": self.info["image_id"],

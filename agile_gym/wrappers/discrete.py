@@ -62,9 +62,11 @@ class DiscreteActions(gymnasium.ActionWrapper[dict[str, Any], np.int64, str]):
 
         Raises:
             ConfigurationError: If there is no such action.
+            gymnasium.error.ResetNeeded: If the episode is over, or has not begun.
         """
         if not self.action_space.contains(action):
             raise ConfigurationError(f"action={action!r} does not exist; give a whole number, 0 to {len(self._turns)}.")
+        self._jigsaw.episode.check_running()
         workspace = self._jigsaw.episode.workspace
         if action < len(self._turns):
             return self._jigsaw.dialect.write(self._turns[int(action)], workspace)
@@ -177,6 +179,7 @@ class JigsawVisionDiscreteEnv(gymnasium.Env[NDArray[Any], np.int64]):
             ConfigurationError: For an unknown option, or a value that is not allowed.
         """
         self.jigsaw = JigsawVisionEnv(render_mode=render_mode, **options)
+        self.jigsaw.owner = self
         actions = DiscreteActions(self.jigsaw)
         images = ImageObservation(actions, observation_size=observation_size, observation_range=observation_range)
         self._env = images

@@ -8,9 +8,13 @@ import warnings
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode
 
 import agile_gym
+from agile_gym.envs import JigsawVisionEnv, JigsawVisionVectorEnv
+from agile_gym.wrappers import DiscreteActions, ImageObservation
 
 IDS = list(agile_gym.load_catalogue())
 
@@ -61,3 +65,45 @@ def test_vectors_of_it(env_id):
     assert observations in env.observation_space
     assert rewards.shape == (2,)
     env.close()
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_steps_and_frames_before_a_reset_and_steps_after_the_end_are_refused(env_id):
+    env = gymnasium.make(env_id, render_mode="rgb_array")
+    action = env.action_space.sample()
+    for call in (env.unwrapped.render, lambda: env.unwrapped.step(action), lambda: env.step(action), env.render):
+        with pytest.raises(ResetNeeded):
+            call()
+    env.reset(seed=0)
+    while not any(env.unwrapped.step(action)[2:4]):
+        pass
+    with pytest.raises(ResetNeeded, match="is over"):
+        env.unwrapped.step(action)
+    assert env.render() is not None
+    env.reset()
+    env.step(action)
+
+
+def test_wrappers_refuse_steps_before_a_reset():
+    for wrap in (DiscreteActions, ImageObservation, lambda env: ImageObservation(DiscreteActions(env))):
+        for env in (wrap(JigsawVisionEnv()), wrap(gymnasium.make("JigsawVision-v0"))):
+            with pytest.raises(ResetNeeded):
+                env.step(env.action_space.sample())
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_vectors_refuse_steps_and_frames_before_a_reset(mode):
+    env = JigsawVisionVectorEnv(2, render_mode="rgb_array", autoreset_mode=mode)
+    for call in (env.render, lambda: env.step(["a", "b"])):
+        with pytest.raises(ResetNeeded):
+            call()
+    env.reset(seed=0, options={"reset_mask": np.array([True, False])})
+    with pytest.raises(ResetNeeded):
+        env.step(["a", "b"])
+    assert env.episodes[0].turn == 0  # nothing was played
+    env.reset(seed=0, options={"reset_mask": np.array([False, True])})
+    assert env.step(["a", "b"])[4]["turn"].tolist() == [1, 1]
+    env = JigsawVisionVectorEnv(2)
+    env.reset(seed=0)
+    with pytest.warns(UserWarning, match="render_mode"):
+        assert env.render() is None

@@ -116,7 +116,6 @@ def test_pickling_and_copying():
 
 def test_rendering():
     env = JigsawVisionVectorEnv(2, render_mode="rgb_array", **OPTIONS)
-    assert env.render() is None
     observations, _ = env.reset(seed=0)
     assert same(list(env.render()), list(observations["image"]))
     ansi = JigsawVisionVectorEnv(2, render_mode="ansi", **OPTIONS)
