@@ -52,7 +52,7 @@ class Claims:
     @property
     def solved(self) -> bool:
         """Whether the board is solved."""
-        return self.upright and self._space.order == self._know.goal
+        return self.upright and self._know.kinds_at(self._space.order) == self._know.kinds_at(self._know.goal)
 
     def seam(self, joint: Joint) -> str:
         """Say of a seam whether it fits, as far as it can be told."""
@@ -97,7 +97,8 @@ class Claims:
             order: The board before.
             pieces: The pieces.
         """
-        at_home = {piece for place, piece in enumerate(order) if piece == self._know.goal[place]}
+        kinds = self._know.kinds
+        at_home = {piece for place, piece in enumerate(order) if kinds[piece] == kinds[self._know.goal[place]]}
         said = [] if self.told is None else [self.told]
         claims: list[str] = []
         for piece in pieces[: self._voice.most_reasons]:

@@ -131,7 +131,7 @@ class ExpertPolicy:
             rng,
             cell,
             max(swaps_needed(workspace.order, knowledge.goal), 1),
-            can_err=bool(wrong_swaps(workspace.order, knowledge.goal)),
+            can_err=bool(wrong_swaps(knowledge.kinds_at(workspace.order), knowledge.kinds_at(knowledge.goal))),
             mistakes=self._mistakes,
             slips=self._slips,
         )

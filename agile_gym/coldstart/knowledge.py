@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from agile_gym.errors import ConfigurationError
 from agile_gym.policies.edge_costs import edge_costs
 from agile_gym.policies.edge_solver import arrange
 from agile_gym.puzzle.board import piece_numbers
+from agile_gym.puzzle.looks import kinds_of, looks_of
 
 __all__ = ["SOURCES", "Joint", "Knowledge", "Side", "joints_of", "know_puzzle"]
 
@@ -70,6 +72,7 @@ class Knowledge:
         right: Costs (N, N) of the upright pieces as left and right neighbours; see `edge_costs`.
         below: Costs (N, N) of the upright pieces as upper and lower neighbours.
         pieces: (N, h, w, 3) uint8, the upright pieces.
+        kinds: A number for each piece; pieces that look alike have the same.
     """
 
     rows: int
@@ -79,17 +82,24 @@ class Knowledge:
     right: _Costs
     below: _Costs
     pieces: NDArray[np.uint8]
+    kinds: tuple[int, ...]
+
+    def kinds_at(self, order: Sequence[int]) -> tuple[int, ...]:
+        """Return what each place of a board looks like."""
+        return tuple(self.kinds[piece] for piece in order)
 
     def neighbours(self, piece: int) -> list[Joint]:
         """Return the joints of a piece in the solved board."""
         return [joint for joint in joints_of(self.goal, self.rows, self.cols) if piece in (joint.first, joint.second)]
 
     def fits(self, joint: Joint) -> bool:
-        """Tell whether two pieces are neighbours in the solved board, in this way."""
-        place, step = self.goal.index(joint.first), 1 if joint.side == "right" else self.cols
-        if (joint.side == "right" and place % self.cols == self.cols - 1) or place + step >= len(self.goal):
-            return False
-        return self.goal[place + step] == joint.second
+        """Tell whether two pieces, or two that look like them, are neighbours in the solved board, in this way."""
+        return (self.kinds[joint.first], joint.side, self.kinds[joint.second]) in self._fitting
+
+    @cached_property
+    def _fitting(self) -> frozenset[tuple[int, Side, int]]:
+        joints = joints_of(self.goal, self.rows, self.cols)
+        return frozenset((self.kinds[first], side, self.kinds[second]) for first, side, second in joints)
 
     def is_clear(self, joint: Joint) -> bool:
         """Tell whether the borders show clearly whether two pieces fit: what is measured agrees with what is true."""
@@ -133,7 +143,8 @@ def know_puzzle(
                 "knowledge='oracle'."
             )
         right, below = _measure(pieces)
-        return Knowledge(rows, cols, arrange(right, below, rows, cols), (0,) * count, right, below, pieces)
+        goal = arrange(right, below, rows, cols)
+        return Knowledge(rows, cols, goal, (0,) * count, right, below, pieces, _kinds(pieces))
     if "solution" not in info:
         raise ConfigurationError(
             "The expert needs the solution: make the environment with reveal=True, or use knowledge='edges'."
@@ -147,7 +158,12 @@ def know_puzzle(
         for piece, entry in zip(goal, solution, strict=True):
             turns[piece] = int(entry[1])
     upright = np.stack([np.rot90(piece, -turn // 90) for piece, turn in zip(pieces, turns, strict=True)])
-    return Knowledge(rows, cols, goal, tuple(turns), *_measure(upright), upright)
+    return Knowledge(rows, cols, goal, tuple(turns), *_measure(upright), upright, _kinds(upright))
+
+
+def _kinds(upright: NDArray[np.uint8]) -> tuple[int, ...]:
+    looks = looks_of(list(upright))
+    return tuple(range(len(upright))) if looks is None else kinds_of(looks)
 
 
 def _measure(pieces: NDArray[np.uint8]) -> tuple[_Costs, _Costs]:

@@ -54,11 +54,11 @@ def right_swap(rng: np.random.Generator, order: Sequence[int], goal: Sequence[in
 
 
 def wrong_swaps(order: Sequence[int], goal: Sequence[int]) -> list[Pair]:
-    """List the swaps that somebody may try who is mistaken: neither piece comes home.
+    """List the swaps that somebody may try who is mistaken: neither piece comes home, and the board changes.
 
     Args:
-        order: The board.
-        goal: The solved board.
+        order: The board; pieces that look alike may have the same number.
+        goal: The solved board, with the same numbers.
 
     Returns:
         Pairs of places, the lower first. Where there are swaps of two misplaced pieces, only these, else those of a
@@ -67,7 +67,7 @@ def wrong_swaps(order: Sequence[int], goal: Sequence[int]) -> list[Pair]:
     wrong = [place for place, piece in enumerate(order) if piece != goal[place]]
     for others in (wrong, range(len(order))):
         pairs = {(min(a, b), max(a, b)) for a in wrong for b in others if a != b}
-        found = sorted((a, b) for a, b in pairs if order[a] != goal[b] and order[b] != goal[a])
+        found = sorted((a, b) for a, b in pairs if order[a] not in (order[b], goal[b]) and order[b] != goal[a])
         if found:
             return found
     return []

@@ -236,7 +236,7 @@ class _Writer:
     def _err(self, step: Step) -> None:
         """Swap two pieces of which neither comes home."""
         order = self._space.order
-        pairs = wrong_swaps(order, self._know.goal)
+        pairs = wrong_swaps(self._know.kinds_at(order), self._know.kinds_at(self._know.goal))
         if not pairs:
             return
         pairs = [pair for pair in pairs if frozenset(order[place] for place in pair) not in self._tried] or pairs

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +15,20 @@ from agile_gym.arguments import is_number, is_whole, plain
 from agile_gym.errors import ConfigurationError, did_you_mean
 from agile_gym.images import ImagesLike
 from agile_gym.puzzle.board import parse_grid, parse_level
-from agile_gym.puzzle.layout import BoardLayout, fixed_layout, parse_size, scaled_layout, scaled_layout_bound
+from agile_gym.puzzle.layout import (
+    MAX_ASPECT,
+    BoardLayout,
+    fixed_layout,
+    parse_size,
+    scaled_layout,
+    scaled_layout_bound,
+)
 from agile_gym.rewards import RewardConfig, get_reward
 
-__all__ = ["INITIAL_VIEWS", "JigsawConfig", "JigsawRules", "default_crop", "resolve"]
+__all__ = ["INITIAL_VIEWS", "JigsawConfig", "JigsawRules", "default_crop", "resolve", "smallest_photo"]
 
 INITIAL_VIEWS = ("pieces", "board", "both")
+EQUAL_PIECES = ("picture", "names")
 DEFAULT_IMAGE_SIZE = 448
 RANDOM_CROP = (0.25, 1.0)
 MAX_TURNS = 1000
@@ -53,6 +63,10 @@ class JigsawConfig:
         erode: Share of a piece that is cut away at each of its sides, 0 to 0.4, so that borders do not match any more.
         reference_image: Whether the whole picture is shown at the start, as the image ``reference``.
         rotations: Whether pieces are also turned by multiples of 90 degrees. Pieces are then square.
+        equal_pieces: What counts where pieces look alike, pixel for pixel as they are shown, but for labels:
+            ``"picture"``: they may stand for each other, so that a board is right if it shows the right picture, and a
+            level counts the places that look right; parts of photographs in which all pieces differ are drawn where
+            there are any. ``"names"``: each piece has its own place, as in AGILE.
         initial_view: What the first text shows: each piece (AGILE), the board, or both.
         max_turns: Turns of an episode, the answer included (AGILE: 5).
         dialect: How actions are written: ``"code"``, ``"tools"``, or an object with the methods of `Dialect`.
@@ -79,6 +93,7 @@ class JigsawConfig:
     erode: float = 0.0
     reference_image: bool = False
     rotations: bool = False
+    equal_pieces: Literal["picture", "names"] = "picture"
     initial_view: Literal["pieces", "board", "both"] = "pieces"
     max_turns: int = 5
     dialect: str | Dialect = "code"
@@ -111,6 +126,7 @@ class JigsawRules:
         levels: Levels to draw from, or None for any unsolved permutation.
         layout: Sizes of the board, or None where they depend on the photograph.
         canvas: Height and width of the observation, in pixels.
+        smallest_photo: Height and width that a photograph must have, in pixels.
         crop_scale: Range of the cropped part's side, or None for the largest part, centred.
         dialect: The dialect.
         prompt: The template of the task's text.
@@ -123,6 +139,7 @@ class JigsawRules:
     levels: tuple[int, ...] | None
     layout: BoardLayout | None
     canvas: tuple[int, int]
+    smallest_photo: tuple[int, int]
     crop_scale: tuple[float, float] | None
     dialect: Dialect
     prompt: PromptTemplate
@@ -156,12 +173,9 @@ def resolve(config: JigsawConfig) -> JigsawRules:
     _require(is_number(config.gap, 0, MAX_GAP), "gap", config.gap, f"a share from 0 to {MAX_GAP}")
     _require(is_number(config.erode, 0, MAX_ERODE), "erode", config.erode, f"a share from 0 to {MAX_ERODE}")
     _require(is_whole(config.max_turns, MAX_TURNS), "max_turns", config.max_turns, f"a whole number, 1 to {MAX_TURNS}")
-    _require(
-        isinstance(config.initial_view, str) and config.initial_view in INITIAL_VIEWS,
-        "initial_view",
-        config.initial_view,
-        f"one of {INITIAL_VIEWS}",
-    )
+    for name, allowed in (("initial_view", INITIAL_VIEWS), ("equal_pieces", EQUAL_PIECES)):
+        value = getattr(config, name)
+        _require(isinstance(value, str) and value in allowed, name, value, f"one of {allowed}")
     layout, canvas = _sizes(config, rows, cols)
     return JigsawRules(
         config=config,
@@ -170,11 +184,32 @@ def resolve(config: JigsawConfig) -> JigsawRules:
         levels=parse_level(config.level, rows * cols),
         layout=layout,
         canvas=canvas,
+        smallest_photo=smallest_photo(config),
         crop_scale=_crop_scale(config),
         dialect=get_dialect(config.dialect),
         prompt=read_prompt(config.prompt),
         reward=get_reward(config.reward),
     )
+
+
+def smallest_photo(config: JigsawConfig) -> tuple[int, int]:
+    """Return the height and width, in pixels, from which on a photograph has a pixel for each piece, and for its sides.
+
+    Raises:
+        ConfigurationError: If the grid or a size is not allowed.
+    """
+    rows, cols = parse_grid(config.grid)
+    layout, _ = _sizes(config, rows, cols)
+    if layout is not None:
+        aspects = [Fraction(layout.piece_width * cols, layout.piece_height * rows)]
+    elif config.rotations:
+        aspects = [Fraction(cols, rows)]
+    else:  # that of the photograph, within these limits
+        aspects = [Fraction(MAX_ASPECT), 1 / Fraction(MAX_ASPECT)]
+    # The largest part of the photograph with this aspect ratio has at least so many rows and columns.
+    height = max(rows, min(math.ceil(cols / aspect) for aspect in aspects))
+    width = max(cols, min(math.ceil(rows * aspect) for aspect in aspects))
+    return height, width
 
 
 def _sizes(config: JigsawConfig, rows: int, cols: int) -> tuple[BoardLayout | None, tuple[int, int]]:

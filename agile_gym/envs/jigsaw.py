@@ -15,7 +15,7 @@ from agile_gym.actions.prompt import IMAGE_MARK
 from agile_gym.actions.tags import MAX_TEXT
 from agile_gym.arguments import check_seed
 from agile_gym.envs.canvas import CanvasPool
-from agile_gym.envs.config import JigsawConfig, JigsawRules, resolve
+from agile_gym.envs.config import JigsawConfig, JigsawRules, resolve, smallest_photo
 from agile_gym.envs.episode import JigsawEpisode
 from agile_gym.envs.rendering import close_window, render_text, show
 from agile_gym.envs.spaces import ActionText, ImageBox, UnicodeText
@@ -65,7 +65,9 @@ def make_spaces(rules: JigsawRules, episode: JigsawEpisode) -> tuple[Dict, Actio
 
 def open_source(config: JigsawConfig) -> ImageSource:
     """Open the images that a configuration names."""
-    return open_images(config.images, split=config.split, test_fraction=config.test_fraction)
+    return open_images(
+        config.images, split=config.split, test_fraction=config.test_fraction, min_size=smallest_photo(config)
+    )
 
 
 class JigsawVisionEnv(gymnasium.Env[Observation, str]):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import operator
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import gymnasium
 import numpy as np
@@ -18,14 +19,47 @@ from agile_gym.arguments import plain
 from agile_gym.envs.config import JigsawRules
 from agile_gym.errors import ConfigurationError, ImageError, did_you_mean
 from agile_gym.images import ImageSource, decode_image
+from agile_gym.images.formats import size_problem
+from agile_gym.images.items import hash_pixels
 from agile_gym.puzzle.board import JigsawPuzzle, parse_level, sample_puzzle
 from agile_gym.puzzle.layout import BoardLayout
-from agile_gym.puzzle.photo import Window, choose_window, cut_pieces, draw_labels, resize
+from agile_gym.puzzle.looks import Looks, kinds_of, looks_of
+from agile_gym.puzzle.photo import Window, choose_window, cut_cells, cut_pieces, draw_labels, resize
 
-__all__ = ["ResetOptions", "Start", "check_reset_options", "draw_start", "enclosing_limit"]
+__all__ = [
+    "EqualPiecesWarning",
+    "Photo",
+    "ResetOptions",
+    "Start",
+    "check_reset_options",
+    "draw_start",
+    "enclosing_limit",
+]
 
 _NAMES = ("image", "level", "permutation", "turns")
 _MAX_REDRAWS = 100
+_MAX_PHOTOS = 8
+_MAX_PARTS = 16
+"""Photographs, and parts of each, that are drawn in search of one whose pieces all differ."""
+_WARNED: set[tuple[str, int, int]] = set()
+
+
+class EqualPiecesWarning(UserWarning):
+    """A photograph gives pieces that look alike."""
+
+
+class Photo(NamedTuple):
+    """A photograph.
+
+    Attributes:
+        pixels: (H, W, 3) uint8.
+        image_id: Its content hash; "" for one that was given to a reset.
+        name: What messages call it.
+    """
+
+    pixels: NDArray[np.uint8]
+    image_id: str
+    name: str
 
 
 @dataclass(frozen=True)
@@ -33,13 +67,13 @@ class ResetOptions:
     """What a reset fixes instead of drawing it.
 
     Attributes:
-        photo: The photograph and its content hash ("" for an array), or None.
+        photo: The photograph, or None.
         levels: Levels to draw from, or None for any unsolved permutation.
         home: The permutation, or None.
         turns: The degrees by which pieces must be turned, or None.
     """
 
-    photo: tuple[NDArray[np.uint8], str] | None
+    photo: Photo | None
     levels: tuple[int, ...] | None
     home: tuple[int, ...] | None
     turns: tuple[int, ...] | None
@@ -92,12 +126,14 @@ def check_reset_options(rules: JigsawRules, source: ImageSource, options: Mappin
         raise ConfigurationError("turns can be given only to an environment made with rotations=True.")
     JigsawPuzzle(rules.rows, rules.cols, home or tuple(range(count)), turns or (0,) * count)
     levels = parse_level(plain(given["level"]), count) if "level" in given else rules.levels
-    photo = _given_photo(source, given["image"]) if given.get("image") is not None else None
+    photo = _given_photo(rules, source, given["image"]) if given.get("image") is not None else None
     return ResetOptions(photo, levels, home, turns)
 
 
 def draw_start(rules: JigsawRules, source: ImageSource, rng: np.random.Generator, given: ResetOptions) -> Start:
     """Draw a puzzle: photograph, crop and permutation, all from one stream of random numbers.
+
+    Where pieces look alike, another part of the photograph is drawn, and at last another photograph.
 
     Args:
         rules: The checked options of the environment.
@@ -112,19 +148,15 @@ def draw_start(rules: JigsawRules, source: ImageSource, rng: np.random.Generator
         ImageError: If no photograph can be read.
     """
     config = rules.config
-    photo, image_id = given.photo or _drawn_photo(source, rng)
-    size = (photo.shape[0], photo.shape[1])
-    layout = rules.layout_for(size)
-    aspect = (layout.piece_width * rules.cols) / (layout.piece_height * rules.rows)
-    window = choose_window(rng, size, aspect, rules.crop_scale)
-    drawn = sample_puzzle(rng, rules.rows, rules.cols, given.levels, rotations=config.rotations)
-    puzzle = JigsawPuzzle(rules.rows, rules.cols, given.home or drawn.home, given.turns or drawn.turns)
-    pieces = cut_pieces(photo, window, layout, puzzle, erode=config.erode)
+    cut = _draw_cut(rules, source, rng, given)
+    drawn = sample_puzzle(rng, rules.rows, rules.cols, given.levels, rotations=config.rotations, looks=cut.looks)
+    puzzle = JigsawPuzzle(rules.rows, rules.cols, given.home or drawn.home, given.turns or drawn.turns, cut.looks)
+    pieces = cut_pieces(cut.cells, puzzle)
     if config.labels:
         draw_labels(pieces)
     pieces.setflags(write=False)
-    reference = _reference(photo, window, layout) if config.reference_image else None
-    return Start(layout, puzzle, pieces, reference, image_id)
+    reference = _reference(cut.photo.pixels, cut.window, cut.layout) if config.reference_image else None
+    return Start(cut.layout, puzzle, pieces, reference, cut.photo.image_id)
 
 
 def enclosing_limit(env: gymnasium.Env[Any, Any]) -> int | None:
@@ -152,24 +184,101 @@ def enclosing_limit(env: gymnasium.Env[Any, Any]) -> int | None:
     return min(limits, default=None)
 
 
-def _given_photo(source: ImageSource, image: object) -> tuple[NDArray[np.uint8], str]:
+def _given_photo(rules: JigsawRules, source: ImageSource, image: object) -> Photo:
     if isinstance(image, int | np.integer) and not isinstance(image, bool):
         index = int(cast(int, image))
         if not 0 <= index < len(source):
             raise ConfigurationError(f"image={index} does not exist; there are images 0 to {len(source) - 1}.")
-        return source.load(index), source.content_hash(index)
-    return decode_image(image), ""  # pyright: ignore[reportArgumentType] -- it says itself what it takes
+        return _load(rules, source, index)
+    pixels = decode_image(image)  # pyright: ignore[reportArgumentType] -- it says itself what it takes
+    _check_size(rules, pixels, "given")
+    return Photo(pixels, "", "given")
 
 
-def _drawn_photo(source: ImageSource, rng: np.random.Generator) -> tuple[NDArray[np.uint8], str]:
+def _load(rules: JigsawRules, source: ImageSource, index: int) -> Photo:
+    pixels, name = source.load(index), repr(source.name(index))
+    _check_size(rules, pixels, name)
+    return Photo(pixels, source.content_hash(index), name)
+
+
+def _check_size(rules: JigsawRules, pixels: NDArray[np.uint8], name: str) -> None:
+    height, width = pixels.shape[:2]
+    problem = size_problem((width, height), height * width, rules.smallest_photo)
+    if problem is not None:
+        raise ImageError(f"The image {name} cannot be cut into {rules.rows}x{rules.cols} pieces: {problem}.")
+
+
+def _drawn_photo(rules: JigsawRules, source: ImageSource, rng: np.random.Generator) -> Photo:
     problem: ImageError | None = None
     for _ in range(_MAX_REDRAWS):
         index = int(rng.integers(len(source)))
         try:
-            return source.load(index), source.content_hash(index)
+            return _load(rules, source, index)
         except ImageError as error:
             problem = error
     raise ImageError(f"None of {_MAX_REDRAWS} images drawn could be read. The last: {problem}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A part of a photograph: its window, what each place of its solved board shows, and which of these are alike."""
+
+    photo: Photo
+    layout: BoardLayout
+    window: Window
+    cells: list[NDArray[np.uint8]]
+    looks: Looks | None
+
+    @property
+    def kinds(self) -> int:
+        """The number of pieces that can be told apart."""
+        return len(self.cells) if self.looks is None else len(set(kinds_of(self.looks)))
+
+
+def _draw_cut(rules: JigsawRules, source: ImageSource, rng: np.random.Generator, given: ResetOptions) -> _Cut:
+    """Draw a part of a photograph whose pieces all differ, or else one of those drawn that have the most kinds."""
+    best: _Cut | None = None
+    tried: set[str] = set()
+    for _ in range(_MAX_PHOTOS if given.photo is None and len(source) > 1 else 1):
+        photo = given.photo or _drawn_photo(rules, source, rng)
+        if photo.image_id in tried:
+            continue
+        tried.add(photo.image_id)
+        parts = 1 if rules.crop_scale is None else _MAX_PARTS
+        for _ in range(parts):
+            cut = _cut(rules, photo, rng)
+            if cut.kinds == len(cut.cells):
+                return cut
+            if best is None or cut.kinds > best.kinds:
+                best = cut
+        _warn_of_equal_pieces(rules, photo, parts)
+    return cast(_Cut, best)
+
+
+def _cut(rules: JigsawRules, photo: Photo, rng: np.random.Generator) -> _Cut:
+    size = (photo.pixels.shape[0], photo.pixels.shape[1])
+    layout = rules.layout_for(size)
+    aspect = (layout.piece_width * rules.cols) / (layout.piece_height * rules.rows)
+    window = choose_window(rng, size, aspect, rules.crop_scale)
+    cells = cut_cells(photo.pixels, window, layout, erode=rules.config.erode)
+    by_picture = rules.config.equal_pieces == "picture"
+    return _Cut(photo, layout, window, cells, looks_of(cells, rotations=rules.config.rotations) if by_picture else None)
+
+
+def _warn_of_equal_pieces(rules: JigsawRules, photo: Photo, parts: int) -> None:
+    """Warn of a photograph, once for each grid."""
+    key = (photo.image_id or hash_pixels(photo.pixels), rules.rows, rules.cols)
+    if key in _WARNED:
+        return
+    _WARNED.add(key)
+    grid = f"{rules.rows}x{rules.cols}"
+    what = "it has" if parts == 1 else f"{parts} parts drawn of it have"
+    warnings.warn(
+        f"The image {photo.name} makes no good {grid} puzzle: {what} pieces that look alike. They count as right at "
+        "each other's places, and some levels may not exist. Leave it out, or cut it with another grid or crop.",
+        EqualPiecesWarning,
+        stacklevel=2,
+    )
 
 
 def _reference(photo: NDArray[np.uint8], window: Window, layout: BoardLayout) -> NDArray[np.uint8]:

@@ -7,8 +7,10 @@ cache        decoded images shared by all environments of a process
 split        train and test by content
 items        one image
 sources      collections of images
+rows         images in the rows of a table
 folder       image files on disk
 builtin      photographs that need no download
+parquet      Parquet files
 huggingface  datasets
 opening      `open_images`: the way in
 """

@@ -34,7 +34,7 @@ def builtin_images(max_pixels: int) -> ImageCollection:
         max_pixels: Most pixels that an image may have.
 
     Returns:
-        The photographs. Both of its splits hold at least one of them, whatever the ``test_fraction``.
+        The photographs.
 
     Raises:
         MissingDependencyError: If scikit-image is not installed.
@@ -55,7 +55,7 @@ def builtin_images(max_pixels: int) -> ImageCollection:
             f"None of the built-in photographs can be used ({reasons}). They belong to the scikit-image package and "
             f"were looked for in {folder!r}. Install scikit-image again, or give a folder of your own images."
         )
-    return ImageCollection(items, max_pixels=max_pixels, skipped=skipped, keep_both_splits=True)
+    return ImageCollection(items, max_pixels=max_pixels, skipped=skipped)
 
 
 def _data_folder() -> str:

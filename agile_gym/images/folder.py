@@ -13,7 +13,15 @@ from functools import lru_cache
 from pathlib import PurePath
 
 from agile_gym.errors import ImageError
-from agile_gym.images.formats import describe_error, header_problem, readable_extensions, unsupported_extensions
+from agile_gym.images.formats import (
+    SMALLEST,
+    TABLE_EXTENSION,
+    Size,
+    describe_error,
+    header_problem,
+    readable_extensions,
+    unsupported_extensions,
+)
 from agile_gym.images.items import FileItem, SkippedImage
 
 __all__ = ["Scan", "scan_file", "scan_folder"]
@@ -30,6 +38,10 @@ def _no_skipped() -> list[SkippedImage]:
     return []
 
 
+def _no_tables() -> list[tuple[str, str]]:
+    return []
+
+
 def _no_counts() -> Counter[str]:
     return Counter()
 
@@ -41,15 +53,17 @@ class Scan:
     Attributes:
         items: The usable image files, in the order of their relative posix paths.
         skipped: Image files that cannot be used.
+        tables: Names and paths of the Parquet files, in the same order.
         ignored: How many files of other kinds there were, by extension in lower case (``""`` for none).
     """
 
     items: list[FileItem] = field(default_factory=_no_items)
     skipped: list[SkippedImage] = field(default_factory=_no_skipped)
+    tables: list[tuple[str, str]] = field(default_factory=_no_tables)
     ignored: Counter[str] = field(default_factory=_no_counts)
 
 
-def scan_folder(folder: str, max_pixels: int) -> Scan:
+def scan_folder(folder: str, max_pixels: int, min_size: Size = SMALLEST) -> Scan:
     """Find the images in a folder and in the folders below it.
 
     Every file whose extension is that of an image is hashed whole, while only its header is decoded. Hidden files and
@@ -59,6 +73,7 @@ def scan_folder(folder: str, max_pixels: int) -> Scan:
     Args:
         folder: Path of the folder.
         max_pixels: Most pixels that an image may have.
+        min_size: Height and width that an image must have, in pixels.
 
     Returns:
         What was found; the order does not depend on the machine.
@@ -73,7 +88,7 @@ def scan_folder(folder: str, max_pixels: int) -> Scan:
     for name, path in sorted(found, key=lambda entry: (unicodedata.normalize("NFC", entry[0]), entry[1])):
         extension = os.path.splitext(name)[1].lower()
         if extension in extensions:
-            item = scan_file(path, name, max_pixels)
+            item = scan_file(path, name, max_pixels, min_size)
             if isinstance(item, FileItem):
                 scan.items.append(item)
             else:
@@ -82,17 +97,20 @@ def scan_folder(folder: str, max_pixels: int) -> Scan:
             reason = f"{extension} files are not supported; save it as PNG or JPEG"
             scan.skipped.append(SkippedImage(name, reason))
         else:
+            if extension == TABLE_EXTENSION:
+                scan.tables.append((name, path))
             scan.ignored[extension] += 1
     return scan
 
 
-def scan_file(path: str, name: str, max_pixels: int) -> FileItem | SkippedImage:
+def scan_file(path: str, name: str, max_pixels: int, min_size: Size = SMALLEST) -> FileItem | SkippedImage:
     """Hash a file and check its header.
 
     Args:
         path: Path of a regular file, whatever its extension.
         name: What people call it.
         max_pixels: Most pixels that an image may have.
+        min_size: Height and width that an image must have, in pixels.
 
     Returns:
         The image, or the reason why it cannot be used.
@@ -100,21 +118,21 @@ def scan_file(path: str, name: str, max_pixels: int) -> FileItem | SkippedImage:
     try:
         status = os.stat(path)
         state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        problem, content_hash = _read(os.path.abspath(path), max_pixels, state)
+        problem, content_hash = _read(os.path.abspath(path), max_pixels, min_size, state)
     except OSError as error:
         return SkippedImage(name, f"it cannot be read ({describe_error(error)})")
     return FileItem(name, content_hash, os.path.abspath(path)) if problem is None else SkippedImage(name, problem)
 
 
 @lru_cache(maxsize=REMEMBERED)
-def _read(path: str, max_pixels: int, state: tuple[int, ...]) -> tuple[str | None, str]:
+def _read(path: str, max_pixels: int, min_size: Size, state: tuple[int, ...]) -> tuple[str | None, str]:
     """Return what is wrong with a file, or None, and the hash of its content, if nothing is.
 
     A file that has not changed (``state``) is read once in a process, as many environments may have the same folder.
     """
     del state
     with open(path, "rb") as stream:
-        problem = header_problem(stream, max_pixels)
+        problem = header_problem(stream, max_pixels, min_size)
         if problem is not None:
             return problem, ""
         stream.seek(0)

@@ -14,6 +14,9 @@ __all__ = [
     "COMMON_EXTENSIONS",
     "DEFAULT_MAX_PIXELS",
     "NOT_AN_IMAGE",
+    "SMALLEST",
+    "TABLE_EXTENSION",
+    "Size",
     "check_max_pixels",
     "describe_error",
     "header_problem",
@@ -28,6 +31,12 @@ DEFAULT_MAX_PIXELS = 64_000_000
 
 COMMON_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 """The extensions that messages name as examples."""
+
+Size = tuple[int, int]
+"""Height and width, in pixels."""
+SMALLEST: Size = (1, 1)
+
+TABLE_EXTENSION = ".parquet"
 
 _EXCLUDED = frozenset({
     *("EPS", "WMF"),  # drawings: read by handing the file to another program, or to the operating system
@@ -101,12 +110,14 @@ def open_header(stream: BinaryIO) -> Image.Image | None:
     return None
 
 
-def header_problem(stream: BinaryIO, max_pixels: int) -> str | None:
+def header_problem(stream: BinaryIO, max_pixels: int, min_size: Size = SMALLEST) -> str | None:
     """Say why a file cannot be an image that is used, looking at its header only.
 
     Args:
         stream: The file, opened for reading bytes and seekable.
         max_pixels: Most pixels that an image may have.
+        min_size: Height and width that it must have, in pixels. As the header does not always tell which way up the
+            image is, one that fits when it is turned passes.
 
     Returns:
         The reason, or ``None`` if nothing speaks against it.
@@ -117,18 +128,21 @@ def header_problem(stream: BinaryIO, max_pixels: int) -> str | None:
         return f"its header cannot be read ({describe_error(error)})"
     if image is None:
         return NOT_AN_IMAGE
-    return size_problem(image.size, max_pixels)
+    high, wide = min_size
+    turned = size_problem(image.size, max_pixels, (wide, high))
+    return turned and size_problem(image.size, max_pixels, min_size)
 
 
 NOT_AN_IMAGE = "it is not an image in a supported format, or its header is broken"
 
 
-def size_problem(size: tuple[int, int], max_pixels: int) -> str | None:
+def size_problem(size: tuple[int, int], max_pixels: int, min_size: Size = SMALLEST) -> str | None:
     """Say why an image of this size cannot be used.
 
     Args:
         size: Width and height in pixels.
         max_pixels: Most pixels that an image may have.
+        min_size: Height and width that it must have, in pixels.
 
     Returns:
         The reason, or ``None`` if the size is fine.
@@ -136,6 +150,8 @@ def size_problem(size: tuple[int, int], max_pixels: int) -> str | None:
     width, height = size
     if width < 1 or height < 1:
         return f"it has no pixels (width {width}, height {height})"
+    if height < min_size[0] or width < min_size[1]:
+        return f"it is too small: {width}x{height} pixels, {min_size[1]}x{min_size[0]} is the least"
     if width * height > max_pixels:
         return f"it is too large: {width}x{height} are {width * height:,} pixels, max_pixels is {max_pixels:,}"
     return None

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import io
-import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeGuard, cast
+from collections.abc import Mapping
+from dataclasses import is_dataclass, replace
+from typing import Any, NamedTuple, TypeGuard, cast
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from agile_gym.errors import ImageError, did_you_mean, import_optional
-from agile_gym.images.cache import shared_cache
-from agile_gym.images.decode import decode_image, read_file
-from agile_gym.images.formats import describe_error, header_problem
-from agile_gym.images.items import Item, SkippedImage, decode_checked, hash_bytes, hash_pixels
+from agile_gym.errors import ImageError, import_optional
+from agile_gym.images.formats import SMALLEST, Size, describe_error
+from agile_gym.images.rows import TableLike, find_column, list_rows, quoted
 from agile_gym.images.sources import ImageCollection
 
 __all__ = ["DatasetLike", "DatasetSpec", "dataset_images", "is_dataset", "load_dataset", "parse_dataset_spec"]
@@ -26,21 +18,8 @@ PREFIX = "hf:"
 FORMAT = "'hf:NAME', 'hf:NAME:SPLIT' or 'hf:NAME:SPLIT:COLUMN'"
 
 
-class DatasetLike(Protocol):
-    """What is needed of a ``datasets.Dataset``: named columns, a length, and rows as dictionaries."""
-
-    @property
-    def column_names(self) -> Sequence[str]:
-        """Names of the columns."""
-        ...
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        ...
-
-    def __getitem__(self, index: int, /) -> Mapping[str, Any]:
-        """Return a row."""
-        ...
+DatasetLike = TableLike
+"""What is needed of a ``datasets.Dataset``."""
 
 
 class DatasetSpec(NamedTuple):
@@ -110,7 +89,7 @@ def load_dataset(spec: DatasetSpec) -> DatasetLike:
         splits = cast("Mapping[str, object]", loaded)
         if len(splits) != 1 and "train" not in splits:
             raise ImageError(
-                f"The dataset {spec.name!r} has the splits {_quoted(splits)}. Say which one: "
+                f"The dataset {spec.name!r} has the splits {quoted(splits)}. Say which one: "
                 f"'{PREFIX}{spec.name}:{next(iter(splits), 'SPLIT')}'."
             )
         loaded = splits["train"] if "train" in splits else next(iter(splits.values()))
@@ -121,17 +100,19 @@ def load_dataset(spec: DatasetSpec) -> DatasetLike:
     return loaded
 
 
-def dataset_images(dataset: DatasetLike, column: str | None, max_pixels: int) -> ImageCollection:
+def dataset_images(
+    dataset: DatasetLike, column: str | None, max_pixels: int, min_size: Size = SMALLEST
+) -> ImageCollection:
     """List the images of a dataset.
 
-    All rows are read once, to hash their images; encoded images are not decoded for this. Rows whose image is missing
-    or cannot be read are skipped.
+    Rows whose image is missing or cannot be read are skipped.
 
     Args:
         dataset: The dataset.
         column: Column that holds the images; found by itself if ``None``: the first whose feature is an image, or else
-            the first that holds a PIL image in row 0.
+            a list of images, or else the first that holds images in the first rows; see `find_column`.
         max_pixels: Most pixels that an image may have.
+        min_size: Height and width that an image must have, in pixels.
 
     Returns:
         The images, named by the index of their row. Empty if no row has a usable one.
@@ -140,85 +121,12 @@ def dataset_images(dataset: DatasetLike, column: str | None, max_pixels: int) ->
         ImageError: If there is no such column.
     """
     dataset = _reset_format(dataset)
-    column = _image_column(dataset, column)
-    rows = _encoded(dataset, column)
-    items: list[Item] = []
-    skipped: list[SkippedImage] = []
-    for row in range(len(rows)):
-        item = _row_item(rows, column, row, max_pixels)
-        if isinstance(item, SkippedImage):
-            skipped.append(item)
-        else:
-            items.append(item)
+    features = _features(dataset)
+    images = [name for name, feature in features.items() if _is_image_feature(feature)]
+    images = images or [name for name, feature in features.items() if _undecoded(feature) is not None]
+    column = find_column(dataset, column, lambda name: name in images)
+    items, skipped = list_rows(_encoded(dataset, column), column, max_pixels, min_size)
     return ImageCollection(items, max_pixels=max_pixels, skipped=skipped)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RowItem:
-    """An image in a row of a dataset.
-
-    Attributes:
-        name: Index of the row, as text.
-        content_hash: SHA-256 of the encoded image, or of the pixels where the dataset holds decoded images.
-        dataset: The dataset.
-        column: Column that holds the image.
-        row: Index of the row.
-    """
-
-    name: str
-    content_hash: str
-    dataset: DatasetLike
-    column: str
-    row: int
-
-    def load(self, max_pixels: int) -> NDArray[np.uint8]:
-        """Return the pixels, from the cache or decoded; see `agile_gym.images.items.Item.load`."""
-
-        def decode() -> NDArray[np.uint8]:
-            label = f"in row {self.row} of the dataset"
-            value = _value(self.dataset, self.column, self.row)
-            if isinstance(value, bytes):
-                return decode_checked(value, self.content_hash, label, max_pixels)
-            return decode_image(value, max_pixels=max_pixels, name=label)
-
-        return shared_cache().get(self.content_hash, decode)
-
-
-def _row_item(dataset: DatasetLike, column: str, row: int, max_pixels: int) -> RowItem | SkippedImage:
-    """Hash the image of a row, or say why it cannot be used."""
-    name = str(row)
-    try:
-        value = _value(dataset, column, row)
-        if isinstance(value, bytes):
-            problem = header_problem(io.BytesIO(value), max_pixels)
-            if problem is not None:
-                return SkippedImage(name, problem)
-            content_hash = hash_bytes(value)
-        else:
-            content_hash = hash_pixels(decode_image(value, max_pixels=max_pixels, name=f"in row {row}"))
-    except ImageError as error:
-        return SkippedImage(name, str(error))
-    return RowItem(name, content_hash, dataset, column, row)
-
-
-def _value(dataset: DatasetLike, column: str, row: int) -> bytes | Image.Image:
-    """Return the image of a row, encoded if the dataset has it so.
-
-    Raises:
-        ImageError: If the row has no image.
-    """
-    value: object = dataset[row][column]
-    if isinstance(value, (bytes, Image.Image)):
-        return value
-    if isinstance(value, Mapping):
-        parts = cast("Mapping[str, object]", value)
-        data, path = parts.get("bytes"), parts.get("path")
-        if isinstance(data, bytes):
-            return data
-        if isinstance(path, str) and os.path.isfile(path):
-            return read_file(path)
-    kind = type(cast("object", value)).__name__
-    raise ImageError("the row has no image" if value is None else f"the row holds a value of type {kind}, no image")
 
 
 def _reset_format(dataset: DatasetLike) -> DatasetLike:
@@ -229,36 +137,23 @@ def _reset_format(dataset: DatasetLike) -> DatasetLike:
 
 def _encoded(dataset: DatasetLike, column: str) -> DatasetLike:
     """Return the column alone, giving encoded images instead of decoded ones where the dataset can."""
-    select, cast_column = getattr(dataset, "select_columns", None), getattr(dataset, "cast_column", None)
-    feature = _features(dataset).get(column)
-    if not (_is_image_feature(feature) and callable(select) and callable(cast_column)):
+    select = getattr(dataset, "select_columns", None)
+    if not callable(select):
         return dataset
     alone: object = select([column])
-    undecoded: object = cast("Any", type(feature))(decode=False)
-    return cast("DatasetLike", cast("Any", alone).cast_column(column, undecoded))
+    undecoded = _undecoded(_features(dataset).get(column))
+    return cast("DatasetLike", alone if undecoded is None else cast("Any", alone).cast_column(column, undecoded))
 
 
-def _image_column(dataset: DatasetLike, wanted: str | None) -> str:
-    """Return the column that holds the images."""
-    columns = list(dataset.column_names)
-    if wanted is not None:
-        if wanted in columns:
-            return wanted
-        raise ImageError(
-            f"The dataset has no column {wanted!r}. {did_you_mean(wanted, columns)} Its columns: {_quoted(columns)}."
-        )
-    features = _features(dataset)
-    for column in columns:
-        if _is_image_feature(features.get(column)):
-            return column
-    first: Mapping[str, Any] = dataset[0] if len(dataset) else {}
-    for column in columns:
-        if isinstance(first.get(column), Image.Image):
-            return column
-    raise ImageError(
-        f"No column of the dataset holds images. Its columns: {_quoted(columns)}. If one of them holds encoded images, "
-        "mark it with dataset.cast_column(NAME, datasets.Image()), or name it in 'hf:NAME:SPLIT:COLUMN'."
-    )
+def _undecoded(feature: object) -> object:
+    """Return the feature of images, or of lists of images, that leaves them encoded; None for another feature."""
+    if _is_image_feature(feature):
+        return cast("Any", type(feature))(decode=False)
+    if isinstance(feature, list):
+        inner = _undecoded(*cast("list[object]", feature)[:1])
+        return None if inner is None else [inner]
+    inner = _undecoded(getattr(feature, "feature", None)) if is_dataclass(feature) else None
+    return None if inner is None else replace(cast("Any", feature), feature=inner)
 
 
 def _features(dataset: DatasetLike) -> Mapping[str, object]:
@@ -270,8 +165,3 @@ def _features(dataset: DatasetLike) -> Mapping[str, object]:
 def _is_image_feature(feature: object) -> bool:
     """Return whether a feature is that of images."""
     return type(feature).__name__ == "Image"
-
-
-def _quoted(words: Mapping[str, object] | Sequence[str]) -> str:
-    """Return words in quotes with commas between them."""
-    return ", ".join(repr(word) for word in words) or "none"

@@ -18,7 +18,16 @@ from agile_gym.errors import ImageError, did_you_mean
 from agile_gym.images.builtin import builtin_images
 from agile_gym.images.decode import Decodable
 from agile_gym.images.folder import Scan, readable_name, scan_file, scan_folder
-from agile_gym.images.formats import COMMON_EXTENSIONS, DEFAULT_MAX_PIXELS, check_max_pixels, header_problem
+from agile_gym.images.formats import (
+    COMMON_EXTENSIONS,
+    DEFAULT_MAX_PIXELS,
+    SMALLEST,
+    TABLE_EXTENSION,
+    Size,
+    check_max_pixels,
+    header_problem,
+    size_problem,
+)
 from agile_gym.images.huggingface import (
     PREFIX,
     DatasetLike,
@@ -28,6 +37,7 @@ from agile_gym.images.huggingface import (
     parse_dataset_spec,
 )
 from agile_gym.images.items import ArrayItem, BytesItem, Item, SkippedImage, hash_bytes
+from agile_gym.images.parquet import parquet_images
 from agile_gym.images.sources import ImageCollection, ImageSource, take_split
 from agile_gym.images.split import Split, check_fraction, check_split
 
@@ -39,8 +49,8 @@ ImagesLike: TypeAlias = "Decodable | Iterable[Decodable] | DatasetLike | ImageSo
 BUILTIN = "builtin"
 _NAMED = 3
 _ACCEPTED = (
-    "Accepted are: None or 'builtin'; the path of a folder or of an image file; a list of files, numpy arrays and PIL "
-    "images; 'hf:NAME[:SPLIT[:COLUMN]]'; a datasets.Dataset; or an ImageSource."
+    "Accepted are: None or 'builtin'; the path of a folder, of an image file or of a Parquet file; a list of files, "
+    "numpy arrays and PIL images; 'hf:NAME[:SPLIT[:COLUMN]]'; a datasets.Dataset; or an ImageSource."
 )
 _READABLE = f"Read are {', '.join(COMMON_EXTENSIONS)} and the other formats that Pillow decodes"
 
@@ -55,13 +65,14 @@ def open_images(
     split: Split | None = None,
     test_fraction: float = 0.2,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    min_size: Size = SMALLEST,
 ) -> ImageSource:
     """Open images for puzzles, wherever they are.
 
-    Of images with the same content only the first is kept. Files that are corrupt, too large or in a format that is
-    not supported are skipped: one `SkippedImageWarning` counts them, and the ``skipped`` attribute of the result names
-    them all. Files are hashed and their headers checked now; pixels are decoded when an image is loaded, so damage
-    further inside a file shows only then.
+    Of images with the same content only the first is kept. Files that are corrupt, too large, too small or in a format
+    that is not supported are skipped: one `SkippedImageWarning` counts them, and the ``skipped`` attribute of the
+    result names them all. Files are hashed and their headers checked now; pixels are decoded when an image is loaded,
+    so damage further inside a file shows only then.
 
     Args:
         images: One of
@@ -69,19 +80,22 @@ def open_images(
             * ``None`` or ``"builtin"``: photographs that come with scikit-image (astronaut, chelsea, coffee,
               motorcycle, rocket);
             * the path of a folder (searched with all folders below it; hidden files are passed over) or of one file;
+              of a Parquet file, or of a folder that holds such and no image files, every image is taken: encoded ones,
+              structures of ``bytes`` and ``path`` (within the folder of the file), and lists of either;
             * an iterable of paths of files, encoded images as bytes, numpy arrays and PIL images, mixed as you like;
               an array of shape (N, H, W, C) is N images. Those in memory are decoded at once, so that later changes
               to them have no effect;
             * one image as bytes, an array or a PIL image;
             * ``"hf:NAME[:SPLIT[:COLUMN]]"``: a dataset loaded with ``datasets.load_dataset``;
-            * a ``datasets.Dataset`` with a column of images;
+            * a ``datasets.Dataset`` with a column of images, or of lists of images;
             * an `ImageSource`, which is returned as it is, or restricted to the split.
         split: ``"train"`` or ``"test"`` for a part of the images, ``None`` for all. An image's part depends on its
             content and on ``test_fraction`` only, see `agile_gym.images.split_of`: a file is in the same part in every
-            folder. (The same picture as a file and as an array counts as two.) The built-in photographs are so few
-            that the one nearest to an empty part moves into it.
+            folder. (The same picture as a file and as an array counts as two.) Where all of a few images are in one
+            part, the one that is nearest to the other part moves there.
         test_fraction: Share of test images to aim for, in the open range (0, 1).
         max_pixels: Most pixels (width times height) that an image may have, at least 1; larger ones are skipped.
+        min_size: Height and width, in pixels, that an image must have; smaller ones are skipped.
 
     Returns:
         The images, at least one.
@@ -99,58 +113,103 @@ def open_images(
         if len(source) == 0:
             raise ImageError(f"{given} holds no images. {_ACCEPTED}")
     else:
-        source = _collect(images, given, limit)
+        source = _collect(images, given, limit, min_size)
         if source.skipped:
             warnings.warn(_warning(source, given), SkippedImageWarning, stacklevel=2)
     return source if checked_split is None else take_split(source, checked_split, fraction, given)
 
 
-def _collect(images: object, given: str, max_pixels: int) -> ImageCollection:
+def _collect(images: object, given: str, max_pixels: int, min_size: Size) -> ImageCollection:
     """Open anything but an `ImageSource`."""
     if images is None or (isinstance(images, str) and images == BUILTIN):
         return builtin_images(max_pixels)
     if isinstance(images, str) and images.startswith(PREFIX):
         spec = parse_dataset_spec(images)
-        return _usable_rows(load_dataset(spec), spec.column, given, max_pixels)
+        return _usable_rows(load_dataset(spec), spec.column, given, max_pixels, min_size)
     if isinstance(images, (str, os.PathLike)):
-        return _from_path(cast("str | os.PathLike[str]", images), given, max_pixels)
+        return _from_path(cast("str | os.PathLike[str]", images), given, max_pixels, min_size)
     if isinstance(images, (bytes, bytearray, Image.Image)) or (_is_array(images) and images.ndim != 4):
-        return _from_items([images], given, max_pixels)
+        return _from_items([images], given, max_pixels, min_size)
     if is_dataset(images):
-        return _usable_rows(images, None, given, max_pixels)
+        return _usable_rows(images, None, given, max_pixels, min_size)
     if isinstance(images, Mapping):
         keys = ", ".join(repr(key) for key in cast("Mapping[object, object]", images))
         raise ImageError(f"{given} cannot be opened; give one of its values, such as a split. Its keys: {keys}.")
     if isinstance(images, AbstractSet):
         raise ImageError(f"{given} has no order that stays the same. Give a list instead, such as sorted(images).")
     if isinstance(images, (Sized, Iterator)) and isinstance(images, Iterable):
-        return _from_items(list(cast("Iterable[object]", images)), given, max_pixels)
+        return _from_items(list(cast("Iterable[object]", images)), given, max_pixels, min_size)
     hint = "Load a streamed dataset without streaming=True. " if hasattr(images, "column_names") else ""
     raise ImageError(f"{given} cannot be opened as images. {hint}{_ACCEPTED}")
 
 
-def _from_path(path: str | os.PathLike[str], given: str, max_pixels: int) -> ImageCollection:
+def _from_path(path: str | os.PathLike[str], given: str, max_pixels: int, min_size: Size) -> ImageCollection:
     """Open a folder or a file."""
     text: str = os.path.expanduser(os.fspath(path))
     if os.path.isdir(text):
-        scan = scan_folder(text, max_pixels)
+        scan = scan_folder(text, max_pixels, min_size)
+        if not scan.items and scan.tables:
+            return _from_tables(scan.tables, scan.skipped, given, max_pixels, min_size)
         if not scan.items:
             raise ImageError(_nothing_in_folder(scan, given))
         return ImageCollection(scan.items, max_pixels=max_pixels, skipped=scan.skipped)
     if os.path.isfile(text):
-        item = scan_file(text, readable_name(os.path.basename(text)), max_pixels)
+        if _table_path(text) is not None:
+            return _from_tables([("", text)], (), given, max_pixels, min_size)
+        item = scan_file(text, readable_name(os.path.basename(text)), max_pixels, min_size)
         if isinstance(item, SkippedImage):
             raise ImageError(f"{given} cannot be used: {item.reason}. {_READABLE}. Give another file, or a folder.")
         return ImageCollection([item], max_pixels=max_pixels)
     raise ImageError(f"{given} is neither a folder, nor a file, nor a known word. {_path_hint(text)} {_ACCEPTED}")
 
 
-def _from_items(images: Sequence[object], given: str, max_pixels: int) -> ImageCollection:
+def _table_path(image: object) -> str | None:
+    """Return the path of a Parquet file, if it is that."""
+    if not isinstance(image, (str, os.PathLike)):
+        return None
+    path: str = os.path.expanduser(os.fspath(cast("str | os.PathLike[str]", image)))
+    return path if path.lower().endswith(TABLE_EXTENSION) and os.path.isfile(path) else None
+
+
+def _add_table(
+    items: list[Item], skipped: list[SkippedImage], path: str, name: str, max_pixels: int, min_size: Size
+) -> None:
+    """Add the images of a Parquet file, whose names begin with its name if it has one."""
+    try:
+        found, broken = parquet_images(path, max_pixels, min_size, f"{name}:" if name else "")
+    except ImageError as error:
+        skipped.append(SkippedImage(name or readable_name(os.path.basename(path)), str(error)))
+    else:
+        items += found
+        skipped += broken
+
+
+def _from_tables(
+    tables: Sequence[tuple[str, str]], passed: Iterable[SkippedImage], given: str, max_pixels: int, min_size: Size
+) -> ImageCollection:
+    """Open Parquet files, each with the name that its images' names begin with; one alone has none."""
+    items: list[Item] = []
+    skipped = list(passed)
+    for name, path in tables:
+        _add_table(items, skipped, path, name, max_pixels, min_size)
+    if not items:
+        raise ImageError(
+            f"{given} holds no usable image: {len(tables)} Parquet {'file' if len(tables) == 1 else 'files'} seen, "
+            f"{len(skipped)} images skipped{_named(skipped)}. {_READABLE}. {_ACCEPTED}"
+        )
+    return ImageCollection(items, max_pixels=max_pixels, skipped=skipped)
+
+
+def _from_items(images: Sequence[object], given: str, max_pixels: int, min_size: Size) -> ImageCollection:
     """Open images given one by one."""
     items: list[Item] = []
     skipped: list[SkippedImage] = []
     for index, image in enumerate(images):
-        item = _open_item(image, index, max_pixels)
+        table = _table_path(image)
+        if table is not None:
+            _add_table(items, skipped, table, readable_name(table), max_pixels, min_size)
+            continue
+        item = _open_item(image, index, max_pixels, min_size)
         if isinstance(item, SkippedImage):
             skipped.append(item)
         else:
@@ -163,19 +222,21 @@ def _from_items(images: Sequence[object], given: str, max_pixels: int) -> ImageC
     return ImageCollection(items, max_pixels=max_pixels, skipped=skipped)
 
 
-def _open_item(image: object, index: int, max_pixels: int) -> Item | SkippedImage:
+def _open_item(image: object, index: int, max_pixels: int, min_size: Size) -> Item | SkippedImage:
     """Open one image of several."""
     if isinstance(image, Image.Image) or _is_array(image):
-        return ArrayItem.of(image, f"image {index}", max_pixels)
+        item = ArrayItem.of(image, f"image {index}", max_pixels)
+        problem = size_problem((item.pixels.shape[1], item.pixels.shape[0]), max_pixels, min_size)
+        return item if problem is None else SkippedImage(item.name, problem)
     if isinstance(image, (bytes, bytearray)):
         data = bytes(image)
-        problem = header_problem(io.BytesIO(data), max_pixels)
+        problem = header_problem(io.BytesIO(data), max_pixels, min_size)
         name = f"image {index}"
         return BytesItem(name, hash_bytes(data), data) if problem is None else SkippedImage(name, problem)
     if isinstance(image, (str, os.PathLike)):
         path: str = os.path.expanduser(os.fspath(cast("str | os.PathLike[str]", image)))
         if os.path.isfile(path):
-            return scan_file(path, readable_name(path), max_pixels)
+            return scan_file(path, readable_name(path), max_pixels, min_size)
         if os.path.isdir(path):
             raise ImageError(f"Image {index}, {path!r}, is a folder. Give a folder by itself, not within a list.")
         raise ImageError(f"Image {index}, {path!r}, does not exist. {_path_hint(path)}".rstrip())
@@ -185,9 +246,11 @@ def _open_item(image: object, index: int, max_pixels: int) -> Item | SkippedImag
     )
 
 
-def _usable_rows(dataset: DatasetLike, column: str | None, given: str, max_pixels: int) -> ImageCollection:
+def _usable_rows(
+    dataset: DatasetLike, column: str | None, given: str, max_pixels: int, min_size: Size
+) -> ImageCollection:
     """Open a dataset that has to have images."""
-    source = dataset_images(dataset, column, max_pixels)
+    source = dataset_images(dataset, column, max_pixels, min_size)
     if len(source):
         return source
     raise ImageError(

@@ -58,7 +58,6 @@ class ImageCollection:
 
     Attributes:
         skipped: Images that were found but cannot be used, with the reasons.
-        keep_both_splits: Whether each split gets at least one image however small the collection is.
     """
 
     def __init__(
@@ -67,7 +66,6 @@ class ImageCollection:
         *,
         max_pixels: int,
         skipped: Iterable[SkippedImage] = (),
-        keep_both_splits: bool = False,
     ) -> None:
         """Collect images.
 
@@ -75,12 +73,10 @@ class ImageCollection:
             items: The images in their order; of several with the same content the first is kept.
             max_pixels: Most pixels that are decoded per image.
             skipped: Images that were found but cannot be used.
-            keep_both_splits: Give each split at least one image, see `agile_gym.images.split.select_split`.
         """
         self._items = first_of_each(items)
         self._max_pixels = max_pixels
         self.skipped = tuple(skipped)
-        self.keep_both_splits = keep_both_splits
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -171,14 +167,11 @@ def take_split(source: ImageSource, split: Split, test_fraction: float, given: s
         ImageError: If there are none.
     """
     hashes = [source.content_hash(index) for index in range(len(source))]
-    keep_both = bool(getattr(source, "keep_both_splits", False))
-    indices = select_split(hashes, split, test_fraction, keep_both=keep_both)
+    indices = select_split(hashes, split, test_fraction)
     if indices:
         return ImageSubset(source, indices)
     other = "train" if split == "test" else "test"
-    direction = "larger" if split == "test" else "smaller"
     raise ImageError(
-        f"No image of {given} falls into split={split!r}: the other split, {other!r}, has {len(hashes)}. Images are "
-        f"divided by their content with test_fraction={test_fraction:g}, so a few images may all end up on one side. "
-        f"Give more images, a {direction} test_fraction, or leave split out."
+        f"No image of {given} is left for split={split!r}: there is only one, which belongs to split={other!r} with "
+        f"test_fraction={test_fraction:g}. Give at least two different images, or leave split out."
     )

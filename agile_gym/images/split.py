@@ -76,15 +76,16 @@ def split_of(content_hash: str, test_fraction: float) -> Split:
     return "test" if _position(content_hash) < check_fraction(test_fraction) else "train"
 
 
-def select_split(hashes: Sequence[str], split: Split, test_fraction: float, *, keep_both: bool = False) -> list[int]:
+def select_split(hashes: Sequence[str], split: Split, test_fraction: float) -> list[int]:
     """Return which images belong to a split.
 
+    Where there are two images or more, both splits have at least one: if `split_of` leaves a split without any, the
+    image whose hash is nearest to it moves over.
+
     Args:
-        hashes: The content hash of every image.
+        hashes: The content hash of every image; no two are the same.
         split: The split wanted.
         test_fraction: Share of test images, in the open range (0, 1).
-        keep_both: Give both splits at least one image where there are two images or more: if `split_of` leaves a split
-            without any, the image whose hash is nearest to it moves over.
 
     Returns:
         Ascending indices into ``hashes``.
@@ -93,8 +94,8 @@ def select_split(hashes: Sequence[str], split: Split, test_fraction: float, *, k
         ConfigurationError: If the fraction or a hash is not allowed.
     """
     test = {index for index, content in enumerate(hashes) if split_of(content, test_fraction) == "test"}
-    if keep_both and len(hashes) > 1:
-        ranked = sorted(range(len(hashes)), key=lambda index: (_position(hashes[index]), index))
+    if len(hashes) > 1:
+        ranked = sorted(range(len(hashes)), key=lambda index: hashes[index].lower())
         if not test:
             test = {ranked[0]}
         elif len(test) == len(hashes):

@@ -2,7 +2,8 @@
 
 Pieces are numbered 0, 1, 2, ... in the order in which they are shown at the start and are named A, B, C, ...; places
 are numbered row by row from the top left. ``home[k]`` is the place where piece ``k`` belongs. Level LN means that
-exactly N pieces start in their place (AGILE, arXiv 2510.01304, section 4).
+exactly N pieces start in their place (AGILE, arXiv 2510.01304, section 4). Where pieces look alike (``looks``), a piece
+is in its place wherever the board looks right, so that a board is solved if and only if it shows the right picture.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from types import MappingProxyType
 import numpy as np
 
 from agile_gym.errors import ConfigurationError
+from agile_gym.puzzle.looks import Looks, kinds_of, sample_alike
 
 __all__ = [
     "MAX_SIDE",
@@ -174,12 +176,15 @@ class JigsawPuzzle:
         cols: Number of columns, 1 to 10.
         home: The place where each piece belongs; piece ``k`` is shown at place ``k`` at the start.
         turns: Degrees, clockwise, by which each piece must be turned to be upright: 0, 90, 180 or 270.
+        looks: What each place looks like in the right picture, see `agile_gym.puzzle.looks`; None if no two places look
+            alike, or if pieces are told apart by their names alone.
     """
 
     rows: int
     cols: int
     home: tuple[int, ...]
     turns: tuple[int, ...]
+    looks: Looks | None = None
 
     def __post_init__(self) -> None:
         """Check the permutation.
@@ -209,31 +214,60 @@ class JigsawPuzzle:
     @property
     def level(self) -> int:
         """How many pieces are in their place at the start, whichever way up they are."""
-        return sum(place == piece for piece, place in enumerate(self.home))
+        kinds = range(len(self.home)) if self.looks is None else kinds_of(self.looks)
+        return sum(kinds[place] == kinds[piece] for piece, place in enumerate(self.home))
 
     def pieces_right(self, order: Sequence[int], turns: Sequence[int]) -> int:
-        """Count the pieces that stand in their place and upright.
+        """Count the pieces that stand in their place and upright: with ``looks``, the places that look right.
 
         Args:
             order: The piece at each place, row by row; numbers that name no piece count as wrong.
             turns: Degrees by which each piece (not place) has been turned clockwise.
 
         Returns:
-            The number of right pieces; 0 if ``order`` has the wrong length.
+            The number of right pieces, each counted once; 0 if ``order`` has the wrong length.
         """
         if len(order) != len(self.home):
             return 0
-        return sum(
-            0 <= piece < len(self.home) and self.home[piece] == place and turns[piece] % 360 == self.turns[piece]
-            for place, piece in enumerate(order)
-        )
+        right: set[int] = set()
+        for place, piece in enumerate(order):
+            if 0 <= piece < len(self.home) and self._looks_right(piece, turns[piece] - self.turns[piece], place):
+                right.add(piece)
+        return len(right)
+
+    def _looks_right(self, piece: int, angle: int, place: int) -> bool:
+        """Tell whether a piece, so many degrees from upright, looks right at a place."""
+        if self.looks is None:
+            return self.home[piece] == place and angle % 360 == 0
+        quarter, rest = divmod(angle % 360, 90)
+        faces = self.looks[self.home[piece]]
+        return rest == 0 and quarter < len(faces) and faces[quarter] == self.looks[place][0]
 
 
 def sample_puzzle(
-    rng: np.random.Generator, rows: int, cols: int, levels: Sequence[int] | None = None, *, rotations: bool = False
+    rng: np.random.Generator,
+    rows: int,
+    cols: int,
+    levels: Sequence[int] | None = None,
+    *,
+    rotations: bool = False,
+    looks: Looks | None = None,
 ) -> JigsawPuzzle:
-    """Draw a puzzle: a permutation of the level asked for and, with ``rotations``, a right angle for each piece."""
+    """Draw a puzzle: a permutation of the level asked for and, with ``rotations``, a right angle for each piece.
+
+    Args:
+        rng: Source of randomness.
+        rows: Number of rows.
+        cols: Number of columns.
+        levels: Levels to draw from; see `sample_permutation`.
+        rotations: Whether pieces are turned.
+        looks: What each place looks like. Where no two places look alike, the permutation is the same as without; else
+            see `agile_gym.puzzle.looks.sample_alike`.
+    """
     count = rows * cols
-    home = sample_permutation(rng, count, levels)
+    kinds = range(count) if looks is None else kinds_of(looks)
+    home = sample_alike(rng, kinds, levels) if len(set(kinds)) < count else None
+    if home is None:
+        home = sample_permutation(rng, count, levels)
     turns = tuple((rng.integers(4, size=count) * 90).tolist()) if rotations else (0,) * count
-    return JigsawPuzzle(rows, cols, home, turns)
+    return JigsawPuzzle(rows, cols, home, turns, looks)

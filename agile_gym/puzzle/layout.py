@@ -9,7 +9,15 @@ from functools import cached_property
 
 from agile_gym.errors import ConfigurationError
 
-__all__ = ["MIN_PIECE", "BoardLayout", "fixed_layout", "parse_size", "scaled_layout", "scaled_layout_bound"]
+__all__ = [
+    "MAX_ASPECT",
+    "MIN_PIECE",
+    "BoardLayout",
+    "fixed_layout",
+    "parse_size",
+    "scaled_layout",
+    "scaled_layout_bound",
+]
 
 MIN_PIECE = 4
 """Smallest side of a piece, in pixels."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from agile_gym.puzzle.board import JigsawPuzzle, piece_names
 from agile_gym.puzzle.layout import BoardLayout
 
-__all__ = ["choose_window", "cut_pieces", "draw_labels", "erosion_margin", "fit_window", "resize"]
+__all__ = ["choose_window", "cut_cells", "cut_pieces", "draw_labels", "erosion_margin", "fit_window", "resize"]
 
 Window = tuple[int, int, int, int]
 """A part of a photograph: top, left, height, width, in pixels."""
@@ -72,35 +72,47 @@ def erosion_margin(side: int, erode: float) -> int:
     return round(side * erode / (1 - 2 * erode))
 
 
-def cut_pieces(
-    photo: NDArray[np.uint8], window: Window, layout: BoardLayout, puzzle: JigsawPuzzle, *, erode: float = 0.0
-) -> NDArray[np.uint8]:
-    """Cut a part of a photograph into the pieces of a puzzle.
+def cut_cells(
+    photo: NDArray[np.uint8], window: Window, layout: BoardLayout, *, erode: float = 0.0
+) -> list[NDArray[np.uint8]]:
+    """Cut a part of a photograph into what each place of the board shows when it is solved.
 
     Args:
         photo: (H, W, 3) uint8.
         window: The part to use.
         layout: Sizes of board and pieces.
-        puzzle: The permutation, and each piece's turn.
         erode: Share of a piece that is cut away at each of its four sides, 0 up to 0.4. The photograph is enlarged
             first, so that pieces keep the layout's size.
 
     Returns:
-        (pieces, piece_height, piece_width, 3) uint8, C-contiguous, in the order of the names: piece ``k`` shows the
-        photograph's cell ``puzzle.home[k]``, turned counter-clockwise by ``puzzle.turns[k]``.
+        One (piece_height, piece_width, 3) uint8 a place, row by row: views of one picture.
     """
     top, left, rows, cols = window
     high, wide = layout.piece_height, layout.piece_width
     margin_y, margin_x = erosion_margin(high, erode), erosion_margin(wide, erode)
     cell_high, cell_wide = high + 2 * margin_y, wide + 2 * margin_x
     picture = resize(photo[top : top + rows, left : left + cols], cell_high * layout.rows, cell_wide * layout.cols)
-    pieces = np.empty((len(puzzle.home), high, wide, 3), np.uint8)
-    for piece, place in enumerate(puzzle.home):
-        row, col = divmod(place, layout.cols)
-        y, x = row * cell_high + margin_y, col * cell_wide + margin_x
-        cell = picture[y : y + high, x : x + wide]
-        turn = puzzle.turns[piece]
-        pieces[piece] = np.rot90(cell, turn // 90) if turn else cell
+    return [
+        picture[y : y + high, x : x + wide]
+        for y in range(margin_y, layout.rows * cell_high, cell_high)
+        for x in range(margin_x, layout.cols * cell_wide, cell_wide)
+    ]
+
+
+def cut_pieces(cells: Sequence[NDArray[np.uint8]], puzzle: JigsawPuzzle) -> NDArray[np.uint8]:
+    """Make the pieces of a puzzle.
+
+    Args:
+        cells: What each place shows when the puzzle is solved, see `cut_cells`.
+        puzzle: The permutation, and each piece's turn.
+
+    Returns:
+        (pieces, piece_height, piece_width, 3) uint8, C-contiguous, in the order of the names: piece ``k`` shows the
+        cell ``puzzle.home[k]``, turned counter-clockwise by ``puzzle.turns[k]``.
+    """
+    pieces = np.empty((len(cells), *cells[0].shape), np.uint8)
+    for piece, (place, turn) in enumerate(zip(puzzle.home, puzzle.turns, strict=True)):
+        pieces[piece] = np.rot90(cells[place], turn // 90) if turn else cells[place]
     return pieces
 
 

@@ -220,6 +220,7 @@ def test_colours_that_are_spoken_of_can_be_seen():
     assert spoken > 20
 
 
+@pytest.mark.filterwarnings("ignore::agile_gym.envs.EqualPiecesWarning")
 @pytest.mark.parametrize("grid", [2, (1, 2), (1, 3), 3])
 def test_where_nothing_can_be_seen_nothing_is_said_to_be_seen(grid):
     plain = np.full((64, 64, 3), 120, np.uint8)
@@ -228,6 +229,29 @@ def test_where_nothing_can_be_seen_nothing_is_said_to_be_seen(grid):
         assert not re.search(r"not (continue|fit)|break off|meets", text)
         assert not re.search(r"border of \w continues|run on|goes on in|continues \w|ends in", text)
         assert "seem" in text or "tell" in text
+
+
+@pytest.mark.filterwarnings("ignore::agile_gym.envs.EqualPiecesWarning")
+@pytest.mark.parametrize("options", [{"level": "all"}, {"level": None, "rotations": True}])
+def test_pieces_that_look_alike_are_not_told_apart(options):
+    """Above a horizon, the sky: three of six pieces are the same."""
+    picture = np.random.default_rng(3).integers(0, 256, (60, 90, 3), np.uint8)
+    picture[:30] = (90, 140, 220)
+    for episode in play(
+        40, grid=(2, 3), images=[picture], crop="center", split=None, expert={"mistakes": 1.0}, **options
+    ):
+        assert episode.solved
+        check_transcript(episode)
+        pieces = dict(zip(episode.task["names"], episode.prompt_images, strict=True))
+        before = None
+        for step, turn in zip(episode.details["steps"], episode.turns, strict=True):
+            shown = turn.images[-1].tobytes() if turn.images and "Observe" in turn.primitives else None
+            if step == "wrong" and before is not None and shown is not None:
+                assert shown != before  # a mistake can be seen
+            before = shown or (None if step in ("move", "wrong", "undo") else before)
+        text = " ".join(think_of(turn.text) for turn in episode.turns)
+        for a, b in re.findall(r"(\w) and (\w) do not fit", text):
+            assert pieces[a].tobytes() != pieces[b].tobytes()
 
 
 def test_the_same_seed_gives_the_same_episode_in_any_batch():

@@ -55,7 +55,7 @@ def test_boards_of_any_grid_come_at_the_size_asked_for():
 
 def test_only_the_part_of_the_canvas_in_use_is_scaled():
     white = np.full((40, 80, 3), 255, np.uint8)  # twice as wide as high: the canvas has room below or beside it
-    options = {"images": [white], "max_pixels": 40 * 80, "image_size": None, "gap": 0}
+    options = {"equal_pieces": "names", "images": [white], "max_pixels": 40 * 80, "image_size": None, "gap": 0}
     whole, scaled = episode([], **options)[0], episode([], **options, observation_size=32)[0]
     assert (whole == 0).any()
     assert (scaled == 255).all()

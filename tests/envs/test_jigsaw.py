@@ -11,6 +11,7 @@ from PIL import Image
 
 from agile_gym.envs import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError, ImageError
+from agile_gym.images import SkippedImageWarning
 
 OBSERVE = "<think>t</think><code>o = observation(state)</code>"
 SMALL = {"image_size": 64}
@@ -237,8 +238,9 @@ def test_images_of_every_kind_make_puzzles(tmp_path):
     Image.fromarray(np.dstack([photo(3), photo(3)[..., :1]]), "RGBA").save(tmp_path / "alpha.png")
     Image.fromarray(photo(4, 1, 1)).save(tmp_path / "tiny.png")
     Image.fromarray(photo(5, 3, 200)).save(tmp_path / "long.png")
-    env = JigsawVisionEnv(images=tmp_path, grid=3, image_size=50, reveal=True)
-    for index in range(7):
+    with pytest.warns(SkippedImageWarning, match=r"1 image skipped \(tiny.png: it is too small: 1x1 pixels"):
+        env = JigsawVisionEnv(images=tmp_path, grid=3, image_size=50, reveal=True)
+    for index in range(6):
         observation, info = env.reset(seed=0, options={"image": index})
         assert observation in env.observation_space
         assert all(image.shape == (16, 16, 3) for image in info["images"])

@@ -37,20 +37,24 @@ def test_a_larger_fraction_only_adds_to_the_test_images(content, one, other):
     assert not (split_of(content, low) == "test" and split_of(content, high) == "train")
 
 
-@given(st.lists(HASHES, unique=True), FRACTIONS, st.booleans())
-def test_the_two_splits_share_nothing_and_miss_nothing(hashes, fraction, keep_both):
-    train, test = (select_split(hashes, split, fraction, keep_both=keep_both) for split in ("train", "test"))
+@given(st.lists(HASHES, unique=True), FRACTIONS)
+def test_the_two_splits_share_nothing_and_miss_nothing(hashes, fraction):
+    train, test = (select_split(hashes, split, fraction) for split in ("train", "test"))
     assert sorted(train + test) == list(range(len(hashes)))
-    if keep_both and len(hashes) > 1:
-        assert train
-        assert test
+    natural = [index for index, content in enumerate(hashes) if split_of(content, fraction) == "test"]
+    if 0 < len(natural) < len(hashes) or len(hashes) == 1:
+        assert test == natural
+    elif len(hashes) > 1:  # only the one that is nearest to the other side moves there
+        ranked = sorted(hashes)
+        moved = ranked[-1] if natural else ranked[0]
+        assert [hashes[index] for index in (train if natural else test)] == [moved]
 
 
 @given(st.lists(HASHES, unique=True, min_size=2), FRACTIONS, st.randoms())
 def test_the_order_does_not_matter(hashes, fraction, random):
     mixed = list(hashes)
     random.shuffle(mixed)
-    chosen = [{order[i] for i in select_split(order, "test", fraction, keep_both=True)} for order in (hashes, mixed)]
+    chosen = [{order[i] for i in select_split(order, "test", fraction)} for order in (hashes, mixed)]
     assert chosen[0] == chosen[1]
 
 
@@ -116,7 +120,9 @@ def test_empty_split_says_what_to_do():
     array = np.zeros((3, 4, 3), np.uint8)
     split = split_of(open_images(array).content_hash(0), 0.5)
     empty = "train" if split == "test" else "test"
-    with pytest.raises(ImageError, match=f"'{split}', has 1.*test_fraction=0.5.*more images"):
+    with pytest.raises(
+        ImageError, match=f"only one, which belongs to split='{split}' with test_fraction=0.5.*at least two"
+    ):
         open_images(array, split=empty, test_fraction=0.5)
     assert len(open_images(array, split=split, test_fraction=0.5)) == 1
 
@@ -132,3 +138,58 @@ def test_builtin_photographs_have_both_splits(fraction):
     assert hashes[0] | hashes[1] == hashes[2]
     # what is right for one hash is right for a lower one: the split follows the content
     assert max(hashes[1]) < min(hashes[0])
+
+
+def of_one_side(count, split, fraction=0.2):
+    """Return different photographs that are all on one side."""
+    arrays = []
+    seed = 0
+    while len(arrays) < count:
+        array = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), np.uint8)
+        if split_of(open_images(array).content_hash(0), fraction) == split:
+            arrays.append(array)
+        seed += 1
+    return arrays
+
+
+@pytest.mark.parametrize("side", ["train", "test"])
+@pytest.mark.parametrize("count", [2, 3, 12])
+def test_a_few_photographs_of_one_side_give_both_splits(tmp_path, count, side):
+    """In any kind of source."""
+    arrays = of_one_side(count, side)
+    for index, array in enumerate(arrays):
+        Image.fromarray(array).save(tmp_path / f"{index}.png")
+    for images in (arrays, open_images(arrays), np.stack(arrays), tmp_path, sorted(tmp_path.iterdir())):
+        everything = open_images(images)
+        hashes = {everything.content_hash(index) for index in range(count)}
+        parts = []
+        for split in ("train", "test"):
+            source = open_images(images, split=split)
+            parts.append({source.content_hash(index) for index in range(len(source))})
+        assert parts[0]
+        assert parts[1]
+        assert not parts[0] & parts[1]
+        assert parts[0] | parts[1] == hashes
+        assert max(parts[1]) < min(parts[0])
+        backwards = open_images(images, split="test", test_fraction=0.2)
+        assert {backwards.content_hash(index) for index in range(len(backwards))} == parts[1]
+
+
+def test_hashes_that_begin_alike_are_ranked_by_the_rest():
+    hashes = ["ffffffff" + digit * 56 for digit in "9a3"]
+    for order in (hashes, hashes[::-1]):
+        assert [order[index] for index in select_split(order, "test", 0.2)] == [hashes[2]]
+
+
+def test_one_photograph_given_twice_is_one(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in ("1.png", "a/2.png"):
+        Image.new("RGB", (4, 3), (9, 9, 9)).save(tmp_path / name)
+    messages = []
+    for split in ("train", "test"):
+        try:
+            open_images(tmp_path, split=split)
+        except ImageError as error:
+            messages.append(str(error))
+    assert len(messages) == 1
+    assert "there is only one" in messages[0]

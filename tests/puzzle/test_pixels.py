@@ -7,7 +7,7 @@ from PIL import Image
 from agile_gym.errors import ConfigurationError
 from agile_gym.puzzle import BoardLayout, JigsawPuzzle, fixed_layout, sample_puzzle, scaled_layout
 from agile_gym.puzzle.layout import scaled_layout_bound
-from agile_gym.puzzle.photo import choose_window, cut_pieces, draw_labels, erosion_margin
+from agile_gym.puzzle.photo import choose_window, cut_cells, cut_pieces, draw_labels, erosion_margin
 from agile_gym.puzzle.render import compose_into, crop_box, rotate, rotated_size, zoom
 
 
@@ -82,9 +82,10 @@ def test_the_solution_restores_the_picture_whatever_its_size(seed, rows, cols, h
     layout = fixed_layout(rows, cols, (40, 50), gap=0.0, square=rotations)
     puzzle = sample_puzzle(np.random.default_rng(seed), rows, cols, rotations=rotations)
     window = (0, 0, height, width)
-    pieces = cut_pieces(photo, window, layout, puzzle)
+    cells = cut_cells(photo, window, layout)
+    pieces = cut_pieces(cells, puzzle)
     solved = JigsawPuzzle(rows, cols, tuple(range(rows * cols)), (0,) * (rows * cols))
-    upright = cut_pieces(photo, window, layout, solved)
+    upright = cut_pieces(cells, solved)
     picture = np.empty((layout.height, layout.width, 3), np.uint8)
     compose_into(picture, upright, layout, range(rows * cols))
     restored = np.empty_like(picture)
@@ -96,7 +97,7 @@ def test_pieces_of_a_photograph_of_the_right_size_are_its_cells():
     photo = random_image(1, 40, 60)
     layout = fixed_layout(2, 3, (40, 60))
     puzzle = JigsawPuzzle(2, 3, (5, 0, 1, 2, 3, 4), (0,) * 6)
-    pieces = cut_pieces(photo, (0, 0, 40, 60), layout, puzzle)
+    pieces = cut_pieces(cut_cells(photo, (0, 0, 40, 60), layout), puzzle)
     np.testing.assert_array_equal(pieces[0], photo[20:, 40:])
     np.testing.assert_array_equal(pieces[1], photo[:20, :20])
 
@@ -107,7 +108,7 @@ def test_eroded_pieces_keep_their_size_and_lose_their_borders():
     assert margin == 2  # 20 pixels are left of 25 (rounded to 24) when a tenth is cut from each side
     photo = random_image(2, 48, 48)
     puzzle = JigsawPuzzle(2, 2, (0, 1, 2, 3), (0, 0, 0, 0))
-    pieces = cut_pieces(photo, (0, 0, 48, 48), layout, puzzle, erode=0.1)
+    pieces = cut_pieces(cut_cells(photo, (0, 0, 48, 48), layout, erode=0.1), puzzle)
     assert pieces.shape == (4, 20, 20, 3)
     np.testing.assert_array_equal(pieces[0], photo[2:22, 2:22])
     np.testing.assert_array_equal(pieces[3], photo[26:46, 26:46])

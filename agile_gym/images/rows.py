@@ -1,0 +1,256 @@
+"""Images in the rows of a table: one a row, or lists of them, encoded, decoded or by path."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from agile_gym.errors import ImageError, did_you_mean
+from agile_gym.images.cache import shared_cache
+from agile_gym.images.decode import decode_image, read_file
+from agile_gym.images.formats import SMALLEST, Size, header_problem, size_problem
+from agile_gym.images.items import Item, SkippedImage, decode_checked, hash_bytes, hash_pixels
+
+__all__ = ["TableLike", "find_column", "list_rows", "quoted"]
+
+_PROBED = 100
+"""Rows at most that are looked at in search of the column of images."""
+_DEPTH = 8
+_MARK = "mark it with dataset.cast_column(NAME, datasets.Image()), or name it in 'hf:NAME:SPLIT:COLUMN'"
+
+
+class TableLike(Protocol):
+    """What is needed of a table: named columns, a length, and rows as dictionaries."""
+
+    @property
+    def column_names(self) -> Sequence[str]:
+        """Names of the columns."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]:
+        """Return a row."""
+        ...
+
+
+class Locator(Protocol):
+    """A table whose rows may name files."""
+
+    def locate(self, path: str) -> str:
+        """Return where a file is that a row names, or raise an `ImageError` if it must not be read."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowItem:
+    """An image in a row of a table.
+
+    Attributes:
+        name: What people call it.
+        content_hash: SHA-256 of the encoded image, or of the pixels where the table holds decoded images.
+        table: The table.
+        column: Column that holds the image.
+        row: Index of the row.
+        position: Index of the image among those of the row.
+    """
+
+    name: str
+    content_hash: str
+    table: TableLike
+    column: str
+    row: int
+    position: int
+
+    def load(self, max_pixels: int) -> NDArray[np.uint8]:
+        """Return the pixels, from the cache or decoded; see `agile_gym.images.items.Item.load`."""
+
+        def decode() -> NDArray[np.uint8]:
+            label = f"in row {self.row} of the dataset"
+            values = list(_leaves(self.table[self.row][self.column]))
+            value = _image(values[self.position] if self.position < len(values) else None, self.table)
+            if isinstance(value, bytes):
+                return decode_checked(value, self.content_hash, label, max_pixels)
+            return decode_image(value, max_pixels=max_pixels, name=label)
+
+        return shared_cache().get(self.content_hash, decode)
+
+
+def list_rows(
+    table: TableLike, column: str, max_pixels: int, min_size: Size = SMALLEST, prefix: str = ""
+) -> tuple[list[Item], list[SkippedImage]]:
+    """List the images of a column.
+
+    All rows are read once, to hash their images; encoded images are not decoded for this.
+
+    Args:
+        table: The table.
+        column: The column.
+        max_pixels: Most pixels that an image may have.
+        min_size: Height and width that an image must have, in pixels.
+        prefix: Begin of the images' names.
+
+    Returns:
+        The images, named by the index of their row, with that in the row's list in brackets where there is one; and
+        what cannot be used.
+    """
+    items: list[Item] = []
+    skipped: list[SkippedImage] = []
+    for row in range(len(table)):
+        name = f"{prefix}{row}"
+        try:
+            value: object = table[row][column]
+            values = list(_leaves(value))
+            if not values:
+                raise ImageError("the row has no image")
+        except ImageError as error:
+            skipped.append(SkippedImage(name, str(error)))
+            continue
+        for position, leaf in enumerate(values):
+            full = f"{name}[{position}]" if isinstance(value, list | tuple) else name
+            try:
+                content_hash = _hash(_image(leaf, table), f"in row {row}", max_pixels, min_size)
+            except ImageError as error:
+                skipped.append(SkippedImage(full, str(error)))
+            else:
+                items.append(RowItem(full, content_hash, table, column, row, position))
+    return items, skipped
+
+
+def find_column(table: TableLike, wanted: str | None, marked: Callable[[str], bool]) -> str:
+    """Return the column that holds the images.
+
+    Args:
+        table: The table.
+        wanted: Its name, if it is known.
+        marked: Tells whether the table itself says that a column holds images.
+
+    Returns:
+        The column: that of the given name; the first that is marked; the first with an image in one of the first rows;
+        the first that has the form of images there.
+
+    Raises:
+        ImageError: If there is none.
+    """
+    columns = list(table.column_names)
+    if wanted is not None:
+        if wanted in columns:
+            return wanted
+        raise ImageError(
+            f"The dataset has no column {wanted!r}. {did_you_mean(wanted, columns)} Its columns: {quoted(columns)}."
+        )
+    for column in columns:
+        if marked(column):
+            return column
+    probed = {column: list(_probe(table, column)) for column in columns}
+    readable = [column for column, leaves in probed.items() if any(_is_readable(leaf, table) for leaf in leaves)]
+    found = readable or [column for column, leaves in probed.items() if leaves]
+    if found:
+        return found[0]
+    raise ImageError(
+        f"No column of the dataset holds images. Its columns: {quoted(columns)}. If one of them holds encoded images, "
+        f"{_MARK}."
+    )
+
+
+def quoted(words: Mapping[str, object] | Sequence[str]) -> str:
+    """Return words in quotes with commas between them."""
+    return ", ".join(repr(word) for word in words) or "none"
+
+
+def _leaves(value: object, depth: int = 0) -> Iterator[object]:
+    """Yield the images of a value that may be a list of lists of them.
+
+    Raises:
+        ImageError: If something in it has not the form of an image.
+    """
+    if isinstance(value, list | tuple):
+        if depth == _DEPTH:
+            raise ImageError(f"the row holds lists within lists, more than {_DEPTH} deep")
+        for entry in cast("Sequence[object]", value):
+            yield from _leaves(entry, depth + 1)
+    elif value is None or _has_form(value):
+        yield value
+    else:
+        raise ImageError(f"the row holds a value of type {type(value).__name__}, no image")
+
+
+def _has_form(value: object) -> bool:
+    """Tell whether a value has the form of an image: encoded, decoded, or a structure of bytes or path."""
+    if isinstance(value, Mapping):
+        parts = cast("Mapping[str, object]", value)
+        data, path = parts.get("bytes"), parts.get("path")
+        named = "bytes" in parts or list(parts) == ["path"]
+        return named and isinstance(data, bytes | None) and isinstance(path, str | None)
+    return isinstance(value, bytes | Image.Image)
+
+
+def _image(value: object, table: TableLike) -> bytes | Image.Image:
+    """Return an image of a row, encoded if the table has it so.
+
+    Raises:
+        ImageError: If there is none.
+    """
+    if isinstance(value, bytes | Image.Image):
+        return value
+    if isinstance(value, Mapping):
+        parts = cast("Mapping[str, object]", value)
+        data, path = parts.get("bytes"), parts.get("path")
+        if isinstance(data, bytes):
+            return data
+        if isinstance(path, str):
+            found = cast("Locator", table).locate(path) if hasattr(table, "locate") else path
+            if os.path.isfile(found):
+                return read_file(found)
+            raise ImageError(f"the row names the file {path!r:.200}, which does not exist")
+    raise ImageError("the row has no image")
+
+
+def _hash(value: bytes | Image.Image, label: str, max_pixels: int, min_size: Size) -> str:
+    """Return the content hash of an image that can be used.
+
+    Raises:
+        ImageError: If it cannot.
+    """
+    if isinstance(value, bytes):
+        problem = header_problem(io.BytesIO(value), max_pixels, min_size)
+        content_hash = hash_bytes(value)
+    else:
+        pixels = decode_image(value, max_pixels=max_pixels, name=label)
+        problem = size_problem((pixels.shape[1], pixels.shape[0]), max_pixels, min_size)
+        content_hash = hash_pixels(pixels)
+    if problem is not None:
+        raise ImageError(problem)
+    return content_hash
+
+
+def _probe(table: TableLike, column: str) -> Iterator[object]:
+    """Yield what the first rows hold in a column, until there is something; nothing if it cannot be read."""
+    select = getattr(table, "select_columns", None)
+    alone = cast("TableLike", select([column])) if callable(select) else table
+    for row in range(min(len(table), _PROBED)):
+        try:
+            leaves = [leaf for leaf in _leaves(alone[row][column]) if leaf is not None]
+        except Exception:  # a column of sound, say, whose decoder is not installed
+            return
+        yield from leaves
+        if any(_is_readable(leaf, table) for leaf in leaves):
+            return
+
+
+def _is_readable(leaf: object, table: TableLike) -> bool:
+    """Tell whether a value is an image, as far as its header tells."""
+    try:
+        value = _image(leaf, table)
+    except ImageError:
+        return False
+    return isinstance(value, Image.Image) or header_problem(io.BytesIO(value), len(value) ** 2 + 1) is None
