@@ -25,7 +25,7 @@ from agile_gym.images.formats import (
     open_header,
     size_problem,
 )
-from agile_gym.images.pixels import oriented, rgb_from_array, rgb_from_pillow
+from agile_gym.images.pixels import is_deep, oriented, rgb_from_array, rgb_from_pillow
 
 __all__ = ["Decodable", "decode_image"]
 
@@ -47,7 +47,8 @@ def decode_image(
 
     Args:
         data: Encoded bytes, the path of a file, a Pillow image, or an array: shape (H, W), (H, W, 1), (H, W, 3) or
-            (H, W, 4) with values of type uint8, uint16 (0 to 65535), bool, or float (0 to 1).
+            (H, W, 4) with values of type uint8, uint16 (of 8, 10, 12, 14 or 16 bits, by the largest), bool, or float
+            (0 to 1).
         max_pixels: Most pixels (width times height) that are decoded, at least 1.
         name: What error messages call the image; made from ``data`` if left out.
 
@@ -136,9 +137,22 @@ def _from_pillow(image: Image.Image, max_pixels: int) -> NDArray[np.uint8]:
     """Load and convert a Pillow image."""
     _refuse_size(image.size, max_pixels)
     with _without_size_warnings(image.size):
+        encoded = _encoded(image) if is_deep(image) else None
         image.load()
         _refuse_size(image.size, max_pixels)
-        return oriented(rgb_from_pillow(image), _orientation(image))
+        return oriented(rgb_from_pillow(image, encoded), _orientation(image))
+
+
+def _encoded(image: Image.Image) -> bytes | None:
+    """Return the file of an image that is not loaded yet."""
+    stream: BinaryIO | None = getattr(image, "fp", None)
+    if stream is None:
+        return None
+    position = stream.tell()
+    stream.seek(0)
+    encoded = stream.read()
+    stream.seek(position)
+    return encoded
 
 
 def _from_array(array: NDArray[Any], max_pixels: int) -> NDArray[np.uint8]:

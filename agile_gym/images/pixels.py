@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, cast
 
 import numpy as np
@@ -10,26 +11,31 @@ from PIL import Image
 
 from agile_gym.errors import ImageError
 
-__all__ = ["oriented", "rgb_from_array", "rgb_from_pillow"]
+__all__ = ["is_deep", "oriented", "rgb_from_array", "rgb_from_pillow"]
 
 _ALLOWED = (
     "Allowed are the shapes (H, W), (H, W, 1), (H, W, 3) and (H, W, 4) with values of type uint8, uint16, bool, "
     "or float between 0 and 1."
 )
 _TOLERANCE = 1e-6
+_DEPTHS = (8, 10, 12, 14)
+"""Bits that the values of 16-bit pictures may have; those with larger values have 16."""
+_DARK_FLOAT = 16
 _CHANNELS = (1, 3, 4)
 
 
-def rgb_from_pillow(image: Image.Image) -> NDArray[np.uint8]:
+def rgb_from_pillow(image: Image.Image, encoded: bytes | None = None) -> NDArray[np.uint8]:
     """Turn a loaded Pillow image of any mode into RGB.
 
-    Transparent pixels are laid over white. Grey of more than 8 bits keeps its whole range: values from 0 to 65535 are
-    divided by 257; other integers are stretched from their minimum and maximum to 0 and 255. Float values are
-    multiplied by 255 if all lie between 0 and 1, rounded if all lie between 0 and 255, and stretched otherwise.
-    Colour profiles are not applied.
+    Transparent pixels are laid over white. Values of 16 bits, grey or coloured, count as 8, 10, 12, 14 or 16 bits, by
+    the largest of an image: cameras and scanners store 12 bits, say, in files of 16, where they would be black.
+    Integers of other ranges are stretched from their minimum and maximum to 0 and 255. Float values are multiplied by
+    255 if all lie between 0 and 1, rounded if the largest lies between 16 and 255 and none is negative, and stretched
+    otherwise. Colour profiles are not applied.
 
     Args:
         image: The image.
+        encoded: The file that it comes from, if `is_deep` said so: Pillow keeps 8 bits of each colour.
 
     Returns:
         A new array of shape (H, W, 3), C-contiguous.
@@ -44,6 +50,8 @@ def rgb_from_pillow(image: Image.Image) -> NDArray[np.uint8]:
         return _grey(_from_integers(np.asarray(image)))
     if image.mode == "La":
         image = image.convert("LA")
+    if encoded is not None:
+        image = _brightened(image, encoded)
     if image.has_transparency_data:
         image = _over_white(image.convert("RGBA"))
     elif image.mode != "RGB":
@@ -51,12 +59,18 @@ def rgb_from_pillow(image: Image.Image) -> NDArray[np.uint8]:
     return np.array(image, dtype=np.uint8, order="C")
 
 
+def is_deep(image: Image.Image) -> bool:
+    """Tell whether an image, not loaded yet, has colours of 16 bits in its file, of which Pillow keeps 8."""
+    tiles: list[Any] = list(getattr(image, "tile", ()))
+    return image.mode in ("RGB", "RGBA", "LA") and any(re.search(";16|, 65535", str(tile[3])) for tile in tiles)
+
+
 def rgb_from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
     """Turn an array into RGB.
 
     Args:
         array: Pixels of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), the last with alpha, which is laid over white.
-            Values of type uint8, uint16 (0 to 65535), bool, or float (0 to 1).
+            Values of type uint8, uint16 (of 8, 10, 12, 14 or 16 bits, by the largest), bool, or float (0 to 1).
 
     Returns:
         A new array of shape (H, W, 3), C-contiguous.
@@ -65,7 +79,11 @@ def rgb_from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
         ImageError: If the shape, the type or a value is not allowed.
     """
     _check_shape(array.shape)
-    values = _to_uint8(np.asarray(array))
+    given = np.asarray(array)
+    if given.dtype == np.uint16 and given.ndim == 3 and given.shape[2] == 4:
+        values = _deep_to_uint8(given)
+    else:
+        values = _to_uint8(given)
     if values.ndim == 2:
         return _grey(values)
     channels = values.shape[2]
@@ -147,7 +165,7 @@ def _from_floats(values: NDArray[np.float32]) -> NDArray[np.uint8]:
     low, high = float(values.min()), float(values.max())
     if low >= 0 and high <= 1:
         return _round(values * np.float32(255))
-    if low >= 0 and high <= 255:
+    if low >= 0 and _DARK_FLOAT <= high <= 255:
         return _round(values)
     return _stretch(values.astype(np.float64), low, high)
 
@@ -156,8 +174,46 @@ def _from_integers(values: NDArray[Any]) -> NDArray[np.uint8]:
     """Turn integers of up to 32 bits into 0..255."""
     low, high = int(values.min()), int(values.max())
     if low >= 0 and high <= 65535:
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        white = next((2**bits - 1 for bits in _DEPTHS if high < 2**bits), 65535)
+        return ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
     return _stretch(values.astype(np.float64), low, high)
+
+
+def _deep_to_uint8(values: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """Turn 16-bit colours into 0..255; alpha, where there are 2 or 4 channels, may have another depth than they."""
+    if values.shape[2] % 2:
+        return _from_integers(values)
+    return np.dstack([_from_integers(values[:, :, :-1]), _from_integers(values[:, :, -1])])
+
+
+def _brightened(image: Image.Image, encoded: bytes) -> Image.Image:
+    """Return an image of 16-bit colours, as Pillow has it, by its own depth if that is less than 16 bits."""
+    high = np.asarray(image)
+    colours = 1 if image.mode == "LA" else 3
+    white = 1 << _DEPTHS[-1]
+    if int(high[:, :, :colours].max()) > white >> 8:  # some formats are rounded up
+        return image
+    deep = _read_deep(encoded, image.mode)
+    if deep is None or deep.shape != high.shape or int(np.abs((deep >> 8).astype(np.int16) - high).max()) > 1:
+        deep = np.left_shift(high, 8, dtype=np.uint16)  # few levels, yet better than none
+    if int(deep[:, :, :colours].max()) >= white:
+        return image
+    return Image.fromarray(_deep_to_uint8(deep), image.mode)
+
+
+def _read_deep(encoded: bytes, mode: str) -> NDArray[np.uint16] | None:
+    """Read the 16-bit colours of a file; None if OpenCV cannot."""
+    import cv2
+
+    try:
+        found: Any = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    if found is None or found.dtype != np.uint16 or found.ndim != 3:
+        return None
+    if mode == "LA":
+        return found[:, :, 2:] if found.shape[2] == 4 else None
+    return found[:, :, [2, 1, 0, 3][: found.shape[2]]] if found.shape[2] in (3, 4) else None
 
 
 def _stretch(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.uint8]:

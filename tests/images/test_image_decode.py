@@ -305,3 +305,120 @@ def test_paths_as_text_and_bytearrays(tmp_path):
     image.save(tmp_path / "a.bmp")
     for data in (str(tmp_path / "a.bmp"), tmp_path / "a.bmp", bytearray((tmp_path / "a.bmp").read_bytes())):
         np.testing.assert_array_equal(decode_image(data), [[[1, 2, 3], [1, 2, 3]]])
+
+
+class TestDepths:
+    """Values of fewer bits in files of 16; the right result is that of the same picture in the full range."""
+
+    RAMP = np.add.outer(np.arange(24) * 40, np.arange(32) * 3) / (23 * 40 + 31 * 3)  # 0 to 1, all over the picture
+
+    def values(self, bits, channels=0):
+        ramp = self.RAMP if not channels else np.dstack([self.RAMP, self.RAMP[::-1], self.RAMP[:, ::-1]])
+        return np.round(ramp * (2**bits - 1)).astype(np.uint16)
+
+    def files(self, values, kinds):
+        """Encode 16-bit values, as other programs do: by hand, with Pillow or with OpenCV."""
+        height, width = values.shape[:2]
+        big = values.astype(">u2")
+        colour = {2: 0, 3: 2}[values.ndim]
+        lines = b"".join(b"\x00" + row.tobytes() for row in big)
+        if "png" in kinds:
+            yield raw_png(width, height, 16, colour, lines)
+        for compression in ("raw", "tiff_lzw") if "tiff" in kinds and values.ndim == 2 else ():
+            yield encode(Image.fromarray(values), "TIFF", compression=compression)
+        if "tiff" in kinds and values.ndim == 3:
+            cv2 = pytest.importorskip("cv2")
+            for compression in (1, 5, 8):  # none, LZW, Deflate
+                yield cv2.imencode(".tiff", values[..., ::-1], [cv2.IMWRITE_TIFF_COMPRESSION, compression])[1].tobytes()
+        if "pnm" in kinds:
+            yield b"P%d %d %d 65535\n" % (5 if values.ndim == 2 else 6, width, height) + big.tobytes()
+
+    @pytest.mark.parametrize("channels", [0, 3])
+    @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+    def test_pictures_look_the_same_whatever_their_depth(self, bits, channels):
+        expected = np.round(self.values(16, channels) / 257.0)
+        expected = expected if channels else np.dstack([expected] * 3)
+        values = self.values(bits, channels)
+        for data in (*self.files(values, ("png", "tiff", "pnm")), values):
+            difference = np.abs(decode_image(data).astype(int) - expected)
+            assert difference.max() <= 1
+        assert len(list(self.files(values, ("png", "tiff", "pnm")))) >= 4
+
+    def test_dark_pictures_of_16_bits_keep_their_differences(self):
+        dark = (self.values(16) // 80).astype(np.uint16)  # up to 819: a night of 16 bits, or a day of 10
+        for data in (*self.files(dark, ("png", "tiff")), dark):
+            assert len(np.unique(decode_image(data))) > 150
+        bright = np.maximum(dark, np.uint16(1 << 14))  # it has 16 bits, so it stays as it was
+        np.testing.assert_array_equal(decode_image(bright)[..., 0], (bright.astype(int) + 128) // 257)
+
+    def test_full_range_is_as_ever(self):
+        every = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+        np.testing.assert_array_equal(decode_image(every)[..., 0], (every.astype(int) + 128) // 257)
+        colours = np.dstack([every, every[::-1], every.T])
+        lines = b"".join(b"\x00" + row.tobytes() for row in colours.astype(">u2"))
+        np.testing.assert_array_equal(decode_image(raw_png(256, 256, 16, 2, lines)), colours >> 8)  # as Pillow has it
+
+    @pytest.mark.parametrize("alpha_bits", [12, 16])
+    def test_colours_of_12_bits_with_alpha(self, alpha_bits):
+        opaque = np.full((24, 32), 2**alpha_bits - 1, np.uint16)
+        opaque[:, :16] = 0
+        for colours in (self.values(12, 3), self.values(12)):
+            whole = np.dstack([colours, opaque])
+            lines = b"".join(b"\x00" + row.tobytes() for row in whole.astype(">u2"))
+            result = decode_image(raw_png(32, 24, 16, 6 if colours.ndim == 3 else 4, lines))
+            assert (result[:, :16] == 255).all()  # clear: white
+            expected = np.round(colours[:, 16:] / 4095 * 255)
+            expected = expected if colours.ndim == 3 else np.dstack([expected] * 3)
+            assert np.abs(result[:, 16:].astype(int) - expected).max() <= 1
+        array = decode_image(np.dstack([self.values(12, 3), opaque]))
+        np.testing.assert_array_equal(array[:, 20:], decode_image(self.values(12, 3))[:, 20:])
+
+    def test_the_orientation_is_kept(self):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        values = self.values(12, 3)
+        lines = b"".join(b"\x00" + row.tobytes() for row in values.astype(">u2"))
+        tag = png_chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\x00\x00"))
+        turned, upright = (decode_image(raw_png(32, 24, 16, 2, lines, *extra)) for extra in ((tag,), ()))
+        np.testing.assert_array_equal(turned, np.rot90(upright, -1))
+        assert upright.max() == 255
+
+    def test_an_open_pillow_image_is_read_the_same(self):
+        (data,) = self.files(self.values(12, 3), ("png",))
+        np.testing.assert_array_equal(decode_image(Image.open(io.BytesIO(data))), decode_image(data))
+
+    def test_without_another_reader_there_are_fewer_levels(self, monkeypatch):
+        cv2 = pytest.importorskip("cv2")
+        (data,) = self.files(self.values(12, 3), ("png",))
+        monkeypatch.setattr(cv2, "imdecode", lambda *_: None)
+        result = decode_image(data)
+        assert result.max() > 230
+        assert len(np.unique(result)) == 16
+
+    @pytest.mark.parametrize(("value", "expected"), [(0, 0), (700, 174), (4095, 255), (40_000, 156), (65_535, 255)])
+    def test_constant_pictures(self, value, expected):
+        values = np.full((5, 4), value, np.uint16)
+        for data in (*self.files(values, ("png", "tiff", "pnm")), values):
+            assert np.unique(decode_image(data)).tolist() == [expected]
+        (data,) = self.files(np.dstack([values] * 3), ("png",))
+        assert abs(int(decode_image(data).max()) - expected) <= 1
+
+    @pytest.mark.parametrize("kind", [np.int16, np.int32])
+    def test_signed_values(self, kind):
+        """Negative ones are stretched from the least to the largest; others are as without a sign."""
+        signed = (self.values(12).astype(kind) - 2048).astype(kind)
+        results = []
+        for values in (signed, (signed + 2048).astype(kind)):
+            image = Image.fromarray(values.astype(np.int32))
+            results.append(decode_image(encode(image, "TIFF")))
+        for result in results:
+            assert np.abs(result[..., 0].astype(int) - np.round(self.RAMP * 255)).max() <= 1
+
+    @pytest.mark.parametrize("scale", [1, 1.2, 5, 255, 1000, 4095, 1e6, 1e-3])
+    def test_float_files_of_any_range(self, scale):
+        image = Image.fromarray((self.RAMP * scale).astype(np.float32))
+        result = decode_image(encode(image, "TIFF"))
+        if scale == 1e-3:
+            assert result.max() == 0  # a share of light: it is dark
+        else:
+            assert np.abs(result[..., 0].astype(int) - np.round(self.RAMP * 255)).max() <= 1
