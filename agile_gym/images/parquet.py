@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,7 +57,7 @@ class ParquetTable:
         Raises:
             ImageError: If it cannot be read.
         """
-        group = next(number for number, end in enumerate(self._ends) if index < end)
+        group = bisect_right(self._ends, index)
         try:
             if self._group[0] != group:
                 self._group = (-1, None)

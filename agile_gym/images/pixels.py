@@ -198,7 +198,7 @@ def _brightened(image: Image.Image, encoded: bytes) -> Image.Image:
         deep = np.left_shift(high, 8, dtype=np.uint16)  # few levels, yet better than none
     if int(deep[:, :, :colours].max()) >= white:
         return image
-    return Image.fromarray(_deep_to_uint8(deep), image.mode)
+    return Image.fromarray(_deep_to_uint8(deep))
 
 
 def _read_deep(encoded: bytes, mode: str) -> NDArray[np.uint16] | None:
