@@ -25,6 +25,7 @@ class RewardConfig:
     """How an episode is rewarded; the defaults are the paper's.
 
     In puzzles with turned pieces, which AGILE does not have, a piece is right only with its angle, under every setting.
+    What counts where pieces look alike is set by `agile_gym.JigsawConfig.equal_pieces`.
 
     Attributes:
         accuracy_weight: Alpha, the weight of R_acc: 1 if the puzzle is solved, else 0.

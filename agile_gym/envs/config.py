@@ -46,8 +46,10 @@ class JigsawConfig:
         level: How many pieces start in their place: a number, a list or range to draw from, ``"0-2"``, ``"all"``, or
             None for any unsolved permutation. A grid of n pieces has the levels 0 to n-2.
         images: Where photographs come from: None or ``"builtin"``, a folder, a file, a list of files, arrays or PIL
-            images, ``"hf:NAME"`` or a Hugging Face dataset (see `agile_gym.images.open_images`).
-        split: ``"train"``, ``"test"`` or None for all images. Membership follows from each image's content.
+            images, a Parquet file, ``"hf:NAME"`` or a Hugging Face dataset (see `agile_gym.images.open_images`). Those
+            that have not a pixel for each piece are left out.
+        split: ``"train"``, ``"test"`` or None for all images. Membership follows from each image's content; of two or
+            more images, each split has one at least.
         test_fraction: Share of images that belong to the test split, above 0 and below 1.
         crop: The part of a photograph that becomes the puzzle: ``"center"`` (the largest part, centred), ``"random"``,
             or a range such as ``(0.25, 1.0)`` of the part's side as a share of the largest. None means ``"random"`` for

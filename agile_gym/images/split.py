@@ -60,7 +60,8 @@ def split_of(content_hash: str, test_fraction: float) -> Split:
     """Return the split that an image belongs to.
 
     The answer depends on the two arguments only, so one photograph is in the same split in every folder, in every
-    order and on every machine. Raising ``test_fraction`` moves images from ``"train"`` to ``"test"``, never back.
+    order and on every machine, unless all images of a small folder are on one side (`select_split`). Raising
+    ``test_fraction`` moves images from ``"train"`` to ``"test"``, never back.
 
     Args:
         content_hash: Hexadecimal hash of the content, at least 8 digits; the first 8 are read.

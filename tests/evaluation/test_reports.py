@@ -324,7 +324,8 @@ def test_photographs_of_a_training_set_are_found(tmp_path):
     for name, pixels in ours.items():
         (folder / f"{name}.png").write_bytes(encoded(pixels, format="PNG"))
     Image.new("RGB", (300, 200), (200, 30, 30)).save(folder / "red.png")
-    plan = EvaluationPlan("x", [SuiteEntry("1x2", (0,), 24)], images=str(folder), options=FAST)
+    options = {**FAST, "equal_pieces": "names"}  # so that the plain one is drawn as well
+    plan = EvaluationPlan("x", [SuiteEntry("1x2", (0,), 24)], images=str(folder), options=options)
     prepared = prepare_plan(plan)
     results = evaluate(Wanderer(), plan, prepared=prepared)
     training = tmp_path / "train"
