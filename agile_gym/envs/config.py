@@ -170,9 +170,8 @@ def resolve(config: JigsawConfig) -> JigsawRules:
         ConfigurationError: If an option has a value that is not allowed; the message says what is.
     """
     rows, cols = parse_grid(config.grid)
-    for name in ("labels", "reference_image", "rotations", "reveal"):
+    for name in ("labels", "reference_image", "reveal"):
         _require(isinstance(getattr(config, name), bool), name, getattr(config, name), "True or False")
-    _require(is_number(config.gap, 0, MAX_GAP), "gap", config.gap, f"a share from 0 to {MAX_GAP}")
     _require(is_number(config.erode, 0, MAX_ERODE), "erode", config.erode, f"a share from 0 to {MAX_ERODE}")
     _require(is_whole(config.max_turns, MAX_TURNS), "max_turns", config.max_turns, f"a whole number, 1 to {MAX_TURNS}")
     for name, allowed in (("initial_view", INITIAL_VIEWS), ("equal_pieces", EQUAL_PIECES)):
@@ -215,6 +214,8 @@ def smallest_photo(config: JigsawConfig) -> tuple[int, int]:
 
 
 def _sizes(config: JigsawConfig, rows: int, cols: int) -> tuple[BoardLayout | None, tuple[int, int]]:
+    _require(isinstance(config.rotations, bool), "rotations", config.rotations, "True or False")
+    _require(is_number(config.gap, 0, MAX_GAP), "gap", config.gap, f"a share from 0 to {MAX_GAP}")
     if config.max_pixels is None:
         size = DEFAULT_IMAGE_SIZE if config.image_size is None else config.image_size
         layout = fixed_layout(rows, cols, size, gap=config.gap, square=config.rotations)

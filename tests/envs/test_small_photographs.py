@@ -11,6 +11,7 @@ from PIL import Image
 
 from agile_gym.envs import JigsawConfig, JigsawVisionEnv, JigsawVisionVectorEnv
 from agile_gym.envs.config import resolve, smallest_photo
+from agile_gym.envs.jigsaw import open_source
 from agile_gym.errors import ConfigurationError, ImageError
 from agile_gym.images import ImageCollection, SkippedImageWarning, open_images
 from agile_gym.puzzle.photo import choose_window
@@ -144,6 +145,22 @@ def test_the_smallest_photograph_has_a_pixel_for_each_piece_and_a_smaller_one_ha
     for high, wide in ((smallest[0] - 1, 10**4), (10**4, smallest[1] - 1)):
         found = min(Fraction(high), wide / exact)
         assert found < rows or found * exact < cols
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gap": "wide"}, "gap='wide'"),
+        ({"rotations": "yes"}, "rotations='yes'"),
+        ({"image_size": "big"}, "image_size='big'"),
+        ({"max_pixels": "many"}, "max_pixels='many'"),
+        ({"canvas_size": 3}, "canvas_size=3"),
+        ({"grid": "big"}, "grid='big'"),
+    ],
+)
+def test_the_size_is_asked_for_before_other_options_are_checked(options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        open_source(JigsawConfig(**options))
 
 
 @pytest.mark.parametrize("grid", [2, 3, (1, 5), (6, 2), 10])
