@@ -178,7 +178,7 @@ def plan_tokens(
         raise ConfigurationError(f"window={window!r} is not allowed; give a number of images, at least 1, or None.")
     costs = ImageCosts(chat) if costs is None else costs
     if options.get("max_pixels") is None:  # sizes do not depend on the photograph, so that any will do
-        options = {**options, "images": [_blank((64, 64))], "split": None}
+        options = {**options, "images": [_blank((64, 64))], "split": None, "equal_pieces": "names"}
     env = JigsawVisionEnv(**options)
     observation, info = env.reset(seed=0)
     opening = len(chat.opening(observation["text"], info["images"]).ids)

@@ -176,7 +176,8 @@ class Lesson:
         """
         config = puzzle_config(grid)
         blank = np.full((grid[0] * PIECE, grid[1] * PIECE, 3), 127, np.uint8)
-        observation, _ = JigsawVisionEnv(**vars(replace(config, images=[blank], max_turns=turns))).reset(seed=0)
+        plain = replace(config, images=[blank], equal_pieces="names", max_turns=turns)
+        observation, _ = JigsawVisionEnv(**vars(plain)).reset(seed=0)
         content: list[dict[str, str]] = []
         for text in observation["text"].split(IMAGE):
             content += [{"type": "text", "text": text}, {"type": "image"}]
