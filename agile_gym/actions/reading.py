@@ -36,8 +36,10 @@ _FENCE = re.compile(
 _QUOTES = str.maketrans("\u201c\u201d\u201e\u2018\u2019", '"""\'\'')
 _TOKEN = re.compile(
     r"\s*+(?:(?P<open>[\[(])|(?P<close>[\])])|(?P<comma>,)|'(?P<single>[^'\\\r\n]*+)'|\"(?P<double>[^\"\\\r\n]*+)\""
-    r"|(?P<number>-?[0-9]++(?:\.[0-9]*+)?+)|(?P<word>[A-Za-z]++(?:[ _][A-Za-z]++)*+))\s*+"
+    r"|(?P<number>-?[0-9]++(?:\.[0-9]*+)?+)|(?P<word>[A-Za-z]++(?:[ _]++[A-Za-z]++)*+))\s*+"
 )
+_MARKS = {"open": "[", "close": "]", "comma": ","}
+_CONSTANTS = ("null", "true", "false", "None", "True", "False", "NaN", "nan", "Infinity", "inf")
 _AROUND = " \t\r\n\f\v\"'`()[]{}<>*.,:;"
 _SPELLED = re.compile(r"(?:the\s+)?(?:image|img|picture|piece|tile|part)[\s_:#.-]*([a-z]+)")
 
@@ -118,16 +120,17 @@ def _as_json(text: str) -> str:
     place = 0
     while place < len(text):
         token = _TOKEN.match(text, place)
-        if token is None or token.end() == place:
+        kind = token and token.lastgroup
+        if token is None or kind is None or token["word"] in _CONSTANTS:
             raise ValueError("not a list of words")
-        kind, place = token.lastgroup, token.end()
-        if kind == "close" and parts[-1:] == [","]:
+        place = token.end()
+        if kind == "close" and parts[-1:] == [","] and parts[-2:] != ["[", ","]:
             parts.pop()
-        parts.append(
-            {"open": "[", "close": "]", "comma": ","}.get(kind or "")
-            or (token["number"].rstrip(".") if kind == "number" else json.dumps(token[kind or 0]))
-        )
-    return "".join(parts)
+        mark = _MARKS.get(kind)
+        if mark is None:
+            mark = token["number"].rstrip(".") if kind == "number" else json.dumps(token[kind])
+        parts.append(mark)
+    return " ".join(parts)
 
 
 def read_whole(value: object) -> int | None:
