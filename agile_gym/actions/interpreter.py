@@ -229,8 +229,10 @@ class _Interpreter(Evaluator):
         order, problem = self._pieces.read_order(names)
         if problem is not None:
             raise self._no_state(problem)
+        if not angles:
+            return tuple(order), self._turns
         turns = list(self._turns)
-        for piece, angle in zip(order, angles, strict=False):
+        for piece, angle in zip(order, angles, strict=True):
             if angle is not None:
                 turns[piece] = angle
         return tuple(order), tuple(turns)

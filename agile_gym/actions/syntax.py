@@ -266,7 +266,9 @@ class Evaluator:
 
     def _index(self, node: ast.expr, depth: int) -> int:
         value = node.value if type(node) is ast.Constant else self.evaluate(node, depth)
-        index = value if type(value) is int else read_whole(value)
+        if type(value) is int:
+            return value
+        index = read_whole(value)
         if index is None:
             shown = f" {quote(value)}" if isinstance(value, str | float) else " this"
             raise ActionError("bad_index", f"An index must be a whole number, as in state[0], not{shown}.")

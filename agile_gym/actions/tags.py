@@ -22,8 +22,10 @@ MAX_ANGLE = 3600
 
 _BEGINS_WITH_THOUGHT = re.compile(r"\s*+<think>")
 
-_Tag = tuple[bool, str, int, int]
-"""Whether it opens, its name, and where it begins and ends."""
+_Tag = tuple[str, str, int, int]
+"""A slash if it closes, its name, and where it begins and ends."""
+_Part = tuple[Literal["open", "close", "thought", "unopened", "unclosed"], str, int, int]
+"""A tag outside the reasoning or a whole thought: what it is, its name, and where it begins and ends."""
 
 
 class TurnText(NamedTuple):
@@ -38,15 +40,6 @@ class TurnText(NamedTuple):
     kind: str
     bodies: tuple[str, ...]
     well_formed: bool
-
-
-class _Part(NamedTuple):
-    """A tag outside the reasoning, or a whole thought."""
-
-    form: Literal["open", "close", "thought", "unopened", "unclosed"]
-    name: str
-    start: int
-    end: int
 
 
 def read_tags(text: str, action: str, *, several: bool = False) -> TurnText:
@@ -78,12 +71,12 @@ def read_tags(text: str, action: str, *, several: bool = False) -> TurnText:
     while place < len(parts):
         form, name, _, start = parts[place]
         place += 1
-        if form == "unclosed":
-            raise ActionError("unpaired_tags", f"The think block is not closed. {_ask(action)}")
-        if form == "open" and place < len(parts) and parts[place][:2] == ("close", name):
+        if form == "open" and place < len(parts) and parts[place][0] == "close" and parts[place][1] == name:
             kinds.append(name)
-            bodies.append(text[start : parts[place].start])
+            bodies.append(text[start : parts[place][2]])
             place += 1
+        elif form == "unclosed":
+            raise ActionError("unpaired_tags", f"The think block is not closed. {_ask(action)}")
         elif form in ("open", "close"):
             raise ActionError("unpaired_tags", f"The tag {name} is not opened and closed in order. {_ask(action)}")
         blocks.append(name if form != "unopened" else "reasoning that was not opened")
@@ -98,41 +91,44 @@ def read_tags(text: str, action: str, *, several: bool = False) -> TurnText:
 
 def _parts(text: str, action: str) -> list[_Part]:
     """Cut a turn into its thoughts and the tags outside them, in order; takes time in proportion to the text."""
-    tags = [(match[1] == "", match[2], match.start(), match.end()) for match in _tag_pattern(action).finditer(text)]
+    tags: list[_Tag] = [(tag[1], tag[2], tag.start(), tag.end()) for tag in _tag_pattern(action).finditer(text)]
     parts: list[_Part] = []
     place, acted = 0, False
     while place < len(tags):
-        opens, name, start, end = tags[place]
+        slash, name, start, end = tags[place]
         if name != "think":
-            parts.append(_Part("open" if opens else "close", name, start, end))
+            parts.append(("close" if slash else "open", name, start, end))
             acted = True
-        elif opens:
+        elif not slash:
             last = _end_of_thought(tags, place)
             if last is None:
-                parts.append(_Part("unclosed", name, start, len(text)))
+                parts.append(("unclosed", name, start, len(text)))
                 break
-            parts.append(_Part("thought", name, start, tags[last][3]))
+            parts.append(("thought", name, start, tags[last][3]))
             place = last
         elif acted and _BEGINS_WITH_THOUGHT.match(text):
-            parts.append(_Part("close", name, start, end))
+            parts.append(("close", name, start, end))
         else:  # the opening tag may have been part of the prompt
-            parts, acted = [_Part("unopened", name, 0, end)], False
+            parts, acted = [("unopened", name, 0, end)], False
         place += 1
     return parts
 
 
 def _end_of_thought(tags: Sequence[_Tag], place: int) -> int | None:
     """Return the tag that closes the thought which a tag opens, or None if none does."""
-    depth, closings, last_action = 0, list[int](), -1
+    if place + 1 < len(tags) and tags[place + 1][:2] == ("/", "think"):  # nearly always
+        return place + 1
+    depth, last_action = 0, -1
+    closings: list[int] = []
     for number in range(place, len(tags)):
-        opens, name, _, _ = tags[number]
+        slash, name, _, _ = tags[number]
         if name == "think":
-            depth += 1 if opens else -1
+            depth += -1 if slash else 1
             if depth == 0:
                 return number
-            if not opens:
+            if slash:
                 closings.append(number)
-        elif opens:
+        elif not slash:
             last_action = number
     # An opening tag was only spoken of. The thought ends before the action, if there is one behind it.
     before = [number for number in closings if number < last_action]
@@ -147,7 +143,7 @@ def _tag_pattern(action: str) -> re.Pattern[str]:
 
 def has_action(text: str, action: str) -> bool:
     """Tell whether an action's tag is opened outside the reasoning, in a turn that cannot be read."""
-    return any(part.form == "open" and part.name == action for part in _parts(text[:MAX_TEXT], action))
+    return any(part[:2] == ("open", action) for part in _parts(text[:MAX_TEXT], action))
 
 
 def _ask(action: str) -> str:
@@ -156,7 +152,7 @@ def _ask(action: str) -> str:
 
 def thoughts(text: str) -> list[tuple[int, int]]:
     """Return where the thoughts of a turn begin and end, their tags included; one that is not closed ends the turn."""
-    return [(part.start, part.end) for part in _parts(text, "answer") if part.form not in ("open", "close")]
+    return [part[2:] for part in _parts(text, "answer") if part[0] not in ("open", "close")]
 
 
 def answer_span(text: str) -> tuple[int, int] | None:
@@ -167,9 +163,9 @@ def answer_span(text: str) -> tuple[int, int] | None:
     start, span = None, None
     for part in _parts(text, "answer"):
         if part[:2] == ("open", "answer") and start is None:
-            start = part.end
+            start = part[3]
         elif part[:2] == ("close", "answer") and start is not None:
-            start, span = None, (start, part.start)
+            start, span = None, (start, part[2])
     return span
 
 
@@ -199,6 +195,8 @@ def read_answer(body: str, names: Sequence[str] = (), *, rotations: bool = False
     if not entries:
         raise _bad_answer("This is none", rotations=rotations)
     pieces = piece_reader(tuple(names))
+    if pieces.are_all(entries):
+        return Answer(tuple(entries), (0,) * len(entries) if rotations else None)
     order: list[str] = []
     turns: list[int] = []
     for entry in entries:

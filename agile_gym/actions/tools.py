@@ -161,6 +161,8 @@ def _read_call(call: object) -> tuple[str, Mapping[str, Any]]:
     name = fields.get("name")
     if not isinstance(name, str):
         raise ActionError("syntax", f"The tool call has no name. {_FORM}")
+    if len(fields) == 2 and isinstance(fields.get("arguments"), dict):
+        return name, fields["arguments"]
     given = [fields[key] for key in _ARGUMENTS if fields.get(key) is not None]
     read = [_read_arguments(value) for value in given] or [{}]
     if any(arguments != read[0] for arguments in read[1:]):

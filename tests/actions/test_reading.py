@@ -390,6 +390,8 @@ def test_several_lines_in_a_fence_keep_their_indentation():
         "  ```\n    swap(0, 2)\n    observe()\n  ```",
         "\n  swap(0, 2)\n  observe()\n",
         "```python\r\n  swap(0, 2)\r\n  observe()\r\n```",
+        "  swap(0, 2)\n  observe()\n```",
+        "```  \n  swap(0, 2)\n  observe()",
         "swap(0, 2)\r\nobserve()",
     ):
         assert code(text).primitives == (Swap(0, 2), Observe("observation_image_1"))
