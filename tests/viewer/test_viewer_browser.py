@@ -200,7 +200,8 @@ def test_errors_are_shown(page, played):
     assert "not a whole board" in page.find(".film").text
     page.open("mixed-2x2-L0-0")
     assert page.texts(".written h4") == ["Think", "Code", "Answer", "Outside the tags", "Thinknot closed"]
-    assert page.texts(".written :is(p, pre)") == ["Two.", "swap(0, 1)", '["A"]', "left over", "and not closed"]
+    thought = "Two \U0001f600 of <think>three</think>, as in <code>x</code>."
+    assert page.texts(".written :is(p, pre)") == [thought, "swap(0, 1)", '["A"]', "left over", "and not closed"]
     page.open("2x2-L2-1")
     assert "turns ran out" in page.find(".facts").text
     assert page.texts("#turn-1 figcaption")[0].startswith("The board now, which the model did not see")
