@@ -200,7 +200,7 @@ class PieceNames:
     def are_all(self, entries: Sequence[object]) -> bool:
         """Tell whether entries are the pieces' own names, each of them once; the fast way to read most lists."""
         try:
-            return len(entries) == len(self.names) and self._exact.keys() == set(entries)
+            return len(entries) == len(self.names) and self._exact.keys() == set(cast("Sequence[str]", entries))
         except TypeError:  # an entry that cannot be hashed
             return False
 

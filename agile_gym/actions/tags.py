@@ -109,7 +109,9 @@ def _parts(text: str, action: str) -> list[_Part]:
         elif acted and _BEGINS_WITH_THOUGHT.match(text):
             parts.append(("close", name, start, end))
         else:  # the opening tag may have been part of the prompt
-            parts, acted = [("unopened", name, 0, end)], False
+            parts.clear()
+            parts.append(("unopened", name, 0, end))
+            acted = False
         place += 1
     return parts
 
