@@ -22,6 +22,7 @@ MAX_LAYERS = 3
 MAX_WHOLE = 10**9
 MAX_NAME = 80
 _SHOWN = 4
+_SPELLINGS = 2
 
 _LANGUAGE = "json5?|jsonc|python3?|py|text|txt|plaintext|tool_call|tool_code|javascript|js"
 # Possessive, so that no run of blanks is tried in every length. A word on a line of its own is a language, whichever;
@@ -231,7 +232,7 @@ class PieceNames:
         if twice is not None:
             written = [entry for entry, piece in zip(entries, pieces, strict=True) if piece == twice]
             kinds = list(dict.fromkeys(map(quote, written)))
-            also = f" (as {' and '.join(kinds[:_SHOWN])})" if kinds != [quote(self.names[twice])] else ""
+            also = f" (as {' and '.join(kinds[:_SPELLINGS])})" if kinds != [quote(self.names[twice])] else ""
             problems.append(f"{quote(self.names[twice])} is there {counts[twice]} times{also}")
         missing = [name for piece, name in enumerate(self.names) if piece not in counts]
         if missing:
