@@ -1,9 +1,11 @@
 """Feeds generated texts to the environment, to find one that breaks it.
 
 Each text is a turn of the code or the tool dialect: random characters, a soup of tokens, a program or tool calls of a
-grammar that is wider than the dialects, an answer, or one of those with characters deleted, doubled or replaced. After
-each turn it is checked that nothing was raised, that the state is a permutation, that an error changed nothing, and
-that no mark, tag or control character of the text came back.
+grammar that is wider than the dialects, an answer, or one of those with characters deleted, doubled or replaced; or one
+meaning in two spellings (see `spellings.py`), such as other names for a piece, ``90.0`` for 90, fences, JSON within
+strings, and tags within the reasoning. After each turn it is checked that nothing was raised, that the state is a
+permutation, that an error changed nothing and its text tells what was wrong, that no mark, tag or control character of
+the text came back, and that both spellings mean the same.
 
     python benchmarks/fuzz.py --inputs 1000000 --workers 2
 """
@@ -23,8 +25,10 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 
+from spellings import Speller
 from tqdm import tqdm
 
+from agile_gym.actions import Answer, ParsedTurn
 from agile_gym.envs import JigsawVisionEnv
 
 CHUNK = 5000
@@ -96,6 +100,8 @@ ODD = (
 KEYS = ("first", "second", "order", "image", "box", "factor", "angle", "piece", "", "x", "name")
 TOOLS = ("swap", "arrange", "observe", "crop", "zoom", "rotate", "turn", "Swap", "")
 NOTE = "Begin each turn with one <think>...</think> block."
+SPELLED = 0.25
+"""Share of turns that are one meaning in two spellings."""
 UNSAFE = re.compile(r"<(?! )|[^\n -~]|[|\\&]|\[/?[A-Za-z_]+\]")
 
 
@@ -105,12 +111,14 @@ class Findings:
 
     Attributes:
         kinds: Number of turns by the kind of error, ``"carried out"``, ``"answered"`` and ``"warned"``.
+        spelled: Number of turns that were read in two spellings.
         slowest: Seconds of processor time of the slowest turn.
         slowest_text: Its text.
         broken: The text that broke something, as `ascii` writes it, and what happened; None if none did.
     """
 
     kinds: Counter[str] = field(default_factory=Counter)
+    spelled: int = 0
     slowest: float = 0.0
     slowest_text: str = ""
     broken: tuple[str, str] | None = None
@@ -313,6 +321,11 @@ def broken_rule(env: JigsawVisionEnv, text: str, findings: Findings) -> str | No
         return f"turns {workspace.turns}"
     if not terminated and "state" not in workspace.variables and workspace.variables:
         return "the variable state is lost"
+    answered = [type(primitive) for primitive in info["primitives"]] == [Answer]
+    if terminated and error and not answered and env.rules.reward.invalid_turn != "end":
+        return f"the error {error} ended the episode"
+    if error and not tells(error, observation["text"]):
+        return f"the error {error} is not told: {observation['text']!a}"
     after = (workspace.order, workspace.turns, workspace.made, len(workspace.images), workspace.variables)
     if error and (after[:4] != before[:4] or after[4] is not before[4]):
         return "an error changed something"
@@ -320,6 +333,26 @@ def broken_rule(env: JigsawVisionEnv, text: str, findings: Findings) -> str | No
     if shown.count("<image>") != len(info["images"]) or UNSAFE.search(shown.replace("<image>", "")):
         return f"text {shown!a}"
     return None
+
+
+def tells(error: str, text: str) -> bool:
+    """Return whether a text names a kind of error and then, in whole sentences, what was wrong."""
+    lines = [line for line in text.split("\n") if line.startswith(f"Error ({error}): ")]
+    return len(lines) == 1 and re.fullmatch(r"Error \(\w+\): (?:\S+ ){3,}\S*[^.\s]\.", lines[0]) is not None
+
+
+def meaning(parsed: ParsedTurn) -> object:
+    """Return what two spellings of one turn have in common."""
+    kind = None if parsed.error is None else parsed.error.kind
+    return parsed.primitives, kind, parsed.has_code, parsed.well_formed
+
+
+def differing(env: JigsawVisionEnv, plain: str, spelled: str) -> str | None:
+    """Return how two spellings of a turn are read, if not as the same, or None."""
+    first, second = (env.dialect.parse(text, env.episode.workspace) for text in (plain, spelled))
+    if meaning(first) == meaning(second):
+        return None
+    return f"{plain!a} is read as {first}, the other spelling as {second}"
 
 
 def run_chunk(job: tuple[int, int]) -> Findings:
@@ -330,6 +363,7 @@ def run_chunk(job: tuple[int, int]) -> Findings:
     """
     seed, count = job
     generator, findings = Generator(seed), Findings()
+    speller = Speller(generator.rng)
     turns = [
         (JigsawVisionEnv(image_size=16, dialect=dialect, max_turns=1000, **config), dialect)
         for config in CONFIGS
@@ -339,11 +373,17 @@ def run_chunk(job: tuple[int, int]) -> Findings:
         env, dialect = turns[number % len(turns)]
         if env.episode.done or env.episode.workspace.made > 50 or env.episode.turn > 200:
             env.reset(seed=number)
-        text = generator.turn(dialect)
+        plain, text = None, ""
+        if generator.rng.random() < SPELLED:
+            plain, text = speller.turn(dialect, env.episode.workspace)
+        else:
+            text = generator.turn(dialect)
         try:
             with warnings.catch_warnings(record=True) as warned:
                 warnings.simplefilter("always")
-                wrong = broken_rule(env, text, findings)
+                wrong = None if plain is None else differing(env, plain, text)
+                wrong = wrong or broken_rule(env, text, findings)
+                findings.spelled += plain is not None
             if warned:
                 wrong = f"{warned[0].category.__name__}: {warned[0].message}"
         except Exception:
@@ -371,6 +411,7 @@ def main(arguments: list[str] | None = None) -> int:
     with multiprocessing.get_context("spawn").Pool(options.workers) as pool, tqdm(total=options.inputs) as progress:
         for findings in pool.imap_unordered(run_chunk, jobs):
             total.kinds += findings.kinds
+            total.spelled += findings.spelled
             if findings.slowest > total.slowest:
                 total.slowest, total.slowest_text = findings.slowest, findings.slowest_text
             progress.update(findings.kinds.total())
@@ -380,6 +421,7 @@ def main(arguments: list[str] | None = None) -> int:
     seconds = time.perf_counter() - start
     count = total.kinds.total()
     print(f"{count} texts in {seconds:.1f} s with {options.workers} workers ({count / seconds:.0f} per second)")
+    print(f"{total.spelled:9} in two spellings")
     for kind, number in total.kinds.most_common():
         print(f"{number:9} {kind}")
     print(f"slowest: {total.slowest * 1000:.1f} ms for {total.slowest_text[:200]!a}")

@@ -92,7 +92,8 @@ def _parse(dialect: CodeDialect | ToolDialect, text: str, workspace: Workspace, 
         kind, bodies, well_formed = read_tags(text, tag, several=several)
         has_code = kind == tag
         if not has_code:
-            return ParsedTurn((read_answer(bodies[0], rotations=workspace.rotations),), well_formed, has_code)
+            answer = read_answer(bodies[0], workspace.names, rotations=workspace.rotations)
+            return ParsedTurn((answer,), well_formed, has_code)
         primitives, variables = dialect.read_bodies(bodies, workspace)
         return ParsedTurn(tuple(primitives), well_formed, has_code, None, variables)
     except ActionError as error:

@@ -21,9 +21,9 @@ from agile_gym.actions.primitives import (
     Zoom,
     quote,
 )
+from agile_gym.actions.reading import piece_reader, read_whole
 from agile_gym.actions.syntax import Evaluator, Function, ImageValue, Value, check_name, is_list, number, parse_code
 from agile_gym.actions.workspace import Workspace
-from agile_gym.puzzle.board import piece_numbers
 
 __all__ = ["FUNCTIONS", "interpret"]
 
@@ -51,7 +51,7 @@ class _Interpreter(Evaluator):
         super().__init__(workspace.variables, FUNCTIONS, "image_list")
         self._workspace = workspace
         self._names = workspace.names
-        self._numbers = piece_numbers(len(self._names))
+        self._pieces = piece_reader(self._names)
         self._order = workspace.order
         self._turns = workspace.turns
         if "state" not in self.variables:
@@ -132,8 +132,10 @@ class _Interpreter(Evaluator):
     def _image(self, value: Value) -> str:
         if isinstance(value, ImageValue):
             return value.key
-        if isinstance(value, str) and (value in self._workspace.images or value in self._new_keys):
-            return value
+        if isinstance(value, str):
+            key = self._workspace.image_key(value, self._new_keys)
+            if key is not None:
+                return key
         shown = f" {quote(value)}" if isinstance(value, str) else ""
         raise ActionError(
             "unknown_image",
@@ -156,8 +158,8 @@ class _Interpreter(Evaluator):
         if not self._workspace.rotations:
             raise ActionError("unknown_function", "Pieces are upright in this puzzle; they are not turned.")
         places = self._list(self.variables["state"])
-        place, angle = self._place(arguments[0], places), arguments[1]
-        if not isinstance(angle, int) or angle % 90:
+        place, angle = self._place(arguments[0], places), read_whole(arguments[1])
+        if angle is None or angle % 90:
             raise ActionError("bad_argument", "turn needs an angle of 90, 180 or 270 degrees, clockwise.")
         order, turns = self._decode(places)
         piece = order[place]
@@ -175,12 +177,14 @@ class _Interpreter(Evaluator):
         return cast(list[Value], value)
 
     def _place(self, value: Value, places: list[Value]) -> int:
-        if isinstance(value, int) and -len(places) <= value < len(places):
-            return value % len(places)
-        names: list[Value] = [entry[0] if is_list(entry) and entry else entry for entry in places]
-        if isinstance(value, str) and value in names:
-            return names.index(value)
-        shown = f" {quote(value)}" if isinstance(value, str | int) else ""
+        place = read_whole(value)
+        if place is not None and -len(places) <= place < len(places):
+            return place % len(places)
+        piece = self._pieces.find(value)
+        for index, entry in enumerate(places if piece is not None else ()):
+            if self._pieces.find(entry[0] if is_list(entry) and entry else entry) == piece:
+                return index
+        shown = f" {quote(value)}" if isinstance(value, str | int | float) else ""
         raise ActionError(
             "bad_index",
             f'There is no piece{shown}. Name a piece from "{self._names[0]}" to "{self._names[-1]}", or a place from '
@@ -214,28 +218,38 @@ class _Interpreter(Evaluator):
 
     def _decode(self, state: Value) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Read a state as the piece at each place and the turn of each piece."""
-        names, rotations = self._names, self._workspace.rotations
-        if is_list(state) and len(state) == len(names):
-            order: list[int] = []
-            turns = list(self._turns)
-            for entry in state:
-                name, angle = entry, None
-                if rotations and is_list(entry) and len(entry) == 2:
-                    name, angle = entry
-                    if not isinstance(angle, int) or angle % 90:
-                        break
-                piece = self._numbers.get(name) if isinstance(name, str) else None
-                if piece is None:
-                    break
-                order.append(piece)
-                if angle is not None:
-                    turns[order[-1]] = angle % 360
-            if len(set(order)) == len(names):
-                return tuple(order), tuple(turns)
-        entries = "[piece, angle] pairs, angles in steps of 90, of all" if rotations else "all"
-        raise ActionError(
+        if not is_list(state):
+            raise self._no_state("It is no list")
+        names: Sequence[Value] = state
+        angles: list[int | None] = []
+        if self._workspace.rotations:
+            pairs = [entry if is_list(entry) and len(entry) == 2 else (entry, None) for entry in state]
+            names = [name for name, _ in pairs]
+            angles = [None if angle is None else self._angle(name, angle) for name, angle in pairs]
+        order, problem = self._pieces.read_order(names)
+        if problem is not None:
+            raise self._no_state(problem)
+        if not angles:
+            return tuple(order), self._turns
+        turns = list(self._turns)
+        for piece, angle in zip(order, angles, strict=True):
+            if angle is not None:
+                turns[piece] = angle
+        return tuple(order), tuple(turns)
+
+    def _angle(self, name: Value, value: Value) -> int:
+        angle = read_whole(value)
+        if angle is None or angle % 90:
+            raise self._no_state(f"The angle of {quote(name) if isinstance(name, str) else 'a piece'} is none of these")
+        return angle % 360
+
+    def _no_state(self, problem: str) -> ActionError:
+        names = self._names
+        entries = "[piece, angle] pairs, angles in steps of 90, of all" if self._workspace.rotations else "all"
+        return ActionError(
             "not_a_permutation",
-            f'state must be a list of {entries} {len(names)} pieces from "{names[0]}" to "{names[-1]}", each once.',
+            f'state must be a list of {entries} {len(names)} pieces from "{names[0]}" to "{names[-1]}", each once. '
+            f"{problem}.",
         )
 
 

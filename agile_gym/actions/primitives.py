@@ -59,11 +59,11 @@ ERROR_KINDS: dict[ErrorKind, str] = {
     "bad_number": "a number is not finite or far too large",
     "bad_box": "a crop's box is empty",
     "unknown_image": "an image is named that does not exist",
-    "not_a_permutation": "a state does not hold every piece exactly once",
+    "not_a_permutation": "a state, or an answer, does not hold every piece exactly once",
     "image_too_large": "the result would be larger than the canvas",
     "too_many_images": "more images were made than an episode may keep",
     "too_deep": "an image was made from an image too many times over, or brackets are nested too deeply",
-    "bad_answer": "the answer is not a list of piece names",
+    "bad_answer": "the answer is not a list of piece names, or of pairs with angles in steps of 90",
 }
 """Every kind of error that a model's text can make, and what it means."""
 
@@ -218,7 +218,7 @@ class Answer:
     """End the episode with an answer.
 
     Attributes:
-        order: Names of the pieces, row by row, as the model gave them; they need not be right, or even exist.
+        order: Names of the pieces, row by row; they need not be right, or even exist.
         turns: Degrees by which each of them is turned clockwise, in the same order; None where the answer has none.
     """
 

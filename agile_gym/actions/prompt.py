@@ -116,14 +116,24 @@ def result_text(
 def error_text(error: ActionError, workspace: Workspace, turns_left: int, *, brief: bool = False) -> str:
     """Return the feedback to a turn that could not be carried out; the brief one names the kind of error only."""
     state, turns = _state_line(workspace, brief=brief), turns_text(turns_left, brief=brief)
-    if brief:
-        return f"error {error.kind}\n{state}\n{turns}"
-    return f"Error ({error.kind}): {error.message}\nNothing was changed: {state}\n{turns}"
+    unchanged = "" if brief else "Nothing was changed: "
+    return f"{_error_line(error, brief=brief)}\n{unchanged}{state}\n{turns}"
 
 
-def done_text(*, answered: bool) -> str:
-    """Return the last feedback of an episode; to an answer it tells nothing of its truth."""
-    return "The answer was received." if answered else "The task is over, without an answer."
+def _error_line(error: ActionError, *, brief: bool) -> str:
+    return f"error {error.kind}" if brief else f"Error ({error.kind}): {error.message}"
+
+
+def done_text(error: ActionError | None = None, *, answered: bool, brief: bool = False) -> str:
+    """Return the last feedback of an episode; to an answer it tells nothing of its truth.
+
+    Args:
+        error: Why the last turn cannot be right, or could not be read; None if there is nothing to say.
+        answered: Whether the episode ended with an answer.
+        brief: Whether to use as few words as will do.
+    """
+    text = "The answer was received." if answered else "The task is over, without an answer."
+    return text if error is None else f"{text}\n{_error_line(error, brief=brief)}"
 
 
 def turns_text(turns_left: int, *, brief: bool = False) -> str:

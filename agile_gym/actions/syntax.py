@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
 from agile_gym.actions.primitives import ActionError, quote
+from agile_gym.actions.reading import read_whole, unfenced
 
 __all__ = ["ALLOWED", "MAX_CODE", "Evaluator", "Function", "ImageValue", "Value", "check_name", "is_list", "parse_code"]
 
@@ -34,7 +35,6 @@ ALLOWED = (
 """What every refusal tells the model."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-_FENCE = re.compile(r"\A```[A-Za-z0-9]*[ \t]*\n(.*?)\n?```\Z", re.DOTALL)
 # Refused before ast.parse sees it, which would print a warning: a backslash, or a number that runs into a word.
 _KEYWORD = "(?:and|else|for|if|in|is|not|or)"
 _WARNS = re.compile(rf"\\|[0-9]\.?[jJ]?{_KEYWORD}|0[xX][0-9a-fA-F_]*{_KEYWORD}")
@@ -92,13 +92,11 @@ def parse_code(code: str) -> list[ast.stmt]:
     """
     if len(code) > MAX_CODE:
         raise ActionError("code_too_long", f"The code has {len(code)} characters; at most {MAX_CODE} are allowed.")
+    code = unfenced(code)
     stripped = code.strip()
     if "\n " in stripped or "\n\t" in stripped:  # perhaps all lines share an indentation
         stripped = textwrap.dedent(code.strip("\r\n")).strip()
     code = stripped
-    if code.startswith("```"):
-        fenced = _FENCE.match(code)
-        code = fenced[1] if fenced else code
     if _WARNS.search(code) or (len(code) > _SHORT and _DEEP.search(code)):
         raise ActionError("syntax", f"The code cannot be read. {ALLOWED}")
     try:
@@ -268,9 +266,13 @@ class Evaluator:
 
     def _index(self, node: ast.expr, depth: int) -> int:
         value = node.value if type(node) is ast.Constant else self.evaluate(node, depth)
-        if type(value) is not int:
-            raise ActionError("bad_index", "An index must be a whole number, such as state[0].")
-        return value
+        if type(value) is int:
+            return value
+        index = read_whole(value)
+        if index is None:
+            shown = f" {quote(value)}" if isinstance(value, str | float) else " this"
+            raise ActionError("bad_index", f"An index must be a whole number, as in state[0], not{shown}.")
+        return index
 
     def walk_call(self, node: ast.Call, depth: int, target: str | None) -> Value:
         """Walk an expression: a call of one of the functions."""

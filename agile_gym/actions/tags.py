@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
-from agile_gym.actions.primitives import ActionError, Answer
+from agile_gym.actions.primitives import ActionError, Answer, quote
+from agile_gym.actions.reading import piece_reader, read_list, read_whole
 
-__all__ = ["MAX_TEXT", "STOP_TEXTS", "TurnText", "answer_span", "has_action", "read_answer", "read_tags"]
+__all__ = ["MAX_TEXT", "STOP_TEXTS", "TurnText", "answer_span", "has_action", "read_answer", "read_tags", "thoughts"]
 
 MAX_TEXT = 32_768
 """Longest text of a turn that is read, in characters."""
 STOP_TEXTS = ("</code>", "</answer>", "</tool_call>")
 """Texts that end a turn: whatever a model writes behind its action is not needed."""
 MAX_TAGS = 64
-_END_OF_THINK = (False, "think")
 MAX_ANSWER = 4000
 MAX_ANGLE = 3600
 
-_THINKING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_BEGINS_WITH_THOUGHT = re.compile(r"\s*+<think>")
+
+_Tag = tuple[str, str, int, int]
+"""A slash if it closes, its name, and where it begins and ends."""
+_Part = tuple[Literal["open", "close", "thought", "unopened", "unclosed"], str, int, int]
+"""A tag outside the reasoning or a whole thought: what it is, its name, and where it begins and ends."""
 
 
 class TurnText(NamedTuple):
@@ -41,7 +45,8 @@ class TurnText(NamedTuple):
 def read_tags(text: str, action: str, *, several: bool = False) -> TurnText:
     """Find the action of a turn.
 
-    What stands between think tags is not looked at, so that reasoning may speak of the other tags.
+    What stands between think tags is not looked at, so that reasoning may speak of all tags; a think block within one
+    is a part of it. A thought whose opening tag the prompt has written begins with the turn.
 
     Args:
         text: Everything the model wrote in this turn.
@@ -56,30 +61,25 @@ def read_tags(text: str, action: str, *, several: bool = False) -> TurnText:
     """
     if len(text) > MAX_TEXT:
         raise ActionError("text_too_long", f"The turn has {len(text)} characters; at most {MAX_TEXT} are read.")
-    tags = [(match[1] == "", match[2], match.start(), match.end()) for match in _tag_pattern(action).finditer(text)]
-    if len(tags) > MAX_TAGS:
-        raise ActionError("several_actions", f"The turn has {len(tags)} tags. {_ask(action)}")
+    parts = _parts(text, action)
+    if len(parts) > MAX_TAGS:
+        raise ActionError("several_actions", f"The turn has {len(parts)} tags. {_ask(action)}")
     bodies: list[str] = []
     kinds: list[str] = []
     blocks: list[str] = []
     place = 0
-    thinks = [opens for opens, name, _, _ in tags if name == "think"]
-    if thinks and not thinks[0]:  # the opening tag may have been part of the prompt
-        blocks.append("reasoning that was not opened")
-        place = next(i for i, tag in enumerate(tags) if tag[1] == "think") + 1
-    while place < len(tags):
-        opens, name, _, start = tags[place]
+    while place < len(parts):
+        form, name, _, start = parts[place]
         place += 1
-        if name == "think" and opens:  # reasoning may speak of the other tags
-            while place < len(tags) and tags[place][:2] != _END_OF_THINK:
-                place += 1
-        if not opens or place == len(tags) or tags[place][:2] != (False, name):
-            raise ActionError("unpaired_tags", f"The tag {name} is not opened and closed in order. {_ask(action)}")
-        blocks.append(name)
-        if name != "think":
+        if form == "open" and place < len(parts) and parts[place][0] == "close" and parts[place][1] == name:
             kinds.append(name)
-            bodies.append(text[start : tags[place][2]])
-        place += 1
+            bodies.append(text[start : parts[place][2]])
+            place += 1
+        elif form == "unclosed":
+            raise ActionError("unpaired_tags", f"The think block is not closed. {_ask(action)}")
+        elif form in ("open", "close"):
+            raise ActionError("unpaired_tags", f"The tag {name} is not opened and closed in order. {_ask(action)}")
+        blocks.append(name if form != "unopened" else "reasoning that was not opened")
     foreign = [kind for kind in kinds if kind not in ("answer", action)]
     if not kinds or foreign:
         wrong = f"The tag {foreign[0]} is not used here" if foreign else "The turn has neither an action nor an answer"
@@ -87,6 +87,54 @@ def read_tags(text: str, action: str, *, several: bool = False) -> TurnText:
     if len(kinds) > 1 and not (several and set(kinds) == {action}):
         raise ActionError("several_actions", f"The turn has more than one action. {_ask(action)}")
     return TurnText(kinds[0], tuple(bodies), blocks == ["think", *kinds])
+
+
+def _parts(text: str, action: str) -> list[_Part]:
+    """Cut a turn into its thoughts and the tags outside them, in order; takes time in proportion to the text."""
+    tags: list[_Tag] = [(tag[1], tag[2], tag.start(), tag.end()) for tag in _tag_pattern(action).finditer(text)]
+    parts: list[_Part] = []
+    place, acted = 0, False
+    while place < len(tags):
+        slash, name, start, end = tags[place]
+        if name != "think":
+            parts.append(("close" if slash else "open", name, start, end))
+            acted = True
+        elif not slash:
+            last = _end_of_thought(tags, place)
+            if last is None:
+                parts.append(("unclosed", name, start, len(text)))
+                break
+            parts.append(("thought", name, start, tags[last][3]))
+            place = last
+        elif acted and _BEGINS_WITH_THOUGHT.match(text):
+            parts.append(("close", name, start, end))
+        else:  # the opening tag may have been part of the prompt
+            parts.clear()
+            parts.append(("unopened", name, 0, end))
+            acted = False
+        place += 1
+    return parts
+
+
+def _end_of_thought(tags: Sequence[_Tag], place: int) -> int | None:
+    """Return the tag that closes the thought which a tag opens, or None if none does."""
+    if place + 1 < len(tags) and tags[place + 1][:2] == ("/", "think"):  # nearly always
+        return place + 1
+    depth, last_action = 0, -1
+    closings: list[int] = []
+    for number in range(place, len(tags)):
+        slash, name, _, _ = tags[number]
+        if name == "think":
+            depth += -1 if slash else 1
+            if depth == 0:
+                return number
+            if slash:
+                closings.append(number)
+        elif not slash:
+            last_action = number
+    # An opening tag was only spoken of. The thought ends before the action, if there is one behind it.
+    before = [number for number in closings if number < last_action]
+    return next(reversed(before or closings), None)
 
 
 @lru_cache(maxsize=16)
@@ -97,29 +145,41 @@ def _tag_pattern(action: str) -> re.Pattern[str]:
 
 def has_action(text: str, action: str) -> bool:
     """Tell whether an action's tag is opened outside the reasoning, in a turn that cannot be read."""
-    return f"<{action}>" in _THINKING.sub("", text[:MAX_TEXT])
+    return any(part[:2] == ("open", action) for part in _parts(text[:MAX_TEXT], action))
 
 
 def _ask(action: str) -> str:
     return f"Write your reasoning in a think block, then exactly one block: {action} or answer."
 
 
+def thoughts(text: str) -> list[tuple[int, int]]:
+    """Return where the thoughts of a turn begin and end, their tags included; one that is not closed ends the turn."""
+    return [part[2:] for part in _parts(text, "answer") if part[0] not in ("open", "close")]
+
+
 def answer_span(text: str) -> tuple[int, int] | None:
-    """Return where in a turn the text of its answer begins and ends, or None if it has no answer.
+    """Return where in a turn the text of its last answer begins and ends, or None if it has no answer.
 
     As everywhere, what stands between think tags is not looked at.
     """
-    found = _ANSWER.search(_THINKING.sub(lambda match: " " * len(match[0]), text))
-    return None if found is None else found.span(1)
+    start, span = None, None
+    for part in _parts(text, "answer"):
+        if part[:2] == ("open", "answer") and start is None:
+            start = part[3]
+        elif part[:2] == ("close", "answer") and start is not None:
+            start, span = None, (start, part[2])
+    return span
 
 
-def read_answer(body: str, *, rotations: bool = False) -> Answer:
+def read_answer(body: str, names: Sequence[str] = (), *, rotations: bool = False) -> Answer:
     """Read the text of an answer: a JSON list of piece names, or of [piece, angle] pairs.
 
-    Names are not checked against the puzzle: a wrong answer is an answer.
+    Names of pieces are read in every form that `agile_gym.actions.reading.PieceNames` does; others stay as they are,
+    since a wrong answer is an answer.
 
     Args:
         body: The text between the answer tags.
+        names: Names of the pieces.
         rotations: Whether angles count in this puzzle; else they are dropped.
 
     Returns:
@@ -128,27 +188,34 @@ def read_answer(body: str, *, rotations: bool = False) -> Answer:
     Raises:
         ActionError: If the text is no such list.
     """
-    expected = '["B", "A", ...]' if not rotations else '[["B", 90], ["A", 0], ...]'
-    problem = ActionError(
-        "bad_answer", f"The answer must be a JSON list of all pieces, row by row, such as {expected}."
-    )
     if len(body) > MAX_ANSWER:
-        raise problem
-    text = body.strip()
-    if text.startswith("```") and text.endswith("```"):
-        text = text[3:-3].removeprefix("json").removeprefix("python").strip()
+        raise _bad_answer(f"This one has more than {MAX_ANSWER} characters", rotations=rotations)
     try:
-        entries = json.loads(text)
-    except (ValueError, RecursionError):
-        raise problem from None
-    if not isinstance(entries, list) or not entries:
-        raise problem
-    names: list[str] = []
+        entries = read_list(body)
+    except ValueError:
+        entries = None
+    if not entries:
+        raise _bad_answer("This is none", rotations=rotations)
+    pieces = piece_reader(tuple(names))
+    if pieces.are_all(entries):
+        return Answer(tuple(entries), (0,) * len(entries) if rotations else None)
+    order: list[str] = []
     turns: list[int] = []
-    for entry in entries:  # pyright: ignore[reportUnknownVariableType] -- json.loads is untyped
-        name, angle = entry if isinstance(entry, list) and len(entry) == 2 else (entry, 0)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] -- likewise
-        if not isinstance(name, str) or not isinstance(angle, int) or abs(angle) > MAX_ANGLE:
-            raise problem
-        names.append(name)
+    for entry in entries:
+        pair = cast("list[Any]", entry) if isinstance(entry, list) else [entry, 0]
+        if len(pair) != 2 or not isinstance(pair[0], str):
+            shown = "" if isinstance(entry, list | dict) else f" {quote(entry)}"
+            raise _bad_answer(f"The entry{shown} in place {len(order)} names no piece", rotations=rotations)
+        angle = read_whole(pair[1])
+        if angle is None or abs(angle) > MAX_ANGLE:
+            raise _bad_answer(f"The angle of {quote(pair[0])} is no whole number of degrees", rotations=rotations)
+        order.append(pieces.name(pair[0]))
         turns.append(angle % 360)
-    return Answer(tuple(names), tuple(turns) if rotations else None)
+    return Answer(tuple(order), tuple(turns) if rotations else None)
+
+
+def _bad_answer(problem: str, *, rotations: bool) -> ActionError:
+    example = '[["B", 90], ["A", 0], ...]' if rotations else '["B", "A", ...]'
+    return ActionError(
+        "bad_answer", f"The answer must be a JSON list of all pieces, row by row, such as {example}. {problem}."
+    )

@@ -19,14 +19,19 @@ from agile_gym.actions.primitives import (
     Zoom,
     quote,
 )
+from agile_gym.actions.reading import piece_reader, read_json, read_list, read_whole
 from agile_gym.actions.workspace import Workspace
 
-__all__ = ["MAX_CALL", "MAX_CALLS", "read_calls", "tool_schemas", "write_calls"]
+__all__ = ["MAX_CALL", "MAX_CALLS", "call_text", "read_calls", "tool_schemas", "write_calls"]
 
 MAX_CALL = 4000
 """Longest JSON text of one call, in characters."""
 MAX_CALLS = 16
 """Calls in one turn."""
+
+_ARGUMENTS = ("arguments", "parameters", "args", "input")
+"""The keys under which APIs and models hand over the arguments of a call."""
+_FORM = 'A tool call is {"name": "swap", "arguments": {"first": "A", "second": "B"}}.'
 
 _NUMBER = {"type": "number"}
 _PIECE = {"type": "string", "description": "Name of a piece, such as A."}
@@ -74,7 +79,8 @@ def tool_schemas(*, rotations: bool = False) -> list[dict[str, Any]]:
         ),
     ]
     if rotations:
-        angle = {"type": "integer", "enum": [90, 180, 270], "description": "Degrees, clockwise."}
+        # No enum, which some APIs take for strings only, and no bounds, as -90 and 450 are read, too.
+        angle = {"type": "integer", "description": "Degrees, clockwise: 90, 180 or 270."}
         schemas.append(
             _tool("turn", "Turn a piece on the board.", {"piece": _PIECE, "angle": angle}, ("piece", "angle"))
         )
@@ -85,7 +91,7 @@ def read_calls(bodies: Sequence[str], workspace: Workspace) -> list[Primitive]:
     """Read the tool calls of a turn.
 
     Args:
-        bodies: The JSON texts, ``{"name": ..., "arguments": {...}}`` each.
+        bodies: The JSON texts, ``{"name": ..., "arguments": {...}}`` each, in any form that `_read_call` reads.
         workspace: The episode's state and images; not changed.
 
     Returns:
@@ -99,7 +105,7 @@ def read_calls(bodies: Sequence[str], workspace: Workspace) -> list[Primitive]:
     order = list(workspace.order)
     primitives: list[Primitive] = []
     for body in bodies:
-        name, arguments = _read_json(body)
+        name, arguments = _read_body(body)
         primitive = _READERS[name](arguments, _Board(workspace, order))
         if isinstance(primitive, Swap):
             order[primitive.first], order[primitive.second] = order[primitive.second], order[primitive.first]
@@ -109,27 +115,71 @@ def read_calls(bodies: Sequence[str], workspace: Workspace) -> list[Primitive]:
     return primitives
 
 
-def _reject_constant(_: str) -> float:
-    raise ValueError("not a number that JSON knows")
+def call_text(call: object) -> str | None:
+    """Write a call, as an API hands it over apart from the text, in the form that the tools dialect reads.
+
+    Args:
+        call: A JSON value; see `_read_call`.
+
+    Returns:
+        The JSON text of ``{"name": ..., "arguments": {...}}``, or None if the value is no call.
+    """
+    try:
+        name, arguments = _read_call(call)
+        return json.dumps({"name": name, "arguments": arguments})
+    except (ActionError, ValueError, RecursionError):
+        return None
 
 
-def _read_json(body: str) -> tuple[str, Mapping[str, Any]]:
+def _read_body(body: str) -> tuple[str, Mapping[str, Any]]:
     if len(body) > MAX_CALL:
         raise ActionError("code_too_long", f"A tool call can have at most {MAX_CALL} characters.")
-    form = 'A tool call is {"name": "swap", "arguments": {"first": "A", "second": "B"}}.'
     try:
-        call = json.loads(body, parse_constant=_reject_constant)
-    except (ValueError, RecursionError):
-        raise ActionError("syntax", f"The tool call is not valid JSON. {form}") from None
-    if not isinstance(call, dict):
-        raise ActionError("syntax", f"The tool call is not a JSON object. {form}")
-    fields = cast(dict[str, Any], call)
-    name, arguments = fields.get("name"), fields.get("arguments", {})
-    if not isinstance(name, str) or not isinstance(arguments, dict):
-        raise ActionError("syntax", f"The tool call has no name, or its arguments are not an object. {form}")
+        call = read_json(body)
+    except ValueError:
+        raise ActionError("syntax", f"The tool call is not valid JSON. {_FORM}") from None
+    name, arguments = _read_call(call)
     if name not in _READERS:
         raise ActionError("unknown_function", f"There is no tool {quote(name)}. There are: {', '.join(_READERS)}.")
-    return name, cast(dict[str, Any], arguments)
+    return name, arguments
+
+
+def _read_call(call: object) -> tuple[str, Mapping[str, Any]]:
+    """Return a call's name and arguments.
+
+    The arguments may stand under any key of `_ARGUMENTS`, be missing, null or empty where there are none, or be the
+    JSON of an object as a string, as in OpenAI's API; name and arguments may lie under ``"function"``.
+
+    Raises:
+        ActionError: If it is no call.
+    """
+    if not isinstance(call, dict):
+        raise ActionError("syntax", f"The tool call is not a JSON object. {_FORM}")
+    fields = cast(dict[str, Any], call)
+    if isinstance(fields.get("function"), dict) and not isinstance(fields.get("name"), str):
+        fields = cast(dict[str, Any], fields["function"])
+    name = fields.get("name")
+    if not isinstance(name, str):
+        raise ActionError("syntax", f"The tool call has no name. {_FORM}")
+    if len(fields) == 2 and isinstance(fields.get("arguments"), dict):
+        return name, fields["arguments"]
+    given = [fields[key] for key in _ARGUMENTS if fields.get(key) is not None]
+    read = [_read_arguments(value) for value in given] or [{}]
+    if any(arguments != read[0] for arguments in read[1:]):
+        raise ActionError("syntax", f"The tool call has arguments twice, and not the same. {_FORM}")
+    return name, read[0]
+
+
+def _read_arguments(value: object) -> dict[str, Any]:
+    try:
+        arguments: object = (read_json(value) if value.strip() else {}) if isinstance(value, str) else value
+    except ValueError:
+        arguments = value
+    if arguments is None:  # the JSON of null, as a string
+        return {}
+    if not isinstance(arguments, dict):
+        raise ActionError("syntax", f"The arguments of the tool call are not a JSON object. {_FORM}")
+    return cast(dict[str, Any], arguments)
 
 
 class _Board:
@@ -141,14 +191,20 @@ class _Board:
 
     def piece(self, value: Any) -> int:  # noqa: ANN401 -- JSON
         names = self.workspace.names
-        if not isinstance(value, str) or value not in names:
+        piece = piece_reader(names).find(value)
+        if piece is None:
             raise ActionError(
                 "bad_index", f"There is no piece {quote(value)}. Name a piece from {names[0]} to {names[-1]}."
             )
-        return names.index(value)
+        return piece
 
     def place(self, value: Any) -> int:  # noqa: ANN401 -- JSON
         return list(self.order).index(self.piece(value))
+
+    def image(self, value: Any) -> str:  # noqa: ANN401 -- JSON
+        if not isinstance(value, str):
+            raise ActionError("bad_argument", "An image is given by its name, such as A or crop_image_1.")
+        return self.workspace.image_key(value) or value.strip()
 
     def number(self, value: Any) -> float:  # noqa: ANN401 -- JSON
         if not isinstance(value, int | float) or isinstance(value, bool):
@@ -164,27 +220,33 @@ def _take(arguments: Mapping[str, Any], *names: str) -> list[Any]:
     return [arguments[name] for name in names]
 
 
-def _image(value: Any) -> str:  # noqa: ANN401 -- JSON
-    if not isinstance(value, str):
-        raise ActionError("bad_argument", "An image is given by its name, such as A or crop_image_1.")
-    return value
+def _list(value: Any) -> list[Any] | None:  # noqa: ANN401 -- JSON
+    """Return a list that is an argument, perhaps written as a string; None for anything else."""
+    if isinstance(value, str):
+        try:
+            return read_list(value)
+        except ValueError:
+            return None
+    return cast(list[Any], value) if isinstance(value, list) else None
 
 
 def _read_swap(arguments: Mapping[str, Any], board: _Board) -> Primitive:
-    first, second = _take(arguments, "first", "second")
+    first, second = (board.place(piece) for piece in _take(arguments, "first", "second"))
     if first == second:
         raise ActionError("bad_argument", "swap needs two different pieces.")
-    return Swap(*sorted((board.place(first), board.place(second))))
+    return Swap(*sorted((first, second)))
 
 
 def _read_arrange(arguments: Mapping[str, Any], board: _Board) -> Primitive:
-    (order,) = _take(arguments, "order")
-    pieces = [board.piece(entry) for entry in cast(list[Any], order)] if isinstance(order, list) else []
-    if sorted(pieces) != list(range(len(board.workspace.names))):
+    (given,) = _take(arguments, "order")
+    names, entries = board.workspace.names, _list(given)
+    order, problem = piece_reader(names).read_order(entries) if entries is not None else ([], "It is no list")
+    if problem is not None:
         raise ActionError(
-            "not_a_permutation", f"order must hold all {len(board.workspace.names)} piece names, each exactly once."
+            "not_a_permutation",
+            f"order must be a list of all {len(names)} pieces from {names[0]} to {names[-1]}, each once. {problem}.",
         )
-    return Arrange(tuple(pieces))
+    return Arrange(tuple(order))
 
 
 def _read_observe(arguments: Mapping[str, Any], board: _Board) -> Primitive:
@@ -193,28 +255,30 @@ def _read_observe(arguments: Mapping[str, Any], board: _Board) -> Primitive:
 
 
 def _read_crop(arguments: Mapping[str, Any], board: _Board) -> Primitive:
-    image, box = _take(arguments, "image", "box")
-    if not isinstance(box, list) or len(cast(list[Any], box)) != 4:
+    image, given = _take(arguments, "image", "box")
+    box = _list(given)
+    if box is None or len(box) != 4:
         raise ActionError("bad_argument", "box is [x1, y1, x2, y2], four numbers from 0 to 1.")
-    x1, y1, x2, y2 = (board.number(value) for value in cast(list[Any], box))
-    return Crop(_image(image), (x1, y1, x2, y2))
+    x1, y1, x2, y2 = (board.number(value) for value in box)
+    return Crop(board.image(image), (x1, y1, x2, y2))
 
 
 def _read_zoom(arguments: Mapping[str, Any], board: _Board) -> Primitive:
     image, factor = _take(arguments, "image", "factor")
-    return Zoom(_image(image), board.number(factor))
+    return Zoom(board.image(image), board.number(factor))
 
 
 def _read_rotate(arguments: Mapping[str, Any], board: _Board) -> Primitive:
     image, angle = _take(arguments, "image", "angle")
-    return Rotate(_image(image), board.number(angle))
+    return Rotate(board.image(image), board.number(angle))
 
 
 def _read_turn(arguments: Mapping[str, Any], board: _Board) -> Primitive:
-    piece, angle = _take(arguments, "piece", "angle")
+    piece, given = _take(arguments, "piece", "angle")
     if not board.workspace.rotations:
         raise ActionError("unknown_function", "Pieces are upright in this puzzle; they are not turned.")
-    if not isinstance(angle, int) or angle % 360 not in (90, 180, 270):
+    angle = read_whole(given)
+    if angle is None or angle % 360 not in (90, 180, 270):
         raise ActionError("bad_argument", "turn needs an angle of 90, 180 or 270 degrees, clockwise.")
     return Turn(board.place(piece), angle % 360)
 

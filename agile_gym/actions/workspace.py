@@ -18,6 +18,7 @@ from agile_gym.actions.primitives import (
     Zoom,
     quote,
 )
+from agile_gym.actions.reading import piece_reader
 from agile_gym.actions.recipes import Board, ImageRecipe, PixelBox
 from agile_gym.puzzle.board import piece_names
 from agile_gym.puzzle.layout import BoardLayout
@@ -114,6 +115,22 @@ class Workspace:
         while f"{stem}_{number}" in taken or f"{stem}_{number}" in self.images:
             number += 1
         return f"{stem}_{number}"
+
+    def image_key(self, name: str, new: Container[str] = ()) -> str | None:
+        """Return the key of the image that a model names, or None if there is none.
+
+        Args:
+            name: An image's key, perhaps with blanks around it, or a piece in any form that `PieceNames` reads; the
+                image of just this name comes first.
+            new: Keys of images that the turn makes before.
+        """
+        if name in self.images or name in new:
+            return name
+        bare = name.strip()
+        if bare in self.images or bare in new:
+            return bare
+        piece = piece_reader(self.names).find(bare)
+        return None if piece is None else self.names[piece]
 
     def check_room(self, new: int) -> None:
         """Check that a turn may make so many images.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from agile_gym.actions.dialects import ParsedTurn
 from agile_gym.actions.primitives import FORM_ERRORS, ActionError, Answer, Primitive
 from agile_gym.actions.prompt import done_text, error_text, image_captions, result_text
+from agile_gym.actions.reading import piece_reader
 from agile_gym.actions.recipes import Board, ImageRecipe, render_into
 from agile_gym.actions.tags import MAX_TEXT
 from agile_gym.actions.task import task_text
@@ -21,7 +22,7 @@ from agile_gym.envs.config import JigsawRules
 from agile_gym.envs.starting import ResetOptions, check_reset_options, draw_start
 from agile_gym.errors import ConfigurationError
 from agile_gym.images import ImageSource
-from agile_gym.puzzle.board import JigsawPuzzle, piece_numbers
+from agile_gym.puzzle.board import JigsawPuzzle
 from agile_gym.puzzle.layout import BoardLayout
 from agile_gym.rewards import EpisodeRecord, RewardParts, no_reward, score_episode
 
@@ -220,7 +221,10 @@ class JigsawEpisode:
         self._code_turns += parsed.has_code
         answer = parsed.primitives[0] if parsed.primitives and isinstance(parsed.primitives[0], Answer) else None
         error, shown = parsed.error, None
-        if error is None and answer is None:
+        right = 0
+        if answer is not None:
+            right, error = self._check_answer(answer)
+        elif error is None:
             try:
                 shown = workspace.execute(parsed.primitives)
                 if parsed.variables is not None:
@@ -238,15 +242,15 @@ class JigsawEpisode:
             size = render_into(canvas, workspace.images[shown], self.pieces, self.layout, self._reference)
         else:
             canvas[...] = 0
-        info = self._info(() if error else parsed.primitives, error)
+        info = self._info(() if error and answer is None else parsed.primitives, error)
         info["images"] = () if shown is None else (canvas[: size[0], : size[1]],)
         reward = 0.0
         if ends or truncated:
             self.done = True
-            info["reward"] = parts = self._finish(answer)
+            info["reward"] = parts = self._finish(right, answered=answer is not None)
             reward = parts["total"]
             info["solved"], info["score"] = self._solved, parts["score"]
-        return StepResult(self._feedback(parsed, error, shown, ends), size, reward, ends, truncated, info)
+        return StepResult(self._feedback(parsed, error, shown, answer, ends=ends), size, reward, ends, truncated, info)
 
     def new_workspace(self) -> Workspace:
         """Return a workspace as it is at the start of an episode."""
@@ -276,34 +280,44 @@ class JigsawEpisode:
             images.append(self._reference)
         return tuple(images)
 
-    def _finish(self, answer: Primitive | None) -> RewardParts:
-        right = 0
+    def _check_answer(self, answer: Answer) -> tuple[int, ActionError | None]:
+        """Return how many pieces are right in an answer, and why it cannot be right, whatever the solution; or None."""
+        pieces = piece_reader(self.workspace.names)
+        order, problem = pieces.read_order(answer.order)
+        turns = [0] * len(pieces.names)
+        for piece, angle in zip(order, answer.turns or (), strict=False):
+            if piece >= 0:
+                turns[piece] = angle
+        error = None
+        if problem is not None:
+            error = ActionError("not_a_permutation", f"It cannot be right. {problem}.")
+        elif any(angle % 90 for angle in turns):
+            piece = next(piece for piece in order if turns[piece] % 90)
+            wrong = f"The angle of '{pieces.names[piece]}' is {turns[piece]}, and no multiple of 90"
+            error = ActionError("bad_answer", f"It cannot be right. {wrong}.")
+        return self.puzzle.pieces_right(order, turns), error
+
+    def _finish(self, right: int, *, answered: bool) -> RewardParts:
         count = len(self.workspace.names)
-        if isinstance(answer, Answer):
-            numbers = piece_numbers(count)
-            order = [numbers.get(name, -1) for name in answer.order]
-            turns = [0] * count
-            for piece, angle in zip(order, answer.turns or (), strict=False):
-                if piece >= 0:
-                    turns[piece] = angle
-            right = self.puzzle.pieces_right(order, turns)
         self._solved = right == count
         record = EpisodeRecord(
             texts=self._texts,
             code_turns=self._code_turns,
             images=self._images,
             well_formed=self._well_formed,
-            answered=answer is not None,
+            answered=answered,
             pieces_right=right,
             pieces=count,
             max_turns=self.max_turns,
         )
         return score_episode(record, self.rules.reward)
 
-    def _feedback(self, parsed: ParsedTurn, error: ActionError | None, shown: str | None, ends: bool) -> str:
+    def _feedback(
+        self, parsed: ParsedTurn, error: ActionError | None, shown: str | None, answer: Answer | None, *, ends: bool
+    ) -> str:
         left, brief = self.max_turns - self.turn, self.rules.prompt.brief
         if ends:
-            return done_text(answered=error is None)
+            return done_text(error, answered=answer is not None, brief=brief)
         if error is not None:
             return error_text(error, self.workspace, left, brief=brief)
         return result_text(self.workspace, shown, left, well_formed=parsed.well_formed, brief=brief)

@@ -97,9 +97,10 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
     ``info`` holds ``images``, the arrays that those marks stand for, in order, as (h, w, 3) uint8 (at the start, the
     pieces); ``task``, what may be known of the puzzle without looking (`JigsawTask`); ``reward``, the parts of the
     reward (`agile_gym.rewards.RewardParts`); ``primitives``, what the turn was understood as; ``error``, the kind of
-    error or None; ``turn``, the turns taken; ``solved`` and ``score`` (share of pieces right), which are known when the
-    episode is over; at reset also ``image_id``, the hash of the photograph. With ``reveal=True`` it also tells
-    ``solution``, ``level`` and ``pieces_in_place``.
+    error or None, also for an answer that ends the episode and cannot be right, since it lacks a piece, has one twice
+    or names one that is not there; ``turn``, the turns taken; ``solved`` and ``score`` (share of pieces right), which
+    are known when the episode is over; at reset also ``image_id``, the hash of the photograph. With ``reveal=True`` it
+    also tells ``solution``, ``level`` and ``pieces_in_place``.
 
     ## Rewards
     R = 0.8 R_acc + 0.2 R_format + R_step, paid on the last step (paper, section 3): R_acc is 1 for a right answer, that

@@ -156,7 +156,8 @@ def _answer(transcript: Transcript) -> list[Any] | None:
     if last.primitives != (Answer.__name__,):
         return None
     try:
-        answer = read_answer(read_tags(last.text, "code").bodies[0], rotations=bool(transcript.task["rotations"]))
+        body, task = read_tags(last.text, "code").bodies[0], transcript.task
+        answer = read_answer(body, task["names"], rotations=bool(task["rotations"]))
     except ActionError as error:  # a dialect of one's own may write answers otherwise
         error.forget()
         return None

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, cast
 
+from agile_gym.actions.reading import read_whole
 from agile_gym.errors import ImageError
 from agile_gym.images.formats import header_problem, open_header
 from agile_gym.puzzle.board import JigsawPuzzle, piece_numbers
@@ -102,8 +103,9 @@ def _puzzle(model: object, grid: tuple[int, int] | None) -> JigsawPuzzle:
     numbers = piece_numbers(min(count, MAX_PIECES))
     home, turns = [-1] * count, [0] * count
     for place, pair in enumerate(pairs):
-        piece, angle = _pair(pair)
-        if isinstance(piece, str) and piece in numbers and isinstance(angle, int) and angle % 90 == 0:
+        piece, given = _pair(pair)
+        angle = read_whole(given)
+        if isinstance(piece, str) and piece in numbers and angle is not None and angle % 90 == 0:
             home[numbers[piece]], turns[numbers[piece]] = place, angle % 360
     if count < 2 or sorted(home) != list(range(count)):
         raise ImageError(f"its ground truth {text!r:.80} is not JSON of [piece, angle] pairs, each piece once")

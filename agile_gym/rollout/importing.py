@@ -19,7 +19,7 @@ from agile_gym.actions.prompt import IMAGE_MARK
 from agile_gym.actions.workspace import Workspace
 from agile_gym.errors import ImageError, TranscriptError
 from agile_gym.images import decode_image
-from agile_gym.puzzle.board import parse_grid
+from agile_gym.puzzle.board import MAX_SIDE, parse_grid
 from agile_gym.puzzle.layout import BoardLayout
 from agile_gym.rewards import EpisodeRecord, get_reward, no_reward, score_episode
 from agile_gym.rollout.agile_rl import AgilePuzzle, AgilePuzzles, Grid, read_agile_rl
@@ -34,6 +34,8 @@ MAX_FILE = 1024**3
 MAX_PIECES = 100
 POLICY = "agile-cold-start"
 _CANVAS = (8192, 8192)
+_LARGEST = Workspace(BoardLayout(MAX_SIDE, MAX_SIDE, 1, 1), _CANVAS)
+"""Has the names of all pieces that a puzzle can have, to read an answer before the grid is known."""
 _ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 
 
@@ -223,7 +225,7 @@ def _find(root: Path, name: str) -> Path:
 
 def _answer(text: str) -> tuple[str, ...] | None:
     """Return the pieces that a turn answers with, or None if it is no answer that can be read."""
-    parsed = get_dialect("code").parse(text, Workspace(BoardLayout(2, 2, 1, 1), _CANVAS))
+    parsed = get_dialect("code").parse(text, _LARGEST)
     match parsed.primitives:
         case (Answer(order, _),) if 2 <= len(order) <= MAX_PIECES:
             return order

@@ -208,7 +208,8 @@ def _longest_error(chat: ChatFormat, options: Mapping[str, Any]) -> int:
         *(json.dumps({"name": "crop", "arguments": {"image": "A", "box": box}}) for box in ([1, 1, 1, 1], "")),
         "crop(image_list[0], [1, 1, 1, 1])",
         "crop(image_list[0], [0, 0, 1, 1])\ncrop(nothing, [1, 1, 1, 1])",
-        "state = []",
+        f'state = ["{"x" * 50}", "A", "a"]',
+        json.dumps({"name": "arrange", "arguments": {"order": ["x" * 50, "A", "a"]}}),
         "import os",
         "{",
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agile_gym.actions.tags import thoughts
 from agile_gym.errors import ConfigurationError
 from agile_gym.rollout.reading import TranscriptHeader, read_headers
 from agile_gym.rollout.transcript import Image, Transcript
@@ -25,7 +26,7 @@ LONGEST = 1500
 """Characters of a text that are shown."""
 _FINE = 5
 """Boards with more rows or columns have no names on their pieces."""
-_TAG = re.compile(r"<(think|code|tool_call|answer)>")
+_TAG = re.compile(r"<(code|tool_call|answer)>")
 _TITLES = {"think": "Think", "code": "Code", "tool_call": "Tool call", "answer": "Answer"}
 
 
@@ -273,15 +274,24 @@ def _shortened(body: str) -> str:
 def _cut(text: str) -> list[tuple[str, str, bool]]:
     """Cut a turn's text at its tags: kind (or ``"outside"``), what is in it, and whether it is closed."""
     blocks: list[tuple[str, str, bool]] = []
+    place = 0
+    for start, end in thoughts(text):
+        thought = text[start:end]
+        inside = thought.removeprefix("<think>").removesuffix("</think>")
+        blocks += [*_cut_outside(text[place:start]), ("think", inside, thought.endswith("</think>"))]
+        place = end
+    return blocks + _cut_outside(text[place:])
+
+
+def _cut_outside(text: str) -> list[tuple[str, str, bool]]:
+    """Cut what stands outside the thoughts."""
+    blocks: list[tuple[str, str, bool]] = []
 
     def outside(part: str) -> None:
         if part.strip():
             blocks.append(("outside", part, True))
 
-    place, unopened, opened = 0, text.find("</think>"), text.find("<think>")
-    if unopened >= 0 and (opened < 0 or unopened < opened):  # the opening tag may have been part of the prompt
-        blocks.append(("think", text[:unopened], True))
-        place = unopened + len("</think>")
+    place = 0
     while (found := _TAG.search(text, place)) is not None:
         outside(text[place : found.start()])
         close = f"</{found[1]}>"

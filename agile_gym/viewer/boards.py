@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agile_gym.actions.primitives import ActionError
-from agile_gym.actions.tags import read_answer
+from agile_gym.actions.reading import read_whole
+from agile_gym.actions.tags import answer_span, read_answer
 from agile_gym.arguments import is_whole
 from agile_gym.errors import ConfigurationError
 from agile_gym.puzzle.layout import MAX_SIDE_PIXELS
@@ -19,8 +20,6 @@ from agile_gym.puzzle.render import WHITE
 from agile_gym.rollout.transcript import Image, Transcript, Turn
 
 __all__ = ["BoardImage", "PieceReader", "Puzzle", "Tile", "answer_tiles", "puzzle_of", "tiles_of"]
-
-_THINKING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 
 class Tile(NamedTuple):
@@ -105,8 +104,9 @@ def tiles_of(state: Sequence[Any], names: Sequence[str]) -> tuple[Tile, ...] | N
     tiles: list[Tile] = []
     for entry in state:
         pair = cast(Sequence[object], entry) if isinstance(entry, list | tuple) else (entry, 0)
-        name, angle = pair if len(pair) == 2 else (None, 0)
-        if not isinstance(name, str) or not isinstance(angle, int) or name not in numbers or angle % 90:
+        name, given = pair if len(pair) == 2 else (None, 0)
+        angle = read_whole(given)
+        if not isinstance(name, str) or name not in numbers or angle is None or angle % 90:
             return None
         tiles.append(Tile(numbers[name], angle % 360))
     return tuple(tiles) if sorted(tile.piece for tile in tiles) == list(range(len(names))) else None
@@ -116,23 +116,15 @@ def answer_tiles(turn: Turn, puzzle: Puzzle, *, rotations: bool) -> tuple[Tile, 
     """Return the board that a turn gave as its answer, or None if it gave none or no whole board."""
     if turn.primitives != ("Answer",):
         return None
-    body = _last_answer(_THINKING.sub("", turn.text))
-    try:
-        answer = None if body is None else read_answer(body, rotations=rotations)
-    except ActionError:
+    span = answer_span(turn.text)
+    if span is None:
         return None
-    if answer is None:
+    try:
+        answer = read_answer(turn.text[slice(*span)], puzzle.names, rotations=rotations)
+    except ActionError:
         return None
     state = answer.order if answer.turns is None else list(zip(answer.order, answer.turns, strict=True))
     return tiles_of(state, puzzle.names)
-
-
-def _last_answer(text: str) -> str | None:
-    """Return what stands between the last pair of answer tags; an expression would take quadratic time to find it."""
-    body, end = None, 0
-    while (start := text.find("<answer>", end)) >= 0 and (close := text.find("</answer>", start)) >= 0:
-        body, end = text[start + len("<answer>") : close], close
-    return body
 
 
 class PieceReader:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
+from agile_gym.actions.tags import thoughts
 from agile_gym.envs.config import MAX_TURNS
 from agile_gym.errors import ConfigurationError
 from agile_gym.rollout.files import replacing
@@ -29,7 +30,7 @@ _LONGEST = 600  # characters of a text that are looked at; there is no room for 
 _LONGEST_NAME = 20
 _NARROWEST = 3  # pixels of the narrowest letter
 _LAST_GLYPH = 0x17F  # Pillow's own font has the Latin letters up to here
-_TURN_TAGS = ("think", "code", "tool_call", "answer")
+_TURN_TAGS = ("code", "tool_call", "answer")
 
 Colour = tuple[int, int, int]
 
@@ -163,9 +164,14 @@ def _panel(puzzle: Puzzle, tiles: Sequence[Tile], title: str) -> _Panel:
 
 def _written(turn: Turn) -> list[tuple[str, Colour]]:
     """Return the reasoning of a turn, if there is any, and what follows it, without their tags."""
-    thought, _, action = turn.text.rpartition("</think>")
+    thought = action = ""
+    place = 0
+    for start, end in thoughts(turn.text):
+        thought += turn.text[start:end].removeprefix("<think>").removesuffix("</think>")
+        action += turn.text[place:start]
+        place = end
+    action += turn.text[place:]
     for name in _TURN_TAGS:
-        thought = thought.replace(f"<{name}>", "")
         action = action.replace(f"<{name}>", "").replace(f"</{name}>", "")
     return [(text, ink) for text, ink in ((thought, QUIET), (action, INK)) if text.strip()]
 

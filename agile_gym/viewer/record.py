@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from agile_gym.actions.tags import thoughts
 from agile_gym.rollout.transcript import Image, Segment, Transcript, Turn
 from agile_gym.viewer.boards import BoardImage, PieceReader, Puzzle, Tile, answer_tiles, tiles_of
 
@@ -109,6 +110,7 @@ def _turn_record(
     tiles = tiles_of(turn.state, puzzle.names)
     return {
         "text": turn.text,
+        "thoughts": [[_utf16(turn.text, place) for place in span] for span in thoughts(turn.text)],
         "feedback": turn.feedback,
         "images": [reference(image, tiles) for image in turn.images],
         "primitives": turn.primitives,
@@ -120,6 +122,11 @@ def _turn_record(
         "env_seconds": plain_json(turn.env_seconds),
         "usage": plain_json(asdict(turn.usage)),
     }
+
+
+def _utf16(text: str, place: int) -> int:
+    """Return a place in a text as JavaScript counts it."""
+    return place if text.isascii() else len(text[:place].encode("utf-16-le", "surrogatepass")) // 2
 
 
 def _board_reference(board: BoardImage, image: Image) -> dict[str, Any]:

@@ -5,21 +5,28 @@ const BLOCK_NAMES = { think: "Think", code: "Code", tool_call: "Tool call", answ
 const LONGEST_STYLED = 20000; // Longer code is shown without colours.
 
 /**
- * Cut a turn's text at its tags.
+ * Cut a turn's text at its tags; where its thoughts are the record tells.
  * @returns {Array} of {kind, text, open}: kind is a tag's name or "outside"; open tells that the tag is not closed.
  */
-function textBlocks(text) {
+function textBlocks({ text, thoughts }) {
+  const blocks = [];
+  let place = 0;
+  for (const [start, end] of thoughts) {
+    const thought = text.slice(start, end);
+    const inside = thought.replace(/^<think>/, "").replace(/<\/think>$/, "");
+    blocks.push(...outsideBlocks(text.slice(place, start)));
+    blocks.push({ kind: "think", text: inside, open: !thought.endsWith("</think>") });
+    place = end;
+  }
+  return [...blocks, ...outsideBlocks(text.slice(place))];
+}
+
+/** Cut what stands outside the thoughts. */
+function outsideBlocks(text) {
   const blocks = [];
   const outside = (part) => part.trim() && blocks.push({ kind: "outside", text: part, open: false });
   let place = 0;
-  const unopened = text.indexOf("</think>");
-  const opened = text.indexOf("<think>");
-  if (unopened >= 0 && (opened < 0 || unopened < opened)) { // The opening tag may have been part of the prompt.
-    blocks.push({ kind: "think", text: text.slice(0, unopened), open: false });
-    place = unopened + "</think>".length;
-  }
-  const tag = /<(think|code|tool_call|answer)>/g;
-  tag.lastIndex = place;
+  const tag = /<(code|tool_call|answer)>/g;
   for (let found = tag.exec(text); found; found = tag.exec(text)) {
     outside(text.slice(place, found.index));
     const start = tag.lastIndex;
@@ -98,7 +105,7 @@ function turnCost(turn) {
 /** Return the card of a turn. */
 function turnCard(record, number) {
   const turn = record.turns[number];
-  const blocks = textBlocks(turn.text);
+  const blocks = textBlocks(turn);
   const title = `turn-${number + 1}-title`;
   return element(
     "article.turn",

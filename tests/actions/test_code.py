@@ -209,7 +209,11 @@ def test_the_reference_image_is_the_last_of_the_list():
         ("bad_index", code("x = state[4]")),
         ("bad_index", code("x = state[-5]")),
         ("bad_index", code("x = state['A']")),
-        ("bad_index", code("x = state[0.0]")),
+        ("bad_index", code("x = state[0.5]")),
+        ("bad_index", code("x = state[1e400]")),
+        ("bad_index", code("swap(0.5, 1)")),
+        ("bad_number", code("swap(1e308, 1)")),
+        ("bad_index", code("swap(1e9, 1)")),
         ("bad_index", code("x = state[::0]")),
         ("bad_number", code("x = 1e999")),
         ("bad_number", code("x = 10000000000")),
@@ -238,7 +242,7 @@ def test_the_reference_image_is_the_last_of_the_list():
         ("bad_answer", "<think></think><answer>[1, 2]</answer>"),
         ("bad_answer", "<think></think><answer>[]</answer>"),
         ("bad_answer", "<think></think><answer>{}</answer>"),
-        ("bad_answer", "<think></think><answer>['A', 'B', 'C', 'D']</answer>"),
+        ("bad_answer", "<think></think><answer>['A', 'B', 'C', 'D</answer>"),
     ],
 )
 def test_every_mistake_has_its_kind_and_changes_nothing(kind, text):

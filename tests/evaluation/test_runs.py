@@ -84,7 +84,7 @@ def test_a_result_tells_what_happened():
         "<think>.</think><code>state[0], state[1] = state[1], state[0]\nobserve()</code>",
         "<think>.</think><code>crop(image_list[0], [0, 0, 0.5, 0.5])</code>",
         "<think>.</think><code>import os</code>",
-        '<answer> is what I write</think><answer>["D", "C", "B", "A"]</answer>',
+        '<answer> is what I write</think><answer>["d", "Image C", "B ", "piece a"]</answer>',
     )
     plan = EvaluationPlan("script", [SuiteEntry("2x2", (0,), 1)], options=FAST)
     (result,) = evaluate(script, plan)

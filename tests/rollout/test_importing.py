@@ -83,6 +83,13 @@ def test_images_of_a_conversation_are_read_once_and_have_a_largest_sum(folder, m
         next(read_agile_cold_start(file))
 
 
+def test_answers_of_a_conversation_are_read_in_other_spellings(folder):
+    answer = think("<answer>['Image B', 'a', 'c ', 'F', 'piece e', 'D']</answer>")
+    entry = {"messages": messages(TASK.replace("<image>", "", 4) + "<image>" * 6, answer), "images": PATHS}
+    (episode,) = read_agile_cold_start(write(folder, entry), grid="2x3")
+    assert (episode.solution, episode.solved, episode.turns[0].error) == (tuple("BACFED"), True, None)
+
+
 @pytest.mark.parametrize("style", ["messages", "conversations"])
 def test_a_conversation_becomes_a_transcript(folder, style):
     if style == "messages":
@@ -343,7 +350,7 @@ def test_the_environment_shows_the_rows_own_pieces(tmp_path, rows, solution):
 
 def test_turned_pieces_are_put_upright(tmp_path):
     photo, solution, turns = photograph()[:200, :200], [3, 1, 0, 2], [90, 0, 270, 180]
-    truth = [[LETTERS[piece], turns[piece]] for piece in solution]
+    truth = [[LETTERS[piece], turns[piece] * 1.0] for piece in solution]
     source = read_agile_rl(parquet(tmp_path / "a.parquet", [row(cut(photo, 2, 2, solution, turns), truth)]))
     assert np.array_equal(source.load(0), photo)
     options = source.puzzles[0].reset_options

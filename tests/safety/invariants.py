@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from agile_gym.actions import ERROR_KINDS, IMAGE_MARK
+from agile_gym.actions import ERROR_KINDS, IMAGE_MARK, Answer
 from agile_gym.envs import JigsawVisionEnv
 
 # The only tags of its own that the library shows after a turn.
@@ -31,6 +31,19 @@ def check_text(text, images):
     assert rest.isascii(), ascii(text)
     assert rest.replace("\n", "").isprintable(), ascii(text)
     assert not _TAG.search(rest), text
+
+
+def check_error(kind, text, *, brief):
+    """The text names the kind and, unless it is to be brief, tells in a sentence or more what was wrong."""
+    if brief:
+        assert f"error {kind}" in text.split("\n"), text
+        return
+    (line,) = (line for line in text.split("\n") if line.startswith("Error ("))
+    reason = line.removeprefix(f"Error ({kind}): ")
+    assert reason != line, text
+    assert len(reason.split()) >= 4, text
+    assert reason.endswith("."), text
+    assert not reason.endswith(".."), text
 
 
 def snapshot(workspace):
@@ -87,7 +100,9 @@ class Player:
             assert not any(workspace.turns)
         if info["error"] is not None:
             assert info["error"] in ERROR_KINDS
-            assert info["primitives"] == ()
+            answered = [type(primitive) for primitive in info["primitives"]] == [Answer]
+            assert terminated if answered else info["primitives"] == ()
+            check_error(info["error"], observation["text"], brief=self.env.rules.prompt.brief)
             assert not info["images"]
             assert snapshot(workspace) == before
         if terminated:

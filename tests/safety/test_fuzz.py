@@ -188,6 +188,141 @@ def test_answers(dialect, number, entries):
     play(dialect, number, tagged("answer", json.dumps(entries)))
 
 
+# --- one meaning in two spellings
+
+SPELLED = st.sampled_from(
+    ["{0}", "{0} ", "  {0}", "Image {0}", "image {0}", "Piece {0}", "piece_{0}", "'{0}'", "({0})", "TILE {0}", "{0}."]
+)
+FENCES = st.sampled_from(
+    [
+        "{1}",
+        "\n{1}\n",
+        "```\n{1}\n```",
+        "```{0}\n{1}\n```",
+        "```{0}\r\n{1}\r\n```",
+        "~~~{0}\n{1}\n~~~",
+        "```{1}```",
+        "```{0}\n{1}",
+        "{1}\n```",
+    ]
+)
+LANGUAGES = st.sampled_from(["", "json", "python", "c++", "tool_call", "klingon"])
+THOUGHTS = st.sampled_from(
+    [
+        "a",
+        "<code>x</code>",
+        "<answer>",
+        "</tool_call>",
+        "<think>b</think>",
+        "I begin with <think>",
+        "<answer>[]</answer>",
+    ]
+)
+WHOLE = st.sampled_from([0, 90, 180, 270, -90, 450, 45, 3600, 4000, 10**12, 0.5])
+ORDERS = st.permutations("ABCD") | st.lists(st.sampled_from([*"ABCD", "Z", "AB", "<image>"]), min_size=1, max_size=5)
+
+
+@st.composite
+def spellings(draw, name):
+    """A piece's name in other words; what names no piece stays as it is."""
+    form = draw(SPELLED)
+    return form.format(draw(st.sampled_from([name, name.lower()]))) if name in list("ABCD") else name
+
+
+def other_number(draw, value):
+    return float(value) if draw(st.booleans()) else value
+
+
+def encoded(draw, value):
+    """JSON, perhaps within the JSON of a string."""
+    text = json.dumps(value)
+    for _ in range(draw(st.integers(0, 2))):
+        text = json.dumps(text)
+    return text
+
+
+def fenced(draw, tag, body):
+    return f"<think>{draw(THOUGHTS)}</think><{tag}>{draw(FENCES).format(draw(LANGUAGES), body)}</{tag}>"
+
+
+def the_same(dialect, number, plain, spelled):
+    """Both are read alike, and then played."""
+    one = player(dialect, number)
+    one.fresh()
+    first, second = (one.env.dialect.parse(text, one.env.episode.workspace) for text in (plain, spelled))
+    assert first.primitives == second.primitives, (plain, spelled)
+    assert (first.error and first.error.kind) == (second.error and second.error.kind), (plain, spelled)
+    assert (first.has_code, first.well_formed) == (second.has_code, second.well_formed), (plain, spelled)
+    play(dialect, number, spelled, plain)
+
+
+@FUZZ
+@given(number=configs, order=ORDERS, angles=st.none() | st.lists(WHOLE, min_size=5, max_size=5), data=st.data())
+@both
+def test_answers_in_two_spellings(dialect, number, order, angles, data):
+    plain = list(order) if angles is None else [list(pair) for pair in zip(order, angles, strict=False)]
+    spelled = [data.draw(spellings(name)) for name in order]
+    if angles is not None:
+        spelled = [[name, other_number(data.draw, angle)] for name, angle in zip(spelled, angles, strict=False)]
+    body = data.draw(st.sampled_from([repr(spelled), encoded(data.draw, spelled)]))
+    if '"' in repr(spelled) or "\\" in repr(spelled):
+        body = encoded(data.draw, spelled)
+    the_same(dialect, number, tagged("answer", json.dumps(plain)), fenced(data.draw, "answer", body))
+
+
+CALLED = st.one_of(
+    st.tuples(st.sampled_from("ABCDZ"), st.sampled_from("ABCDZ")).map(
+        lambda pair: ("swap", {"first": pair[0], "second": pair[1]})
+    ),
+    ORDERS.map(lambda order: ("arrange", {"order": list(order)})),
+    st.just(("observe", {})),
+    st.tuples(st.sampled_from("ABCDZ"), WHOLE).map(lambda pair: ("turn", {"piece": pair[0], "angle": pair[1]})),
+    st.tuples(st.sampled_from("ABCD"), WHOLE).map(lambda pair: ("rotate", {"image": pair[0], "angle": pair[1]})),
+    st.sampled_from("ABCD").map(lambda name: ("crop", {"image": name, "box": [0, 0, 1, 1]})),
+)
+
+
+def respelled(draw, value):
+    if isinstance(value, list):
+        return [respelled(draw, entry) for entry in value]
+    return draw(spellings(value)) if isinstance(value, str) else other_number(draw, value)
+
+
+@FUZZ
+@given(number=configs, call=CALLED, data=st.data())
+def test_tool_calls_in_two_spellings(number, call, data):
+    name, arguments = call
+    given_as = {key: respelled(data.draw, value) for key, value in arguments.items()}
+    if data.draw(st.booleans()):
+        given_as = encoded(data.draw, given_as)
+    written = {"name": name, data.draw(st.sampled_from(["arguments", "parameters", "args", "input"])): given_as}
+    if data.draw(st.booleans()):
+        written = {"type": "function", "function": written}
+    plain = tagged("tool_call", json.dumps({"name": name, "arguments": arguments}))
+    the_same("tools", number, plain, fenced(data.draw, "tool_call", encoded(data.draw, written)))
+
+
+@FUZZ
+@given(number=configs, order=ORDERS, places=st.lists(st.integers(-5, 5), min_size=2, max_size=2), data=st.data())
+def test_code_in_two_spellings(number, order, places, data):
+    names, (i, j) = [data.draw(spellings(name)) for name in order], places
+    x, y = (other_number(data.draw, place) for place in places)
+    plain, spelled = data.draw(
+        st.sampled_from(
+            [
+                (f"state = {list(order)}", f"state = {names}"),
+                (f"swap({order[0]!r}, {j})", f"swap({names[0]!r}, {y})"),
+                (
+                    f"state[{i}], state[{j}] = state[{j}], state[{i}]",
+                    f"state[{x}], state[{y}] = state[{y}], state[{x}]",
+                ),
+                (f"turn({order[0]!r}, {i * 90})", f"turn({names[0]!r}, {float(i * 90)})"),
+            ]
+        )
+    )
+    the_same("code", number, tagged("code", plain), fenced(data.draw, "code", spelled))
+
+
 EDITS = st.lists(
     st.tuples(
         st.sampled_from(["delete", "duplicate", "replace", "insert", "swap"]),

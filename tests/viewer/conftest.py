@@ -8,7 +8,10 @@ from agile_gym.policies import make_policy
 from agile_gym.viewer import write_page
 
 TURNED = Script('<think>.</think><code>turn("B", 90)\nobserve()</code>', "<think>.</think><answer>{solution}</answer>")
-CODE_AND_ANSWER = '<think>Two.</think><code>swap(0, 1)</code><answer>["A"]</answer>left over<think>and not closed'
+CODE_AND_ANSWER = (
+    "<think>Two \U0001f600 of <think>three</think>, as in <code>x</code>.</think><code>swap(0, 1)</code>"
+    '<answer>["A"]</answer>left over<think>and not closed'
+)
 
 
 @pytest.fixture(scope="session")

@@ -72,6 +72,8 @@ def test_answers_inside_the_reasoning_are_not_answers(order):
     ("text", "answer"),
     [
         ('<answer>["A", "B", "C", "D"]</answer> or <answer>["D", "C", "B", "A"]</answer>', [3, 2, 1, 0]),
+        ("<answer>[d, c, b, a]</answer>", [3, 2, 1, 0]),
+        ('<answer>["Image D", "c", "B ", "A"]</answer>', [3, 2, 1, 0]),
         ('<answer><answer>["D", "C", "B", "A"]</answer>', None),
         ('<answer>["D", "C", "B", "A"]</answer><answer>', [3, 2, 1, 0]),
         ("<answer>" * 1_000_000, None),

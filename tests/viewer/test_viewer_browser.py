@@ -23,7 +23,13 @@ def test_the_page_opens_with_summary_list_and_tables(page, played):
         ["2x2", "L0", "9", "88.9%"], ["2x2", "L1", "3", "0.0%"], ["2x2", "L2", "1", "0.0%"], ["3x3", "L1", "6", "0.0%"],
     ]  # fmt: skip
     errors = dict(row.text.rsplit(" ", 2)[::2] for row in page.all("[aria-label=Errors] tbody tr"))
-    assert errors == {"no_action": "3", "not_allowed": "3", "bad_box": "3", "unpaired_tags": "1"}
+    assert errors == {
+        "no_action": "3",
+        "not_allowed": "3",
+        "bad_box": "3",
+        "not_a_permutation": "3",
+        "unpaired_tags": "1",
+    }
     assert page.complaints() == []
 
 
@@ -186,14 +192,16 @@ def test_turns_are_shown_whole(page, played):
 
 def test_errors_are_shown(page, played):
     page.open("2x2-L1-0")
-    assert page.texts(".chip-label.bad") == ["Error: no_action", "Error: not_allowed", "Error: bad_box"]
+    kinds = ["no_action", "not_allowed", "bad_box", "not_a_permutation"]
+    assert page.texts(".chip-label.bad") == [f"Error: {kind}" for kind in kinds]
     assert page.texts("#turn-1 .written h4") == ["Outside the tags"]
     assert page.texts("#turn-1 .written p") == ["I forgot the tags."]
     assert "Error (bad_box)" in page.find("#turn-3 .environment").text
     assert "not a whole board" in page.find(".film").text
     page.open("mixed-2x2-L0-0")
     assert page.texts(".written h4") == ["Think", "Code", "Answer", "Outside the tags", "Thinknot closed"]
-    assert page.texts(".written :is(p, pre)") == ["Two.", "swap(0, 1)", '["A"]', "left over", "and not closed"]
+    thought = "Two \U0001f600 of <think>three</think>, as in <code>x</code>."
+    assert page.texts(".written :is(p, pre)") == [thought, "swap(0, 1)", '["A"]', "left over", "and not closed"]
     page.open("2x2-L2-1")
     assert "turns ran out" in page.find(".facts").text
     assert page.texts("#turn-1 figcaption")[0].startswith("The board now, which the model did not see")

@@ -8,7 +8,7 @@ from viewer_samples import ERRS, HOSTILE, LOOKS, NEVER, Script, play
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.viewer import write_gif
-from agile_gym.viewer.gif import HEIGHT, MARGIN, PANEL, PANEL_TOP, WIDTH, _wrapped
+from agile_gym.viewer.gif import HEIGHT, MARGIN, PANEL, PANEL_TOP, WIDTH, _wrapped, _written
 
 
 def frames_of(path):
@@ -112,3 +112,8 @@ def test_neither_turns_nor_names_without_end_are_drawn(tmp_path):
     with pytest.raises(ConfigurationError, match="has 1,001 turns; a GIF shows at most 1,000"):
         write_gif(many, tmp_path / "b.gif")
     assert [path.name for path in tmp_path.iterdir()] == ["a.gif"]
+
+
+def test_what_was_thought_and_done_are_told_apart():
+    (transcript,) = play(Script("<think>a <think>b</think> <code>c</code></think>d<code>e</code>"), [0], max_turns=1)
+    assert [text for text, _ in _written(transcript.turns[0])] == ["a <think>b</think> <code>c</code>", "de"]

@@ -148,7 +148,7 @@ def test_index_sums_up_each_episode(page, transcripts):
     assert [row["id"] for row in index["rows"]] == [transcript.id for transcript in transcripts]
     errs = index["rows"][4]
     assert (errs["grid"], errs["level"], errs["solved"], errs["turns"]) == ("2x2", 2, False, 4)
-    assert errs["errors"] == {"no_action": 1, "not_allowed": 1, "bad_box": 1}
+    assert errs["errors"] == {"no_action": 1, "not_allowed": 1, "bad_box": 1, "not_a_permutation": 1}
     assert errs["tokens"] is None
     assert index["rows"][5]["truncated"] is True
     for row, transcript in zip(index["rows"], transcripts, strict=True):

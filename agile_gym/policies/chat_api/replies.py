@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from agile_gym.actions.tools import call_text
+
 __all__ = ["MalformedReplyError", "Reply", "end_text", "read_reply"]
 
 _CUT = 100_000
@@ -126,7 +128,8 @@ def _reply(
     reason = next((choice[name] for name in ("stop_reason", "matched_stop") if name in choice), ...)
     text = end_text(text, stop, finish=finish, reason=reason)
     if "<tool_call>" not in text:
-        text += _tool_calls(message.get("tool_calls"))
+        legacy = message.get("function_call")
+        text += _tool_calls(message.get("tool_calls") or ([legacy] if legacy else None))
     if not text and refusal is not None:
         text = refusal
     text = text[:_CUT]
@@ -192,13 +195,11 @@ def _tool_calls(calls: Any) -> str:  # noqa: ANN401 -- JSON
     """Write tool calls, which a server's parser took out of the text, as the model wrote them."""
     texts: list[str] = []
     for call in cast(list[Any], calls) if isinstance(calls, list) else []:
-        function = _mapping(_mapping(call).get("function"))
-        name, arguments = function.get("name"), function.get("arguments")
-        try:
-            read = json.loads(arguments or "{}") if isinstance(arguments, str | None) else arguments
-            written = json.dumps({"name": name, "arguments": read})
-        except (ValueError, RecursionError):
-            written = json.dumps({"name": _shown(name), "arguments": _shown(arguments)})
+        written = call_text(call)
+        if written is None:
+            function = _mapping(_mapping(call).get("function"))
+            shown = {"name": _shown(function.get("name")), "arguments": _shown(function.get("arguments"))}
+            written = json.dumps(shown)
         texts.append(f"<tool_call>{written}</tool_call>")
     return _clean("".join(texts))
 

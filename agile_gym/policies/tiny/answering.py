@@ -130,7 +130,7 @@ def pieces_right(processor: Any, lesson: Lesson, turns: Tensor, batch: PuzzleBat
     solutions: list[list[int]] = batch.solution.tolist()
     for text, solution in zip(texts, solutions, strict=True):
         try:
-            order = read_answer(read_tags(text, "code").bodies[0]).order
+            order = read_answer(read_tags(text, "code").bodies[0], lesson.names).order
         except ActionError:
             order = ()
         same = [name == lesson.names[piece] for name, piece in zip(order, solution, strict=False)]

@@ -113,6 +113,34 @@ def test_tool_calls_that_a_parser_took_out_are_written_back():
     assert read_reply(body(already)).text == already["content"]
 
 
+SWAP = {"first": "A", "second": "B"}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"tool_calls": [{"function": {"name": "swap", "arguments": json.dumps(SWAP)}}]},
+        {"tool_calls": [{"function": {"name": "swap", "arguments": json.dumps(json.dumps(SWAP))}}]},
+        {"tool_calls": [{"function": {"name": "swap", "arguments": SWAP}}]},
+        {"tool_calls": [{"function": {"name": "swap", "parameters": SWAP}}]},
+        {"tool_calls": [{"function": {"name": "swap", "arguments": None, "parameters": json.dumps(SWAP)}}]},
+        {"tool_calls": [{"name": "swap", "arguments": json.dumps(SWAP)}]},
+        {"tool_calls": [{"type": "tool_use", "name": "swap", "input": SWAP}]},
+        {"tool_calls": None, "function_call": {"name": "swap", "arguments": json.dumps(SWAP)}},
+    ],
+)
+def test_a_tool_call_is_read_in_every_form_that_servers_send(message):
+    text = read_reply(body({"content": "<think>a</think>", **message}, {"finish_reason": "tool_calls"})).text
+    call = text.removeprefix("<think>a</think><tool_call>").removesuffix("</tool_call>")
+    assert json.loads(call) == {"name": "swap", "arguments": SWAP}
+
+
+@pytest.mark.parametrize("arguments", [None, "", "null", "{}", {}])
+def test_a_tool_call_without_arguments(arguments):
+    message = {"content": None, "tool_calls": [{"function": {"name": "observe", "arguments": arguments}}]}
+    assert read_reply(body(message)).text == '<tool_call>{"name": "observe", "arguments": {}}</tool_call>'
+
+
 @pytest.mark.parametrize(
     ("usage", "tokens"),
     [
@@ -143,7 +171,18 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-NAMES = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls", "function", "name", "arguments", "text")
+NAMES = (
+    "content",
+    "reasoning_content",
+    "reasoning",
+    "refusal",
+    "tool_calls",
+    "function",
+    "name",
+    "arguments",
+    "parameters",
+    "text",
+)
 MESSAGE = JSON | st.dictionaries(st.sampled_from(NAMES), JSON | st.lists(st.dictionaries(st.sampled_from(NAMES), JSON)))
 CHOICE = JSON | st.fixed_dictionaries(
     {}, optional={"message": MESSAGE, "finish_reason": JSON, "stop_reason": JSON, "matched_stop": JSON}
