@@ -12,9 +12,10 @@ from functools import partial
 from typing import Any
 
 from agile_gym.errors import import_optional
+from agile_gym.policies.base import GivenUp
 from agile_gym.policies.chat_api.bodies import make_http_client
 from agile_gym.policies.chat_api.endpoint import read_key, scrub
-from agile_gym.policies.chat_api.failures import Failure, Sent, classify, endpoint_error, without_retry
+from agile_gym.policies.chat_api.failures import Failure, Sent, classify, endpoint_error, refusal_kind, without_retry
 from agile_gym.policies.chat_api.options import ChatAPIOptions
 from agile_gym.policies.chat_api.pacing import Pacer, backoff_seconds
 from agile_gym.policies.chat_api.replies import Reply, read_reply
@@ -85,12 +86,13 @@ class Asker:
         """Close all connections."""
         await self._client.close()
 
-    async def ask_all(self, questions: Sequence[Question], on_reply: Callable[[int, Reply], None]) -> None:
+    async def ask_all(self, questions: Sequence[Question], on_reply: Callable[[int, Reply | GivenUp], None]) -> None:
         """Ask all questions, a limited number at a time, until all are answered or one cannot be.
 
         Args:
             questions: The questions.
-            on_reply: Called with the number of a question and its answer, as soon as it is there.
+            on_reply: Called with the number of a question and its answer, as soon as it is there; or with the reason
+                why the endpoint refuses that question, though it may answer others.
 
         Raises:
             EndpointError: If a question cannot be answered; the others are given up.
@@ -120,14 +122,19 @@ class Asker:
             if error is not None:
                 raise error
 
-    async def _ask(self, question: Question, on_reply: Callable[[Reply], None]) -> None:
+    async def _ask(self, question: Question, on_reply: Callable[[Reply | GivenUp], None]) -> None:
         reply = await self._ask_until_answered(question)
+        if isinstance(reply, GivenUp):
+            self._spending.refused += 1
+            _log.warning("An episode is given up. %s", reply.reason)
+            on_reply(reply)
+            return
         self._spending.add(reply, self._prices.cost(reply))
         if reply.prompt_tokens is not None and reply.new_tokens is not None:
             self._pacer.correct(reply.prompt_tokens + reply.new_tokens - question.tokens)
         on_reply(reply)
 
-    async def _ask_until_answered(self, question: Question) -> Reply:
+    async def _ask_until_answered(self, question: Question) -> Reply | GivenUp:
         options, clock = self._options, asyncio.get_running_loop().time
         rng = random.Random(question.jitter)
         problems: list[str] = []
@@ -149,7 +156,11 @@ class Asker:
                     return replace(failure.fallback, attempts=attempts, problems=tuple(problems))
                 models = await self._models() if failure.status == 404 else []
                 sent = self._sent(question)
-                raise endpoint_error(failure, sent, attempts=attempts, seconds=clock() - start, models=models)
+                error = endpoint_error(failure, sent, attempts=attempts, seconds=clock() - start, models=models)
+                kind = refusal_kind(failure, proven=self._spending.answers > 0)
+                if kind is None:
+                    raise error
+                return GivenUp(kind, str(error))
             _log.warning("Attempt %d failed: %s. The next one is in %.1f s.", attempts, result.message, wait)
             if result.retry_after is not None:
                 self._pacer.pause(clock() + wait)
