@@ -9,7 +9,16 @@ from typing import NamedTuple
 
 from agile_gym.actions.primitives import ActionError, Answer
 
-__all__ = ["MAX_TEXT", "STOP_TEXTS", "TurnText", "answer_span", "has_action", "read_answer", "read_tags"]
+__all__ = [
+    "MAX_TEXT",
+    "STOP_TEXTS",
+    "TurnText",
+    "answer_span",
+    "blank_thoughts",
+    "has_action",
+    "read_answer",
+    "read_tags",
+]
 
 MAX_TEXT = 32_768
 """Longest text of a turn that is read, in characters."""
@@ -20,7 +29,8 @@ _END_OF_THINK = (False, "think")
 MAX_ANSWER = 4000
 MAX_ANGLE = 3600
 
-_THINKING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+_THINK_TAG = re.compile(r"</?think>")
+_BLANK = "\0"
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
@@ -97,11 +107,35 @@ def _tag_pattern(action: str) -> re.Pattern[str]:
 
 def has_action(text: str, action: str) -> bool:
     """Tell whether an action's tag is opened outside the reasoning, in a turn that cannot be read."""
-    return f"<{action}>" in _THINKING.sub("", text[:MAX_TEXT])
+    return f"<{action}>" in blank_thoughts(text[:MAX_TEXT])[0]
 
 
 def _ask(action: str) -> str:
     return f"Write your reasoning in a think block, then exactly one block: {action} or answer."
+
+
+def blank_thoughts(text: str, *, opened: bool | None = None) -> tuple[str, bool]:
+    """Blank what stands inside of think tags, which is not looked at anywhere.
+
+    Args:
+        text: The text of a turn, or the start of one.
+        opened: Whether a thought was opened before the text, as chat templates do; None if that is not known: then it
+            was if the text's first think tag closes one.
+
+    Returns:
+        A text of the same length with thoughts as null characters, tags left in place; and whether it ends in a
+        thought.
+    """
+    tags = list(_THINK_TAG.finditer(text))
+    inside = bool(tags) and tags[0][0] == "</think>" if opened is None else opened
+    parts: list[str] = []
+    place = 0
+    for tag in tags:
+        if (tag[0] == "<think>") != inside:
+            parts += [_BLANK * (tag.start() - place) if inside else text[place : tag.start()], tag[0]]
+            place, inside = tag.end(), not inside
+    parts.append(_BLANK * (len(text) - place) if inside else text[place:])
+    return "".join(parts), inside
 
 
 def answer_span(text: str) -> tuple[int, int] | None:
@@ -109,7 +143,7 @@ def answer_span(text: str) -> tuple[int, int] | None:
 
     As everywhere, what stands between think tags is not looked at.
     """
-    found = _ANSWER.search(_THINKING.sub(lambda match: " " * len(match[0]), text))
+    found = _ANSWER.search(blank_thoughts(text)[0])
     return None if found is None else found.span(1)
 
 

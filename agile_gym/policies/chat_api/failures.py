@@ -14,16 +14,19 @@ from agile_gym.policies.chat_api.endpoint import scrub
 from agile_gym.policies.chat_api.pacing import read_retry_after
 from agile_gym.policies.chat_api.replies import MalformedReplyError, Reply
 
-__all__ = ["Failure", "Sent", "classify", "endpoint_error", "refusal_kind"]
+__all__ = ["Failure", "Sent", "classify", "endpoint_error", "refusal_kind", "wants_stream"]
 
 _RETRY = frozenset({408, 409, 425, 429})
 _REFUSALS = frozenset({400, 413, 422})
 """Statuses that are about one request, and may be about one conversation."""
+_STREAM_ONLY = re.compile(
+    r"(?i)(only|must|require\w*|need\w*|enable|set|please|non.)\b.{0,40}\bstream|stream\w*\b.{0,40}(only|must be|require)"
+)
 _REFUSAL_KINDS = (
-    ("content_filter", r"content.?(filter|policy|management|exists risk)|safety|moderat|flagged|inappropriate|prohibited"
-     r"|sensitive (content|info|word)|data_inspection|harmful|blocked by|violat\w* .{0,40}(polic|guideline|terms)"),
-    ("context_length", r"context.{0,20}(length|window|size|limit)|maximum.{0,40}(token|length)|too (long|large|many tokens)"
-     r"|token limit|payload|http 413|reduce the length|exceed.{0,60}(token|length|context|size)|max_model_len"),
+    ("content_filter", r"content.?(filter|policy|management|exists risk)|safety|moderat|flagged|inappropriate|harmful"
+     r"|prohibited|sensitive (content|info|word)|data_inspection|blocked by|violat\w* .{0,40}(polic|guideline|terms)"),
+    ("context_length", r"context.{0,20}(length|window|size|limit)|maximum.{0,40}(token|length)|http 413|max_model_len"
+     r"|too (long|large|many tokens)|token limit|payload|reduce the length|exceed.{0,60}(token|length|context|size)"),
     ("image_refused", r"image|multimodal|multi-modal|vision|pixel|aspect ratio"),
 )  # fmt: skip
 _OUT_OF_CREDIT = re.compile(r"insufficient_quota|billing_hard_limit|credit balance|out of credits")
@@ -205,6 +208,11 @@ _REQUEST_ADVICE = (
      "--limit-mm-per-prompt), or set window"),
     (r"system", "leave out the system prompt"),
 )  # fmt: skip
+
+
+def wants_stream(failure: Failure) -> bool:
+    """Tell whether a server says that it sends its answers as streams only."""
+    return failure.status in _REFUSALS and _STREAM_ONLY.search(failure.message) is not None
 
 
 def refusal_kind(failure: Failure, *, proven: bool) -> str | None:

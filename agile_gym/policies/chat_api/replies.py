@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from agile_gym.actions.tags import blank_thoughts
+from agile_gym.policies.chat_api.streams import BrokenStreamError, is_stream, join_stream
+
 __all__ = ["MalformedReplyError", "Reply", "end_text", "read_reply"]
 
 _CUT = 100_000
@@ -31,6 +34,8 @@ class Reply:
         served: Name of the model that answered, as the server has it.
         attempts: Requests that were sent for it.
         problems: What went wrong before, a short text each.
+        cut_in_thought: Whether a stop text seems to have ended it in the middle of a thought.
+        opens_thought: Whether the text ends a thought that it did not begin, so that the chat template opens them.
     """
 
     text: str
@@ -43,6 +48,8 @@ class Reply:
     served: str | None = None
     attempts: int = 1
     problems: tuple[str, ...] = ()
+    cut_in_thought: bool = False
+    opens_thought: bool = False
 
     def details(self) -> dict[str, Any]:
         """Return what is worth a record beside the text and the tokens, in JSON's types."""
@@ -70,12 +77,15 @@ class MalformedReplyError(Exception):
         self.fallback = fallback
 
 
-def read_reply(body: bytes, *, stop: Sequence[str] = (), reasoning_as_think: bool = False) -> Reply:
-    """Read the body of an answer.
+def read_reply(
+    body: bytes, *, stop: Sequence[str] = (), opened: bool | None = None, reasoning_as_think: bool = False
+) -> Reply:
+    """Read the body of an answer, be it one JSON text or a stream of events.
 
     Args:
         body: The bytes that came.
         stop: Texts after which a turn ends.
+        opened: Whether the chat template has opened a thought before the text; None if that is not known.
         reasoning_as_think: Whether reasoning is put between think tags in front of a text that has none.
 
     Returns:
@@ -85,7 +95,9 @@ def read_reply(body: bytes, *, stop: Sequence[str] = (), reasoning_as_think: boo
         MalformedReplyError: If it is not the JSON of a chat completion; nothing else is raised, whatever the bytes are.
     """
     try:
-        data = json.loads(body)
+        data = join_stream(body) if is_stream(body) else json.loads(body)
+    except BrokenStreamError as error:
+        raise MalformedReplyError(str(error)) from None
     except (ValueError, RecursionError):
         start = body[:80].decode("utf-8", "replace")
         raise MalformedReplyError(f"the body is not JSON; it begins with {start!r}" if body else "no body") from None
@@ -108,11 +120,16 @@ def read_reply(body: bytes, *, stop: Sequence[str] = (), reasoning_as_think: boo
     message = _mapping(choice.get("message"))
     if not message:
         raise MalformedReplyError("the chat completion has no message", fallback=base)
-    return _reply(base, choice, message, stop, reasoning_as_think)
+    return _reply(base, choice, message, stop, opened, reasoning_as_think)
 
 
 def _reply(
-    base: Reply, choice: Mapping[str, Any], message: Mapping[str, Any], stop: Sequence[str], reasoning_as_think: bool
+    base: Reply,
+    choice: Mapping[str, Any],
+    message: Mapping[str, Any],
+    stop: Sequence[str],
+    opened: bool | None,
+    reasoning_as_think: bool,
 ) -> Reply:
     text, reasoning = _content(message.get("content"))
     for name in ("reasoning_content", "reasoning"):
@@ -124,8 +141,14 @@ def _reply(
     finish = choice.get("finish_reason")
     finish = _clean(finish)[:100] if isinstance(finish, str) else None
     reason = next((choice[name] for name in ("stop_reason", "matched_stop") if name in choice), ...)
-    text = end_text(text, stop, finish=finish, reason=reason)
-    if "<tool_call>" not in text:
+    opens_thought = "</think>" in text.partition("<think>")[0]
+    if opened and reasoning:
+        opened = None  # the server takes thoughts out
+    text = end_text(text, stop, finish=finish, reason=reason, opened=opened)
+    spoken, thinking = blank_thoughts(text, opened=opened)
+    stopped = finish == "stop" and (reason is ... or reason in stop)
+    cut_in_thought = stopped and (thinking or (not text.strip() and reasoning is not None))
+    if "<tool_call>" not in spoken:
         text += _tool_calls(message.get("tool_calls"))
     if not text and refusal is not None:
         text = refusal
@@ -143,11 +166,17 @@ def _reply(
         base.cached_tokens,
         base.new_tokens,
         base.served,
+        cut_in_thought=cut_in_thought,
+        opens_thought=opens_thought,
     )
 
 
-def end_text(text: str, stop: Sequence[str], *, finish: str | None, reason: object = ...) -> str:
+def end_text(
+    text: str, stop: Sequence[str], *, finish: str | None, reason: object = ..., opened: bool | None = None
+) -> str:
     """End a text where the model's turn ends, with the stop text that ended it.
+
+    Stop texts in thoughts end no turn.
 
     Args:
         text: What the server gave.
@@ -155,22 +184,27 @@ def end_text(text: str, stop: Sequence[str], *, finish: str | None, reason: obje
         finish: Why the server says it stopped.
         reason: The stop text, where the server says which it was; anything else if it was none; ``...`` if the server
             does not say.
+        opened: Whether the chat template has opened a thought before the text; None if that is not known.
 
     Returns:
         The text up to the first stop text in it, that included. If there is none in it, the one that the server took
-        away is put back: the one that it names, or, if it names none, the one that closes the tag opened last.
+        away is put back: the one that it names, or, if it names none, the one that closes the tag opened last. One that
+        closes a tag is put back only where that tag is open.
     """
-    ends = [(text.index(entry), len(entry)) for entry in stop if entry in text]
+    spoken, thinking = blank_thoughts(text, opened=opened)
+    ends = [(spoken.index(entry), len(entry)) for entry in stop if entry in spoken]
     if ends:
         start, length = min(ends, key=lambda end: (end[0], -end[1]))
         return text[: start + length]
     if finish != "stop":
         return text
-    if reason is not ...:
-        return text + reason if isinstance(reason, str) and reason in stop else text
-    opened = {entry: text.rfind(entry.replace("</", "<", 1)) for entry in stop if entry.startswith("</")}
-    last = max(opened, key=lambda entry: opened[entry], default="")
-    return text + last if last and opened[last] >= 0 else text
+    opening = {entry: entry.replace("</", "<", 1) for entry in stop if entry.startswith("</")}
+    found = {entry: spoken.rfind(tag) for entry, tag in opening.items()}
+    opened_tags = [entry for entry, place in found.items() if place >= 0 and (entry == "</think>") == thinking]
+    if reason is ...:
+        return text + max(opened_tags, key=lambda entry: found[entry], default="")
+    allowed = opened_tags if reason in opening else [] if thinking else stop
+    return text + str(reason) if isinstance(reason, str) and reason in allowed else text
 
 
 def _content(content: Any) -> tuple[str, str | None]:  # noqa: ANN401 -- JSON
