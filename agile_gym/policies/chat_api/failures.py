@@ -20,7 +20,8 @@ _RETRY = frozenset({408, 409, 425, 429})
 _REFUSALS = frozenset({400, 413, 422})
 """Statuses that are about one request, and may be about one conversation."""
 _STREAM_ONLY = re.compile(
-    r"(?i)(only|must|require\w*|need\w*|enable|set|please|non.)\b.{0,40}\bstream|stream\w*\b.{0,40}(only|must be|require)"
+    r"(?i)(only|must|require\w*|need\w*|enable|set|please|non.)\b.{0,40}\bstream"
+    r"|stream\w*\b.{0,40}(only|must be|require)"
 )
 _REFUSAL_KINDS = (
     ("content_filter", r"content.?(filter|policy|management|exists risk)|safety|moderat|flagged|inappropriate|harmful"

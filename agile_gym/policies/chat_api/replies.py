@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from agile_gym.actions.tags import blank_thoughts
-from agile_gym.policies.chat_api.streams import BrokenStreamError, is_stream, join_stream
+from agile_gym.policies.chat_api.streams import BrokenStreamError, as_mapping, is_stream, join_stream
 
 __all__ = ["MalformedReplyError", "Reply", "end_text", "read_reply"]
 
@@ -101,23 +101,23 @@ def read_reply(
     except (ValueError, RecursionError):
         start = body[:80].decode("utf-8", "replace")
         raise MalformedReplyError(f"the body is not JSON; it begins with {start!r}" if body else "no body") from None
-    fields = _mapping(data)
+    fields = as_mapping(data)
     if fields.get("error"):
-        error = _mapping(fields["error"])
+        error = as_mapping(fields["error"])
         code = error.get("code")
         known = isinstance(code, int) and not isinstance(code, bool) and 100 <= code < 600
         raise MalformedReplyError(f"the body holds an error: {_shown(fields['error'])}", code if known else None)
     choices = fields.get("choices")
     if not isinstance(choices, list):
         raise MalformedReplyError(f"the JSON is no chat completion: {_shown(data)}")
-    prompt, cached, new = _tokens(_mapping(fields.get("usage")))
+    prompt, cached, new = _tokens(as_mapping(fields.get("usage")))
     served = fields.get("model")
     served = _clean(served[:_CUT_NAME]) if isinstance(served, str) else None
     base = Reply("", "no_choices", None, None, prompt, cached, new, served)
     if not choices:
         raise MalformedReplyError("the chat completion has no choices", fallback=base)
-    choice = _mapping(cast(list[Any], choices)[0])
-    message = _mapping(choice.get("message"))
+    choice = as_mapping(cast(list[Any], choices)[0])
+    message = as_mapping(choice.get("message"))
     if not message:
         raise MalformedReplyError("the chat completion has no message", fallback=base)
     return _reply(base, choice, message, stop, opened, reasoning_as_think)
@@ -214,7 +214,7 @@ def _content(content: Any) -> tuple[str, str | None]:  # noqa: ANN401 -- JSON
     texts: list[str] = []
     thoughts: list[str] = []
     for part in cast(list[Any], content) if isinstance(content, list) else []:
-        fields = _mapping(part)
+        fields = as_mapping(part)
         if isinstance(fields.get("text"), str):
             texts.append(fields["text"])
         elif "thinking" in fields:
@@ -226,7 +226,7 @@ def _tool_calls(calls: Any) -> str:  # noqa: ANN401 -- JSON
     """Write tool calls, which a server's parser took out of the text, as the model wrote them."""
     texts: list[str] = []
     for call in cast(list[Any], calls) if isinstance(calls, list) else []:
-        function = _mapping(_mapping(call).get("function"))
+        function = as_mapping(as_mapping(call).get("function"))
         name, arguments = function.get("name"), function.get("arguments")
         try:
             read = json.loads(arguments or "{}") if isinstance(arguments, str | None) else arguments
@@ -240,7 +240,7 @@ def _tool_calls(calls: Any) -> str:  # noqa: ANN401 -- JSON
 def _tokens(usage: Mapping[str, Any]) -> tuple[int | None, int | None, int | None]:
     """Return tokens read, those of them that were cached, and tokens written."""
     prompt, new, total = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
-    cached = _count(_mapping(usage.get("prompt_tokens_details")).get("cached_tokens"))
+    cached = _count(as_mapping(usage.get("prompt_tokens_details")).get("cached_tokens"))
     if prompt is not None and total is not None:
         new = max(new or 0, total - prompt)  # Gemini counts its reasoning in the total only
     return prompt, cached, new
@@ -249,10 +249,6 @@ def _tokens(usage: Mapping[str, Any]) -> tuple[int | None, int | None, int | Non
 def _count(value: Any) -> int | None:  # noqa: ANN401 -- JSON
     good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53
     return value if good else None
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:  # noqa: ANN401 -- JSON
-    return cast(dict[str, Any], value) if isinstance(value, dict) else {}
 
 
 def _shown(value: Any) -> str:  # noqa: ANN401 -- JSON

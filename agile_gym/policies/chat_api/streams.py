@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-__all__ = ["BrokenStreamError", "is_stream", "join_stream"]
+__all__ = ["BrokenStreamError", "as_mapping", "is_stream", "join_stream"]
 
 _END = "[DONE]"
 _TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
@@ -51,18 +51,22 @@ def join_stream(body: bytes) -> dict[str, Any]:
         whole |= {name: value for name, value in chunk.items() if name != "choices" and value is not None}
         choices = chunk.get("choices")
         for entry in cast(list[Any], choices) if isinstance(choices, list) else []:
-            fields = _mapping(entry)
+            fields = as_mapping(entry)
             if fields.get("index") not in (None, 0):
                 continue
             begun = True
-            # Some servers send whole messages, all of them or the last one only.
-            delta = _mapping(fields.get("delta")) or _mapping(fields.get("message"))
+            delta = as_mapping(fields.get("delta"))
+            if not delta and as_mapping(fields.get("message")):  # the whole of it, alone or after its pieces
+                delta = as_mapping(fields["message"])
+                pieces, calls = {name: [] for name in _TEXTS}, {}
             for name in _TEXTS:
                 if delta.get(name) is not None:
                     pieces[name].append(delta[name])
             _join_calls(calls, delta.get("tool_calls"))
+            finish = fields.get("finish_reason") or choice.get("finish_reason")
             choice |= {name: value for name, value in fields.items() if name not in ("delta", "message")}
-            ended = ended or fields.get("finish_reason") is not None
+            choice["finish_reason"] = finish
+            ended = ended or finish is not None
     if not ended:
         raise BrokenStreamError("the stream ends before the answer does")
     message |= {name: _joined(parts) for name, parts in pieces.items() if parts}
@@ -97,7 +101,7 @@ def _read(data: str) -> dict[str, Any]:
 def _join_calls(calls: dict[Any, dict[str, Any]], deltas: Any) -> None:  # noqa: ANN401 -- JSON
     """Add pieces of tool calls; a piece without an index or an id belongs to the call before."""
     for entry in cast(list[Any], deltas) if isinstance(deltas, list) else []:
-        fields, given = _mapping(entry), _mapping(_mapping(entry).get("function"))
+        fields, given = as_mapping(entry), as_mapping(as_mapping(entry).get("function"))
         key: Any = fields.get("index")
         if not isinstance(key, int):
             key = fields["id"] if isinstance(fields.get("id"), str) else next(reversed(calls), 0)
@@ -121,5 +125,6 @@ def _joined(parts: list[Any]) -> Any:  # noqa: ANN401 -- JSON
     return joined
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:  # noqa: ANN401 -- JSON
+def as_mapping(value: Any) -> Mapping[str, Any]:  # noqa: ANN401 -- JSON
+    """Return a JSON object as it is, and anything else as an empty one."""
     return cast(dict[str, Any], value) if isinstance(value, dict) else {}
