@@ -236,6 +236,15 @@ def test_what_is_wrong_with_a_folder_is_told_in_one_line(model, capfd, name):
     assert capfd.readouterr() == ("", "")
 
 
+def test_nothing_but_the_line_is_printed(model):
+    """In a process of its own, as transformers keeps the stream that it writes to."""
+    DAMAGES["sizes of a layer"][0](model)
+    status, _, told = ask(["eval", "--policy", f"hf:{model}", "--output", "no.json"])
+    assert status == 1
+    assert told.count("\n") == 1
+    assert told.startswith("agile-gym: The weights of ")
+
+
 def test_a_file_of_a_model_is_no_model(model):
     with pytest.raises(ModelError, match=r"is a file\. Give the folder that it is in"):
         HFVLMPolicy(str(model / "config.json"))
