@@ -76,7 +76,7 @@ def watch_runner(runner):
     from agile_gym.policies.vlm.chat import ChatFormat
     from agile_gym.policies.vlm.generate import HFGenerator
     from agile_gym.policies.vlm.reading import Reader
-    from agile_gym.policies.vlm.stopping import StopTexts
+    from agile_gym.policies.vlm.stopping import TurnWatch
     from agile_gym.rollout.recorder import EpisodeRecorder
 
     clock = runner.clock = Stopwatch()
@@ -85,7 +85,7 @@ def watch_runner(runner):
         clock.watch(EpisodeRecorder, name, "runner: environments, reset and step")
     for owner, name in ((Reader, "opening"), (Reader, "follow_up"), (Reader, "positions"), (ChatFormat, "decode")):
         clock.watch(owner, name, "runner: chat and tokenising")
-    clock.watch(StopTexts, "complete", "runner: chat and tokenising")
+    clock.watch(TurnWatch, "add", "runner: chat and tokenising")
     clock.watch(type(runner.module.vlm.model), "forward", "runner: forward of the model")
     clock.watch(HFGenerator, "_draw", "runner: sampling")
     for name in ("copy", "fill", "take"):

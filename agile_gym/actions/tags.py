@@ -10,7 +10,17 @@ from typing import Any, Literal, NamedTuple, cast
 from agile_gym.actions.primitives import ActionError, Answer, quote
 from agile_gym.actions.reading import piece_reader, read_list, read_whole
 
-__all__ = ["MAX_TEXT", "STOP_TEXTS", "TurnText", "answer_span", "has_action", "read_answer", "read_tags", "thoughts"]
+__all__ = [
+    "MAX_TEXT",
+    "STOP_TEXTS",
+    "TurnText",
+    "answer_span",
+    "blank_thoughts",
+    "has_action",
+    "read_answer",
+    "read_tags",
+    "thoughts",
+]
 
 MAX_TEXT = 32_768
 """Longest text of a turn that is read, in characters."""
@@ -21,6 +31,8 @@ MAX_ANSWER = 4000
 MAX_ANGLE = 3600
 
 _BEGINS_WITH_THOUGHT = re.compile(r"\s*+<think>")
+_THINK_TAG = re.compile(r"</?think>")
+_BLANK = "\0"
 
 _Tag = tuple[str, str, int, int]
 """A slash if it closes, its name, and where it begins and ends."""
@@ -155,6 +167,30 @@ def _ask(action: str) -> str:
 def thoughts(text: str) -> list[tuple[int, int]]:
     """Return where the thoughts of a turn begin and end, their tags included; one that is not closed ends the turn."""
     return [part[2:] for part in _parts(text, "answer") if part[0] not in ("open", "close")]
+
+
+def blank_thoughts(text: str, *, opened: bool | None = None) -> tuple[str, bool]:
+    """Blank the thoughts of a turn that is being written, where each ends at its first closing tag.
+
+    Args:
+        text: The text of a turn, or the start of one.
+        opened: Whether a thought was opened before the text, as chat templates do; None if that is not known: then it
+            was if the text's first think tag closes one.
+
+    Returns:
+        A text of the same length with thoughts as null characters, tags left in place; and whether it ends in a
+        thought.
+    """
+    tags = list(_THINK_TAG.finditer(text))
+    inside = bool(tags) and tags[0][0] == "</think>" if opened is None else opened
+    parts: list[str] = []
+    place = 0
+    for tag in tags:
+        if (tag[0] == "<think>") != inside:
+            parts += [_BLANK * (tag.start() - place) if inside else text[place : tag.start()], tag[0]]
+            place, inside = tag.end(), not inside
+    parts.append(_BLANK * (len(text) - place) if inside else text[place:])
+    return "".join(parts), inside
 
 
 def answer_span(text: str) -> tuple[int, int] | None:

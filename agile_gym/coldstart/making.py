@@ -15,7 +15,7 @@ from agile_gym.coldstart.filters import Filters
 from agile_gym.coldstart.report import ColdStartReport
 from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation.plan import Task
-from agile_gym.evaluation.run import PreparedPlan, play_tasks
+from agile_gym.evaluation.run import PreparedPlan, hold_back, play_tasks
 from agile_gym.evaluation.workers import MAX_WORKERS, play_in_workers
 from agile_gym.policies.base import Policy, as_policy, make_policy
 from agile_gym.rollout.files import write_text
@@ -71,7 +71,7 @@ def make_cold_start(
         ConfigurationError: If a setting is not allowed, there are transcripts and neither ``resume`` nor ``overwrite``
             is given, or other settings made them.
         ImageError: If no photographs are found.
-        AgileGymError: If the teacher fails, or files cannot be written. What is written is kept.
+        AgileGymError: If the teacher fails or gives up everything, or files cannot be written. What is written is kept.
     """
     config = ColdStartConfig() if config is None else config
     for name, value, limit in (("batch", batch, 100_000), ("workers", workers, MAX_WORKERS)):
@@ -95,7 +95,9 @@ def make_cold_start(
         try:
             if not quotas.complete:
                 tasks = attempts_of(config, judged)
-                episodes = _play(policy, prepared, tasks, batch=batch, workers=workers, on_lost=on_lost)
+                episodes = _play(
+                    policy, prepared, tasks, batch=batch, workers=workers, on_lost=on_lost, proven=judged > 0
+                )
                 with closing(_in_order(episodes, judged)) as attempts:
                     for number, transcript in attempts:
                         if filters.judge(transcript) is None:
@@ -121,6 +123,7 @@ def _play(
     batch: int,
     workers: int,
     on_lost: Callable[[str], None] | None,
+    proven: bool,
 ) -> Generator[tuple[int, Transcript], None, None]:
     """Play attempts, in this process or in others; they end in any order."""
     if policy is not None:
@@ -128,7 +131,7 @@ def _play(
         episodes = play_tasks(policy, prepared, tasks, batch=batch, keep=sys.maxsize)
     else:
         episodes = play_in_workers(prepared, tasks, workers=workers, batch=batch, keep=sys.maxsize, on_lost=on_lost)
-    for result, transcript in episodes:
+    for result, transcript in hold_back(episodes, prepared.plan.policy, proven=proven):
         if transcript is not None:
             yield result.episode, transcript
 

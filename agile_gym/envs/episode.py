@@ -252,6 +252,17 @@ class JigsawEpisode:
             info["solved"], info["score"] = self._solved, parts["score"]
         return StepResult(self._feedback(parsed, error, shown, answer, ends=ends), size, reward, ends, truncated, info)
 
+    def give_up(self) -> RewardParts:
+        """End the episode without an answer, and return its reward: that of any other without one.
+
+        Raises:
+            gymnasium.error.ResetNeeded: If the episode is over, or has not begun.
+        """
+        if self.done:
+            raise ResetNeeded("This episode is over, or has not begun: there is nothing to give up.")
+        self.done = True
+        return self._finish(0, answered=False)
+
     def new_workspace(self) -> Workspace:
         """Return a workspace as it is at the start of an episode."""
         rules = self.rules

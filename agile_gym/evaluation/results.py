@@ -41,6 +41,9 @@ class EpisodeResult:
         tokens: ``context``: tokens that all turns together were written in; ``computed``: those of them that had to be
             computed; ``new``: tokens written. None where the policy does not tell.
         answer: The answer as the model wrote it: names, or [name, angle] pairs; None if there was none.
+        given_up: Kind of the error with which the policy gave the episode up, which is among ``errors``; None if it
+            played it to the end.
+        reason: The reason that it gave, in one line, or None.
     """
 
     grid: str
@@ -58,6 +61,13 @@ class EpisodeResult:
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
     tokens: Mapping[str, int | None] = field(default_factory=dict[str, "int | None"])
     answer: Sequence[Any] | None = None
+    given_up: str | None = None
+    reason: str | None = None
+
+    @property
+    def written(self) -> bool:
+        """Whether the policy wrote a turn at all."""
+        return self.given_up is None or self.turns > 1
 
     @property
     def key(self) -> PuzzleKey:
@@ -90,6 +100,8 @@ class EpisodeResult:
             or not isinstance(result.image_id, str)
             or not isinstance(result.solved, bool)
             or not isinstance(result.answer, list | None)
+            or not isinstance(result.given_up, str | None)
+            or not isinstance(result.reason, str | None)
             or not is_number(result.score, 0, 1)
             or not all(type(number) is int and 0 <= number <= MAX_COUNT for number in (*whole, *counts))
             or result.turns == 0
@@ -116,6 +128,7 @@ def result_of(task: Task, transcript: Transcript) -> EpisodeResult:
         The result.
     """
     turns = transcript.turns
+    given_up: Mapping[str, str] = transcript.details.get("given_up") or {}
     return EpisodeResult(
         grid=task.grid,
         level=task.level,
@@ -135,6 +148,8 @@ def result_of(task: Task, transcript: Transcript) -> EpisodeResult:
         },
         tokens=_tokens([turn.usage for turn in turns]),
         answer=_answer(transcript),
+        given_up=given_up.get("kind"),
+        reason=given_up.get("reason"),
     )
 
 

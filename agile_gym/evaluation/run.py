@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 from agile_gym.envs.config import JigsawConfig, default_crop
 from agile_gym.envs.jigsaw import JigsawVisionEnv, open_source
+from agile_gym.errors import AgileGymError
 from agile_gym.evaluation.plan import EvaluationPlan, PuzzleKey, Task
 from agile_gym.evaluation.results import EpisodeResult, result_of
 from agile_gym.images import ImageSource
@@ -17,10 +19,12 @@ from agile_gym.policies.base import Policy, RecordingPolicy
 from agile_gym.rollout.play import EpisodeSpec, play_episodes
 from agile_gym.rollout.transcript import Transcript
 
-__all__ = ["Played", "PreparedPlan", "evaluate", "play_tasks", "prepare_plan"]
+__all__ = ["GIVEN_UP_LIMIT", "Played", "PreparedPlan", "evaluate", "hold_back", "play_tasks", "prepare_plan"]
 
 KEEP_DEFAULT = 10
 """Transcripts kept a level, for policies that do not record; of those that do, all are kept."""
+GIVEN_UP_LIMIT = 16
+"""Episodes after which a policy that has given up all of them counts as one that does not work."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def prepare_plan(plan: EvaluationPlan) -> PreparedPlan:
 
 def play_tasks(
     policy: Policy, prepared: PreparedPlan, tasks: Iterable[Task], *, batch: int = 8, keep: int | None = None
-) -> Iterator[Played]:
+) -> Generator[Played, None, None]:
     """Play some of a plan's puzzles in this process.
 
     Args:
@@ -112,6 +116,43 @@ def play_tasks(
         yield Played(result, transcript if spec.keep_images else None)
 
 
+def hold_back(
+    episodes: Generator[Played, None, None], policy: str, *, proven: bool = False
+) -> Generator[Played, None, None]:
+    """Pass episodes on, but hold back those that the policy gave up at once until it has written something in another.
+
+    A policy may give up single episodes. One that gives up every episode does not work: a wrong option, say, has a
+    server refuse all requests. Then none of them counts as played.
+
+    Args:
+        episodes: The episodes, as they end.
+        policy: Name of the policy.
+        proven: Whether it is known to work, as it has written something in an earlier episode.
+
+    Yields:
+        The episodes, in their order.
+
+    Raises:
+        AgileGymError: If each of the first `GIVEN_UP_LIMIT` episodes, or each of all if there are fewer, was given up
+            before the policy had written a turn; the message has the last reason.
+    """
+    held: list[Played] = []
+    with closing(episodes):
+        for played in episodes:
+            proven = proven or played.result.written
+            held.append(played)
+            if proven:
+                yield from held
+                held.clear()
+            elif len(held) == GIVEN_UP_LIMIT:
+                break
+    if held:
+        raise AgileGymError(
+            f"The policy {policy!r} gave up each of the first {len(held)} episodes before it wrote anything, so none "
+            f"is kept. The last reason: {held[-1].result.reason}"
+        )
+
+
 def evaluate(
     policy: Policy,
     plan: EvaluationPlan,
@@ -141,13 +182,14 @@ def evaluate(
     Raises:
         ConfigurationError: If the plan, or an option of the environment, is not allowed.
         ImageError: If no photographs are found.
+        AgileGymError: If the policy gives up everything; see `hold_back`.
     """
     skip = set(done)
     prepared = prepare_plan(plan) if prepared is None else prepared
     policy.reset(plan.seed)
     tasks = (task for task in plan.tasks() if task.key not in skip)
     results: list[EpisodeResult] = []
-    for played in play_tasks(policy, prepared, tasks, batch=batch, keep=0):
+    for played in hold_back(play_tasks(policy, prepared, tasks, batch=batch, keep=0), plan.policy, proven=bool(skip)):
         results.append(played.result)
         if on_result is not None:
             on_result(played.result)

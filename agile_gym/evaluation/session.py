@@ -11,7 +11,7 @@ from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation.journal import Journal
 from agile_gym.evaluation.plan import EvaluationPlan
 from agile_gym.evaluation.results import EpisodeResult
-from agile_gym.evaluation.run import PreparedPlan, play_tasks
+from agile_gym.evaluation.run import PreparedPlan, hold_back, play_tasks
 from agile_gym.evaluation.workers import play_in_workers
 from agile_gym.policies.base import Policy
 from agile_gym.rollout.store import TranscriptWriter
@@ -102,7 +102,8 @@ class Session:
             Each episode when it is over and written down.
 
         Raises:
-            AgileGymError: If the policy fails, or files cannot be written. What is written down is kept.
+            AgileGymError: If the policy fails or gives up everything (see `hold_back`), or files cannot be written.
+                What is written down is kept.
         """
         done = {result.key for result in self.journal.results}
         tasks = (task for task in self.plan.tasks() if task.key not in done)
@@ -113,7 +114,8 @@ class Session:
             episodes = play_in_workers(
                 self._prepared, tasks, workers=workers, batch=batch, keep=self._keep, on_lost=on_lost
             )
-        for result, transcript in episodes:
+        proven = any(result.written for result in self.journal.results)
+        for result, transcript in hold_back(episodes, self.plan.policy, proven=proven):
             if transcript is not None and self._writer is not None:
                 self._writer.append(transcript)
             self.journal.add(result)

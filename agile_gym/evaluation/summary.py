@@ -64,6 +64,7 @@ def summarize(results: Iterable[EpisodeResult]) -> dict[str, dict[str, Any]]:
         - ``turns`` (mean) and ``turn_counts`` (episodes by their number of turns);
         - ``valid``: share of turns that could be carried out; ``errors``: how many could not, by kind;
         - ``answered``: share of episodes that ended with an answer;
+        - ``given_up``: episodes that the policy gave up, by kind of error;
         - ``uses``: primitives an episode, by name;
         - ``reward`` (mean) and ``reward_parts`` (means).
     """
@@ -99,6 +100,7 @@ def _column(results: Sequence[EpisodeResult]) -> dict[str, Any]:
         "valid": 1 - sum(errors.values()) / turns,
         "errors": dict(sorted(errors.items())),
         "answered": fmean(result.answer is not None for result in results),
+        "given_up": dict(sorted(Counter(result.given_up for result in results if result.given_up is not None).items())),
         "uses": {name: number / count for name, number in sorted(uses.items())},
         "reward": fmean(result.reward.get("total", 0.0) for result in results),
         "reward_parts": {

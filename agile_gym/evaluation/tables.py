@@ -98,6 +98,9 @@ def _behaviour_table(columns: Mapping[str, Any]) -> str:
         shares = [columns[name]["errors"].get(kind, 0) / turns[name] for name in names]
         rows.append([f"  {kind} (%)", *(f"{100 * share:.1f}" for share in shares)])
     rows.append(["episodes with an answer (%)", *(f"{100 * columns[name]['answered']:.1f}" for name in names)])
+    for kind in everything["given_up"]:
+        shares = [columns[name]["given_up"].get(kind, 0) / columns[name]["episodes"] for name in names]
+        rows.append([f"given up: {kind} (%)", *(f"{100 * share:.1f}" for share in shares)])
     for action in everything["uses"]:
         rows.append([f"{action} an episode", *(f"{columns[name]['uses'].get(action, 0):.2f}" for name in names)])
     rows.append(["reward", *(f"{columns[name]['reward']:.3f}" for name in names)])

@@ -41,7 +41,7 @@ def play_in_workers(
     batch: int = 8,
     keep: int | None = None,
     on_lost: Callable[[str], None] | None = None,
-) -> Iterator[Played]:
+) -> Generator[Played, None, None]:
     """Play some of a plan's puzzles in processes of their own.
 
     Each makes the policy by the name and the options in the plan; a name that `register_policy` gave in this process is

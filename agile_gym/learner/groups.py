@@ -38,7 +38,8 @@ class GroupPlay:
 
     Attributes:
         groups: Those that were played to the end, in the order they were asked for.
-        failures: For each of the others, its index and the error that its environment raised.
+        failures: For each of the others, its index and the error that its environment raised, or why the policy gave
+            it up.
     """
 
     groups: tuple[Group, ...]
@@ -56,6 +57,9 @@ def play_groups(
     policy_name: str = "policy",
 ) -> GroupPlay:
     """Play groups. An environment that raises costs its own group only.
+
+    An episode that the policy gives up counts as one that was not solved, unless nothing was written in any of its
+    group: then the group has failed.
 
     Args:
         policy: Plays.
@@ -94,6 +98,12 @@ def play_groups(
         policy, specs, makers, batch=min(batch, len(specs)) or 1, policy_name=policy_name, on_error=fail
     ):
         episodes[str(spec.name)] = transcript
+    for group in groups:
+        if group.index not in failures:
+            names = [f"{group.index}-{number}" for number in range(len(group.policy_seeds))]
+            if all(len(episodes[name].turns) == 1 and "given_up" in episodes[name].details for name in names):
+                given_up = episodes[names[-1]].details["given_up"]
+                failures[group.index] = f"{given_up['kind']}: {given_up['reason']}"[:500]
     played = [
         Group(
             group,

@@ -23,8 +23,9 @@ def episode_metrics(episodes: Sequence[Transcript], returns: ArrayLike) -> dict[
     Returns:
         Means over episodes: ``return``, ``acc``, ``score``, ``turns``, ``reward_accuracy``, ``reward_format``,
         ``reward_step``, ``crop`` and ``zoom`` (shares of episodes that use them), ``truncated`` (share whose turns ran
-        out), ``tokens`` written; ``valid`` and ``cut_short``, shares of turns without an error, and of those cut off by
-        the limit of tokens; and the counts ``episodes``, ``turns_played`` and ``tokens_written``.
+        out), ``given_up`` (share that the policy gave up), ``tokens`` written; ``valid`` and ``cut_short``, shares of
+        turns without an error, and of those cut off by the limit of tokens; and the counts ``episodes``,
+        ``turns_played`` and ``tokens_written``.
     """
     turns = [turn for episode in episodes for turn in episode.turns]
     used = [{name for turn in episode.turns for name in turn.primitives} for episode in episodes]
@@ -39,6 +40,7 @@ def episode_metrics(episodes: Sequence[Transcript], returns: ArrayLike) -> dict[
         "crop": sum("Crop" in names for names in used) / count,
         "zoom": sum("Zoom" in names for names in used) / count,
         "truncated": sum(episode.truncated for episode in episodes) / count,
+        "given_up": sum("given_up" in episode.details for episode in episodes) / count,
         "tokens": tokens / count,
     }
     for part in ("accuracy", "format", "step"):

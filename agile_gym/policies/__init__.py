@@ -3,6 +3,7 @@
 from agile_gym.policies.base import (
     POLICIES,
     FunctionPolicy,
+    GivenUp,
     Policy,
     RecordingPolicy,
     as_policy,
@@ -17,6 +18,7 @@ __all__ = [
     "POLICIES",
     "EdgePolicy",
     "FunctionPolicy",
+    "GivenUp",
     "OraclePolicy",
     "Policy",
     "RandomPolicy",

@@ -13,7 +13,7 @@ import numpy as np
 
 from agile_gym.arguments import check_seed
 from agile_gym.errors import ConfigurationError
-from agile_gym.policies.base import Observation, slot_of
+from agile_gym.policies.base import GivenUp, Observation, slot_of
 from agile_gym.policies.chat_api.asking import Asker, Question, import_client
 from agile_gym.policies.chat_api.background import BackgroundLoop
 from agile_gym.policies.chat_api.conversation import Conversation, UserTurn, read_user_turn
@@ -31,9 +31,10 @@ class ChatAPIPolicy:
 
     Each episode is one conversation: the task with its images, the model's turn, the feedback with its image, and so
     on. It is sent whole at each turn. The episodes of a batch are asked side by side. What the model writes is taken as
-    it is, be it empty, cut short or a refusal; only an endpoint that cannot be used raises an error. Then the turns of
-    the same batch that had come in already are kept: a call that is repeated with the same observations asks for the
-    missing ones only.
+    it is, be it empty, cut short or a refusal; an episode whose conversation the endpoint refuses (HTTP 400, 413, 422:
+    content filters, too many tokens, images) is given up; only an endpoint that cannot be used raises an error. Then
+    the turns of the same batch that had come in already are kept: a call that is repeated with the same observations
+    asks for the missing ones only.
 
     The key is read from the environment when the first request is sent. It is in no message, record or pickle.
 
@@ -90,7 +91,7 @@ class ChatAPIPolicy:
             infos: Their ``info``.
 
         Returns:
-            One text an observation.
+            One text an observation; a `GivenUp` where the endpoint refuses the conversation of an episode.
 
         Raises:
             EndpointError: If the endpoint cannot be used, or fails for longer than the options allow.
@@ -108,11 +109,15 @@ class ChatAPIPolicy:
             slots.add(slot)
             user = self._read(observation, info)
             entries.append((self._conversation(slot, info, user), user))
-        missing = [place for place, entry in enumerate(entries) if entry[0].waiting(entry[1]) is None]
+        missing = [
+            place
+            for place, (conversation, user) in enumerate(entries)
+            if conversation.given_up is None and conversation.waiting(user) is None
+        ]
         questions = [self._question(*entries[place]) for place in missing]
-        answers: list[tuple[int, Reply, float]] = []
+        answers: list[tuple[int, Reply | GivenUp, float]] = []
 
-        def on_reply(number: int, reply: Reply) -> None:
+        def on_reply(number: int, reply: Reply | GivenUp) -> None:
             answers.append((missing[number], reply, time.perf_counter() - start))
 
         try:
@@ -122,10 +127,16 @@ class ChatAPIPolicy:
         finally:
             for place, reply, seconds in answers:
                 conversation, user = entries[place]
-                conversation.add(user, reply, _usage(reply, seconds))
+                if isinstance(reply, GivenUp):
+                    conversation.given_up = reply
+                else:
+                    conversation.add(user, reply, _usage(reply, seconds))
         for conversation, _ in entries:
             conversation.delivered = len(conversation.replies)
-        return [conversation.replies[-1].text for conversation, _ in entries]
+        return [
+            conversation.replies[-1].text if conversation.given_up is None else conversation.given_up
+            for conversation, _ in entries
+        ]
 
     def finish(self, slot: int) -> PolicyRecord:
         """Return what an episode took, and forget it.
@@ -200,6 +211,8 @@ class ChatAPIPolicy:
         conversation = self._conversations.get(slot)
         if turn == 0 and (conversation is None or conversation.delivered or conversation.waiting(user) is None):
             conversation = self._conversations[slot] = Conversation(self._episode_seed(info, user))
+        if conversation is not None and conversation.given_up is not None:
+            return conversation
         if conversation is None or conversation.delivered != turn:
             known = 0 if conversation is None else conversation.delivered
             raise ConfigurationError(

@@ -6,9 +6,10 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast, runtime_checkable
 
 from agile_gym.errors import AgileGymError, ConfigurationError, did_you_mean
+from agile_gym.terminal import one_line
 
 if TYPE_CHECKING:
     from agile_gym.rollout.transcript import PolicyRecord
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "POLICIES",
     "FunctionPolicy",
+    "GivenUp",
     "Observation",
     "Policy",
     "RecordingPolicy",
@@ -26,6 +28,37 @@ __all__ = [
 ]
 
 Observation = dict[str, Any]
+
+
+class GivenUp(str):
+    """Stands for the text of a turn where a policy cannot go on with one episode, though it can with others.
+
+    It is an empty text. `agile_gym.rollout.play_episodes` ends the episode there, unsolved; a loop of one's own can do
+    the same, or step on, and is given it again for each further turn of the episode.
+
+    Attributes:
+        kind: The kind of error, a short word to be counted: ``"image_refused"``, ``"content_filter"``,
+            ``"context_length"``, ``"request_refused"`` or a policy's own.
+        reason: What happened, in one line.
+    """
+
+    kind: str
+    reason: str
+
+    def __new__(cls, kind: str, reason: str) -> Self:
+        """Make it.
+
+        Args:
+            kind: The kind of error.
+            reason: What happened.
+        """
+        text = super().__new__(cls, "")
+        text.kind, text.reason = kind, one_line(reason)
+        return text
+
+    def __getnewargs__(self) -> tuple[str, str]:  # pyright: ignore[reportIncompatibleMethodOverride] -- str has one
+        """Return what makes an equal one, for copies and pickles."""
+        return self.kind, self.reason
 
 
 @runtime_checkable
@@ -50,7 +83,7 @@ class Policy(Protocol):
             infos: Their ``info``.
 
         Returns:
-            One text an observation.
+            One text an observation; a `GivenUp` where an episode cannot go on.
         """
         ...
 

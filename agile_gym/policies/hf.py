@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -13,13 +14,15 @@ import numpy as np
 from agile_gym.actions.prompt import HIDDEN_IMAGE, IMAGE_MARK
 from agile_gym.arguments import check_seed, is_whole
 from agile_gym.errors import ConfigurationError, ModelError, did_you_mean, import_optional
-from agile_gym.policies.base import Observation, slot_of
+from agile_gym.policies.base import GivenUp, Observation, slot_of
 from agile_gym.rollout.transcript import PolicyRecord, TurnUsage
 
 if TYPE_CHECKING:
     from agile_gym.policies.vlm.reading import Reader
 
 __all__ = ["HFVLMPolicy"]
+
+_log = logging.getLogger(__name__)
 
 
 class HFVLMPolicy:
@@ -132,7 +135,7 @@ class HFVLMPolicy:
             infos: Their ``info``.
 
         Returns:
-            One text an observation.
+            One text an observation; a `GivenUp` where the image processor refuses the images of an episode.
 
         Raises:
             ConfigurationError: If the first observation of an episode was not given, two observations are of the same
@@ -161,16 +164,18 @@ class HFVLMPolicy:
             self._read(reader, slot, observation["text"], info)
             for slot, observation, info in zip(slots, observations, infos, strict=True)
         ]
-        lengths = [len(episode.context) for episode in episodes]
-        rngs = [np.random.default_rng([episode.seed, len(episode.usage)]) for episode in episodes]
-        written = self._generator.generate([episode.context for episode in episodes], rngs)
+        going = [episode for episode in episodes if episode.given_up is None]
+        lengths = [len(episode.context) for episode in going]
+        rngs = [np.random.default_rng([episode.seed, len(episode.usage)]) for episode in going]
+        written = self._generator.generate([episode.context for episode in going], rngs)
         seconds = time.perf_counter() - start
         texts: list[str] = []
-        for episode, turn, length in zip(episodes, written, lengths, strict=True):
+        for episode, turn, length in zip(going, written, lengths, strict=True):
             episode.usage.append(TurnUsage(seconds, length, turn.computed_tokens, len(turn.ids)))
             episode.cut += not turn.stopped
             texts.append(self.chat.decode(turn.ids))
-        return texts
+        told = iter(texts)
+        return [next(told) if episode.given_up is None else episode.given_up for episode in episodes]
 
     def finish(self, slot: int) -> PolicyRecord:
         """Return the tokens of the episode in a slot, and forget it.
@@ -206,6 +211,8 @@ class HFVLMPolicy:
         for slot, info in zip(slots, infos, strict=True):
             episode = self._episodes.get(slot)
             seen = 0 if episode is None else len(episode.usage)
+            if episode is not None and episode.given_up is not None:
+                continue
             if info["turn"] not in (0, seen):
                 raise ConfigurationError(
                     f"HFVLMPolicy was given turn {info['turn']} of an episode in slot {slot} of which it has seen "
@@ -214,20 +221,31 @@ class HFVLMPolicy:
                 )
 
     def _read(self, reader: Reader, slot: int, text: str, info: dict[str, Any]) -> _Episode:
-        """Add an observation to the episode in a slot, or begin it."""
+        """Add an observation to the episode in a slot, or begin it; give it up if its images are refused."""
+        from agile_gym.policies.vlm.pictures import ImageRefusedError
+
+        if info["turn"] == 0:
+            self._episodes[slot] = self._begin(info)
+        episode = self._episodes[slot]
+        if episode.given_up is None:
+            try:
+                self._add(reader, episode, text, info)
+            except ImageRefusedError as error:
+                episode.given_up = GivenUp("image_refused", str(error))
+                _log.warning("An episode is given up. %s", episode.given_up.reason)
+        return episode
+
+    def _add(self, reader: Reader, episode: _Episode, text: str, info: dict[str, Any]) -> None:
         images = info["images"]
         if info["turn"] == 0:
-            episode = self._episodes[slot] = self._begin(info)
             episode.context.read(reader.opening(text, images), reader.positions)
-            return episode
-        episode = self._episodes[slot]
+            return
         after = episode.context.last_token
         chunk = reader.follow_up(text, images, after=after)
         hidden = None
         if self.window is not None and images:
             hidden = reader.follow_up(text.replace(IMAGE_MARK, HIDDEN_IMAGE), (), after=after)
         episode.context.read(chunk, reader.positions, hidden)
-        return episode
 
     def _begin(self, info: dict[str, Any]) -> _Episode:
         from agile_gym.policies.vlm.context import Context
@@ -247,3 +265,4 @@ class _Episode:
         self.seed = seed
         self.usage: list[TurnUsage] = []
         self.cut = 0
+        self.given_up: GivenUp | None = None

@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium
 
 from agile_gym.errors import ConfigurationError
-from agile_gym.policies.base import Policy, RecordingPolicy
+from agile_gym.policies.base import GivenUp, Policy, RecordingPolicy
 from agile_gym.rollout.pool import EnvironmentPool
 from agile_gym.rollout.recorder import EpisodeRecorder
 from agile_gym.rollout.transcript import Transcript, TurnUsage
@@ -51,6 +51,7 @@ def play_episodes(
 ) -> Iterator[tuple[EpisodeSpec, Transcript]]:
     """Play episodes, ``batch`` at a time; a slot takes the next one as soon as it is free.
 
+    An episode that the policy gives up (`agile_gym.policies.GivenUp`) ends there, unsolved, and the others go on.
     Puzzles do not depend on the size of the batch, and neither do results, for a policy that keeps to its contract.
 
     Args:
@@ -164,6 +165,9 @@ class _Slot:
 
     def step(self, text: str, usage: TurnUsage) -> bool:
         """Play a turn, and tell whether the episode is over."""
+        if isinstance(text, GivenUp):
+            self.recorder.give_up(text, usage)
+            return True
         self.recorder.step(text, usage)
         self.recorder.info["slot"] = self.number
         return self.recorder.done

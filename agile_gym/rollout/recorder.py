@@ -11,6 +11,7 @@ import gymnasium
 
 from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError
+from agile_gym.policies.base import GivenUp
 from agile_gym.rollout.transcript import Image, PolicyRecord, Transcript, Turn, TurnUsage
 
 __all__ = ["EpisodeRecorder"]
@@ -70,6 +71,7 @@ class EpisodeRecorder:
         rules, task = self._jigsaw.rules, self.info["task"]
         self._turns = []
         self._truncated = False
+        self._given_up: GivenUp | None = None
         self._prompt: str = self.observation["text"]
         self._prompt_images = self._kept(self.info["images"])
         puzzle, workspace = episode.puzzle, episode.workspace
@@ -119,6 +121,29 @@ class EpisodeRecorder:
         if self._task["policy_seed"] is not None:
             info["policy_seed"] = self._task["policy_seed"]
 
+    def give_up(self, given_up: GivenUp, usage: TurnUsage | None = None) -> None:
+        """End the episode unsolved, as its policy cannot go on. A last turn without a text tells why.
+
+        Args:
+            given_up: The kind of error, and the reason.
+            usage: What the policy spent on it, if that is known.
+        """
+        self._turns.append(
+            Turn(
+                text="",
+                feedback=given_up.reason,
+                images=(),
+                primitives=(),
+                error=given_up.kind,
+                state=tuple(self._jigsaw.episode.workspace.state_list()),
+                reward=self._jigsaw.episode.give_up(),
+                env_seconds=0.0,
+                usage=usage or TurnUsage(0.0),
+            )
+        )
+        self.info = {**self.info, "reward": self._turns[-1].reward, "solved": False, "score": 0.0}
+        self.done, self._given_up = True, given_up
+
     def finish(self, policy: str, record: PolicyRecord | None = None) -> Transcript:
         """Return the transcript of the episode, which must be over.
 
@@ -134,13 +159,18 @@ class EpisodeRecorder:
         record = record or PolicyRecord()
         turns = self._turns
         if record.usage:
-            if len(record.usage) != len(turns):
+            usages = [*record.usage]
+            if self._given_up is not None and len(usages) == len(turns) - 1:
+                usages.append(turns[-1].usage)  # the policy wrote nothing in the turn that it gave up
+            if len(usages) != len(turns):
                 raise ConfigurationError(
                     f"The record of the policy {policy!r} has {len(record.usage)} entries for {len(turns)} turns; "
                     "PolicyRecord.usage must have one a turn, or none at all."
                 )
-            turns = [replace(turn, usage=usage) for turn, usage in zip(turns, record.usage, strict=True)]
+            turns = [replace(turn, usage=usage) for turn, usage in zip(turns, usages, strict=True)]
         details = dict(record.details)
+        if self._given_up is not None:
+            details["given_up"] = {"kind": self._given_up.kind, "reason": self._given_up.reason}
         return Transcript(
             id=self._name,
             policy=policy,

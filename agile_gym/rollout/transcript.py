@@ -152,7 +152,9 @@ class Transcript:
         truncated: Whether the turns ran out.
         system: The system prompt, or None.
         segments: The tokens, where the policy knows them.
-        details: More about the policy, in JSON's types: model, sampling, cost.
+        details: More about the policy, in JSON's types: model, sampling, cost; ``given_up``, with ``kind`` and
+            ``reason``, if it could not go on (`agile_gym.policies.GivenUp`). Then the last turn has no text, the kind
+            as its error and the reason as its feedback.
     """
 
     id: str

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from agile_gym.actions.prompt import HIDDEN_IMAGE, IMAGE_MARK
 from agile_gym.errors import ConfigurationError
+from agile_gym.policies.base import GivenUp
 from agile_gym.policies.chat_api.replies import Reply
 from agile_gym.rollout.transcript import TurnUsage
 
@@ -136,6 +137,7 @@ class Conversation:
         usage: What each of them took.
         delivered: How many of them the caller has been given. Where a batch failed, the turns that had come in already
             are kept, and given when the call is repeated.
+        given_up: Why the server does not go on with it, or None.
     """
 
     seed: int | None = None
@@ -143,6 +145,7 @@ class Conversation:
     replies: list[Reply] = field(default_factory=list[Reply])
     usage: list[TurnUsage] = field(default_factory=list[TurnUsage])
     delivered: int = 0
+    given_up: GivenUp | None = None
 
     def waiting(self, user: UserTurn) -> str | None:
         """Return the turn that has come in for an observation but was not given to the caller yet, or None."""

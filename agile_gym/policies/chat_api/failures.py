@@ -14,9 +14,22 @@ from agile_gym.policies.chat_api.endpoint import scrub
 from agile_gym.policies.chat_api.pacing import read_retry_after
 from agile_gym.policies.chat_api.replies import MalformedReplyError, Reply
 
-__all__ = ["Failure", "Sent", "classify", "endpoint_error"]
+__all__ = ["Failure", "Sent", "classify", "endpoint_error", "refusal_kind", "wants_stream"]
 
 _RETRY = frozenset({408, 409, 425, 429})
+_REFUSALS = frozenset({400, 413, 422})
+"""Statuses that are about one request, and may be about one conversation."""
+_STREAM_ONLY = re.compile(
+    r"(?i)(only|must|require\w*|need\w*|enable|set|please|non.)\b.{0,40}\bstream"
+    r"|stream\w*\b.{0,40}(only|must be|require)"
+)
+_REFUSAL_KINDS = (
+    ("content_filter", r"content.?(filter|policy|management|exists risk)|safety|moderat|flagged|inappropriate|harmful"
+     r"|prohibited|sensitive (content|info|word)|data_inspection|blocked by|violat\w* .{0,40}(polic|guideline|terms)"),
+    ("context_length", r"context.{0,20}(length|window|size|limit)|maximum.{0,40}(token|length)|http 413|max_model_len"
+     r"|too (long|large|many tokens)|token limit|payload|reduce the length|exceed.{0,60}(token|length|context|size)"),
+    ("image_refused", r"image|multimodal|multi-modal|vision|pixel|aspect ratio"),
+)  # fmt: skip
 _OUT_OF_CREDIT = re.compile(r"insufficient_quota|billing_hard_limit|credit balance|out of credits")
 
 
@@ -177,13 +190,17 @@ def _advice(failure: Failure, sent: Sent, models: list[str]) -> str:
     return _advice_on_request(said)
 
 
-_REQUEST_ADVICE = (
+_OPTION_ADVICE = (
     (r"pinned|unknown model|model.{0,40}(not exist|not found|unknown)", "check the name of the model"),
     (r"max_completion_tokens|max_tokens", "give max_tokens_name='max_completion_tokens' (or 'max_tokens')"),
     (r"temperature", "leave out temperature (None)"),
     (r"top_p", "leave out top_p (None)"),
     (r"\bseed\b", "give send_seed=False"),
     (r"\bstop\b", "give send_stop=False; turns are cut on this side, too"),
+)
+"""What may help where a server names an option, which all requests have alike."""
+_REQUEST_ADVICE = (
+    *_OPTION_ADVICE,
     (r"context|too long|too large|token limit|maximum.*tokens|payload|413",
      "make the conversation shorter: smaller images (image_size of the environment), window, max_turns or max_tokens; "
      "image_format='jpeg' makes requests smaller"),
@@ -192,6 +209,34 @@ _REQUEST_ADVICE = (
      "--limit-mm-per-prompt), or set window"),
     (r"system", "leave out the system prompt"),
 )  # fmt: skip
+
+
+def wants_stream(failure: Failure) -> bool:
+    """Tell whether a server says that it sends its answers as streams only."""
+    return failure.status in _REFUSALS and _STREAM_ONLY.search(failure.message) is not None
+
+
+def refusal_kind(failure: Failure, *, proven: bool) -> str | None:
+    """Return the kind of error of a request that is refused because of its conversation, or None.
+
+    Args:
+        failure: Why the request failed for good.
+        proven: Whether the endpoint has answered a request with the same options. If it has not, and names an option,
+            it would refuse all.
+
+    Returns:
+        ``"content_filter"``, ``"context_length"``, ``"image_refused"``, or ``"request_refused"`` where the server does
+        not say why; None if other conversations would be refused, too, or it is another failure.
+    """
+    said = failure.message.lower()
+    if failure.status not in _REFUSALS or _OUT_OF_CREDIT.search(said):
+        return None
+    for kind, pattern in _REFUSAL_KINDS:
+        if re.search(pattern, said):
+            return kind
+    if not proven and any(re.search(pattern, said) for pattern, _ in _OPTION_ADVICE):
+        return None
+    return "request_refused"
 
 
 def _advice_on_request(said: str) -> str:

@@ -15,6 +15,7 @@ from agile_gym.policies.chat_api.endpoint import check_key_name, limit_name, rea
 __all__ = ["ChatAPIOptions"]
 
 _OWN_FIELDS = frozenset({"model", "messages", "stream", "n"})
+_STREAM_FIELDS = {"stream": True, "stream_options": {"include_usage": True}}
 _DAY = 86_400.0
 
 
@@ -33,13 +34,18 @@ class ChatAPIOptions:
         max_tokens: Largest number of new tokens of a turn; None leaves it to the server.
         max_tokens_name: How the endpoint calls that: ``"max_tokens"``, ``"max_completion_tokens"``, or ``"auto"``,
             which is the latter for OpenAI and Azure and the former for everyone else.
-        stop: Texts after which a turn ends. A turn is cut after the first of them even where the server is not told.
-            A stop text that the server took away is put back: where the server does not say which one it was, the one
-            that closes the tag opened last.
+        stop: Texts after which a turn ends, but for those in thoughts. A turn is cut after the first of them even where
+            the server is not told. A stop text that the server took away is put back: where the server does not say
+            which one it was, the one that closes the tag opened last.
         send_stop: Whether the server is told; OpenAI's reasoning models, and ``transformers serve`` with images,
-            cannot take it.
+            cannot take it. Where the server ends a turn at one in the middle of a thought, it is asked again without,
+            and told no more.
+        thought_opened: Whether the chat template opens a thought, so that texts begin in one; None finds out from the
+            first text that closes one.
         send_seed: Whether the server is told a seed. None tells it if there is one, if sampling is not greedy and if
             the endpoint is not Gemini's, which takes none.
+        stream: Whether answers are asked for as streams; None does so where the endpoint says that it sends no others.
+            Streams are read either way, and taken when they are whole.
         extra_body: More fields of the request, such as ``{"top_k": 20}``.
         image_format: ``"png"`` (without loss) or ``"jpeg"``.
         jpeg_quality: 1 to 100.
@@ -73,7 +79,9 @@ class ChatAPIOptions:
     max_tokens_name: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto"
     stop: Sequence[str] = STOP_TEXTS
     send_stop: bool = True
+    thought_opened: bool | None = None
     send_seed: bool | None = None
+    stream: bool | None = None
     extra_body: Mapping[str, Any] | None = None
     image_format: Literal["png", "jpeg"] = "png"
     jpeg_quality: int = 90
@@ -121,11 +129,13 @@ class ChatAPIOptions:
         """Whether the server is told a seed, if there is one."""
         return self.temperature != 0 and takes_seed(self.url) if self.send_seed is None else self.send_seed
 
-    def fields_of_request(self, seed: int | None) -> dict[str, Any]:
+    def fields_of_request(self, seed: int | None, *, send_stop: bool = True, stream: bool = False) -> dict[str, Any]:
         """Return a request's fields but for model, messages and ``extra_body``.
 
         Args:
             seed: Seed of what the server draws, or None.
+            send_stop: Whether stop texts are among them, if the option of this name does not forbid it.
+            stream: Whether a stream is asked for, even if the option does not.
         """
         given: dict[str, Any] = {}
         if self.temperature is not None:
@@ -135,10 +145,12 @@ class ChatAPIOptions:
         if self.max_tokens is not None:
             name = limit_name(self.url) if self.max_tokens_name == "auto" else self.max_tokens_name
             given[name] = self.max_tokens
-        if self.stop and self.send_stop:
+        if self.stop and self.send_stop and send_stop:
             given["stop"] = list(self.stop)
         if seed is not None and self.tells_seed:
             given["seed"] = seed
+        if self.stream or (stream and self.stream is None):
+            given |= _STREAM_FIELDS
         return given
 
     def sampling(self) -> dict[str, Any]:
@@ -156,7 +168,8 @@ class ChatAPIOptions:
 def _check(options: ChatAPIOptions) -> None:
     for name in ("send_stop", "reasoning_as_think"):
         _require(isinstance(getattr(options, name), bool), options, name, "True or False")
-    _require(options.send_seed in (None, True, False), options, "send_seed", "True, False or None")
+    for name in ("send_seed", "thought_opened", "stream"):
+        _require(getattr(options, name) in (None, True, False), options, name, "True, False or None")
     _require(options.system is None or isinstance(options.system, str), options, "system", "a text or None")
     for name, low, high in (("temperature", 0, 100), ("top_p", 0, 1), ("price_in", 0, 1e9), ("price_out", 0, 1e9)):
         value = getattr(options, name)

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from agile_gym.actions.tags import blank_thoughts
 from agile_gym.actions.tools import call_text
+from agile_gym.policies.chat_api.streams import BrokenStreamError, as_mapping, is_stream, join_stream
 
 __all__ = ["MalformedReplyError", "Reply", "end_text", "read_reply"]
 
@@ -33,6 +35,8 @@ class Reply:
         served: Name of the model that answered, as the server has it.
         attempts: Requests that were sent for it.
         problems: What went wrong before, a short text each.
+        cut_in_thought: Whether a stop text seems to have ended it in the middle of a thought.
+        opens_thought: Whether the text ends a thought that it did not begin, so that the chat template opens them.
     """
 
     text: str
@@ -45,6 +49,8 @@ class Reply:
     served: str | None = None
     attempts: int = 1
     problems: tuple[str, ...] = ()
+    cut_in_thought: bool = False
+    opens_thought: bool = False
 
     def details(self) -> dict[str, Any]:
         """Return what is worth a record beside the text and the tokens, in JSON's types."""
@@ -72,12 +78,15 @@ class MalformedReplyError(Exception):
         self.fallback = fallback
 
 
-def read_reply(body: bytes, *, stop: Sequence[str] = (), reasoning_as_think: bool = False) -> Reply:
-    """Read the body of an answer.
+def read_reply(
+    body: bytes, *, stop: Sequence[str] = (), opened: bool | None = None, reasoning_as_think: bool = False
+) -> Reply:
+    """Read the body of an answer, be it one JSON text or a stream of events.
 
     Args:
         body: The bytes that came.
         stop: Texts after which a turn ends.
+        opened: Whether the chat template has opened a thought before the text; None if that is not known.
         reasoning_as_think: Whether reasoning is put between think tags in front of a text that has none.
 
     Returns:
@@ -87,34 +96,41 @@ def read_reply(body: bytes, *, stop: Sequence[str] = (), reasoning_as_think: boo
         MalformedReplyError: If it is not the JSON of a chat completion; nothing else is raised, whatever the bytes are.
     """
     try:
-        data = json.loads(body)
+        data = join_stream(body) if is_stream(body) else json.loads(body)
+    except BrokenStreamError as error:
+        raise MalformedReplyError(str(error)) from None
     except (ValueError, RecursionError):
         start = body[:80].decode("utf-8", "replace")
         raise MalformedReplyError(f"the body is not JSON; it begins with {start!r}" if body else "no body") from None
-    fields = _mapping(data)
+    fields = as_mapping(data)
     if fields.get("error"):
-        error = _mapping(fields["error"])
+        error = as_mapping(fields["error"])
         code = error.get("code")
         known = isinstance(code, int) and not isinstance(code, bool) and 100 <= code < 600
         raise MalformedReplyError(f"the body holds an error: {_shown(fields['error'])}", code if known else None)
     choices = fields.get("choices")
     if not isinstance(choices, list):
         raise MalformedReplyError(f"the JSON is no chat completion: {_shown(data)}")
-    prompt, cached, new = _tokens(_mapping(fields.get("usage")))
+    prompt, cached, new = _tokens(as_mapping(fields.get("usage")))
     served = fields.get("model")
     served = _clean(served[:_CUT_NAME]) if isinstance(served, str) else None
     base = Reply("", "no_choices", None, None, prompt, cached, new, served)
     if not choices:
         raise MalformedReplyError("the chat completion has no choices", fallback=base)
-    choice = _mapping(cast(list[Any], choices)[0])
-    message = _mapping(choice.get("message"))
+    choice = as_mapping(cast(list[Any], choices)[0])
+    message = as_mapping(choice.get("message"))
     if not message:
         raise MalformedReplyError("the chat completion has no message", fallback=base)
-    return _reply(base, choice, message, stop, reasoning_as_think)
+    return _reply(base, choice, message, stop, opened, reasoning_as_think)
 
 
 def _reply(
-    base: Reply, choice: Mapping[str, Any], message: Mapping[str, Any], stop: Sequence[str], reasoning_as_think: bool
+    base: Reply,
+    choice: Mapping[str, Any],
+    message: Mapping[str, Any],
+    stop: Sequence[str],
+    opened: bool | None,
+    reasoning_as_think: bool,
 ) -> Reply:
     text, reasoning = _content(message.get("content"))
     for name in ("reasoning_content", "reasoning"):
@@ -126,8 +142,14 @@ def _reply(
     finish = choice.get("finish_reason")
     finish = _clean(finish)[:100] if isinstance(finish, str) else None
     reason = next((choice[name] for name in ("stop_reason", "matched_stop") if name in choice), ...)
-    text = end_text(text, stop, finish=finish, reason=reason)
-    if "<tool_call>" not in text:
+    opens_thought = "</think>" in text.partition("<think>")[0]
+    if opened and reasoning:
+        opened = None  # the server takes thoughts out
+    text = end_text(text, stop, finish=finish, reason=reason, opened=opened)
+    spoken, thinking = blank_thoughts(text, opened=opened)
+    stopped = finish == "stop" and (reason is ... or reason in stop)
+    cut_in_thought = stopped and (thinking or (not text.strip() and reasoning is not None))
+    if "<tool_call>" not in spoken:
         legacy = message.get("function_call")
         text += _tool_calls(message.get("tool_calls") or ([legacy] if legacy else None))
     if not text and refusal is not None:
@@ -146,11 +168,17 @@ def _reply(
         base.cached_tokens,
         base.new_tokens,
         base.served,
+        cut_in_thought=cut_in_thought,
+        opens_thought=opens_thought,
     )
 
 
-def end_text(text: str, stop: Sequence[str], *, finish: str | None, reason: object = ...) -> str:
+def end_text(
+    text: str, stop: Sequence[str], *, finish: str | None, reason: object = ..., opened: bool | None = None
+) -> str:
     """End a text where the model's turn ends, with the stop text that ended it.
+
+    Stop texts in thoughts end no turn.
 
     Args:
         text: What the server gave.
@@ -158,22 +186,27 @@ def end_text(text: str, stop: Sequence[str], *, finish: str | None, reason: obje
         finish: Why the server says it stopped.
         reason: The stop text, where the server says which it was; anything else if it was none; ``...`` if the server
             does not say.
+        opened: Whether the chat template has opened a thought before the text; None if that is not known.
 
     Returns:
         The text up to the first stop text in it, that included. If there is none in it, the one that the server took
-        away is put back: the one that it names, or, if it names none, the one that closes the tag opened last.
+        away is put back: the one that it names, or, if it names none, the one that closes the tag opened last. One that
+        closes a tag is put back only where that tag is open.
     """
-    ends = [(text.index(entry), len(entry)) for entry in stop if entry in text]
+    spoken, thinking = blank_thoughts(text, opened=opened)
+    ends = [(spoken.index(entry), len(entry)) for entry in stop if entry in spoken]
     if ends:
         start, length = min(ends, key=lambda end: (end[0], -end[1]))
         return text[: start + length]
     if finish != "stop":
         return text
-    if reason is not ...:
-        return text + reason if isinstance(reason, str) and reason in stop else text
-    opened = {entry: text.rfind(entry.replace("</", "<", 1)) for entry in stop if entry.startswith("</")}
-    last = max(opened, key=lambda entry: opened[entry], default="")
-    return text + last if last and opened[last] >= 0 else text
+    opening = {entry: entry.replace("</", "<", 1) for entry in stop if entry.startswith("</")}
+    found = {entry: spoken.rfind(tag) for entry, tag in opening.items()}
+    opened_tags = [entry for entry, place in found.items() if place >= 0 and (entry == "</think>") == thinking]
+    if reason is ...:
+        return text + max(opened_tags, key=lambda entry: found[entry], default="")
+    allowed = opened_tags if reason in opening else [] if thinking else stop
+    return text + str(reason) if isinstance(reason, str) and reason in allowed else text
 
 
 def _content(content: Any) -> tuple[str, str | None]:  # noqa: ANN401 -- JSON
@@ -183,7 +216,7 @@ def _content(content: Any) -> tuple[str, str | None]:  # noqa: ANN401 -- JSON
     texts: list[str] = []
     thoughts: list[str] = []
     for part in cast(list[Any], content) if isinstance(content, list) else []:
-        fields = _mapping(part)
+        fields = as_mapping(part)
         if isinstance(fields.get("text"), str):
             texts.append(fields["text"])
         elif "thinking" in fields:
@@ -197,7 +230,7 @@ def _tool_calls(calls: Any) -> str:  # noqa: ANN401 -- JSON
     for call in cast(list[Any], calls) if isinstance(calls, list) else []:
         written = call_text(call)
         if written is None:
-            function = _mapping(_mapping(call).get("function"))
+            function = as_mapping(as_mapping(call).get("function"))
             shown = {"name": _shown(function.get("name")), "arguments": _shown(function.get("arguments"))}
             written = json.dumps(shown)
         texts.append(f"<tool_call>{written}</tool_call>")
@@ -207,7 +240,7 @@ def _tool_calls(calls: Any) -> str:  # noqa: ANN401 -- JSON
 def _tokens(usage: Mapping[str, Any]) -> tuple[int | None, int | None, int | None]:
     """Return tokens read, those of them that were cached, and tokens written."""
     prompt, new, total = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
-    cached = _count(_mapping(usage.get("prompt_tokens_details")).get("cached_tokens"))
+    cached = _count(as_mapping(usage.get("prompt_tokens_details")).get("cached_tokens"))
     if prompt is not None and total is not None:
         new = max(new or 0, total - prompt)  # Gemini counts its reasoning in the total only
     return prompt, cached, new
@@ -216,10 +249,6 @@ def _tokens(usage: Mapping[str, Any]) -> tuple[int | None, int | None, int | Non
 def _count(value: Any) -> int | None:  # noqa: ANN401 -- JSON
     good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53
     return value if good else None
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:  # noqa: ANN401 -- JSON
-    return cast(dict[str, Any], value) if isinstance(value, dict) else {}
 
 
 def _shown(value: Any) -> str:  # noqa: ANN401 -- JSON

@@ -59,6 +59,7 @@ class Spending:
         uncounted: Answers whose tokens the server did not tell; they are not in the sums.
         cut: Answers that ended at the limit of tokens.
         withheld: Answers that the server's content filter, or the model itself, refused.
+        refused: Conversations that the server refused, so that their episodes were given up.
     """
 
     requests: int = 0
@@ -70,6 +71,7 @@ class Spending:
     uncounted: int = 0
     cut: int = 0
     withheld: int = 0
+    refused: int = 0
 
     def add(self, reply: Reply, cost: float | None) -> None:
         """Count an answer.

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from agile_gym.actions.prompt import IMAGE_MARK
 from agile_gym.errors import ConfigurationError, ModelError
+from agile_gym.policies.vlm.pictures import process
 from agile_gym.rollout.transcript import Image
 
 __all__ = ["ChatFormat", "Chunk", "content_parts"]
@@ -31,7 +32,7 @@ _CONTROL_FORM = re.compile(
 )
 _PREFILL = re.compile(r"<think>\s*(?:</think>\s*)?\Z")
 _MARK = "Zq7Xk2"
-"""Stands for the model's turn while a template is rendered; a word that no template and no feedback holds."""
+"""Stands for the model's turn while a template is rendered; a word that no template holds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +94,7 @@ class ChatFormat:
         self._system = [] if system is None else [{"role": "system", "content": [{"type": "text", "text": system}]}]
         self.control_ids = _control_ids(self.tokenizer)
         self._control_words = _pattern_of(self.tokenizer.convert_ids_to_tokens(sorted(self.control_ids)))
-        probe = self._after_turn([{"type": "text", "text": "x"}])
+        probe = self._probe()
         first = self._tokenize(probe, [])[0]
         self.end_of_turn: int | None = int(first[0]) if len(first) and int(first[0]) in self.control_ids else None
         prefilled = _PREFILL.search(probe)
@@ -158,19 +159,30 @@ class ChatFormat:
         return parts
 
     def _after_turn(self, content: list[dict[str, str]]) -> str:
+        rendered = self._render_around_mark(content)
+        return rendered.partition(_MARK)[2]  # behind the first one: feedback may repeat what a model wrote
+
+    def _render_around_mark(self, content: list[dict[str, str]]) -> str:
         messages = [
             {"role": "user", "content": [{"type": "text", "text": "x"}]},
             {"role": "assistant", "content": [{"type": "text", "text": _MARK}]},
             {"role": "user", "content": content},
         ]
-        rendered = self._render(messages)
-        before, mark, after = rendered.partition(_MARK)
-        if not mark or _MARK in after:
+        return self._render(messages)
+
+    def _probe(self) -> str:
+        """Return what follows the assistant's turn in a plain conversation, which must show that turn once.
+
+        Raises:
+            ModelError: If it does not.
+        """
+        rendered = self._render_around_mark([{"type": "text", "text": "x"}])
+        if rendered.count(_MARK) != 1:
             raise ModelError(
                 "The model's chat template does not show the assistant's turn once, as it was given, so that turns "
-                f"cannot be appended. It gave: {(before + mark + after)[-200:]!r}. Give the processor another template."
+                f"cannot be appended. It gave: {rendered[-200:]!r}. Give the processor another template."
             )
-        return after
+        return rendered.partition(_MARK)[2]
 
     def _render(self, messages: list[dict[str, Any]]) -> str:
         try:
@@ -184,14 +196,11 @@ class ChatFormat:
             ) from error
 
     def _tokenize(self, text: str, images: Sequence[Image], **options: Any) -> tuple[NDArray[np.int32], dict[str, Any]]:  # noqa: ANN401 -- the tokenizer's
-        from PIL import Image as PillowImage
-
         options = {"add_special_tokens": False, **options}
         if not images:
             # The tokenizer itself: some processors want images with every text.
             return np.asarray(self.tokenizer(text, **options)["input_ids"], np.int32), {}
-        pictures = [PillowImage.fromarray(np.ascontiguousarray(image)) for image in images]
-        encoded = dict(process(self.processor, text, pictures, **options))
+        encoded = dict(process(self.processor, text, images, **options))
         ids = np.asarray(encoded.pop("input_ids")[0], np.int32)
         for name in ("attention_mask", "token_type_ids", "mm_token_type_ids"):
             encoded.pop(name, None)
@@ -200,26 +209,6 @@ class ChatFormat:
     def _chunk(self, text: str, images: Sequence[Image], *, add_special_tokens: bool) -> Chunk:
         ids, pixels = self._tokenize(text, images, add_special_tokens=add_special_tokens)
         return Chunk(ids, ids == self.image_token_id, pixels, len(images))
-
-
-def process(processor: Any, text: str, pictures: Sequence[Any], **options: Any) -> Mapping[str, Any]:  # noqa: ANN401 -- transformers is untyped
-    """Call a processor with a text and its images.
-
-    LLaVA-OneVision cuts the image of a conversation with a single one into tiles, but not those of a longer one. Here
-    all images are treated as in a conversation of several, however many a single turn brings.
-    """
-    if not type(processor).__name__.startswith("LlavaOnevision"):
-        return processor(text=[text], images=list(pictures), return_tensors="pt", **options)
-    single = len(pictures) == 1
-    marks, shown = (processor.image_token, [*pictures, *pictures]) if single else ("", list(pictures))
-    encoded = dict(processor(text=[text + marks], images=[shown], return_tensors="pt", **options))
-    encoded.pop("batch_num_images")
-    if single:
-        ids = encoded["input_ids"][0]
-        added = int((ids == processor.image_token_id).sum()) // 2
-        encoded = {name: encoded[name][:1] for name in ("pixel_values", "image_sizes")}
-        encoded["input_ids"] = ids[None, : len(ids) - added]
-    return encoded
 
 
 def _control_ids(tokenizer: Any) -> frozenset[int]:  # noqa: ANN401 -- transformers is untyped

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from agile_gym.errors import ModelError, import_optional
+from agile_gym.policies.vlm.sources import find_problem, first_line, locate, missing_package
 
-__all__ = ["attention_reach", "check_config", "first_line", "import_transformers", "load_config"]
+__all__ = ["attention_reach", "check_config", "import_transformers", "load_config"]
 
 _CHOOSE = "such as one of Qwen2.5-VL, Qwen3-VL, SmolVLM, Gemma3, LLaVA-OneVision or InternVL."
 _KNOWN_LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
@@ -26,20 +27,20 @@ def load_config(path: str | Path) -> Any:  # noqa: ANN401 -- transformers is unt
         MissingDependencyError: If transformers is not installed.
     """
     transformers = import_transformers()
+    place = locate(path)
     try:
-        config = transformers.AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False)
+    except ImportError as error:
+        raise missing_package(error, f"the configuration of {str(path)!r}") from error
     except Exception as error:  # a damaged file raises whatever its reader raises
-        reason = first_line(error)
         if "trust_remote_code" in str(error):
             raise ModelError(
                 f"{str(path)!r} is a model with code of its own, which is not run. Choose a version that transformers "
                 f"knows itself (their names often end in -hf), {_CHOOSE}"
             ) from error
-        if (Path(path) / "config.json").is_file():
-            raise ModelError(f"The configuration in {str(path)!r} cannot be read: {reason}") from error
+        problem = find_problem(path, "config")
         raise ModelError(
-            f"There is no model at {str(path)!r}, neither as a folder nor on the hub: {reason} Give a folder that "
-            "save_pretrained has written, or the name of a model on the hub."
+            problem or f"The configuration in {str(path)!r} cannot be read: {first_line(error)}"
         ) from error
     check_config(config, str(path))
     return config
@@ -99,9 +100,3 @@ def import_transformers() -> Any:  # noqa: ANN401 -- a module
         MissingDependencyError: If it is not installed.
     """
     return import_optional("transformers", extra="vlm", purpose="run a vision-language model")
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, as a sentence."""
-    line = str(error).strip().partition("\n")[0] or type(error).__name__
-    return line if line.endswith((".", "!", "?")) else f"{line}."

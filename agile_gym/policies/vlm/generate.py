@@ -114,13 +114,14 @@ class HFGenerator:
         ids: list[list[int]] = [[] for _ in contexts]
         logps: list[list[float]] = [[] for _ in contexts]
         stopped = [False] * len(contexts)
+        watches = [self._stop.begin() for _ in contexts]
         logits = batch.read()
         while True:
             drawn = self._draw(logits, [rngs[i] for i in batch.order])
             for i, token, logp in zip(list(batch.order), *drawn, strict=True):
                 ids[i].append(token)
                 logps[i].append(logp)
-                stopped[i] = token in self._ends or self._stop.complete(ids[i])
+                stopped[i] = token in self._ends or watches[i].add(token)
                 if stopped[i] or len(ids[i]) >= rooms[i]:
                     batch.release(i, keep=self.reuse_cache)
             if not batch.order:

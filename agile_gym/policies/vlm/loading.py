@@ -4,14 +4,18 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agile_gym.errors import ModelError, import_optional
-from agile_gym.policies.vlm.configs import first_line, import_transformers, load_config
+from agile_gym.policies.vlm.configs import import_transformers, load_config
 from agile_gym.policies.vlm.processors import check_processor, load_processor
+from agile_gym.policies.vlm.sources import find_problem, first_line, locate, missing_package
 
 __all__ = ["VLM", "check_processor", "load_adapter", "load_config", "load_processor", "load_vlm"]
 
@@ -115,14 +119,30 @@ def _load_model(path: str | Path, options: dict[str, Any], *, quantised: bool) -
     """Load a model's weights, which must be complete; pickles are not read, as they can hold code."""
     transformers = import_transformers()
     try:
-        model, report = transformers.AutoModelForImageTextToText.from_pretrained(
-            str(path), trust_remote_code=False, use_safetensors=True, output_loading_info=True, **options
-        )
+        with _quiet(transformers.utils.logging):
+            model, report = transformers.AutoModelForImageTextToText.from_pretrained(
+                locate(path),
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=not quantised,  # they are told of, and refused here
+                **options,
+            )
     except ImportError as error:
-        raise ModelError(f"The model {str(path)!r} needs a package that is missing: {error}") from error
+        raise missing_package(error, f"the model {str(path)!r}") from error
     except Exception as error:  # damaged files raise whatever the reader of their format raises
+        problem = find_problem(path, "weights")
         hint = " Weights are read as safetensors only; save them as such." if "safetensors" in str(error) else ""
-        raise ModelError(f"The model {str(path)!r} cannot be loaded: {first_line(error)}{hint}") from error
+        told = problem or f"The model {str(path)!r} cannot be loaded: {first_line(error)}{hint}"
+        raise ModelError(told) from error
+    wrong = sorted(report["mismatched_keys"])
+    if wrong:
+        name, there, wanted = wrong[0]
+        raise ModelError(
+            f"The weights of {str(path)!r} do not fit its config.json: {len(wrong)} have other sizes, such as "
+            f"{name!r}, {tuple(there)} in the weights and {tuple(wanted)} by the configuration. They are of two "
+            "models, or one of them was changed; download or save both again."
+        )
     missing: list[str] = sorted(report["missing_keys"])
     if missing and not quantised:
         raise ModelError(
@@ -130,6 +150,21 @@ def _load_model(path: str | Path, options: dict[str, Any], *, quantised: bool) -
             "would be random. Download or save the model again."
         )
     return model
+
+
+@contextmanager
+def _quiet(logging: Any) -> Generator[None]:  # noqa: ANN401 -- transformers is untyped
+    """Keep transformers from telling in tables what is told in a line here, and from progress that nobody sees."""
+    verbosity, progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if progress:
+            logging.enable_progress_bar()
 
 
 def load_adapter(model: Any, adapter: str | Path) -> Any:  # noqa: ANN401 -- transformers and PEFT are untyped

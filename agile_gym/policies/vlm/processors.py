@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
-from agile_gym.errors import ModelError
-from agile_gym.policies.vlm.configs import first_line, import_transformers, load_config
+from agile_gym.errors import MissingDependencyError, ModelError
+from agile_gym.policies.vlm.configs import import_transformers, load_config
+from agile_gym.policies.vlm.sources import find_problem, first_line, locate, missing_package
 
 __all__ = ["check_processor", "load_processor", "without_video"]
 
@@ -34,10 +36,15 @@ def load_processor(path: str | Path) -> Any:  # noqa: ANN401 -- transformers is 
     config = load_config(path)
     transformers = import_transformers()
     try:
-        processor = transformers.AutoProcessor.from_pretrained(str(path), trust_remote_code=False)
+        processor = transformers.AutoProcessor.from_pretrained(locate(path), trust_remote_code=False)
     except Exception as error:  # a damaged file raises whatever its reader raises
-        reason = str(error).replace(str(path), "")
-        if "torchvision" not in reason and "video" not in reason:
+        reason = str(error).replace(locate(path), "")
+        problem = find_problem(path, "tokenizer") or find_problem(path, "image processor")
+        if problem is not None:
+            raise ModelError(problem) from error
+        if not re.search("torchvision|video", reason, re.IGNORECASE):
+            if isinstance(error, ImportError):
+                raise missing_package(error, f"the processor of {str(path)!r}") from error
             raise ModelError(f"The processor of {str(path)!r} cannot be loaded: {first_line(error)}") from error
         processor = _load_without_video(path, config)
     check_processor(processor, str(path))
@@ -66,12 +73,15 @@ def _load_without_video(path: str | Path, config: Any) -> Any:  # noqa: ANN401 -
     try:
         whole: Any = PROCESSOR_MAPPING[type(config)]
     except KeyError as error:
-        raise ModelError(
-            f"The processor of {str(path)!r} needs torchvision. Install it with: pip install torchvision"
+        raise MissingDependencyError(
+            f"The package 'torchvision' is needed for the processor of {str(path)!r}. Install it with: pip install "
+            "torchvision"
         ) from error
     try:
-        return without_video(whole).from_pretrained(str(path))
+        return without_video(whole).from_pretrained(locate(path))
     except Exception as error:  # as above
+        if isinstance(error, ImportError) and "torchvision" not in str(error).lower():
+            raise missing_package(error, f"the processor of {str(path)!r}") from error
         raise ModelError(
             f"The processor of {str(path)!r} cannot be loaded without torchvision: {first_line(error)} Install it "
             "with: pip install torchvision"

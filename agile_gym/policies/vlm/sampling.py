@@ -33,7 +33,7 @@ class SamplingOptions:
         top_p: Only the likeliest tokens that together have this probability are drawn; 1 for all.
         top_k: Only so many of the likeliest tokens are drawn; 0 for all.
         max_new_tokens: Largest number of tokens of a turn.
-        stop: A turn ends as soon as it holds one of these.
+        stop: A turn ends as soon as it holds one of these outside of its thoughts.
     """
 
     temperature: float = 1.0

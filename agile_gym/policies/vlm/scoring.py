@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agile_gym.policies.vlm.chat import ChatFormat, Chunk, process
+from agile_gym.policies.vlm.chat import ChatFormat, Chunk
 from agile_gym.policies.vlm.inputs import image_arguments, relative_positions, type_arguments
 from agile_gym.policies.vlm.loading import VLM
+from agile_gym.policies.vlm.pictures import process
 from agile_gym.policies.vlm.sampling import forbidden_tokens, log_probs
 from agile_gym.policies.vlm.stopping import end_tokens
 from agile_gym.rollout.transcript import Image, Segment
@@ -205,10 +206,7 @@ def segment_logps(
 
 def _process(chat: ChatFormat, image: Image) -> Mapping[str, Any]:
     """Return the processor's tensors for an image."""
-    from PIL import Image as PillowImage
-
-    picture = PillowImage.fromarray(np.ascontiguousarray(image))
-    pixels = dict(process(chat.processor, chat.processor.image_token, [picture], add_special_tokens=False))
+    pixels = dict(process(chat.processor, chat.processor.image_token, [image], add_special_tokens=False))
     for name in ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"):
         pixels.pop(name, None)
     return pixels

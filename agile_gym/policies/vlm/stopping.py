@@ -5,20 +5,23 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agile_gym.actions.tags import blank_thoughts
 from agile_gym.policies.vlm.chat import ChatFormat
 
-__all__ = ["StopTexts", "end_tokens"]
+__all__ = ["StopTexts", "TurnWatch", "end_tokens"]
 
 _LOOSE_BYTES = 8
 """Bytes that a tail of tokens may lose at its start, where it cuts a character, or hold behind the stop text."""
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 """How SentencePiece's tokenizers name the tokens of single bytes."""
+_THINK_TAGS = ("<think>", "</think>")
 
 
 def end_tokens(model: Any, chat: ChatFormat) -> tuple[int, ...]:  # noqa: ANN401 -- transformers is untyped
@@ -31,7 +34,10 @@ def end_tokens(model: Any, chat: ChatFormat) -> tuple[int, ...]:  # noqa: ANN401
 
 
 class StopTexts:
-    """Finds out at which token a turn holds a text after which it stops, wherever the tokens' borders are."""
+    """Finds out at which token a turn holds a text after which it stops, wherever the tokens' borders are.
+
+    Thoughts may hold such texts: only what stands outside of think tags ends a turn.
+    """
 
     def __init__(self, chat: ChatFormat, stop: Sequence[str]) -> None:
         """Study a tokenizer.
@@ -40,24 +46,74 @@ class StopTexts:
             chat: The model's chat format.
             stop: The texts.
         """
-        self._chat = chat
-        self._stop = tuple(stop)
-        self._may_end = _may_end(chat.tokenizer, stop)
-        self._tail = max((len(text.encode()) for text in stop), default=0) + _LOOSE_BYTES  # a token has a byte or more
+        self.stop = tuple(stop)
+        self.opened = blank_thoughts(chat.prefill, opened=False)[1]
+        self.decode = chat.decode_part
+        texts = (*self.stop, *_THINK_TAGS)
+        self.may_end = _may_end(chat.tokenizer, texts)
+        self.tail = max(len(text.encode()) for text in texts) + _LOOSE_BYTES  # a token has a byte or more
 
-    def complete(self, ids: Sequence[int]) -> bool:
-        """Tell whether the last of the tokens that a model has written completes one of the texts.
+    def begin(self) -> TurnWatch:
+        """Begin a turn, in a thought if the chat template has opened one."""
+        return TurnWatch(self)
 
-        What the chat template wrote before them does not count.
+
+class TurnWatch:
+    """Follows the tokens of a turn while it is written.
+
+    Attributes:
+        thinking: Whether what was written last is part of a thought.
+    """
+
+    def __init__(self, texts: StopTexts) -> None:
+        """Begin a turn.
 
         Args:
-            ids: The tokens, at least one.
+            texts: The texts that end it.
         """
-        last = ids[-1]
-        if last < len(self._may_end) and not self._may_end[last]:
+        self.thinking = texts.opened
+        self._texts = texts
+        self._tail: deque[int] = deque(maxlen=texts.tail)
+
+    def add(self, token: int) -> bool:
+        """Take the next token, and tell whether it completes a text that ends the turn.
+
+        What the chat template wrote before the turn does not count.
+
+        Args:
+            token: The token.
+        """
+        texts = self._texts
+        self._tail.append(token)
+        if not texts.stop or (token < len(texts.may_end) and not texts.may_end[token]):
             return False
-        text = self._chat.decode_part(ids[-self._tail :])
-        return any(stop in text for stop in self._stop)
+        ids = list(self._tail)
+        text = texts.decode(ids)
+        if not any(entry in text for entry in (*texts.stop, *_THINK_TAGS)):
+            return False
+        place = _agreement(texts.decode(ids[:-1]), text)  # what ends there was seen at an earlier token
+        while True:
+            tag = "</think>" if self.thinking else "<think>"
+            change = _end_after(text, tag, place)
+            stops = [entry for entry in texts.stop if entry == tag or not self.thinking]
+            end = min((_end_after(text, entry, place) for entry in stops), default=len(text) + 1)
+            if end <= min(change, len(text)):
+                return True
+            if change > len(text):
+                return False
+            self.thinking, place = not self.thinking, change
+
+
+def _agreement(first: str, second: str) -> int:
+    """Return how many characters two texts have in common at their start."""
+    pairs = zip(first, second, strict=False)
+    return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second)))
+
+
+def _end_after(text: str, entry: str, place: int) -> int:
+    """Return where the first occurrence of an entry ends that ends behind a place; beyond the text if there is none."""
+    found = text.find(entry, max(0, place - len(entry) + 1))
+    return found + len(entry) if found >= 0 else len(text) + 1
 
 
 def _may_end(tokenizer: Any, stop: Sequence[str]) -> NDArray[np.bool_]:  # noqa: ANN401 -- transformers is untyped

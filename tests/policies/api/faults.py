@@ -22,7 +22,8 @@ class Answer:
     """How a request is answered.
 
     ``cut`` closes the connection after that many bytes of the body, ``delay`` waits before the answer, ``drip`` sends
-    a byte of the body every so many seconds, ``slam`` closes the connection at once.
+    a byte of the body every so many seconds, ``slam`` closes the connection at once, ``no_length`` tells no length and
+    ends the body by closing the connection.
     """
 
     status: int = 200
@@ -33,6 +34,7 @@ class Answer:
     delay: float = 0.0
     drip: float = 0.0
     slam: bool = False
+    no_length: bool = False
 
 
 @dataclass
@@ -123,7 +125,11 @@ class FaultyServer:
                 with contextlib.suppress(OSError):  # the client may have gone
                     self.send_response(answer.status)
                     self.send_header("Content-Type", answer.content_type)
-                    self.send_header("Content-Length", str(len(answer.body)))
+                    if answer.no_length:
+                        self.close_connection = True
+                        self.send_header("Connection", "close")
+                    else:
+                        self.send_header("Content-Length", str(len(answer.body)))
                     for name, value in answer.headers.items():
                         self.send_header(name, value)
                     self.end_headers()

@@ -75,14 +75,14 @@ def test_a_header_cannot_choose_how_letters_are_read(serve, connect, start, char
     if status == 200:
         assert ask(connect(server), start) == [TEXT]
     else:
-        with pytest.raises(EndpointError, match="HTTP 400: no such thing: \xe4"):
-            ask(connect(server), start)
+        (text,) = ask(connect(server), start)
+        assert "HTTP 400: no such thing: \xe4" in text.reason
 
 
 @pytest.mark.parametrize(
     "answer",
     [
-        refuse(400, ESCAPES),
+        refuse(402, ESCAPES),
         refuse(401, "no", code=ESCAPES),
         Answer(503, ESCAPES.encode(), content_type="text/plain"),
         Answer(body=json.dumps({"error": ESCAPES}, ensure_ascii=False).encode()),
@@ -95,6 +95,13 @@ def test_what_a_server_says_cannot_command_the_terminal(serve, connect, start, c
         ask(connect(server, max_retries=1), start)
     assert SEEN in str(caught.value)
     assert str(caught.value).isprintable()
+    assert all(record.getMessage().isprintable() for record in caplog.records if "agile_gym" in record.name)
+
+
+def test_the_reason_of_a_refusal_cannot_command_the_terminal(serve, connect, start, caplog):
+    (text,) = ask(connect(serve(lambda *_: refuse(400, ESCAPES))), start)
+    assert SEEN in text.reason
+    assert text.reason.isprintable()
     assert all(record.getMessage().isprintable() for record in caplog.records if "agile_gym" in record.name)
 
 

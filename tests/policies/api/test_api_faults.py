@@ -9,6 +9,7 @@ from faults import KEY, Answer, completion, free_port, refuse, say
 
 from agile_gym.envs import JigsawVisionEnv
 from agile_gym.errors import AgileGymError, EndpointError
+from agile_gym.policies import GivenUp
 from agile_gym.rollout import EpisodeSpec, play_episodes
 
 TEXT = '<think>x</think><answer>["A", "B", "C", "D"]</answer>'
@@ -114,14 +115,10 @@ def test_json_with_another_content_type_is_read(serve, connect, start, content_t
         (refuse(401, f"Incorrect API key provided: {KEY}."), 401, ["TEST_API_KEY", "api_key_env", "***"]),
         (refuse(403, "no access"), 403, ["TEST_API_KEY", "no access"]),
         (refuse(404, "The model `some-model` does not exist"), 404, ["base_url", "The endpoint has: one, two"]),
-        (refuse(400, "This model does not support image input"), 400, ["choose a model that takes images"]),
-        (refuse(400, "maximum context length is 8192 tokens", code="context_length_exceeded"), 400, ["window", "8192"]),
         (refuse(400, "Use 'max_completion_tokens' instead of max_tokens."), 400, ["max_tokens_name"]),
         (refuse(400, "Unsupported value: 'temperature' must be 1"), 400, ["leave out temperature"]),
         (refuse(400, "'stop' is not supported with this model"), 400, ["send_stop=False"]),
         (Answer(400, b'[{"error": {"message": "Unknown name \\"seed\\""}}]'), 400, ["send_seed=False", "seed"]),
-        (refuse(413, "payload too large"), 413, ["image_format='jpeg'"]),
-        (Answer(422, b'{"detail": [{"loc": ["body"], "msg": "Unexpected fields"}]}'), 422, ["Unexpected fields"]),
         (refuse(402, "pay"), 402, ["pay"]),
         (refuse(429, "You exceeded your quota", code="insufficient_quota"), 429, ["no credit left"]),
         (Answer(body=b'{"error": {"code": 401, "message": "bad key"}}'), 401, ["TEST_API_KEY", "bad key"]),
@@ -136,15 +133,71 @@ def test_what_will_not_pass_is_an_error_at_once(serve, connect, start, answer, s
         assert word in str(error)
 
 
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        (refuse(400, "This model does not support image input"), "image_refused", ["choose a model that takes images"]),
+        (refuse(400, "maximum context length is 8192 tokens", code="context_length_exceeded"), "context_length",
+         ["window", "8192"]),
+        (refuse(400, "'max_tokens' is too large: 9000. This model's maximum context length is 8192 tokens"),
+         "context_length", ["window"]),
+        (refuse(413, "payload too large"), "context_length", ["image_format='jpeg'"]),
+        (Answer(413, b"<html>Request Entity Too Large</html>", content_type="text/html"), "context_length", ["413"]),
+        (Answer(422, b'{"detail": [{"loc": ["body"], "msg": "Unexpected fields"}]}'), "request_refused",
+         ["Unexpected fields"]),
+        (refuse(400, "The response was filtered due to the prompt triggering Azure OpenAI's content management policy"),
+         "content_filter", ["filtered"]),
+        (refuse(400, "Your request was rejected as a result of our safety system."), "content_filter", ["rejected"]),
+        (refuse(400, "Input data may contain inappropriate content.", code="data_inspection_failed"), "content_filter",
+         ["data_inspection_failed"]),
+        (refuse(400, "absolute aspect ratio must be smaller than 200, got 448.0"), "image_refused", ["448"]),
+        (Answer(body=b'{"error": {"code": 400, "message": "Provider returned error"}}'), "request_refused", ["400"]),
+        (Answer(400), "request_refused", ["no text"]),
+    ],
+)  # fmt: skip
+def test_a_conversation_that_is_refused_is_given_up(serve, connect, start, answer, kind, words):
+    server = serve(lambda number, _: answer if number == 0 else say(TEXT))
+    policy = connect(server, max_concurrency=1)
+    environments, observations, infos = start(2)
+    first, second = policy.act(observations, infos)
+    assert (first, second) == ("", TEXT)
+    assert isinstance(first, GivenUp)
+    assert first.kind == kind
+    for word in [*words, server.url, "some-model", "4 images"]:
+        assert word in first.reason
+    assert KEY not in first.reason
+    assert "\n" not in first.reason
+    observation, *_, info = environments[0].step(first)
+    (again,) = policy.act([observation], [info])
+    assert (again.kind, again.reason) == (kind, first.reason)
+    assert len(server.seen) == 2
+    assert (policy.spending.refused, policy.spending.answers) == (1, 1)
+    assert policy.finish(0).usage == ()
+    observation, info = environments[0].reset(seed=5)
+    assert policy.act([observation], [info]) == [TEXT]
+
+
+def test_once_the_endpoint_has_answered_what_it_refuses_is_one_conversation(serve, connect, start):
+    answer = refuse(400, "Unsupported value: 'temperature' must be 1")
+    policy = connect(serve(lambda number, _: say(TEXT) if number == 0 else answer), max_concurrency=1)
+    _, observations, infos = start(2)
+    texts = policy.act(observations, infos)
+    assert texts == [TEXT, ""]
+    assert texts[1].kind == "request_refused"
+    assert "leave out temperature" in texts[1].reason
+
+
 def test_what_a_server_says_is_shown_shortened_and_without_key_and_images(serve, connect, start):
     def echo(_, body):
         said = f"{KEY} Authorization: Bearer {KEY} {json.dumps(body)}" + "x" * 10_000
         return refuse(400, said)
 
-    error = fail(connect(serve(echo)), start)
-    assert "Bearer ***" in str(error)
-    assert "base64" not in str(error)
-    assert len(str(error)) < 1000
+    _, observations, infos = start()
+    (text,) = connect(serve(echo)).act(observations, infos)
+    assert "Bearer ***" in text.reason
+    assert "base64" not in text.reason
+    assert KEY not in text.reason
+    assert len(text.reason) < 1000
 
 
 def test_a_server_that_repeats_the_key_does_not_bring_it_into_the_record(serve, connect, start):

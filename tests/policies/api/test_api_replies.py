@@ -26,7 +26,8 @@ def body(message, choice=None, **fields):
         ("<think>a", "stop", ..., "<think>a"),
         # The server names it, as vLLM and SGLang do, or says that there was none.
         ("<code>x", "stop", "</code>", "<code>x</code>"),
-        ("no tags", "stop", "</answer>", "no tags</answer>"),
+        ("no tags", "stop", "</answer>", "no tags"),
+        ("<think>a</think>b", "stop", "</code>", "<think>a</think>b"),
         ("<code>x", "stop", None, "<code>x"),
         ("<code>x", "stop", 151645, "<code>x"),
         ("<code>x", "stop", "###", "<code>x"),
@@ -35,6 +36,20 @@ def body(message, choice=None, **fields):
         ("<code>x</code> and more <answer>[]</answer>", "stop", ..., "<code>x</code>"),
         ("<code>x</code> and", "length", ..., "<code>x</code>"),
         ('<answer>["A"]</answer></code>', "stop", "</code>", '<answer>["A"]</answer>'),
+        # Thoughts may hold it, be they opened by the chat template; it is put back nowhere but behind its own tag.
+        ("<think>say <code>x</code> and </answer></think><answer>[]", "stop", ..., None),
+        (
+            "<think><code>x</code></think><code>y</code> more",
+            "stop",
+            ...,
+            "<think><code>x</code></think><code>y</code>",
+        ),
+        ("say <code>x</code></think><code>y</code> more", "length", ..., "say <code>x</code></think><code>y</code>"),
+        ("<think>say <code>x", "stop", "</code>", "<think>say <code>x"),
+        ("<think>say <code>x", "stop", ..., "<think>say <code>x"),
+        ("<think>say <code>x</code> and go on", "length", ..., "<think>say <code>x</code> and go on"),
+        ("<think>a <answer></think>b", "stop", ..., "<think>a <answer></think>b"),
+        ("<think>a</think><think><code></think>b", "stop", "</code>", "<think>a</think><think><code></think>b"),
         # It was cut for another reason: nothing is put back.
         ("<code>obser", "length", ..., "<code>obser"),
         ("<code>obser", "content_filter", ..., "<code>obser"),
@@ -109,6 +124,8 @@ def test_tool_calls_that_a_parser_took_out_are_written_back():
     assert read[0] == {"name": "swap", "arguments": {"first": "A", "second": "B"}}
     assert read[1] == {"name": "observe", "arguments": {}}
     assert read[2] == {"name": "crop", "arguments": "{broken"}
+    thought = read_reply(body({"content": "<think>a <tool_call></think>", "tool_calls": calls[1:2]}))
+    assert thought.text.endswith('</think><tool_call>{"name": "observe", "arguments": {}}</tool_call>')
     already = {"content": '<tool_call>{"name": "observe"}</tool_call>', "tool_calls": calls}
     assert read_reply(body(already)).text == already["content"]
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from playing import play
 
+from agile_gym.actions.tags import STOP_TEXTS, blank_thoughts
 from agile_gym.errors import ConfigurationError
 from agile_gym.policies.hf import HFVLMPolicy
 from agile_gym.policies.vlm.chat import ChatFormat
@@ -88,6 +89,70 @@ def test_a_template_without_an_end_of_turn(chats):
 # --- what ends a turn
 
 
+def watched(stops, ids):
+    """Return for each token whether it completes a stop text."""
+    watch = stops.begin()
+    return [watch.add(token) for token in ids]
+
+
+def spoken(text, opened):
+    """Return what stands outside of thoughts, character by character; a plain reader of tags."""
+    said, place = "", 0
+    while place < len(text):
+        tag = "</think>" if opened else "<think>"
+        if text.startswith(tag, place):
+            said, place, opened = f"{said}{tag}", place + len(tag), not opened
+        else:
+            said, place = said + ("\0" if opened else text[place]), place + 1
+    return said
+
+
+WORDS = (
+    "<think>",
+    "</think>",
+    "<code>",
+    "</code>",
+    "</answer>",
+    "</",
+    "think>",
+    "code>",
+    "<",
+    ">",
+    "é",
+    "日",
+    " ",
+    "a",
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(WORDS), max_size=20), st.booleans(), st.data())
+def test_stop_texts_in_thoughts_end_no_turn(chats, words, opened, data):
+    text, stop = "".join(words), ("</code>", "</answer>", "a>")
+    assert blank_thoughts(text, opened=opened)[0] == spoken(text, opened)
+    for family in ("idefics3", "llava"):
+        chat = SimpleNamespace(**{name: getattr(chats(family), name) for name in ("tokenizer", "decode_part")})
+        chat.prefill = "<think>\n" if opened else ""
+        ids = chat.tokenizer(text, add_special_tokens=False)["input_ids"]
+        found = watched(StopTexts(chat, stop), ids)
+        said = [spoken(chat.decode_part(ids[: count + 1]), opened) for count in range(len(ids))]
+        expected = [any(entry in part for entry in stop) for part in said]
+        first = expected.index(True) if True in expected else len(ids)
+        assert found[: first + 1] == expected[: first + 1]
+
+
+def test_following_a_long_thought_costs_as_much_for_each_token(chats):
+    """Only few tokens can end a tag, and only those before it are looked at."""
+    chat = chats("llava")
+    ids = chat.tokenizer("a thought of many words > " * 4000, add_special_tokens=False)["input_ids"]
+    looked = []
+    watched_chat = SimpleNamespace(tokenizer=chat.tokenizer, prefill="<think>")
+    watched_chat.decode_part = lambda part: looked.append(len(part)) or chat.decode_part(part)
+    assert not any(watched(StopTexts(watched_chat, STOP_TEXTS), ids))
+    assert 0 < len(looked) <= len(ids) / 4
+    assert max(looked) < 40
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.text("ab</>é日😀", min_size=1, max_size=6), min_size=1, max_size=3),
@@ -101,7 +166,7 @@ def test_stop_texts_are_found_where_a_search_through_all_finds_them(chats, stop,
         chat = chats(family)
         stops = StopTexts(chat, stop)
         ids = chat.tokenizer(text, add_special_tokens=False)["input_ids"]
-        found = [stops.complete(ids[: count + 1]) for count in range(len(ids))]
+        found = watched(stops, ids)
         first = next(count for count in range(len(ids)) if any(s in chat.decode(ids[: count + 1]) for s in stop))
         assert found.index(True) == first
 
@@ -110,7 +175,7 @@ def test_a_long_stop_text_of_many_bytes_is_found(chats):
     chat = chats("idefics3")
     (stop,) = ["停" * 20]
     ids = chat.tokenizer(f"a{stop}b", add_special_tokens=False)["input_ids"]
-    assert [StopTexts(chat, [stop]).complete(ids[:count]) for count in (60, 61)] == [False, True]
+    assert watched(StopTexts(chat, [stop]), ids[:61]) == [False] * 60 + [True]
 
 
 def test_a_stop_text_is_found_in_tokens_of_single_bytes(chats):
@@ -121,9 +186,12 @@ def test_a_stop_text_is_found_in_tokens_of_single_bytes(chats):
     backend = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True, unk_token="<unk>"))
     backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     chat = SimpleNamespace(tokenizer=PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>"))
-    chat.decode_part = chat.tokenizer.decode
+    chat.decode_part, chat.prefill = chat.tokenizer.decode, ""
     stops = StopTexts(chat, ["ad"])
-    assert [stops.complete(ids) for ids in ([1, 1], [1, 2 + ord("d")], [1, 2 + ord("e")])] == [False, True, False]
+    found = [watched(stops, ids)[-1] for ids in ([1, 1], [1, 2 + ord("d")], [1, 2 + ord("e")])]
+    assert found == [False, True, False]
+    thought = [2 + byte for byte in b"<think>ad</think>a"]
+    assert watched(stops, [*thought, 2 + ord("d")]) == [False] * len(thought) + [True]
 
 
 def test_what_the_template_begins_with_stops_no_turn(chats):
@@ -132,9 +200,10 @@ def test_what_the_template_begins_with_stops_no_turn(chats):
     thinking = ChatFormat(SimpleNamespace(tokenizer=chat.tokenizer, image_token="<image>", chat_template=template))
     assert thinking.prefill == "<think>\n"
     stops = StopTexts(thinking, ["\n"])
-    ids = chat.tokenizer("ab\n", add_special_tokens=False)["input_ids"]
-    assert [stops.complete(ids[:count]) for count in (1, 2, 3)] == [False, False, True]
-    assert thinking.decode(ids) == "<think>\nab\n"
+    ids = chat.tokenizer("ab\n</think>\n", add_special_tokens=False)["input_ids"]
+    assert watched(stops, ids) == [False] * (len(ids) - 1) + [True]  # the first is in the thought that is open already
+    assert watched(StopTexts(chat, ["\n"]), ids).index(True) == 2
+    assert thinking.decode(ids) == "<think>\nab\n</think>\n"
 
 
 @pytest.mark.parametrize("start", ["<think>", "<think>\n", "<think>\n\n</think>\n\n", "<think></think>"])

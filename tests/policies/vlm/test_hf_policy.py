@@ -101,6 +101,9 @@ def test_prefilled_thinking_is_part_of_the_turn(saved, tmp_path):
     assert text.startswith("<think>\n")
     written = policy._episodes[0].context.parts[-1].chunk.ids
     assert "<think>" not in policy.chat.tokenizer.decode(written)
+    going_on = make(str(model), max_new_tokens=400, temperature=100.0, stop=["e"])
+    for transcript in play(going_on, count=2):  # all that it writes is part of the thought
+        assert any("e" in turn.text[8:-1] for turn in transcript.turns)
 
 
 def test_system_prompt_is_read_and_recorded(vlm):

@@ -1,17 +1,25 @@
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
+import tomllib
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import families
 import pytest
 import torch
+from packaging.requirements import Requirement
 
-from agile_gym.errors import ModelError
+from agile_gym.errors import MissingDependencyError, ModelError
 from agile_gym.policies import make_policy
 from agile_gym.policies.hf import HFVLMPolicy
 from agile_gym.policies.vlm import VLM, load_processor, load_vlm
 from agile_gym.policies.vlm.configs import attention_reach, load_config
+from agile_gym.policies.vlm.sources import missing_package
 
 PEFT_WARNS = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 """PEFT uses a name that transformers gives up."""
@@ -135,14 +143,14 @@ def test_template_that_hides_what_the_assistant_wrote(model):
 
 def test_folder_without_an_image_processor(model):
     (model / "processor_config.json").unlink()
-    with pytest.raises(ModelError, match=r"processor of .*(cannot be loaded|takes no images)"):
+    with pytest.raises(ModelError, match=r"no image processor .*processor_config\.json"):
         load_vlm(model)
 
 
 def test_damaged_weights(model):
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    with pytest.raises(ModelError, match=r"weights in .*model\.safetensors' are damaged .*Download or save"):
         load_vlm(model)
 
 
@@ -156,10 +164,250 @@ def test_weights_that_are_not_complete(model):
         load_vlm(model)
 
 
+def edit(folder, change):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+
+
+def remove(folder, pattern):
+    for path in folder.glob(pattern):
+        path.unlink()
+
+
+def shard(folder, index):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(index)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 12345\n"
+SHARDS = json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}})
+DAMAGES = {
+    "sizes of a layer": (
+        lambda folder: edit(folder, lambda config: config["text_config"].update(intermediate_size=128)),
+        r"do not fit its config\.json: 6 have other sizes, such as '.*mlp.*', \(32, 64\) .* and \(32, 128\)",
+    ),
+    "size of the vocabulary": (
+        lambda folder: edit(folder, lambda config: config["text_config"].update(vocab_size=999)),
+        r"2 have other sizes",
+    ),
+    "weights cut short": (lambda f: truncate(f / "model.safetensors", -1000), "are damaged .* not fully covered"),
+    "no byte of weights": (lambda f: truncate(f / "model.safetensors", 0), "are damaged"),
+    "weights of nonsense": (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 5000), "are damaged"),
+    "a pointer instead of weights": (lambda f: (f / "model.safetensors").write_text(POINTER), "git lfs pull"),
+    "a pointer instead of a tokenizer": (lambda f: (f / "tokenizer.json").write_text(POINTER), "git lfs pull"),
+    "a pointer instead of a configuration": (lambda f: (f / "config.json").write_text(POINTER), "git lfs pull"),
+    "no weights": (lambda f: remove(f, "*.safetensors"), r"has no weights \(model\.safetensors\)"),
+    "shards that are not there": (lambda f: shard(f, SHARDS), "lacks 2 files of weights, such as 'model-00001"),
+    "an index that is damaged": (lambda f: shard(f, "{"), "index of the weights, .* is damaged"),
+    "no tokenizer": (lambda f: remove(f, "tokenizer*"), r"has no tokenizer \(tokenizer\.json\)\. Save"),
+    "no tokenizer but its settings": (lambda f: remove(f, "tokenizer.json"), "has no tokenizer"),
+    "a damaged tokenizer": (lambda f: truncate(f / "tokenizer.json", 50), "tokenizer's file .* is damaged"),
+    "no configuration": (lambda f: remove(f, "config.json"), r"no model at .*has no config\.json"),
+    "an adapter": (lambda f: (f / "config.json").rename(f / "adapter_config.json"), "holds an adapter"),
+    "nothing": (lambda f: remove(f, "*"), r"no model at .*has no config\.json"),
+    "an unknown type": (
+        lambda folder: edit(folder, lambda config: config.update(model_type="foo")),
+        r"the type 'foo', which transformers .* does not have\. Install a newer",
+    ),
+    "no type": (lambda folder: edit(folder, lambda config: config.pop("model_type")), "names no model_type"),
+    "no chat template": (lambda f: remove(f, "chat_template.jinja"), "has no chat template"),
+    "a chat template that is none": (lambda f: (f / "chat_template.jinja").write_text("{% for x %}"), "cannot render"),
+    "no image processor": (lambda f: remove(f, "processor_config.json"), "has no image processor"),
+}
+
+
+def truncate(path, size):
+    content = path.read_bytes()
+    path.write_bytes(content[:size])
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_what_is_wrong_with_a_folder_is_told_in_one_line(model, capfd, name):
+    damage, message = DAMAGES[name]
+    damage(model)
+    with pytest.raises(ModelError, match=message) as caught:
+        HFVLMPolicy(str(model), device="cpu")
+    told = str(caught.value)
+    assert "\n" not in told
+    assert "model" in told
+    assert len(told) < 500
+    assert capfd.readouterr() == ("", "")
+
+
+def test_nothing_but_the_line_is_printed(model):
+    """In a process of its own, as transformers keeps the stream that it writes to."""
+    DAMAGES["sizes of a layer"][0](model)
+    status, _, told = ask(["eval", "--policy", f"hf:{model}", "--output", "no.json"])
+    assert status == 1
+    assert told.count("\n") == 1
+    assert told.startswith("agile-gym: The weights of ")
+
+
+def test_a_file_of_a_model_is_no_model(model):
+    with pytest.raises(ModelError, match=r"is a file\. Give the folder that it is in"):
+        HFVLMPolicy(str(model / "config.json"))
+
+
+# --- names on the hub
+
+
+ASK = """
+import time
+from agile_gym.cli import main
+start = time.perf_counter()
+status = main({command!r})
+print(status, time.perf_counter() - start)
+"""
+
+
+def ask(command, **environment):
+    """Run a command in a process of its own, and return its status, its time and what it says."""
+    known = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HTTP"))}
+    done = subprocess.run(
+        [sys.executable, "-c", ASK.format(command=command)],
+        env={**known, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    status, seconds = done.stdout.splitlines()[-1].split()
+    return int(status), float(seconds), done.stderr
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """Return a port of loopback that accepts connections and says nothing, and the environment that asks it."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        yield {"HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}", "HF_HOME": str(tmp_path / "cache")}
+
+
+PLAN = ["plan", "--model", "some/model", "--image-size", "64", "--context", "99999"]
+
+
+@pytest.mark.parametrize("command", [PLAN, ["eval", "--policy", "hf:some/model", "--output", "no.json"]])
+def test_a_hub_that_does_not_answer_is_not_waited_for(hub, command):
+    status, seconds, told = ask(command, **hub)
+    assert status == 1
+    assert told.count("\n") == 1
+    assert told.startswith("agile-gym: There is no model at 'some/model': it is no folder")
+    for words in (hub["HF_ENDPOINT"], "cannot be reached", "hf download some/model", "HF_ENDPOINT", "folder"):
+        assert words in told
+    assert 3 < seconds < 30  # one question of four seconds, and the imports
+
+
+def test_a_hub_that_is_not_there_is_told_at_once(hub):
+    hub["HF_ENDPOINT"] = "http://127.0.0.1:1"
+    _, _, told = ask(PLAN, **hub)
+    assert "cannot be reached" in told
+    assert "Retry" not in told
+    assert told.count("\n") == 1
+    _, _, told = ask(PLAN, **hub, HF_HUB_OFFLINE="1")
+    assert "HF_HUB_OFFLINE is set" in told
+    assert told.count("\n") == 1
+
+
+def test_a_model_in_the_cache_is_taken_from_there(saved, hub):
+    """Also where the hub is out of reach; and what is missing there is not waited for."""
+    folder = Path(hub["HF_HOME"]) / "hub" / "models--some--model"
+    snapshot = shutil.copytree(saved("idefics3"), folder / "snapshots" / "abc")
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    hub["HF_ENDPOINT"] = "http://127.0.0.1:1"
+    status, _, told = ask(PLAN, **hub)
+    assert (status, told) == (0, "")
+    (snapshot / "model.safetensors").unlink()
+    status, _, told = ask(["eval", "--policy", "hf:some/model", "--output", "no.json"], **hub)
+    assert status == 1
+    assert "Retry" not in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("path", ["./nowhere/x", "a/b/c", "/nowhere", "~/models", "C:\\models\\mine"])
+def test_what_can_be_no_name_is_not_asked_for(path):
+    with pytest.raises(ModelError, match=r"no model at .*: there is no such folder\. Give a folder"):
+        load_config(path)
+
+
+def caused(message, cause):
+    error = ModuleNotFoundError(message)
+    error.__cause__ = cause
+    return error
+
+
+def test_packages_that_are_missing_are_named():
+    for error, name in (
+        (ImportError("\nFooProcessor requires the Torchvision library but it was not found in your environment. "
+                     "Checkout the instructions"), "torchvision"),
+        (ImportError("Package `num2words` is required to run SmolVLM processor. Install it with `pip install "
+                     "num2words`."), "num2words"),
+        (ModuleNotFoundError("No module named 'einops'", name="einops"), "einops"),
+        (caused("Could not import module 'AutoProcessor'.", ModuleNotFoundError("No module named 'tiktoken'",
+                name="tiktoken")), "tiktoken"),
+        (ModuleNotFoundError("No module named 'einops.layers'", name="einops.layers"), "einops"),
+        (ImportError("Using `bitsandbytes` quantization requires bitsandbytes: `pip install -U bitsandbytes>=0.46.1`"),
+         "bitsandbytes"),
+    ):  # fmt: skip
+        told = str(missing_package(error, "the model 'x'"))
+        assert told == f"The package {name!r} is needed for the model 'x'. Install it with: pip install {name}"
+    assert "for the model 'x': what is this" in str(missing_package(ImportError("what\nis this"), "the model 'x'"))
+
+
+BARE = """
+import sys
+from importlib.machinery import PathFinder
+from importlib.metadata import packages_distributions, requires
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+def needed(name):
+    name = canonicalize_name(name)
+    if name not in found:
+        found.add(name)
+        for text in requires(name) or ():
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                needed(requirement.name)
+
+found = set()
+for name in EXTRA:
+    needed(name)
+
+class Known(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        owners = owner.get(name.partition(".")[0])
+        known = not owners or any(canonicalize_name(entry) in found for entry in owners)
+        return super().find_spec(name, path, target) if known else None
+
+owner = packages_distributions()
+owner.pop("agile_gym", None)
+sys.meta_path[sys.meta_path.index(PathFinder)] = Known
+from agile_gym.policies.vlm import load_vlm
+for folder in FOLDERS:
+    load_vlm(folder, device="cpu")
+print("all loaded")
+"""
+
+
+def test_the_extra_has_all_that_the_families_need(saved):
+    """Of what is installed here, the process sees only what the package, its extra and these need themselves."""
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = [Requirement(text).name for text in project["dependencies"] + project["optional-dependencies"]["vlm"]]
+    folders = [str(saved(name)) for name in families.FAMILIES]
+    code = f"EXTRA, FOLDERS = {names}, {folders}\n{BARE}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=200)
+    assert "all loaded" in done.stdout, done.stderr
+
+
 def test_pickles_are_not_read(model, saved, tmp_path):
     torch.save({}, model / "pytorch_model.bin")
     (model / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"cannot be loaded: .*safetensors only; save them as such"):
+    with pytest.raises(ModelError, match=r"pickles \(pytorch_model\.bin\).*safetensors only; save them as such"):
         load_vlm(model)
     (tmp_path / "adapter").mkdir()
     torch.save({}, tmp_path / "adapter" / "adapter_model.bin")
@@ -171,7 +419,7 @@ def test_processor_that_needs_a_missing_package(saved, monkeypatch):
     folder = saved("smolvlm")
     # What the module finds where num2words is not installed.
     monkeypatch.setattr("transformers.models.smolvlm.processing_smolvlm.num2words", None)
-    with pytest.raises(ModelError, match="pip install num2words"):
+    with pytest.raises(MissingDependencyError, match=r"'num2words' is needed for the processor of .*pip install num2w"):
         load_processor(folder)
 
 

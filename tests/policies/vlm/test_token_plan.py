@@ -13,9 +13,10 @@ from agile_gym.commands.plan import NEW_TOKENS, add_plan_command
 from agile_gym.envs import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError, ModelError
 from agile_gym.policies.hf import HFVLMPolicy
-from agile_gym.policies.vlm.chat import ChatFormat, content_parts, process
+from agile_gym.policies.vlm.chat import ChatFormat, content_parts
 from agile_gym.policies.vlm.generate import Generated
 from agile_gym.policies.vlm.loading import VLM
+from agile_gym.policies.vlm.pictures import process
 from agile_gym.policies.vlm.sampling import SamplingOptions
 from agile_gym.rollout import EpisodeSpec, play_episodes
 from agile_gym.rollout.advice import advise
@@ -50,10 +51,7 @@ def whole_conversation(chat, options, count):
     rendered = chat.tokenizer.apply_chat_template(
         messages, chat_template=template, tokenize=False, add_generation_prompt=True
     )
-    from PIL import Image
-
-    images = [Image.fromarray(np.ascontiguousarray(picture)) for picture in pictures]
-    return len(process(chat.processor, rendered, images, add_special_tokens=False)["input_ids"][0])
+    return len(process(chat.processor, rendered, pictures, add_special_tokens=False)["input_ids"][0])
 
 
 @pytest.mark.parametrize(
