@@ -301,15 +301,16 @@ class GRPOConfig(AlgorithmConfig):
         self._check(self.clip_low is None or is_number(self.clip_low, 0, 1), "clip_low", "a number from 0 to 1")
         high = self.clip_high
         self._check(high is None or is_number(high, 0, 1e6), "clip_high", "a number of at least 0")
-        self._check(
-            all(is_number(beta, 0, _BELOW_ONE) for beta in self.adam_betas), "adam_betas", "two below 1, from 0"
-        )
+        small = all(is_number(beta, 0, _BELOW_ONE) for beta in self.adam_betas)
+        self._check(small, "adam_betas", "two numbers from 0, below 1")
         self._check(is_number(self.temperature, 1e-3, 100), "temperature", "a number above 0, up to 100")
         self._check(is_number(self.lr, 1e-30, 100), "lr", "a number above 0; its course is set with lr_schedule")
-        clip = self.grad_clip
+        clip: Any = self.grad_clip  # RLlib declares a float
         self._check(clip is None or is_number(clip, 1e-30, 1e30), "grad_clip", "a number above 0, or None")
         SamplingOptions(max_new_tokens=self.max_new_tokens)
-        require_seed(self.seed)
+        seed: Any = self.seed  # None is RLlib's, too
+        if seed is not None:
+            require_seed(seed)
         for name, allowed in (
             ("loss", self.losses),
             ("advantage_scale", ("group", "batch", "none")),

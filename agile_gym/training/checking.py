@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # The types of ray and transformers are incomplete.
-"""The check of a run's settings before its first stage: every configuration is built once, by the class that uses it."""
+"""The check of a run's settings before its first stage: every configuration is built once, by the class behind it."""
 
 from __future__ import annotations
 

@@ -127,8 +127,8 @@ def _connect(address: str, origin: str) -> None:
     """Check that an address has the right form, and that something listens there."""
     if address.startswith("ray://"):
         raise ConfigurationError(
-            f"{origin} is one of Ray's client, which a run does not support; {_FORMS}. 'ray job submit' starts a run on "
-            "a cluster from outside."
+            f"{origin} is one of Ray's client, which a run does not support; {_FORMS}. 'ray job submit' starts a run "
+            "from outside."
         )
     match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@?]+):(\d{1,5})", address)
     if match is None or not 1 <= int(match[2]) <= 65535:

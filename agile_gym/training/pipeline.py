@@ -103,7 +103,7 @@ class TrainingRun:
         elif resume:
             raise ConfigurationError(f"There is no run in {self.folder} that could be resumed.")
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write(path, format_settings(self.settings))
+        _write(path, format_settings(self.settings, stages.unset_values(self.settings)))
         state = self.folder / STATE
         self._state: dict[str, Any] = json.loads(state.read_text("utf-8")) if state.exists() else {"done": []}
 

@@ -44,6 +44,13 @@ _SET_HERE: dict[str, set[str]] = {
     "sft": {"transcripts", "replay"},
 }
 """Settings of the classes behind sections that follow from other sections."""
+_NONE = "none"
+"""Stands for None, which TOML lacks, where None is allowed and not the default."""
+_CAN_BE_NONE = {
+    "environment": {"level", "crop"},
+    "sft": {"grad_clip", "torch_threads_per_actor", "max_tokens"},
+    "grpo": {"grad_clip", "torch_threads_per_actor"},
+}
 
 
 @dataclass(frozen=True)
@@ -147,42 +154,53 @@ def _check_names(values: Mapping[str, Any], origin: str) -> TrainSettings:
             raise ConfigurationError(f"{origin}: there is no section {name!r:.100}. {hint}")
     sections: dict[str, dict[str, Any]] = {}
     for name in SECTIONS:
-        given = values.get(name, {})
-        if not isinstance(given, Mapping):
-            raise ConfigurationError(f"{origin}: {name} = {given!r:.100} must be a section, [{name}].")
-        allowed = setting_names(name)
-        for key in cast("Mapping[str, Any]", given):
+        section: Any = values.get(name, {})
+        if not isinstance(section, Mapping):
+            raise ConfigurationError(f"{origin}: {name} = {section!r:.100} must be a section, [{name}].")
+        given, allowed = cast("Mapping[str, Any]", section), setting_names(name)
+        for key in given:
             if key not in allowed:
                 hint = did_you_mean(key, allowed)
                 raise ConfigurationError(f"{origin}: [{name}] has no key {key!r:.100}. {hint}")
+        nones = {key: None for key in _CAN_BE_NONE.get(name, ()) if given.get(key) == _NONE}
         own = OWN_SECTIONS.get(name)
-        sections[name] = {**({} if own is None else own.defaults()), **given}
+        sections[name] = {**({} if own is None else own.defaults()), **given, **nones}
     return TrainSettings(seed=values.get("seed", 0), **sections)
 
 
 def setting_names(section: str) -> set[str]:
     """Return the keys of a section: its own, and those of the class behind it that do not follow from others."""
     own = OWN_SECTIONS.get(section)
-    names = set() if own is None else set(own.defaults())
+    names: set[str] = set(own.defaults()) if own is not None else set()
     if section == "environment":
-        from agile_gym.envs.config import JigsawConfig as Behind
+        from agile_gym.envs.config import JigsawConfig
+
+        names |= _fields(JigsawConfig)
     elif section == "model":
-        from agile_gym.learner.model import ModelOptions as Behind
+        from agile_gym.learner.model import ModelOptions
+
+        names |= _fields(ModelOptions)
     elif section == "eyes":
-        from agile_gym.policies.tiny.eyes import EyesConfig as Behind
+        from agile_gym.policies.tiny.eyes import EyesConfig
+
+        names |= _fields(EyesConfig)
     elif section == "cold_start":
-        from agile_gym.coldstart import ColdStartConfig as Behind
+        from agile_gym.coldstart import ColdStartConfig
+
+        names |= _fields(ColdStartConfig)
     elif section == "sft":
         from agile_gym.learner.supervised import SFTConfig
 
-        return (names | set(SFTConfig.setting_types())) - _SET_HERE["sft"]
+        names |= set(SFTConfig.setting_types())
     elif section == "grpo":
         from agile_gym.learner import GRPOConfig
 
-        return names | set(GRPOConfig.setting_types())
-    else:
-        return names
-    return (names | {field.name for field in fields(Behind)}) - _SET_HERE[section]
+        names |= set(GRPOConfig.setting_types())
+    return names - _SET_HERE.get(section, set())
+
+
+def _fields(kind: Any) -> set[str]:  # noqa: ANN401 -- a dataclass
+    return {field.name for field in fields(kind)}
 
 
 def own_settings(settings: TrainSettings, section: str) -> dict[str, Any]:
@@ -210,13 +228,23 @@ def naming(section: str, key: str | None = None, value: object = None, **keys: s
         raise type(error)(f"[{section}] {text}") from error
 
 
-def format_settings(settings: TrainSettings) -> str:
-    """Return settings as TOML, which `read_settings` reads back."""
+def format_settings(settings: TrainSettings, unset: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+    """Return settings as TOML, which `read_settings` reads back.
+
+    Args:
+        settings: The settings.
+        unset: What has not been set comes to, by section and key; it is written as comments.
+    """
     lines = [f"seed = {settings.seed}"]
+    if unset:
+        lines.insert(0, "# Lines that begin with # were not set: they tell what follows from the others.")
     for name in SECTIONS:
         section: Mapping[str, Any] = getattr(settings, name)
         lines += ["", f"[{name}]"]
-        lines += [f"{key} = {_toml(value)}" for key, value in section.items() if value is not None]
+        nones = _CAN_BE_NONE.get(name, ())
+        shown = {key: _NONE if value is None and key in nones else value for key, value in section.items()}
+        lines += [f"{key} = {_toml(value)}" for key, value in shown.items() if value is not None]
+        lines += [f"# {key} = {_toml(value)}" for key, value in (unset or {}).get(name, {}).items()]
     return "\n".join(lines) + "\n"
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from agile_gym.arguments import MAX_SEED
 from agile_gym.coldstart import ColdStartConfig
@@ -19,7 +19,7 @@ from agile_gym.learner.model import TINY, ModelOptions
 from agile_gym.learner.tasks import TaskMix
 from agile_gym.policies.tiny.eyes import EyesConfig
 from agile_gym.puzzle.board import parse_level
-from agile_gym.training.settings import TrainSettings, own_settings
+from agile_gym.training.settings import TrainSettings, own_settings, setting_names
 
 __all__ = [
     "ENVIRONMENT",
@@ -34,6 +34,7 @@ __all__ = [
     "sft_config",
     "sft_steps",
     "tasks_of",
+    "unset_values",
 ]
 
 ENVIRONMENT = "JigsawVision-v0"
@@ -131,6 +132,38 @@ def grpo_config(settings: TrainSettings, model: str) -> Any:  # noqa: ANN401 -- 
 def _training(config: Any, section: Mapping[str, Any], own: Collection[str]) -> Any:  # noqa: ANN401 -- likewise
     """Set what a section has of the configuration's own settings."""
     return config.training(**{name: value for name, value in section.items() if name not in own})
+
+
+def unset_values(settings: TrainSettings) -> dict[str, dict[str, Any]]:
+    """Return what the settings that have not been set come to, by section and key, where it is a plain value."""
+    model = model_options(settings)
+    grpo = grpo_config(settings, model.path)
+    low, high = grpo.clip_range
+    behind: dict[str, dict[str, Any]] = {
+        "environment": vars(JigsawConfig()) | environment_options(settings, test=False),
+        "model": vars(model),
+        "eyes": vars(eyes_config(settings)) if has_eyes(settings) else {},
+        "cold_start": vars(cold_start_config(settings)) if settings.cold_start["episodes"] is None else {},
+        "sft": vars(sft_config(settings, model.path, Path(), 1, Path("replay"))),
+        "grpo": vars(grpo) | {"clip_low": low, "clip_high": high},
+    }
+    behind["sft"] |= dict.fromkeys(("lr_total_steps", "lr_warmup_steps"))  # these follow from the cold start's episodes
+    return {
+        section: {
+            name: values[name]
+            for name in sorted(setting_names(section) & values.keys())
+            if name not in getattr(settings, section) and _is_plain(values[name])
+        }
+        for section, values in behind.items()
+    }
+
+
+def _is_plain(value: Any) -> bool:  # noqa: ANN401 -- any value
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, cast("Mapping[str, Any]", value).values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, cast("list[Any]", value)))
+    return isinstance(value, bool | int | float | str)
 
 
 def replay_config(settings: TrainSettings) -> ColdStartConfig:
