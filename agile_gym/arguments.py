@@ -74,7 +74,8 @@ def check_seed(seed: Any) -> int | None:  # noqa: ANN401 -- any value
     if seed is None:
         return None
     number = _index(seed)
-    require(number is not None and number >= 0, "seed", seed, "a whole number of at least 0, or None")
+    if number is None or number < 0:
+        raise ConfigurationError(f"seed={seed!r:.80} is not a seed; give a whole number of at least 0, or None.")
     return number
 
 
@@ -90,7 +91,9 @@ def require_seed(seed: Any, name: str = "seed") -> int:  # noqa: ANN401 -- any v
     """
     number = _index(seed)
     if number is None or not 0 <= number <= MAX_SEED:
-        raise ConfigurationError(f"{name}={seed!r:.80} is not a seed; give a whole number from 0 to {MAX_SEED:,}.")
+        raise ConfigurationError(
+            f"{name}={seed!r:.80} is not a seed; give a whole number of at least 0, up to {MAX_SEED:,}."
+        )
     return number
 
 

@@ -130,7 +130,7 @@ def test_every_key_of_every_section(section):
         ({"evaluation__workers": 1000}, "[evaluation] workers = 1000 is not allowed; give a whole number from"),
         ({"images__test": "/nowhere"}, "[images] test = '/nowhere' is neither a folder"),
         ({"environment__test_fraction": 2}, "[environment] test_fraction = 2"),
-        ({"seed": 99999999999}, "seed=99999999999 is not a seed; give a whole number from 0 to 2,147,483,647."),
+        ({"seed": 99999999999}, "seed=99999999999 is not a seed; give a whole number of at least 0, up to 2,147,483,647."),
     ],
 )  # fmt: skip
 def test_messages_name_the_setting_and_what_is_allowed(changes, expected):
@@ -162,7 +162,7 @@ def test_a_check_takes_no_time():
         (["--preset", "."], "'.' is a folder"),
         (["--print", "."], "'.' is a folder"),
         (["--print", "tinny"], "Did you mean 'tiny'?"),
-        (["--seed", "99999999999"], "from 0 to 2,147,483,647"),
+        (["--seed", "99999999999"], "of at least 0, up to 2,147,483,647"),
         (["--set", "resources.address=127.0.0.1"], "[resources] address = '127.0.0.1' is not the address"),
     ],
 )
@@ -300,7 +300,7 @@ def test_commands_tell_the_limits_of_seeds(tmp_path, capsys, monkeypatch, words,
     monkeypatch.chdir(tmp_path)
     assert main([*words, "--seed", seed]) == 1
     errors = capsys.readouterr().err
-    assert f"seed={seed} is not a seed; give a whole number from 0 to 2,147,483,647" in errors
+    assert f"seed={seed} is not a seed; give a whole number of at least 0, up to 2,147,483,647" in errors
     assert errors.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 

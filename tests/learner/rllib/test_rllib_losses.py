@@ -90,7 +90,7 @@ def test_a_cluster_is_asked_for_what_it_has(monkeypatch):
     check(runners=2, learners=2)  # there are 4
     with pytest.raises(ConfigurationError, match=r"^\[resources\] This needs 6 CPUs .6 runners with 1., and Ray has 4"):
         check(runners=6, address=address)
-    with pytest.raises(ConfigurationError, match="needs 5 CPUs .1 learner with 5.*cpus_per_learner = 4"):
+    with pytest.raises(ConfigurationError, match=r"needs 5 CPUs .1 learner with 5.*cpus_per_learner = 4"):
         check(learners=1, cpus_per_learner=5)
     with pytest.raises(ConfigurationError, match=r"needs 1 GPUs .1 runner with 1., and Ray has 0"):
         check(runners=1, gpus_per_runner=1)
