@@ -79,21 +79,16 @@ def check_seed(seed: Any) -> int | None:  # noqa: ANN401 -- any value
     return number
 
 
-def require_seed(seed: Any, name: str = "seed") -> int:  # noqa: ANN401 -- any value
+def require_seed(seed: Any) -> int:  # noqa: ANN401 -- any value
     """Return the seed of a run, a model or an evaluation as an int.
-
-    Args:
-        seed: The seed.
-        name: What it was given as.
 
     Raises:
         ConfigurationError: If it is not a whole number from 0 to `MAX_SEED`.
     """
     number = _index(seed)
     if number is None or not 0 <= number <= MAX_SEED:
-        raise ConfigurationError(
-            f"{name}={seed!r:.80} is not a seed; give a whole number of at least 0, up to {MAX_SEED:,}."
-        )
+        allowed = f"a whole number of at least 0, up to {MAX_SEED:,}"
+        raise ConfigurationError(f"seed={seed!r:.80} is not a seed; give {allowed}.")
     return number
 
 

@@ -75,6 +75,8 @@ def _train(options: argparse.Namespace) -> int:
     from agile_gym.training.pipeline import Interrupted, TrainingRun, check_settings
 
     settings = read_settings(preset, changes)
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # so that a teacher's module beside the user is found
     if options.dry_run:
         from agile_gym.training.dry_run import describe_run
 

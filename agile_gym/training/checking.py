@@ -14,7 +14,7 @@ from agile_gym.envs.jigsaw import open_source
 from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation import prepare_plan
 from agile_gym.images.split import check_fraction
-from agile_gym.learner.model import TINY, ModelOptions
+from agile_gym.learner.model import TINY, ModelOptions, build_vlm
 from agile_gym.policies.base import check_policy, make_policy
 from agile_gym.rollout.reading import read_headers
 from agile_gym.training import stages
@@ -68,9 +68,12 @@ def check_settings(settings: TrainSettings) -> None:
         plan = stages.evaluation_plan(settings, options.path)
     with naming("evaluation"):
         prepare_plan(plan)
-    with naming("model", "path", options.path):
-        if options.path != TINY:
+    if options.path != TINY:
+        with naming("model", "path", options.path):
             _check_files(options.path)
+    elif options.train == "lora" and options.lora_targets:
+        with naming("model"):
+            build_vlm(options, for_training=True, on_gpu=False)  # it takes no time, and has the layers' names
     check_machines(settings, grpo)
 
 

@@ -77,7 +77,7 @@ def cold_start_config(settings: TrainSettings) -> ColdStartConfig:
     """Return how the cold start's episodes are made."""
     options = environment_options(settings, test=False)
     images, split = options.pop("images"), options.pop("split")
-    grid, level = options.pop("grid", 2), options.pop("level", 0)
+    grid, level = options.pop("grid", JigsawConfig.grid), options.pop("level", JigsawConfig.level)
     given = {key: value for key, value in settings.cold_start.items() if key != "episodes" and value is not None}
     cold = ColdStartConfig(**{"grid": grid, "level": level, **given}, images=images, split=split, seed=settings.seed)
     most = cold.turn_range[1]
@@ -232,7 +232,7 @@ def evaluation_plan(settings: TrainSettings, model: str) -> EvaluationPlan:
     """
     options = environment_options(settings, test=True)
     images = options.pop("images")
-    own_grid, own_level = options.pop("grid", 2), options.pop("level", 0)
+    own_grid, own_level = options.pop("grid", JigsawConfig.grid), options.pop("level", JigsawConfig.level)
     levels: dict[str, set[int]] = {}
     for task in tasks_of(settings):
         grid: Any = own_grid if task.grid is None else task.grid

@@ -3,6 +3,7 @@
 import re
 import socket
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -22,6 +23,7 @@ from agile_gym.policies.tiny import build_tiny
 from agile_gym.policies.tiny.eyes import EyesConfig
 from agile_gym.training import cluster, stages
 from agile_gym.training.checking import check_settings
+from agile_gym.training.sections import OWN_SECTIONS
 from agile_gym.training.settings import SECTIONS, format_settings, read_settings, setting_names
 
 NAN, INF, HUGE = float("nan"), float("inf"), 10**30
@@ -115,6 +117,10 @@ def test_every_key_of_every_section(section):
         ({"model__attention": "flash"}, "[model] attention = 'flash' is not allowed. Allowed: 'eager'"),
         ({"model__attention": "flash_attention_2"}, "needs the package 'flash_attn'"),
         ({"model__lora_targets": []}, "[model] lora_targets = []"),
+        (
+            {"model__train": "lora", "model__lora_targets": ["nothing"]},
+            "[model] lora_targets = ('nothing',): the model has no such layers.",
+        ),
         ({"resources__cpus_per_runner": "x"}, "[resources] cpus_per_runner = 'x' is not allowed; give a number."),
         ({"resources__cpus_per_runner": -1}, "[resources] cpus_per_runner = -1"),
         ({"resources__cpus_per_learner": 1.5}, "a part from 0 to 1, or a whole number"),
@@ -130,7 +136,7 @@ def test_every_key_of_every_section(section):
         ({"evaluation__workers": 1000}, "[evaluation] workers = 1000 is not allowed; give a whole number from"),
         ({"images__test": "/nowhere"}, "[images] test = '/nowhere' is neither a folder"),
         ({"environment__test_fraction": 2}, "[environment] test_fraction = 2"),
-        ({"seed": 99999999999}, "seed=99999999999 is not a seed; give a whole number of at least 0, up to 2,147,483,647."),
+        ({"seed": 99999999999}, "seed=99999999999 is not a seed; give a whole number of at least 0, up to"),
     ],
 )  # fmt: skip
 def test_messages_name_the_setting_and_what_is_allowed(changes, expected):
@@ -325,6 +331,29 @@ def test_the_largest_seed_is_one():
     settings = read_settings("tiny", {"seed": 2**31 - 1, "evaluation.seed": 2**31 - 1})
     check_settings(settings)
     assert 0 <= stages.replay_config(settings).seed < 1_000_003  # it begins anew
+
+
+def test_options_of_the_commands_have_the_defaults_of_the_classes_behind_them():
+    from agile_gym.cli import _parser
+    from agile_gym.commands.coldstart import _config
+    from agile_gym.commands.plan import NEW_TOKENS
+    from agile_gym.evaluation.plan import DEFAULT_EPISODES
+    from agile_gym.learner.supervised import SFTConfig
+    from agile_gym.policies.vlm.sampling import SamplingOptions
+
+    assert _config(_parser().parse_args(["coldstart"])) == ColdStartConfig()
+    assert SamplingOptions().max_new_tokens == NEW_TOKENS == GRPOConfig().max_new_tokens
+    settings = read_settings("tiny")
+    empty = replace(settings, sft=OWN_SECTIONS["sft"].defaults(), grpo=OWN_SECTIONS["grpo"].defaults())
+    for config, fresh in (
+        (stages.grpo_config(empty, "tiny"), GRPOConfig()),
+        (stages.sft_config(empty, "tiny", "", 1, ""), SFTConfig()),
+    ):
+        for name in type(config).setting_types():
+            if name not in ("lr_total_steps", "lr_warmup_steps"):  # which follow from the steps
+                assert getattr(config, name) == getattr(fresh, name), name
+    assert OWN_SECTIONS["evaluation"].defaults()["episodes"] == DEFAULT_EPISODES
+    assert OWN_SECTIONS["evaluation"].defaults()["interval_episodes"] == GRPOConfig().evaluation_duration
 
 
 def test_a_model_that_is_not_there_is_named():
