@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import operator
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from agile_gym.errors import ConfigurationError
 
-__all__ = ["check_seed", "is_number", "is_whole", "plain"]
+__all__ = [
+    "MAX_SEED",
+    "check_fields",
+    "check_seed",
+    "check_types",
+    "declared_types",
+    "is_number",
+    "is_whole",
+    "plain",
+    "require",
+    "require_seed",
+]
+
+MAX_SEED = 2**31 - 1
+"""Largest seed of a run, a model or an evaluation: numpy's global generator takes 32 bits, and RLlib and a run's stages
+add to it."""
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401 -- any value
@@ -30,18 +49,131 @@ def is_whole(value: object, high: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= high
 
 
+def require(condition: bool, name: str, value: object, allowed: str) -> None:
+    """Refuse the value of an option unless a condition holds.
+
+    Args:
+        condition: Whether it is allowed.
+        name: The option.
+        value: What was given.
+        allowed: What may be given, to complete "give ...".
+
+    Raises:
+        ConfigurationError: If it is not.
+    """
+    if not condition:
+        raise ConfigurationError(f"{name}={value!r:.100} is not allowed; give {allowed}.")
+
+
 def check_seed(seed: Any) -> int | None:  # noqa: ANN401 -- any value
-    """Return a seed as an int, or None.
+    """Return the seed of a reset as an int, or None.
 
     Raises:
         ConfigurationError: If it is neither None nor a whole number of at least 0.
     """
     if seed is None:
         return None
-    try:
-        number = operator.index(seed)
-    except TypeError:
-        number = -1
-    if number < 0 or isinstance(seed, bool):
+    number = _index(seed)
+    if number is None or number < 0:
         raise ConfigurationError(f"seed={seed!r:.80} is not a seed; give a whole number of at least 0, or None.")
     return number
+
+
+def require_seed(seed: Any) -> int:  # noqa: ANN401 -- any value
+    """Return the seed of a run, a model or an evaluation as an int.
+
+    Raises:
+        ConfigurationError: If it is not a whole number from 0 to `MAX_SEED`.
+    """
+    number = _index(seed)
+    if number is None or not 0 <= number <= MAX_SEED:
+        allowed = f"a whole number of at least 0, up to {MAX_SEED:,}"
+        raise ConfigurationError(f"seed={seed!r:.80} is not a seed; give {allowed}.")
+    return number
+
+
+def _index(value: Any) -> int | None:  # noqa: ANN401 -- any value
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+
+
+@lru_cache(maxsize=64)
+def declared_types(owner: Any) -> Mapping[str, Any]:  # noqa: ANN401 -- a class or a function
+    """Return the annotations of a class's fields, or of a function's arguments."""
+    kinds = get_type_hints(owner, None, {"ImagesLike": Any})  # which `open_images` checks
+    return {name: kind for name, kind in kinds.items() if name != "return"}
+
+
+def check_fields(instance: object) -> None:
+    """Check the fields of a dataclass's instance against their annotations; see `check_types`."""
+    check_types(declared_types(type(instance)), vars(instance))
+
+
+def check_types(kinds: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Check options against the annotations that they are declared with.
+
+    A whole number will do for a float, which must be finite; a bool is no number; any sequence but a text will do for a
+    tuple or a list. Annotations of other kinds are classes.
+
+    Args:
+        kinds: The annotations by name; see `declared_types`.
+        values: What was given, by name.
+
+    Raises:
+        ConfigurationError: If a value is of another type.
+    """
+    for name, value in values.items():
+        require(_fits(value, kinds[name]), name, value, _in_words(kinds[name]))
+
+
+def _fits(value: Any, kind: Any) -> bool:  # noqa: ANN401 -- any value, any annotation
+    """Tell whether a value is what an annotation asks for."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(_fits(value, part) for part in inner)
+    if origin is Literal:
+        return isinstance(value, str) and value in inner
+    if kind is float:
+        return is_number(value, -math.inf, math.inf) and abs(value) < math.inf
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if origin in (tuple, list, Sequence):
+        if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+            return False
+        entries = cast("Sequence[Any]", value)
+        if origin is tuple and inner[-1] is not Ellipsis:
+            return len(entries) == len(inner) and all(map(_fits, entries, inner))
+        return all(_fits(entry, inner[0]) for entry in entries)
+    if origin is Mapping:
+        mapping = cast("Mapping[Any, Any]", value)
+        return isinstance(value, Mapping) and all(_fits(key, inner[0]) for key in mapping)
+    if origin is not None:  # Callable[...]
+        return callable(value)
+    return isinstance(value, kind)
+
+
+_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", NoneType: "None"}
+
+
+def _in_words(kind: Any) -> str:  # noqa: ANN401 -- any annotation
+    """Return what an annotation asks for, in words."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind in _WORDS:
+        return _WORDS[kind]
+    if origin in (Union, UnionType):
+        return " or ".join(map(_in_words, inner))
+    if origin is Literal:
+        return f"one of {', '.join(map(repr, inner))}"
+    if origin is tuple and inner[-1] is not Ellipsis:
+        return f"a list of {len(inner)}: {', '.join(map(_in_words, inner))}"
+    if origin in (tuple, list, Sequence):
+        return f"a list, each entry {_in_words(inner[0])}"
+    if origin is Mapping:
+        return "a table such as {name = value}"
+    if origin is not None:
+        return "a function, which only Python code can give"
+    return f"a {kind.__name__}"

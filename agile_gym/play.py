@@ -12,6 +12,7 @@ from PIL import Image
 
 from agile_gym.actions.dialects import write_answer
 from agile_gym.actions.primitives import Answer
+from agile_gym.arguments import require_seed
 from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.envs.rendering import ansi_text
 from agile_gym.errors import ConfigurationError
@@ -74,6 +75,8 @@ def play(
     Raises:
         ConfigurationError: If an option is not allowed, or the folder cannot be made.
     """
+    if seed is not None:
+        require_seed(seed)
     env = JigsawVisionEnv(images=images, grid=grid, level=level, max_turns=turns, labels=True, canvas_size=None)
     observation, info = env.reset(seed=seed)
     try:

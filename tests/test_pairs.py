@@ -24,6 +24,8 @@ def test_values_are_json_pythons_words_or_texts():
     for text, value in given.items():
         (read,) = read_pairs([text], "--option", "a=1").values()
         assert (read, type(read)) == (value, type(value))
-    assert read_pairs(["a=1", "b=2", "a=3"], "--option", "a=1") == {"a": 3, "b": 2}
+    assert read_pairs(["a=1", "b=2"], "--option", "a=1") == {"a": 1, "b": 2}
+    with pytest.raises(ConfigurationError, match="--option a=3: a is given twice"):
+        read_pairs(["a=1", "b=2", "a=3"], "--option", "a=1")
     with pytest.raises(ConfigurationError, match="--option a is not of the form KEY=VALUE, such as a=1"):
         read_pairs(["a"], "--option", "a=1")

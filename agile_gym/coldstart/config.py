@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from agile_gym.arguments import check_seed, is_whole
+from agile_gym.arguments import check_fields, is_number, is_whole, require, require_seed
 from agile_gym.coldstart.expert import MISTAKES, cells_of, check_turns
 from agile_gym.coldstart.quotas import Quotas
 from agile_gym.coldstart.seams import FACTORS, zoom_factors
@@ -57,7 +58,7 @@ class ColdStartConfig:
             ``"both"``.
         images: Where photographs come from; as for `JigsawConfig`.
         split: ``"train"``, or None for all images, where none of them are for tests.
-        seed: Seed of puzzles and episodes, at least 0.
+        seed: Seed of puzzles and episodes, 0 to `agile_gym.arguments.MAX_SEED`.
         options: Further options of the environment. ``crop`` is ``"random"`` and ``max_turns`` the largest number of
             turns unless given.
         distinct_texts: Whether the same text is kept once only; None means so unless the prompt is short, when texts
@@ -88,16 +89,16 @@ class ColdStartConfig:
         Raises:
             ConfigurationError: If a setting is not allowed.
         """
-        if not is_whole(self.count, MAX_COUNT):
-            raise ConfigurationError(f"count={self.count!r} is not allowed; give at least 1, up to {MAX_COUNT:,}.")
-        if self.max_attempts is not None and not is_whole(self.max_attempts, 1000 * MAX_COUNT):
-            raise ConfigurationError(f"max_attempts={self.max_attempts!r} is not allowed; give at least 1.")
+        check_fields(self)
+        require(is_whole(self.count, MAX_COUNT), "count", self.count, f"at least 1, up to {MAX_COUNT:,}")
+        most = self.max_attempts
+        require(most is None or is_whole(most, 1000 * MAX_COUNT), "max_attempts", most, "at least 1, or None")
         if self.split not in ("train", None):
             raise ConfigurationError(
                 f"split={self.split!r} is not allowed: a cold start is made from training images only. Give 'train', "
                 "or None if all images are for training."
             )
-        check_seed(self.seed)
+        object.__setattr__(self, "seed", require_seed(self.seed))
         low, high = check_turns(self.turns)
         object.__setattr__(self, "turns", (low, high))
         object.__setattr__(self, "looks", check_looks(self.looks))
@@ -105,7 +106,8 @@ class ColdStartConfig:
         for name in self.options:
             if name in _SET_HERE:
                 raise ConfigurationError(f"The option {name!r} is set by a cold start itself: use {_SET_HERE[name]}.")
-        if self.options.get("max_turns", high) < high:
+        limit = self.options.get("max_turns", high)
+        if is_number(limit, -math.inf, math.inf) and limit < high:  # of another type: for `JigsawConfig` to refuse
             raise ConfigurationError(
                 f"max_turns={self.options['max_turns']!r} is fewer than the {high} turns that episodes may have; "
                 "give turns (--turns) that fit."

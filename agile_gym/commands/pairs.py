@@ -22,16 +22,18 @@ def read_pairs(texts: Sequence[str], flag: str, example: str) -> dict[str, Any]:
         example: A pair that would do.
 
     Returns:
-        The values by key; of a key that is given twice, the last one.
+        The values by key.
 
     Raises:
-        ConfigurationError: If one has no ``=``.
+        ConfigurationError: If one has no ``=``, or a key is given twice.
     """
     pairs: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
             raise ConfigurationError(f"{flag} {text} is not of the form KEY=VALUE, such as {example}.")
+        if key in pairs:
+            raise ConfigurationError(f"{flag} {text}: {key} is given twice; leave one of the two out.")
         try:
             pairs[key] = _WORDS[value] if value in _WORDS else json.loads(value)
         except (ValueError, RecursionError):

@@ -52,15 +52,17 @@ def _train(options: argparse.Namespace) -> int:
         print(preset_text(options.shown), end="")
         return 0
     changes = read_pairs(options.changes, "--set", "grpo.lr=1e-4")
-    for key, value in (
-        ("images.train", options.images),
-        ("images.test", options.test_images),
-        ("model.path", options.model),
-        ("seed", options.seed),
-        ("resources.runners", options.runners),
-        ("resources.learners", options.learners),
+    for flag, key, value in (
+        ("--images", "images.train", options.images),
+        ("--test-images", "images.test", options.test_images),
+        ("--model", "model.path", options.model),
+        ("--seed", "seed", options.seed),
+        ("--runners", "resources.runners", options.runners),
+        ("--learners", "resources.learners", options.learners),
     ):
         if value is not None:
+            if key in changes:
+                raise ConfigurationError(f"--set {key} sets {flag} a second time; leave one of the two out.")
             changes[key] = value
     if options.resume and options.overwrite:
         raise ConfigurationError("--resume and --overwrite exclude each other.")
@@ -73,6 +75,8 @@ def _train(options: argparse.Namespace) -> int:
     from agile_gym.training.pipeline import Interrupted, TrainingRun, check_settings
 
     settings = read_settings(preset, changes)
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # so that a teacher's module beside the user is found
     if options.dry_run:
         from agile_gym.training.dry_run import describe_run
 

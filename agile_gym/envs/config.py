@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from agile_gym.actions.dialects import Dialect, get_dialect
 from agile_gym.actions.template import PromptTemplate, read_prompt
-from agile_gym.arguments import is_number, is_whole, plain
+from agile_gym.arguments import is_number, is_whole, plain, require
 from agile_gym.errors import ConfigurationError, did_you_mean
 from agile_gym.images import ImagesLike
 from agile_gym.puzzle.board import parse_grid, parse_level
@@ -171,12 +171,12 @@ def resolve(config: JigsawConfig) -> JigsawRules:
     """
     rows, cols = parse_grid(config.grid)
     for name in ("labels", "reference_image", "reveal"):
-        _require(isinstance(getattr(config, name), bool), name, getattr(config, name), "True or False")
-    _require(is_number(config.erode, 0, MAX_ERODE), "erode", config.erode, f"a share from 0 to {MAX_ERODE}")
-    _require(is_whole(config.max_turns, MAX_TURNS), "max_turns", config.max_turns, f"a whole number, 1 to {MAX_TURNS}")
+        require(isinstance(getattr(config, name), bool), name, getattr(config, name), "True or False")
+    require(is_number(config.erode, 0, MAX_ERODE), "erode", config.erode, f"a share from 0 to {MAX_ERODE}")
+    require(is_whole(config.max_turns, MAX_TURNS), "max_turns", config.max_turns, f"a whole number, 1 to {MAX_TURNS}")
     for name, allowed in (("initial_view", INITIAL_VIEWS), ("equal_pieces", EQUAL_PIECES)):
         value = getattr(config, name)
-        _require(isinstance(value, str) and value in allowed, name, value, f"one of {allowed}")
+        require(isinstance(value, str) and value in allowed, name, value, f"one of {allowed}")
     layout, canvas = _sizes(config, rows, cols)
     return JigsawRules(
         config=config,
@@ -214,8 +214,8 @@ def smallest_photo(config: JigsawConfig) -> tuple[int, int]:
 
 
 def _sizes(config: JigsawConfig, rows: int, cols: int) -> tuple[BoardLayout | None, tuple[int, int]]:
-    _require(isinstance(config.rotations, bool), "rotations", config.rotations, "True or False")
-    _require(is_number(config.gap, 0, MAX_GAP), "gap", config.gap, f"a share from 0 to {MAX_GAP}")
+    require(isinstance(config.rotations, bool), "rotations", config.rotations, "True or False")
+    require(is_number(config.gap, 0, MAX_GAP), "gap", config.gap, f"a share from 0 to {MAX_GAP}")
     if config.max_pixels is None:
         size = DEFAULT_IMAGE_SIZE if config.image_size is None else config.image_size
         layout = fixed_layout(rows, cols, size, gap=config.gap, square=config.rotations)
@@ -227,7 +227,7 @@ def _sizes(config: JigsawConfig, rows: int, cols: int) -> tuple[BoardLayout | No
                 "image_size for one size of all puzzles, or max_pixels to keep each photograph's aspect ratio."
             )
         pixels = config.max_pixels
-        _require(is_whole(pixels, MAX_PIXELS), "max_pixels", pixels, f"a whole number of pixels, up to {MAX_PIXELS}")
+        require(is_whole(pixels, MAX_PIXELS), "max_pixels", pixels, f"a whole number of pixels, up to {MAX_PIXELS}")
         layout = None
         board = scaled_layout_bound(rows, cols, config.max_pixels, config.gap)
     if config.canvas_size is None:
@@ -251,7 +251,7 @@ def _crop_scale(config: JigsawConfig) -> tuple[float, float] | None:
     if crop is None:
         crop = default_crop(config.images)
     if isinstance(crop, str):
-        _require(crop in ("center", "random"), "crop", crop, "'center', 'random' or a range such as (0.25, 1.0)")
+        require(crop in ("center", "random"), "crop", crop, "'center', 'random' or a range such as (0.25, 1.0)")
         return RANDOM_CROP if crop == "random" else None
     sides = tuple(crop) if isinstance(crop, Sequence) else ()
     if len(sides) != 2 or not all(is_number(side, 0.01, 1) for side in sides) or sides[0] > sides[1]:
@@ -259,8 +259,3 @@ def _crop_scale(config: JigsawConfig) -> tuple[float, float] | None:
             f"crop={crop!r} must be 'center', 'random', or a range (low, high) with 0.01 <= low <= high <= 1."
         )
     return float(sides[0]), float(sides[1])
-
-
-def _require(condition: bool, name: str, value: object, allowed: str) -> None:
-    if not condition:
-        raise ConfigurationError(f"{name}={value!r} is not allowed; give {allowed}.")

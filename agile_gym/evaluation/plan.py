@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agile_gym.arguments import is_whole
+from agile_gym.arguments import is_whole, require, require_seed
 from agile_gym.errors import ConfigurationError
 from agile_gym.puzzle.board import parse_grid, parse_level
 
@@ -160,7 +160,7 @@ class EvaluationPlan:
         policy: Name of the policy, for the record; where worker processes play, they make it by this name.
         entries: Which puzzles; by default the paper's: 300 at every level of 2x2 and 3x3.
         samples: How often each puzzle is played, at least 1, each time with another seed of the policy.
-        seed: Seed of all puzzles, at least 0.
+        seed: Seed of all puzzles, 0 to `agile_gym.arguments.MAX_SEED`.
         images: What the photographs come from, for the record and for the environment.
         options: Further options of the environment.
         policy_options: Options of the policy, for the record and for worker processes.
@@ -181,11 +181,9 @@ class EvaluationPlan:
             ConfigurationError: If one is not allowed.
         """
         object.__setattr__(self, "entries", tuple(self.entries))
-        if self.seed < 0 or not self.entries or not is_whole(self.samples, MAX_SAMPLES):
-            raise ConfigurationError(
-                f"seed={self.seed}, samples={self.samples}, {len(self.entries)} entries: a seed of 0 or more, 1 to "
-                f"{MAX_SAMPLES:,} samples and at least one entry are needed."
-            )
+        object.__setattr__(self, "seed", require_seed(self.seed))
+        require(bool(self.entries), "entries", self.entries, "at least one grid")
+        require(is_whole(self.samples, MAX_SAMPLES), "samples", self.samples, f"a number from 1 to {MAX_SAMPLES:,}")
         for name, flag in _SET_HERE.items():
             if name in self.options:
                 raise ConfigurationError(f"The option {name!r} is set by an evaluation itself: use {flag}.")

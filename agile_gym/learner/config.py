@@ -6,26 +6,30 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.from_config import NotProvided
 
-from agile_gym.arguments import is_number, is_whole
+from agile_gym.arguments import check_types, declared_types, is_number, is_whole, require, require_seed
 from agile_gym.envs.config import JigsawConfig
 from agile_gym.errors import ConfigurationError, did_you_mean
+from agile_gym.learner.loss import LOSSES, clip_range
 from agile_gym.learner.model import ModelOptions
 from agile_gym.learner.notices import mute_notices
 from agile_gym.learner.optimizing import SCHEDULES
 from agile_gym.learner.tasks import TaskMix
 from agile_gym.learner.updating import SUPERVISED
+from agile_gym.policies.vlm.context import MAX_WINDOW
+from agile_gym.policies.vlm.sampling import SamplingOptions
 from agile_gym.rollout.transcript import Transcript
+from agile_gym.terminal import one_line
 
 __all__ = ["GRPOConfig"]
 
 RewardFunction = Callable[[Transcript], float]
-_LOSSES = ("grpo", "dr_grpo", "dapo", "gspo", SUPERVISED)
+_BELOW_ONE = 1 - 1e-9
 _WHOLE = 10**9
 _NOT_GIVEN: Any = NotProvided
 _EVALUATION_KEYS = frozenset({"env_config", "explore"})
@@ -48,7 +52,12 @@ class GRPOConfig(AlgorithmConfig):
             .training(lr=2e-6, group_size=8, groups_per_iteration=64)
         )
         algorithm = config.build_algo()
+
+    Attributes:
+        losses: The losses that there are.
     """
+
+    losses: ClassVar[tuple[str, ...]] = tuple(LOSSES)
 
     def __init__(self, algo_class: type | None = None) -> None:
         """Begin with the defaults."""
@@ -59,8 +68,8 @@ class GRPOConfig(AlgorithmConfig):
         super().__init__(algo_class=algo_class or GRPO)
         # What GRPO adds; see `training`.
         self.loss = "grpo"
-        self.clip_low = 0.2
-        self.clip_high = 0.2
+        self.clip_low: float | None = None
+        self.clip_high: float | None = None
         self.kl_weight = 0.0
         self.entropy_weight = 0.0
         self.max_loss_tokens: int | None = None
@@ -128,8 +137,8 @@ class GRPOConfig(AlgorithmConfig):
         self,
         *,
         loss: str = _NOT_GIVEN,
-        clip_low: float = _NOT_GIVEN,
-        clip_high: float = _NOT_GIVEN,
+        clip_low: float | None = _NOT_GIVEN,
+        clip_high: float | None = _NOT_GIVEN,
         kl_weight: float = _NOT_GIVEN,
         entropy_weight: float = _NOT_GIVEN,
         max_loss_tokens: int | None = _NOT_GIVEN,
@@ -156,7 +165,7 @@ class GRPOConfig(AlgorithmConfig):
         window: int | None = _NOT_GIVEN,
         reuse_cache: bool = _NOT_GIVEN,
         rollout_batch: int = _NOT_GIVEN,
-        policy_class: Any = _NOT_GIVEN,  # noqa: ANN401 -- makes a policy
+        policy_class: Callable[..., Any] | None = _NOT_GIVEN,
         group_retries: int = _NOT_GIVEN,
         learner_snapshots: bool = _NOT_GIVEN,
         check_resources: bool = _NOT_GIVEN,
@@ -168,7 +177,8 @@ class GRPOConfig(AlgorithmConfig):
         Args:
             loss: ``"grpo"``, ``"dr_grpo"``, ``"dapo"`` or ``"gspo"``; see `agile_gym.learner.loss`.
             clip_low: Ratios are clipped at 1 - clip_low, ...
-            clip_high: ... and at 1 + clip_high.
+            clip_high: ... and at 1 + clip_high; None for the loss's own: 0.2 and 0.2 of `grpo` and `dr_grpo`, 0.2 and
+                0.28 of `dapo`, 3e-4 and 4e-4 of `gspo`.
             kl_weight: Weight of the KL divergence from the model before training.
             entropy_weight: Weight of the entropy bonus.
             max_loss_tokens: What `dr_grpo` divides by; None for ``max_new_tokens`` times the largest number of turns.
@@ -221,13 +231,20 @@ class GRPOConfig(AlgorithmConfig):
         """Return the tasks."""
         return TaskMix.from_mappings(self.tasks)
 
+    @property
+    def clip_range(self) -> tuple[float, float]:
+        """How far below and above 1 ratios are clipped: as set, or as the loss does unless told."""
+        low, high = clip_range(self.loss)
+        return low if self.clip_low is None else self.clip_low, high if self.clip_high is None else self.clip_high
+
     def loss_arguments(self) -> dict[str, Any]:
         """Return the options of the loss."""
         if self.loss == SUPERVISED:
             return {}
+        low, high = self.clip_range
         arguments: dict[str, Any] = {
-            "clip_low": self.clip_low,
-            "clip_high": self.clip_high,
+            "clip_low": low,
+            "clip_high": high,
             "kl_weight": self.kl_weight,
             "entropy_weight": self.entropy_weight,
         }
@@ -249,45 +266,81 @@ class GRPOConfig(AlgorithmConfig):
 
         return TokenLearner
 
-    def validate(self) -> None:
-        """Check the settings.
+    @classmethod
+    def setting_types(cls) -> dict[str, Any]:
+        """Return the settings of `training` that are GRPO's, and those of RLlib's that it uses, with their types."""
+        kinds = {**declared_types(GRPOConfig.training), "lr": float, "grad_clip": float | None, "num_epochs": int}
+        del kinds["kwargs"]
+        return kinds
+
+    def check_values(self) -> None:
+        """Check each setting by itself, and what follows from them; RLlib's are checked by `validate`.
 
         Raises:
             ConfigurationError: If one is not allowed.
         """
-        super().validate()
-        for name in ("group_size", "groups_per_iteration", "num_minibatches", "micro_batch_tokens", "num_epochs"):
+        kinds = self.setting_types()
+        check_types(kinds, {name: getattr(self, name) for name in kinds})
+        for name in ("groups_per_iteration", "num_minibatches", "micro_batch_tokens", "num_epochs", "rollout_batch"):
             self._check(is_whole(getattr(self, name), _WHOLE), name, "a whole number of at least 1")
-        for name in ("max_new_tokens", "rollout_batch", "group_retries"):
-            self._check(is_whole(getattr(self, name), _WHOLE), name, "a whole number of at least 1")
+        self._check(is_whole(self.group_retries, _WHOLE), "group_retries", "a whole number of at least 1")
+        least = 1 if self.loss == SUPERVISED else 2  # advantages compare the episodes of a group
+        self._check(is_whole(self.group_size, _WHOLE) and self.group_size >= least, "group_size", f"at least {least}")
         for name in ("resample_rounds", "lr_warmup_steps"):
             value = getattr(self, name)
             self._check(value == 0 or is_whole(value, _WHOLE), name, "a whole number of at least 0")
-        for name in ("clip_low", "kl_weight", "entropy_weight", "weight_decay", "lr_lowest"):
+        for name in ("max_loss_tokens", "lr_total_steps"):
+            value = getattr(self, name)
+            self._check(value is None or is_whole(value, _WHOLE), name, "a whole number of at least 1, or None")
+        threads = self.torch_threads_per_actor
+        self._check(threads is None or is_whole(threads, 1024), "torch_threads_per_actor", "1 to 1024, or None")
+        self._check(self.window is None or is_whole(self.window, MAX_WINDOW), "window", f"1 to {MAX_WINDOW}, or None")
+        for name in ("kl_weight", "entropy_weight", "weight_decay"):
             self._check(is_number(getattr(self, name), 0, 1e6), name, "a number of at least 0")
-        self._check(is_number(self.clip_high, 0, 1e6), "clip_high", "a number of at least 0")
-        self._check(is_number(self.temperature, 1e-3, 100), "temperature", "a number above 0")
+        self._check(is_number(self.lr_lowest, 0, 1), "lr_lowest", "a share of lr from 0 to 1")
+        self._check(self.clip_low is None or is_number(self.clip_low, 0, 1), "clip_low", "a number from 0 to 1")
+        high = self.clip_high
+        self._check(high is None or is_number(high, 0, 1e6), "clip_high", "a number of at least 0")
+        small = all(is_number(beta, 0, _BELOW_ONE) for beta in self.adam_betas)
+        self._check(small, "adam_betas", "two numbers from 0, below 1")
+        self._check(is_number(self.temperature, 1e-3, 100), "temperature", "a number above 0, up to 100")
         self._check(is_number(self.lr, 1e-30, 100), "lr", "a number above 0; its course is set with lr_schedule")
+        clip: Any = self.grad_clip  # RLlib declares a float
+        self._check(clip is None or is_number(clip, 1e-30, 1e30), "grad_clip", "a number above 0, or None")
+        SamplingOptions(max_new_tokens=self.max_new_tokens)
+        seed: Any = self.seed  # None is RLlib's, too
+        if seed is not None:
+            require_seed(seed)
         for name, allowed in (
-            ("loss", _LOSSES),
+            ("loss", self.losses),
             ("advantage_scale", ("group", "batch", "none")),
             ("lr_schedule", SCHEDULES),
         ):
             value = getattr(self, name)
             if value not in allowed:
                 raise ConfigurationError(f"{name}={value!r} is not allowed. {did_you_mean(value, allowed)}")
+        self.task_mix()
+        ModelOptions.from_mapping(self._model_config if isinstance(self._model_config, Mapping) else {})
+
+    def validate(self) -> None:
+        """Check the settings.
+
+        Raises:
+            ConfigurationError: If one is not allowed.
+        """
+        self.check_values()
+        try:
+            super().validate()
+        except (TypeError, ValueError) as error:  # RLlib's, which may take several lines
+            raise ConfigurationError(one_line(str(error))) from error
         if self.lr_schedule != "constant" and not is_whole(self.lr_total_steps, _WHOLE):
             raise ConfigurationError(
                 f"lr_schedule={self.lr_schedule!r} needs lr_total_steps, the number of steps in all; it is "
                 f"{self.lr_total_steps!r}."
             )
-        if self.loss != SUPERVISED and self.group_size < 2:
-            raise ConfigurationError("group_size=1: advantages compare the episodes of a group; give at least 2.")
         if self.is_multi_agent:
             raise ConfigurationError("GRPO trains one model; a multi-agent configuration is not supported.")
         self._check_evaluation()
-        self.task_mix()
-        ModelOptions.from_mapping(self._model_config if isinstance(self._model_config, Mapping) else {})
 
     def _check_evaluation(self) -> None:
         """Check that the evaluation's changes can be made by those who play it."""
@@ -301,5 +354,4 @@ class GRPOConfig(AlgorithmConfig):
             )
 
     def _check(self, condition: bool, name: str, allowed: str) -> None:
-        if not condition:
-            raise ConfigurationError(f"{name}={getattr(self, name)!r} is not allowed; give {allowed}.")
+        require(condition, name, getattr(self, name), allowed)

@@ -24,6 +24,7 @@ the clamp: before the first step it tells how far sampling and training disagree
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -34,7 +35,7 @@ from torch import Tensor
 from agile_gym.learner.batch import LossStats, TokenBatch, Totals
 from agile_gym.learner.ratios import check_shapes, difference, k3, log_ratios, only
 
-__all__ = ["LOSSES", "LossResult", "dapo", "dr_grpo", "grpo", "gspo", "sft"]
+__all__ = ["LOSSES", "LossResult", "clip_range", "dapo", "dr_grpo", "grpo", "gspo", "sft"]
 
 
 class LossResult(NamedTuple):
@@ -183,6 +184,12 @@ def gspo(
 
 LOSSES: dict[str, Callable[..., LossResult]] = {"grpo": grpo, "dr_grpo": dr_grpo, "dapo": dapo, "gspo": gspo}
 """The losses of reinforcement learning, by name."""
+
+
+def clip_range(loss: str) -> tuple[float, float]:
+    """Return how far below and above 1 a loss clips ratios unless told."""
+    options = inspect.signature(LOSSES[loss]).parameters
+    return options["clip_low"].default, options["clip_high"].default
 
 
 def sft(logps: Tensor, mask: Tensor, totals: Totals, *, entropies: Tensor | None = None) -> LossResult:

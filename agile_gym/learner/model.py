@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from agile_gym.arguments import is_number, is_whole
+from agile_gym.arguments import check_fields, is_number, is_whole, require, require_seed
 from agile_gym.errors import ConfigurationError, ModelError, did_you_mean, import_optional
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ PARTS = ("vision", "projector", "language")
 _PROJECTORS = frozenset({"multi_modal_projector", "connector", "merger", "deepstack_merger_list", "mlp1"})
 _EYES = frozenset({"vision_tower", "visual", "vision_model"})
 _DTYPES = ("auto", "float32", "bfloat16")
+_ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 
 
 @dataclass(frozen=True)
@@ -68,26 +69,25 @@ class ModelOptions:
         Raises:
             ConfigurationError: If one is not allowed.
         """
-        for name in ("freeze", "lora_targets"):
-            if isinstance(getattr(self, name), str):
-                raise ConfigurationError(f"{name}={getattr(self, name)!r} is not allowed; give a list of names.")
+        check_fields(self)
         object.__setattr__(self, "freeze", tuple(self.freeze))
         if self.lora_targets is not None:
             object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
+            require(bool(self.lora_targets), "lora_targets", [], "names of layers, or None for all linear ones")
+        require(bool(self.path.strip()), "path", self.path, f"a folder, a name on the hub, or {TINY!r}")
+        require_seed(self.seed)
         _one_of("train", self.train, ("full", "lora"))
         _one_of("dtype", self.dtype, _DTYPES)
         _one_of("autocast", self.autocast, ("auto", "none", "bfloat16"))
+        if self.attention is not None:
+            _one_of("attention", self.attention, _ATTENTIONS)
         for part in self.freeze:
             _one_of("freeze", part, PARTS)
         if set(self.freeze) == set(PARTS):
             raise ConfigurationError("freeze: all parts are frozen, so there is nothing to train. Leave one out.")
-        if not is_whole(self.lora_rank, 65536):
-            raise ConfigurationError(f"lora_rank={self.lora_rank!r} is not allowed; give a whole number, at least 1.")
-        if not is_number(self.lora_dropout, 0, 0.99) or not is_number(self.lora_alpha, 1e-9, 1e9):
-            raise ConfigurationError(
-                f"lora_alpha={self.lora_alpha!r} must be above 0, and lora_dropout={self.lora_dropout!r} from 0 to "
-                "0.99."
-            )
+        require(is_whole(self.lora_rank, 65536), "lora_rank", self.lora_rank, "a whole number from 1 to 65,536")
+        require(is_number(self.lora_alpha, 1e-9, 1e9), "lora_alpha", self.lora_alpha, "a number above 0")
+        require(is_number(self.lora_dropout, 0, 0.99), "lora_dropout", self.lora_dropout, "a share from 0 to 0.99")
 
     @classmethod
     def from_mapping(cls, options: Mapping[str, Any]) -> ModelOptions:

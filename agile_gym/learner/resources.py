@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ class ActorNeeds:
         count: Their number.
         cpus: CPUs of each.
         gpus: GPUs of each.
-        setting: How the number of CPUs of each is set.
+        setting: How the number of CPUs of each is set, with a field for it.
     """
 
     kind: str
@@ -42,7 +43,11 @@ def actor_needs(config: Any) -> list[ActorNeeds]:  # noqa: ANN401 -- an Algorith
     per_learner = config.num_cpus_per_learner
     if per_learner == "auto":
         per_learner = 1 if config.num_gpus_per_learner == 0 else 0
-    runners = (config.num_cpus_per_env_runner, config.num_gpus_per_env_runner, "env_runners(num_cpus_per_env_runner=")
+    runners = (
+        config.num_cpus_per_env_runner,
+        config.num_gpus_per_env_runner,
+        "env_runners(num_cpus_per_env_runner={:g})",
+    )
     needs = [
         ActorNeeds("runner", config.num_env_runners or 0, *runners),
         ActorNeeds("evaluation runner", config.evaluation_num_env_runners or 0, *runners),
@@ -51,18 +56,28 @@ def actor_needs(config: Any) -> list[ActorNeeds]:  # noqa: ANN401 -- an Algorith
             config.num_learners or 0,
             per_learner,
             config.num_gpus_per_learner or 0,
-            "learners(num_cpus_per_learner=",
+            "learners(num_cpus_per_learner={:g})",
         ),
     ]
     return [need for need in needs if need.count]
 
 
-def check_fits(needs: Sequence[ActorNeeds], nodes: Sequence[Mapping[str, float]]) -> None:
+def check_fits(
+    needs: Sequence[ActorNeeds],
+    nodes: Sequence[Mapping[str, float]],
+    *,
+    gpu_settings: str = "num_gpus_per_env_runner and num_gpus_per_learner",
+    more: str = "or start Ray with more, such as ray.init(num_cpus={})",
+    growing: str = "training(check_resources=False)",
+) -> None:
     """Check that a cluster can hold processes.
 
     Args:
         needs: The processes.
         nodes: Resources of each machine, as Ray names them.
+        gpu_settings: What sets the number of GPUs, for the error.
+        more: How more CPUs are got, with a field for their number.
+        growing: What is to be set if the cluster grows on demand.
 
     Raises:
         ConfigurationError: If there are too few CPUs or GPUs, or a process needs more than any machine has.
@@ -78,19 +93,16 @@ def check_fits(needs: Sequence[ActorNeeds], nodes: Sequence[Mapping[str, float]]
         if total > have + _TOLERANCE:
             if name == "CPU":
                 share = have / sum(need.count for need in needs)
-                calls = " and ".join(dict.fromkeys(f"{need.setting}{_below(share)})" for need in needs if need.cpus))
+                calls = dict.fromkeys(need.setting.format(_below(share)) for need in needs if need.cpus)
                 hint = (
-                    "Use fewer processes, give each a part of a CPU, such as with "
-                    f"{calls}, or start Ray with more: ray.init(num_cpus={int(-(-total // 1))})."
+                    f"Use fewer processes, give each a part of a CPU, such as with {' and '.join(calls)}, "
+                    f"{more.format(math.ceil(total))}."
                 )
             else:
-                hint = (
-                    "Use fewer processes, give each a part of a GPU (num_gpus_per_env_runner, num_gpus_per_learner), "
-                    "or none: 0."
-                )
+                hint = f"Use fewer processes, give each a part of a GPU ({gpu_settings}), or none: 0."
             raise ConfigurationError(
                 f"This needs {total:g} {name}s ({told}), and Ray has {have:g}. {hint} If the cluster grows on demand, "
-                "set training(check_resources=False)."
+                f"set {growing}."
             )
         for need, each in wanted:
             if each > largest + _TOLERANCE:
@@ -119,6 +131,6 @@ def check_cluster(config: Any) -> None:  # noqa: ANN401 -- an AlgorithmConfig
     check_fits(needs, [node["Resources"] for node in ray.nodes() if node["Alive"]])
 
 
-def _below(share: float) -> str:
+def _below(share: float) -> float:
     """Return a number that is not above a share, with two digits."""
-    return f"{max(0.01, int(share * 100) / 100):g}"
+    return max(0.01, int(share * 100) / 100)

@@ -8,12 +8,13 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
+from ray.rllib.utils.from_config import NotProvided
 from ray.rllib.utils.metrics import LEARNER_UPDATE_TIMER, SYNCH_WORKER_WEIGHTS_TIMER, TIMERS
 
-from agile_gym.arguments import is_whole
+from agile_gym.arguments import declared_types, is_whole
 from agile_gym.errors import ConfigurationError
 from agile_gym.learner.algorithm import GRPO, GRPO_RESULTS
 from agile_gym.learner.config import GRPOConfig
@@ -27,8 +28,17 @@ from agile_gym.rollout.transcript import Transcript
 
 __all__ = ["SFT", "SFTConfig", "supervised_samples"]
 
+_NOT_GIVEN: Any = NotProvided
 _REPLAY = 1
 """Sets the draws of what is replayed apart."""
+_COMPARING = frozenset(
+    {
+        *("loss", "clip_low", "clip_high", "kl_weight", "entropy_weight", "max_loss_tokens", "group_size"),
+        *("groups_per_iteration", "advantage_scale", "leave_one_out", "drop_constant_groups", "resample_rounds"),
+        *("mask_truncated", "curriculum"),
+    }
+)
+"""Settings of GRPO that mean nothing where episodes are not compared."""
 WRONG_STEPS = ("wrong", "slip")
 """What an expert's plan calls turns that are mistakes on purpose."""
 
@@ -39,6 +49,8 @@ class SFTConfig(GRPOConfig):
     An iteration takes ``num_minibatches`` steps of ``batch_size`` episodes each.
     """
 
+    losses: ClassVar[tuple[str, ...]] = (SUPERVISED,)
+
     def __init__(self, algo_class: type | None = None) -> None:
         """Begin with AGILE's settings, at a constant learning rate."""
         super().__init__(algo_class=algo_class or SFT)
@@ -48,18 +60,18 @@ class SFTConfig(GRPOConfig):
         self.replay = ""
         self.batch_size = 32
         self.replay_size = 0
-        self.skip_mistakes = True
+        self.skip_mistakes = False
         self.max_tokens: int | None = 16384
 
     def supervise(
         self,
         *,
-        transcripts: str | Path | None = None,
-        replay: str | Path | None = None,
-        batch_size: int | None = None,
-        replay_size: int | None = None,
-        skip_mistakes: bool | None = None,
-        max_tokens: int | None = None,
+        transcripts: str | Path = _NOT_GIVEN,
+        replay: str | Path = _NOT_GIVEN,
+        batch_size: int = _NOT_GIVEN,
+        replay_size: int = _NOT_GIVEN,
+        skip_mistakes: bool = _NOT_GIVEN,
+        max_tokens: int | None = _NOT_GIVEN,
     ) -> Self:
         """Set what is learned from.
 
@@ -70,32 +82,35 @@ class SFTConfig(GRPOConfig):
             batch_size: Episodes a step.
             replay_size: Episodes a step from ``replay``, beside the others.
             skip_mistakes: Whether turns that an expert got wrong on purpose are only read, not learned.
-            max_tokens: Turns are left out at the end of episodes that have more tokens.
+            max_tokens: Turns are left out at the end of episodes that have more tokens; None leaves out none.
         """
-        given: dict[str, Any] = {"batch_size": batch_size, "skip_mistakes": skip_mistakes, "max_tokens": max_tokens}
-        given["replay_size"] = replay_size
-        given |= {
-            name: None if path is None else str(path)
-            for name, path in (("transcripts", transcripts), ("replay", replay))
-        }
+        given = {name: value for name, value in locals().items() if name != "self"}
         for name, value in given.items():
-            if value is not None:
-                setattr(self, name, value)
+            if value is not _NOT_GIVEN:
+                setattr(self, name, str(value) if isinstance(value, Path) else value)
         return self
 
-    def validate(self) -> None:
-        """Check the settings.
+    @classmethod
+    def setting_types(cls) -> dict[str, Any]:
+        """Return the settings of `supervise`, and those of `training` that it heeds, with their types."""
+        own = dict(declared_types(cls.supervise))
+        return own | {name: kind for name, kind in super().setting_types().items() if name not in _COMPARING}
+
+    def check_values(self) -> None:
+        """Check each setting by itself, and what follows from them.
 
         Raises:
             ConfigurationError: If one is not allowed.
         """
-        super().validate()
+        super().check_values()
         self._check(is_whole(self.batch_size, 10**6), "batch_size", "a whole number of at least 1")
-        self._check(self.replay_size == 0 or is_whole(self.replay_size, 10**6), "replay_size", "a whole number")
+        none = self.replay_size == 0
+        self._check(none or is_whole(self.replay_size, 10**6), "replay_size", "a whole number of at least 0")
+        tokens = self.max_tokens
+        self._check(tokens is None or is_whole(tokens, 10**9), "max_tokens", "a whole number of at least 1, or None")
         if self.replay_size and not self.replay:
             raise ConfigurationError(f"replay_size={self.replay_size} needs episodes: give replay, their folder.")
-        if self.num_epochs != 1:
-            raise ConfigurationError("num_epochs: SFT goes through its episodes as long as it is trained; leave it 1.")
+        self._check(self.num_epochs == 1, "num_epochs", "1: SFT goes through its episodes as long as it is trained")
 
 
 class SFT(GRPO):

@@ -40,18 +40,20 @@ class TaskMix:
             ConfigurationError: If a key or value is not allowed; there must be one task of a weight above 0.
         """
         tasks: list[TaskMix] = []
-        if isinstance(entries, str | Mapping):
-            raise ConfigurationError(f"tasks={entries!r} is not allowed; give a list of mappings such as {_EXAMPLE}.")
+        if isinstance(entries, str | Mapping) or not isinstance(entries, Sequence):
+            raise ConfigurationError(
+                f"tasks={entries!r:.100} is not allowed; give a list of mappings such as {_EXAMPLE}."
+            )
         for entry in entries:
             if isinstance(entry, Mapping):
                 for key in entry:
                     if key not in _KEYS:
-                        raise ConfigurationError(f"A task has no key {key!r}. {did_you_mean(key, _KEYS)}")
+                        raise ConfigurationError(f"tasks: a task has no key {key!r}. {did_you_mean(key, _KEYS)}")
                 entry = cls(**entry)
             if not isinstance(entry, TaskMix):
-                raise ConfigurationError(f"tasks: {entry!r} is not a task; give a mapping such as {_EXAMPLE}.")
+                raise ConfigurationError(f"tasks: {entry!r:.100} is not a task; give a mapping such as {_EXAMPLE}.")
             if not is_number(entry.weight, 0, 1e9):
-                raise ConfigurationError(f"weight={entry.weight!r} of a task must be a number of at least 0.")
+                raise ConfigurationError(f"tasks: weight={entry.weight!r} must be a number from 0 to 1e9.")
             tasks.append(entry)
         if not any(task.weight > 0 for task in tasks):
             raise ConfigurationError("tasks: give at least one task with a weight above 0.")

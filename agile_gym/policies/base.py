@@ -187,16 +187,38 @@ def make_policy(name: str, **options: Any) -> Policy:  # noqa: ANN401 -- the pol
         ConfigurationError: If there is no such policy, or it does not take these options.
         MissingDependencyError: If it needs a package that is not installed.
     """
+    maker, given = _find(name, options)
+    return as_policy(maker if given is None else cast(Callable[..., Any], maker)(*given, **options))
+
+
+def check_policy(name: str, **options: Any) -> None:  # noqa: ANN401 -- the policy's own options
+    """Check that there is a policy of a name, and that it takes some options, without making it.
+
+    Args:
+        name: As for `make_policy`.
+        **options: Likewise.
+
+    Raises:
+        ConfigurationError: If there is no such policy, or it does not take these options.
+        MissingDependencyError: If it needs a package that is not installed.
+    """
+    maker, given = _find(name, options)
+    if given is None:
+        as_policy(maker)
+
+
+def _find(name: str, options: dict[str, Any]) -> tuple[object, tuple[str, ...] | None]:
+    """Return what makes a policy and what it takes first, or a policy and None."""
     kind, colon, text = name.partition(":")
     registered = name in POLICIES or (bool(colon) and kind in POLICIES)
     given = (text,) if registered and colon else ()
     maker = _load(POLICIES[kind], name) if registered else _load(name, name)
     if isinstance(maker, type) or (registered and callable(maker)):
         _check_call(cast(Callable[..., Any], maker), given, options, name)
-        return as_policy(maker(*given, **options))
+        return maker, given
     if options or given:
         raise ConfigurationError(f"The policy {name!r} is not a class; it takes no options.")
-    return as_policy(maker)
+    return maker, None
 
 
 def _load(maker: object, name: str) -> object:

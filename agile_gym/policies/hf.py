@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agile_gym.actions.prompt import HIDDEN_IMAGE, IMAGE_MARK
-from agile_gym.arguments import check_seed, is_whole
+from agile_gym.arguments import check_seed, is_whole, require
 from agile_gym.errors import ConfigurationError, ModelError, did_you_mean, import_optional
 from agile_gym.policies.base import GivenUp, Observation, slot_of
 from agile_gym.rollout.transcript import PolicyRecord, TurnUsage
@@ -82,6 +82,7 @@ class HFVLMPolicy:
         import_optional("torch", extra="vlm", purpose="run a vision-language model")
         from agile_gym.policies.vlm.chat import ChatFormat
         from agile_gym.policies.vlm.configs import check_config
+        from agile_gym.policies.vlm.context import MAX_WINDOW
         from agile_gym.policies.vlm.generate import HFGenerator
         from agile_gym.policies.vlm.loading import VLM, load_vlm
         from agile_gym.policies.vlm.processors import check_processor
@@ -93,8 +94,7 @@ class HFVLMPolicy:
                 raise ConfigurationError(f"HFVLMPolicy has no option {name!r}. {did_you_mean(name, names)}")
         if isinstance(sampling.get("stop"), list):
             sampling["stop"] = tuple(sampling["stop"])
-        if window is not None and not is_whole(window, 1000):
-            raise ConfigurationError(f"window={window!r} is not allowed; give a whole number of at least 1, or None.")
+        require(window is None or is_whole(window, MAX_WINDOW), "window", window, f"1 to {MAX_WINDOW}, or None")
         if system is not None and not isinstance(system, str):
             raise ConfigurationError(f"system={system!r:.200} is not allowed; give a text, or None.")
         self.options = SamplingOptions(**sampling)

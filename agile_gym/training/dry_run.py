@@ -4,15 +4,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from agile_gym.errors import import_optional
-from agile_gym.learner.model import TINY, ModelOptions, build_vlm, part_of
-from agile_gym.policies.tiny.eyes import EyesConfig
+from agile_gym.learner.model import TINY, build_vlm, part_of
 from agile_gym.policies.vlm.chat import ChatFormat
 from agile_gym.rollout.reading import read_headers
 from agile_gym.rollout.token_plan import TokenPlan, plan_tokens
@@ -42,7 +40,7 @@ def describe_run(settings: TrainSettings, *, measure: bool = True) -> list[str]:
     Raises:
         ModelError: If the model cannot be used.
     """
-    options = ModelOptions.from_mapping({**settings.model, "seed": settings.seed})
+    options = stages.model_options(settings)
     torch = import_optional("torch", extra="train", purpose="train")
     on_gpu = bool(settings.resources["gpus_per_learner"])
     vlm = build_vlm(options, for_training=True, on_gpu=on_gpu)
@@ -53,16 +51,16 @@ def describe_run(settings: TrainSettings, *, measure: bool = True) -> list[str]:
     trained = sum(parameter.numel() for _, parameter in parameters if parameter.requires_grad)
     weights = sum(parameter.numel() * parameter.element_size() for _, parameter in parameters)
     learner = weights + trained * (_ADAM_BYTES + _GRADIENT_BYTES)
-    tokens = _tokens(settings, vlm)
-    grpo = settings.grpo
+    grpo = stages.grpo_config(settings, options.path)
+    tokens = _tokens(settings, grpo, vlm)
     cache = _cache_bytes(vlm.model.config.get_text_config(), torch, on_gpu=on_gpu) * tokens.needed()
-    side_by_side = min(grpo.get("rollout_batch", 64), grpo.get("groups_per_iteration", 64) * grpo.get("group_size", 8))
+    side_by_side = min(grpo.rollout_batch, grpo.groups_per_iteration * grpo.group_size)
     lines = [
         f"Model       {options.path}: {_count(sum(sizes.values()))} parameters ("
         + ", ".join(f"{part} {_count(size)}" for part, size in sizes.items())
         + f"), {_count(trained)} trained ({options.train})",
         f"Episode     {tokens.turns} turns, a prompt of {tokens.opening:,} tokens, at most {tokens.needed():,} in all",
-        *_stage_lines(settings),
+        *_stage_lines(settings, grpo),
         f"Learner     {_gib(learner)} each: weights {_gib(weights)}, gradients and optimiser "
         f"{_gib(learner - weights)}; activations come on top",
         f"Runner      {_gib(weights + side_by_side * cache)} each at most: weights {_gib(weights)}, caches of "
@@ -70,24 +68,26 @@ def describe_run(settings: TrainSettings, *, measure: bool = True) -> list[str]:
         f"Processes   {settings.resources['runners'] or 'no'} runners and {settings.resources['learners'] or 'no'} "
         "learners of their own" + ("" if settings.resources["runners"] else ": this process does both"),
     ]
-    if measure:
+    if on_gpu and not torch.cuda.is_available():
+        lines.append("Time        not measured: learners are to have GPUs, and this process has none")
+    elif measure:
         del vlm
-        lines += _time_lines(settings)
+        lines += _time_lines(settings, grpo)
     return lines
 
 
-def _tokens(settings: TrainSettings, vlm: Any) -> TokenPlan:  # noqa: ANN401 -- a VLM
+def _tokens(settings: TrainSettings, grpo: Any, vlm: Any) -> TokenPlan:  # noqa: ANN401 -- a GRPOConfig, a VLM
     options = stages.environment_options(settings, test=False)
     for task in stages.tasks_of(settings)[:1]:
         options |= task.env_options()
     context = getattr(vlm.text_config, "max_position_embeddings", None) or 10**9
-    chat = ChatFormat(vlm.processor, system=settings.model.get("system"))
+    chat = ChatFormat(vlm.processor, system=stages.model_options(settings).system)
     return plan_tokens(
         chat,
         options,
         context=context,
-        new_tokens=settings.grpo.get("max_new_tokens", 512),
-        window=settings.grpo.get("window"),
+        new_tokens=grpo.max_new_tokens,
+        window=grpo.window,
     )
 
 
@@ -99,21 +99,24 @@ def _cache_bytes(config: Any, torch: Any, *, on_gpu: bool) -> int:  # noqa: ANN4
     return 2 * config.num_hidden_layers * heads * size * number.itemsize
 
 
-def _stage_lines(settings: TrainSettings) -> list[str]:
+def _stage_lines(settings: TrainSettings, grpo: Any) -> list[str]:  # noqa: ANN401 -- a GRPOConfig
     lines: list[str] = []
     if stages.has_eyes(settings):
-        eyes = EyesConfig(**settings.eyes)
+        eyes = stages.eyes_config(settings)
         lines.append(f"Eyes        {eyes.matching_steps:,} + {eyes.steps:,} steps")
-    sft, grpo = settings.sft, settings.grpo
     given = settings.cold_start["episodes"]
     count = stages.cold_start_config(settings).count if given is None else sum(1 for _ in read_headers(Path(given)))
-    steps = math.ceil(sft["epochs"] * count / sft["batch_size"])
-    lines.append(f"Cold start  {count:,} episodes, {steps:,} steps of {sft['batch_size']} episodes")
-    groups, size = grpo.get("groups_per_iteration", 64), grpo.get("group_size", 8)
-    lines.append(
-        f"GRPO        {grpo['iterations']:,} iterations of {groups} puzzles, {size} episodes each: "
-        f"{grpo['iterations'] * groups * size:,} episodes"
-    )
+    sft = stages.sft_config(settings, TINY, Path(), count, Path("replay"))
+    steps = stages.sft_steps(settings, sft, count)
+    lines.append(f"Cold start  {count:,} episodes, {steps:,} steps of {sft.batch_size} episodes")
+    iterations, groups, size = settings.grpo["iterations"], grpo.groups_per_iteration, grpo.group_size
+    low, high = grpo.clip_range
+    lines += [
+        f"GRPO        {iterations:,} iterations of {groups} puzzles, {size} episodes each: "
+        f"{iterations * groups * size:,} episodes",
+        f"Loss        {grpo.loss}, ratios clipped at {1 - low:g} and {1 + high:g} (clip_low = {low:g}, clip_high = "
+        f"{high:g})",
+    ]
     return lines
 
 
@@ -123,9 +126,8 @@ def measure_iteration(settings: TrainSettings) -> dict[str, float]:
     Returns:
         ``rollout`` and ``update``, seconds for each episode.
     """
-    config = stages.grpo_config(settings, str(settings.model.get("path", TINY)))
-    groups = min(_MEASURED_GROUPS, settings.grpo.get("groups_per_iteration", 64))
-    size = settings.grpo.get("group_size", 8)
+    config = stages.grpo_config(settings, stages.model_options(settings).path)
+    groups, size = min(_MEASURED_GROUPS, config.groups_per_iteration), config.group_size
     config.env_runners(num_env_runners=0).learners(num_learners=0)
     config.training(groups_per_iteration=groups, drop_constant_groups=False, num_minibatches=1)
     config.evaluation(evaluation_interval=None)
@@ -141,15 +143,15 @@ def measure_iteration(settings: TrainSettings) -> dict[str, float]:
     }
 
 
-def _time_lines(settings: TrainSettings) -> list[str]:
+def _time_lines(settings: TrainSettings, config: Any) -> list[str]:  # noqa: ANN401 -- a GRPOConfig
     began = time.perf_counter()
     seconds = measure_iteration(settings)
     spent = time.perf_counter() - began
-    grpo, resources = settings.grpo, settings.resources
-    episodes = grpo.get("groups_per_iteration", 64) * grpo.get("group_size", 8)
+    resources = settings.resources
+    episodes = config.groups_per_iteration * config.group_size
     rollout = episodes * seconds["rollout"] / max(1, resources["runners"])
     update = episodes * seconds["update"] / max(1, resources["learners"])
-    total = grpo["iterations"] * (rollout + update)
+    total = settings.grpo["iterations"] * (rollout + update)
     return [
         f"Time        GRPO about {_minutes(total)}: {rollout:.1f} s of play, {update:.1f} s of learning an iteration,",
         f"            if all goes on as in two small iterations with the model as it is (they took {spent:.0f} s),",

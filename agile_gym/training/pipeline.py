@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -20,12 +21,13 @@ from agile_gym.envs.jigsaw import open_source
 from agile_gym.errors import ConfigurationError, import_optional
 from agile_gym.evaluation import prepare_plan, write_report
 from agile_gym.evaluation.session import Session
-from agile_gym.learner.model import TINY
 from agile_gym.policies.base import make_policy
 from agile_gym.rollout.files import write_text
 from agile_gym.rollout.reading import read_headers
 from agile_gym.training import stages
 from agile_gym.training.alarms import alarms
+from agile_gym.training.checking import check_settings
+from agile_gym.training.cluster import cluster_address
 from agile_gym.training.console import LiveTable
 from agile_gym.training.report import write_report as write_page
 from agile_gym.training.runlog import RunLog, flatten_result
@@ -101,7 +103,7 @@ class TrainingRun:
         elif resume:
             raise ConfigurationError(f"There is no run in {self.folder} that could be resumed.")
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write(path, format_settings(self.settings))
+        _write(path, format_settings(self.settings, stages.unset_values(self.settings)))
         state = self.folder / STATE
         self._state: dict[str, Any] = json.loads(state.read_text("utf-8")) if state.exists() else {"done": []}
 
@@ -133,7 +135,7 @@ class TrainingRun:
         ):
             self._log, self._table = log, table
             start = self._started()
-            model = str(self.settings.model.get("path", TINY))
+            model = stages.model_options(self.settings).path
             try:
                 if stages.has_eyes(self.settings):
                     model = self._eyes()
@@ -160,15 +162,17 @@ class TrainingRun:
         def start() -> None:
             if ray.is_initialized():
                 return
-            resources = self.settings.resources
+            resources, address = self.settings.resources, cluster_address(self.settings)
             self._table.status("starting Ray")
             quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-            if resources["address"] is not None:
-                ray.init(address=resources["address"], **quiet)
+            if address is not None:
+                ray.init(address=address, **quiet)
                 return
             wanted = resources["runners"] * resources["cpus_per_runner"]
             wanted += resources["learners"] * resources["cpus_per_learner"]
-            ray.init(num_cpus=max(os.cpu_count() or 1, int(wanted) + 1), include_dashboard=False, **quiet)
+            ray.init(
+                address="local", num_cpus=max(os.cpu_count() or 1, int(wanted) + 1), include_dashboard=False, **quiet
+            )
 
         return start
 
@@ -196,14 +200,14 @@ class TrainingRun:
 
     def _eyes(self) -> str:
         """Teach the tiny model to see."""
-        from agile_gym.policies.tiny.eyes import EyesConfig, EyesProgress
+        from agile_gym.policies.tiny.eyes import EyesProgress
         from agile_gym.training.eyes_stage import run_eyes
 
         folder = self.folder / "eyes"
         if self._is_done("eyes"):
             return str(folder / "model")
         settings = self.settings
-        config = EyesConfig(seed=settings.seed, **settings.eyes)
+        config = stages.eyes_config(settings)
         images = open_source(JigsawConfig.from_options(stages.environment_options(settings, test=False)))
 
         def begin(done: int) -> None:
@@ -241,12 +245,13 @@ class TrainingRun:
 
     def _sft(self, model: str, transcripts: Path, episodes: int) -> str:
         replay = self.folder / "replay"
-        if self.settings.sft["replay_size"] and not (self._is_done("replay") or self._is_done("sft")):
+        config = stages.sft_config(self.settings, model, transcripts, episodes, replay)
+        if config.replay_size and not (self._is_done("replay") or self._is_done("sft")):
             self._table.status("making the episodes that are replayed")
             self._make_episodes(replay, stages.replay_config(self.settings))
             self._finish("replay")
-        config = stages.sft_config(self.settings, model, transcripts, episodes, replay)
-        return self._train("sft", config, stages.sft_iterations(self.settings, episodes))
+        steps = stages.sft_steps(self.settings, config, episodes)
+        return self._train("sft", config, math.ceil(steps / config.num_minibatches))
 
     def _grpo(self, model: str) -> str:
         return self._train("grpo", stages.grpo_config(self.settings, model), self.settings.grpo["iterations"])
@@ -309,32 +314,6 @@ class TrainingRun:
         solved = sum(result.solved for result in results)
         self._table.print_above(f"{stage}: Acc {100 * solved / len(results):.1f}% on {len(results)} held-out puzzles")
         self._finish(name)
-
-
-def check_settings(settings: TrainSettings) -> None:
-    """Check what can be checked before anything takes long: photographs, options, the model's files.
-
-    Raises:
-        ConfigurationError: If a setting is not allowed.
-        ImageError: If there are no photographs.
-        ModelError: If the model cannot be used.
-    """
-    for test in (False, True):
-        options = stages.environment_options(settings, test=test)
-        open_source(JigsawConfig.from_options(options))
-    prepare_plan(stages.evaluation_plan(settings, "model"))
-    stages.cold_start_config(settings)
-    model = settings.model.get("path", TINY)
-    if settings.sft["replay_size"]:
-        stages.replay_config(settings)
-    stages.sft_config(settings, model, Path(), 1, Path("replay")).validate()
-    stages.grpo_config(settings, model).validate()
-    if model != TINY:
-        from agile_gym.policies.vlm.configs import check_config
-        from agile_gym.policies.vlm.loading import check_processor, load_config, load_processor
-
-        check_config(load_config(model), model)
-        check_processor(load_processor(model), model)
 
 
 def _write(path: Path, text: str) -> None:

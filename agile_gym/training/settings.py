@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
-from agile_gym.arguments import is_number, is_whole
 from agile_gym.errors import ConfigurationError, did_you_mean
+from agile_gym.terminal import one_line
+from agile_gym.training.sections import OWN_SECTIONS
 
-__all__ = ["PRESETS", "TrainSettings", "format_settings", "preset_names", "preset_text", "read_settings"]
+__all__ = [
+    "PRESETS",
+    "SECTIONS",
+    "TrainSettings",
+    "format_settings",
+    "naming",
+    "own_settings",
+    "preset_names",
+    "preset_text",
+    "read_settings",
+    "setting_names",
+]
 
 PRESETS = Path(__file__).parent / "presets"
 """Folder of the presets."""
@@ -23,38 +36,26 @@ SECTIONS = (
     *("images", "environment", "model", "eyes", "cold_start", "sft", "grpo", "evaluation", "resources"),
     "checkpoints",
 )
-_OWN: dict[str, dict[str, Any]] = {
-    "images": {"train": None, "test": None},
-    "sft": {
-        "epochs": 2,
-        "batch_size": 32,
-        "replay_size": 0,
-        "replay_count": 6400,
-        "skip_mistakes": False,
-        "max_tokens": 16384,
-        "freeze": None,
-        "lr_warmup_share": 0.1,
-    },
-    "grpo": {"iterations": 100, "tasks": None},
-    "cold_start": {"episodes": None},
-    "evaluation": {"episodes": 300, "interval": 20, "interval_episodes": 256, "batch": 64, "seed": 0, "workers": 1},
-    "resources": {
-        "runners": 0,
-        "learners": 0,
-        "cpus_per_runner": 1,
-        "cpus_per_learner": 1,
-        "gpus_per_runner": 0,
-        "gpus_per_learner": 0,
-        "address": None,
-    },
-    "checkpoints": {"every": 10},
+_SET_HERE: dict[str, set[str]] = {
+    "environment": {"images", "split", "reveal"},
+    "eyes": {"seed"},
+    "model": {"seed"},
+    "cold_start": {"images", "split", "seed", "options"},
+    "sft": {"transcripts", "replay"},
 }
-"""Keys of the sections that are not those of a class, with their defaults."""
+"""Settings of the classes behind sections that follow from other sections."""
+_NONE = "none"
+"""Stands for None, which TOML lacks, where None is allowed and not the default."""
+_CAN_BE_NONE = {
+    "environment": {"level", "crop"},
+    "sft": {"grad_clip", "torch_threads_per_actor", "max_tokens"},
+    "grpo": {"grad_clip", "torch_threads_per_actor"},
+}
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """The settings, section by section, every value checked for its name.
+    """The settings, section by section; names are checked, values by `agile_gym.training.pipeline.check_settings`.
 
     Attributes:
         seed: Seed of everything.
@@ -102,6 +103,9 @@ def preset_text(name: str) -> str:
     path = PRESETS / f"{name}.toml"
     if name not in preset_names():
         path = Path(name)
+        if path.is_dir():
+            inside = " Did you mean the settings.toml in it?" if (path / "settings.toml").is_file() else ""
+            raise ConfigurationError(f"{name!r} is a folder; give a preset or a TOML file.{inside}")
         if not path.is_file():
             raise ConfigurationError(
                 f"There is no preset {name!r}, and no such file. {did_you_mean(name, preset_names())}"
@@ -125,103 +129,122 @@ def read_settings(preset: str, changes: Mapping[str, Any] | None = None) -> Trai
         The settings.
 
     Raises:
-        ConfigurationError: If the file is not TOML, or a section, key or value is not allowed.
+        ConfigurationError: If the file is not TOML, or there is no section or key of a name.
     """
+    text = preset_text(preset)
     try:
-        values: dict[str, Any] = tomllib.loads(preset_text(preset))
-    except tomllib.TOMLDecodeError as error:
+        values: dict[str, Any] = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # a number can be too long, and lists nested too deep
         raise ConfigurationError(f"{preset}: this is not TOML: {error}") from error
     for name, value in (changes or {}).items():
         section, dot, key = name.partition(".")
         if not dot:
+            if section in SECTIONS:
+                raise ConfigurationError(f"{section} is a section; change its settings, as {section}.KEY.")
             values[section] = value
         elif isinstance(values.setdefault(section, {}), dict):
             values[section][key] = value
-    return _check(values, preset)
+    return _check_names(values, preset)
 
 
-def _check(values: Mapping[str, Any], origin: str) -> TrainSettings:
+def _check_names(values: Mapping[str, Any], origin: str) -> TrainSettings:
     for name in values:
         if name not in (*SECTIONS, "seed"):
-            raise ConfigurationError(f"{origin}: there is no section {name!r}. {did_you_mean(name, SECTIONS)}")
-    seed = values.get("seed", 0)
-    if seed != 0 and not is_whole(seed, 2**32):
-        raise ConfigurationError(f"{origin}: seed = {seed!r} is not a whole number of at least 0.")
+            hint = did_you_mean(name, (*SECTIONS, "seed"))
+            raise ConfigurationError(f"{origin}: there is no section {name!r:.100}. {hint}")
     sections: dict[str, dict[str, Any]] = {}
     for name in SECTIONS:
-        given = values.get(name, {})
-        if not isinstance(given, Mapping):
-            raise ConfigurationError(f"{origin}: {name} = {given!r} must be a section, [{name}].")
-        allowed = _allowed(name)
-        for key in cast("Mapping[str, Any]", given):
+        section: Any = values.get(name, {})
+        if not isinstance(section, Mapping):
+            raise ConfigurationError(f"{origin}: {name} = {section!r:.100} must be a section, [{name}].")
+        given, allowed = cast("Mapping[str, Any]", section), setting_names(name)
+        for key in given:
             if key not in allowed:
-                raise ConfigurationError(f"{origin}: [{name}] has no key {key!r}. {did_you_mean(key, allowed)}")
-        sections[name] = {**_OWN.get(name, {}), **given}
-    _check_numbers(sections, origin)
-    return TrainSettings(seed=seed, **sections)
+                hint = did_you_mean(key, allowed)
+                raise ConfigurationError(f"{origin}: [{name}] has no key {key!r:.100}. {hint}")
+        nones = {key: None for key in _CAN_BE_NONE.get(name, ()) if given.get(key) == _NONE}
+        own = OWN_SECTIONS.get(name)
+        sections[name] = {**({} if own is None else own.defaults()), **given, **nones}
+    return TrainSettings(seed=values.get("seed", 0), **sections)
 
 
-def _allowed(section: str) -> set[str]:
-    """Return the keys of a section."""
-    own = set(_OWN.get(section, {}))
+def setting_names(section: str) -> set[str]:
+    """Return the keys of a section: its own, and those of the class behind it that do not follow from others."""
+    own = OWN_SECTIONS.get(section)
+    names: set[str] = set(own.defaults()) if own is not None else set()
     if section == "environment":
         from agile_gym.envs.config import JigsawConfig
 
-        return {field.name for field in fields(JigsawConfig)} - {"images", "split", "reveal"}
-    if section == "model":
+        names |= _fields(JigsawConfig)
+    elif section == "model":
         from agile_gym.learner.model import ModelOptions
 
-        return {field.name for field in fields(ModelOptions)}
-    if section == "eyes":
+        names |= _fields(ModelOptions)
+    elif section == "eyes":
         from agile_gym.policies.tiny.eyes import EyesConfig
 
-        return {field.name for field in fields(EyesConfig)} - {"seed"}
-    if section == "cold_start":
+        names |= _fields(EyesConfig)
+    elif section == "cold_start":
         from agile_gym.coldstart import ColdStartConfig
 
-        return own | {field.name for field in fields(ColdStartConfig)} - {"images", "split", "seed", "options"}
-    if section in ("sft", "grpo"):
+        names |= _fields(ColdStartConfig)
+    elif section == "sft":
+        from agile_gym.learner.supervised import SFTConfig
+
+        names |= set(SFTConfig.setting_types())
+    elif section == "grpo":
         from agile_gym.learner import GRPOConfig
 
-        names = set(inspect.signature(GRPOConfig.training).parameters) - {"self", "kwargs"}
-        return own | names | {"lr", "grad_clip", "num_epochs"}
-    return own
+        names |= set(GRPOConfig.setting_types())
+    return names - _SET_HERE.get(section, set())
 
 
-def _check_numbers(sections: Mapping[str, Mapping[str, Any]], origin: str) -> None:
-    """Check the values that this package itself uses."""
-    for section, key, least in (
-        ("sft", "batch_size", 1),
-        ("sft", "replay_size", 0),
-        ("sft", "replay_count", 1),
-        ("grpo", "iterations", 0),
-        ("evaluation", "episodes", 1),
-        ("evaluation", "interval", 0),
-        ("evaluation", "interval_episodes", 1),
-        ("evaluation", "batch", 1),
-        ("evaluation", "workers", 1),
-        ("resources", "runners", 0),
-        ("resources", "learners", 0),
-        ("checkpoints", "every", 1),
-    ):
-        value = sections[section][key]
-        if not (is_whole(value, 10**9) or (least == 0 and value == 0)):
-            raise ConfigurationError(
-                f"{origin}: [{section}] {key} = {value!r} must be a whole number, {least} or more."
-            )
-    for section, key, low, high in (("sft", "epochs", 0.0, 1e6), ("sft", "lr_warmup_share", 0.0, 1.0)):
-        value = sections[section][key]
-        if not is_number(value, low, high):
-            raise ConfigurationError(f"{origin}: [{section}] {key} = {value!r} must be a number from {low:g}.")
+def _fields(kind: Any) -> set[str]:  # noqa: ANN401 -- a dataclass
+    return {field.name for field in fields(kind)}
 
 
-def format_settings(settings: TrainSettings) -> str:
-    """Return settings as TOML, which `read_settings` reads back."""
+def own_settings(settings: TrainSettings, section: str) -> dict[str, Any]:
+    """Return the settings of a section that belong to no class of another part."""
+    names = OWN_SECTIONS[section].defaults()
+    return {name: value for name, value in getattr(settings, section).items() if name in names}
+
+
+@contextmanager
+def naming(section: str, key: str | None = None, value: object = None, **keys: str) -> Generator[None]:
+    """Let errors name the setting that they are about, as ``[section] key = value``.
+
+    Args:
+        section: The section.
+        key: The key, if errors are about this one; else they name it themselves.
+        value: Its value.
+        **keys: Keys of the section by what the errors call them.
+    """
+    try:
+        yield
+    except ConfigurationError as error:
+        text = re.sub(r"^(\w+)=", lambda match: f"{keys.get(match[1], match[1])} = ", one_line(str(error)))
+        if key is not None and not text.startswith(f"{key} = "):
+            text = f"{key} = {value!r:.100}: {text}"
+        raise type(error)(f"[{section}] {text}") from error
+
+
+def format_settings(settings: TrainSettings, unset: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+    """Return settings as TOML, which `read_settings` reads back.
+
+    Args:
+        settings: The settings.
+        unset: What has not been set comes to, by section and key; it is written as comments.
+    """
     lines = [f"seed = {settings.seed}"]
+    if unset:
+        lines.insert(0, "# Lines that begin with # were not set: they tell what follows from the others.")
     for name in SECTIONS:
         section: Mapping[str, Any] = getattr(settings, name)
         lines += ["", f"[{name}]"]
-        lines += [f"{key} = {_toml(value)}" for key, value in section.items() if value is not None]
+        nones = _CAN_BE_NONE.get(name, ())
+        shown = {key: _NONE if value is None and key in nones else value for key, value in section.items()}
+        lines += [f"{key} = {_toml(value)}" for key, value in shown.items() if value is not None]
+        lines += [f"# {key} = {_toml(value)}" for key, value in (unset or {}).get(name, {}).items()]
     return "\n".join(lines) + "\n"
 
 

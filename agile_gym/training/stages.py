@@ -4,41 +4,44 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from agile_gym.arguments import is_whole
+from agile_gym.arguments import MAX_SEED
 from agile_gym.coldstart import ColdStartConfig
 from agile_gym.envs.config import JigsawConfig, resolve
 from agile_gym.evaluation import EvaluationPlan, SuiteEntry
-from agile_gym.learner.model import TINY
+from agile_gym.learner.model import TINY, ModelOptions
 from agile_gym.learner.tasks import TaskMix
+from agile_gym.policies.tiny.eyes import EyesConfig
 from agile_gym.puzzle.board import parse_level
-from agile_gym.training.settings import TrainSettings
+from agile_gym.training.settings import TrainSettings, own_settings, setting_names
 
 __all__ = [
     "ENVIRONMENT",
     "cold_start_config",
     "environment_options",
     "evaluation_plan",
+    "eyes_config",
     "grpo_config",
     "has_eyes",
+    "model_options",
     "replay_config",
     "sft_config",
-    "sft_iterations",
+    "sft_steps",
     "tasks_of",
+    "unset_values",
 ]
 
 ENVIRONMENT = "JigsawVision-v0"
 _REPLAY_SEED = 1_000_003
 """Added to the run's seed, so that other puzzles are replayed than the cold start has."""
-_TRAIN_ONLY = ("iterations", "tasks")
-_SFT_ONLY = (
-    *("epochs", "batch_size", "replay_size", "replay_count", "skip_mistakes", "max_tokens", "freeze"),
-    "lr_warmup_share",
-)
+_AS_IN_GRPO = ("max_new_tokens", "rollout_batch", "temperature", "window", "micro_batch_tokens")
+"""Settings of GRPO that supervised training has, too, unless it has its own."""
 
 
 def environment_options(settings: TrainSettings, *, test: bool) -> dict[str, Any]:
@@ -57,25 +60,28 @@ def tasks_of(settings: TrainSettings) -> tuple[TaskMix, ...]:
 
 def has_eyes(settings: TrainSettings) -> bool:
     """Tell whether the model is the tiny one, and gets its eyes first."""
-    return settings.model.get("path", TINY) == TINY and bool(settings.eyes)
+    return model_options(settings).path == TINY and bool(settings.eyes)
+
+
+def model_options(settings: TrainSettings) -> ModelOptions:
+    """Return the model to begin with, and how it is trained."""
+    return ModelOptions.from_mapping({**settings.model, "seed": settings.seed})
+
+
+def eyes_config(settings: TrainSettings) -> EyesConfig:
+    """Return how the tiny model's eyes are trained."""
+    return EyesConfig(**settings.eyes, seed=settings.seed)
 
 
 def cold_start_config(settings: TrainSettings) -> ColdStartConfig:
     """Return how the cold start's episodes are made."""
     options = environment_options(settings, test=False)
     images, split = options.pop("images"), options.pop("split")
-    grid, level = options.pop("grid", 2), options.pop("level", 0)
+    grid, level = options.pop("grid", JigsawConfig.grid), options.pop("level", JigsawConfig.level)
     given = {key: value for key, value in settings.cold_start.items() if key != "episodes" and value is not None}
-    high = given.get("turns", (4, 8))
-    most = high if isinstance(high, int) else max(high)
-    options["max_turns"] = max(options.get("max_turns", most), most)
-    return ColdStartConfig(
-        **{"grid": grid, "level": level, **given},
-        images=images,
-        split=split,
-        seed=settings.seed,
-        options=options,
-    )
+    cold = ColdStartConfig(**{"grid": grid, "level": level, **given}, images=images, split=split, seed=settings.seed)
+    most = cold.turn_range[1]
+    return replace(cold, options={**options, "max_turns": max(options.get("max_turns", most), most)})
 
 
 def _shared(config: Any, settings: TrainSettings, model: str) -> Any:  # noqa: ANN401 -- a configuration, returned
@@ -113,13 +119,51 @@ def grpo_config(settings: TrainSettings, model: str) -> Any:  # noqa: ANN401 -- 
     """
     from agile_gym.learner import GRPOConfig
 
-    given = {key: value for key, value in settings.grpo.items() if key not in _TRAIN_ONLY}
-    steps = settings.grpo["iterations"] * given.get("num_minibatches", 1) * given.get("num_epochs", 1)
-    given.setdefault("lr_total_steps", max(1, steps))
-    config = _shared(GRPOConfig(), settings, model).training(**given)
-    if settings.grpo["tasks"]:
-        config.training(tasks=list(settings.grpo["tasks"]))
+    own = own_settings(settings, "grpo")
+    config = _training(_shared(GRPOConfig(), settings, model), settings.grpo, own)
+    if own["tasks"]:
+        config.training(tasks=own["tasks"])
+    config.check_values()
+    if config.lr_total_steps is None:
+        config.lr_total_steps = max(1, own["iterations"] * config.num_minibatches * config.num_epochs)
     return config
+
+
+def _training(config: Any, section: Mapping[str, Any], own: Collection[str]) -> Any:  # noqa: ANN401 -- likewise
+    """Set what a section has of the configuration's own settings."""
+    return config.training(**{name: value for name, value in section.items() if name not in own})
+
+
+def unset_values(settings: TrainSettings) -> dict[str, dict[str, Any]]:
+    """Return what the settings that have not been set come to, by section and key, where it is a plain value."""
+    model = model_options(settings)
+    grpo = grpo_config(settings, model.path)
+    low, high = grpo.clip_range
+    behind: dict[str, dict[str, Any]] = {
+        "environment": vars(JigsawConfig()) | environment_options(settings, test=False),
+        "model": vars(model),
+        "eyes": vars(eyes_config(settings)) if has_eyes(settings) else {},
+        "cold_start": vars(cold_start_config(settings)) if settings.cold_start["episodes"] is None else {},
+        "sft": vars(sft_config(settings, model.path, Path(), 1, Path("replay"))),
+        "grpo": vars(grpo) | {"clip_low": low, "clip_high": high},
+    }
+    behind["sft"] |= dict.fromkeys(("lr_total_steps", "lr_warmup_steps"))  # these follow from the cold start's episodes
+    return {
+        section: {
+            name: values[name]
+            for name in sorted(setting_names(section) & values.keys())
+            if name not in getattr(settings, section) and _is_plain(values[name])
+        }
+        for section, values in behind.items()
+    }
+
+
+def _is_plain(value: Any) -> bool:  # noqa: ANN401 -- any value
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, cast("Mapping[str, Any]", value).values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, cast("list[Any]", value)))
+    return isinstance(value, bool | int | float | str)
 
 
 def replay_config(settings: TrainSettings) -> ColdStartConfig:
@@ -135,7 +179,7 @@ def replay_config(settings: TrainSettings) -> ColdStartConfig:
         teacher_options={"think": ""},
         turns=1,
         balance="none",
-        seed=cold.seed + _REPLAY_SEED,
+        seed=(cold.seed + _REPLAY_SEED) % (MAX_SEED + 1),
     )
 
 
@@ -151,31 +195,32 @@ def sft_config(settings: TrainSettings, model: str, transcripts: Path, episodes:
     """
     from agile_gym.learner.supervised import SFTConfig
 
-    sft = settings.sft
-    given = {key: value for key, value in sft.items() if key not in _SFT_ONLY}
-    steps = math.ceil(sft["epochs"] * episodes / sft["batch_size"])
-    given.setdefault("lr_total_steps", max(1, steps))
-    given.setdefault("lr_warmup_steps", round(sft["lr_warmup_share"] * steps))
-    for name in ("max_new_tokens", "rollout_batch", "temperature", "window", "micro_batch_tokens"):
-        if name in settings.grpo:
-            given.setdefault(name, settings.grpo[name])
-    config = _shared(SFTConfig(), settings, model).training(**given)
-    if sft["freeze"] is not None:
-        config.vlm(freeze=sft["freeze"])
-    return config.supervise(
-        transcripts=transcripts,
-        batch_size=sft["batch_size"],
-        replay=replay,
-        replay_size=sft["replay_size"],
-        skip_mistakes=sft["skip_mistakes"],
-        max_tokens=sft["max_tokens"],
-    )
+    own = own_settings(settings, "sft")
+    supervised = {name for name in inspect.signature(SFTConfig.supervise).parameters if name in settings.sft}
+    config = _shared(SFTConfig(), settings, model)
+    config.training(**{name: settings.grpo[name] for name in _AS_IN_GRPO if name in settings.grpo})
+    _training(config, settings.sft, {*own, *supervised})
+    config.supervise(transcripts=transcripts, replay=replay, **{name: settings.sft[name] for name in supervised})
+    if own["freeze"] is not None:
+        config.vlm(freeze=own["freeze"])
+    config.check_values()
+    steps = sft_steps(settings, config, episodes)
+    if config.lr_total_steps is None:
+        config.lr_total_steps = max(1, steps)
+    if "lr_warmup_steps" not in settings.sft:
+        config.lr_warmup_steps = round(own["lr_warmup_share"] * steps)
+    return config
 
 
-def sft_iterations(settings: TrainSettings, episodes: int) -> int:
-    """Return the number of iterations of supervised training."""
-    steps = math.ceil(settings.sft["epochs"] * episodes / settings.sft["batch_size"])
-    return math.ceil(steps / settings.sft.get("num_minibatches", 1))
+def sft_steps(settings: TrainSettings, config: Any, episodes: int) -> int:  # noqa: ANN401 -- an SFTConfig
+    """Return the number of steps of supervised training, of which an iteration takes ``num_minibatches``.
+
+    Args:
+        settings: The settings.
+        config: The configuration of this stage that follows from them.
+        episodes: Number of episodes of the cold start.
+    """
+    return math.ceil(settings.sft["epochs"] * episodes / config.batch_size)
 
 
 def evaluation_plan(settings: TrainSettings, model: str) -> EvaluationPlan:
@@ -187,7 +232,7 @@ def evaluation_plan(settings: TrainSettings, model: str) -> EvaluationPlan:
     """
     options = environment_options(settings, test=True)
     images = options.pop("images")
-    own_grid, own_level = options.pop("grid", 2), options.pop("level", 0)
+    own_grid, own_level = options.pop("grid", JigsawConfig.grid), options.pop("level", JigsawConfig.level)
     levels: dict[str, set[int]] = {}
     for task in tasks_of(settings):
         grid: Any = own_grid if task.grid is None else task.grid
@@ -198,13 +243,11 @@ def evaluation_plan(settings: TrainSettings, model: str) -> EvaluationPlan:
     count = settings.evaluation["episodes"]
     total = sum(map(len, levels.values()))
     entries = [SuiteEntry(grid, tuple(sorted(chosen)), max(1, count // total)) for grid, chosen in levels.items()]
-    grpo = settings.grpo
-    chosen: dict[str, Any] = {"temperature": 0.0}
-    for name in ("max_new_tokens", "window"):
-        if is_whole(grpo.get(name), 10**9):
-            chosen[name] = grpo[name]
-    if settings.model.get("system") is not None:
-        chosen["system"] = settings.model["system"]
+    grpo = grpo_config(settings, model)
+    chosen: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": grpo.max_new_tokens}
+    for name, value in (("window", grpo.window), ("system", model_options(settings).system)):
+        if value is not None:
+            chosen[name] = value
     return EvaluationPlan(
         policy=f"hf:{model}",
         entries=entries,

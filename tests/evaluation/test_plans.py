@@ -65,9 +65,9 @@ def test_bad_entries_are_refused(entry):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"seed": -1}, "a seed of 0 or more"),
-        ({"entries": ()}, "at least one entry"),
-        ({"samples": 0}, "1 to 10,000 samples"),
+        ({"seed": -1}, "up to 2,147,483,647"),
+        ({"entries": ()}, "at least one grid"),
+        ({"samples": 0}, "from 1 to 10,000"),
         ({"entries": (SuiteEntry("2x2"), SuiteEntry("2x2", (1,), 5))}, "2x2 L1: named more than once"),
         ({"options": {"grid": 3}}, "use grids"),
     ],

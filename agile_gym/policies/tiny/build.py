@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agile_gym.arguments import require_seed
 from agile_gym.errors import ConfigurationError, import_optional
 from agile_gym.policies.tiny.tokenizer import CONTEXT, build_tokenizer
 from agile_gym.policies.tiny.words import BOS, END, IMAGE, PAD
@@ -100,16 +101,17 @@ def build_tiny(
     needs at one turn of a 2x2 jigsaw is then some twenty tokens.
 
     Args:
-        seed: Seed of the weights.
+        seed: Seed of the weights, 0 to `agile_gym.arguments.MAX_SEED`.
         sizes: The sizes; by default some three million parameters.
 
     Returns:
         The model in float32, in evaluation mode, and its processor.
 
     Raises:
-        ConfigurationError: If a size is not allowed.
+        ConfigurationError: If a size or the seed is not allowed.
         MissingDependencyError: If torch or transformers is not installed.
     """
+    seed = require_seed(seed)
     torch: Any = import_optional("torch", extra="vlm", purpose="build the tiny model")
     transformers: Any = import_optional("transformers", extra="vlm", purpose="build the tiny model")
     sizes = sizes or TinySizes()
@@ -157,14 +159,14 @@ def save_tiny(path: str | Path, seed: int = 0, *, sizes: TinySizes | None = None
 
     Args:
         path: Where to write; made if it does not exist.
-        seed: Seed of the weights.
+        seed: Seed of the weights, 0 to `agile_gym.arguments.MAX_SEED`.
         sizes: The sizes.
 
     Returns:
         The path, for ``AutoModelForImageTextToText.from_pretrained`` and ``AutoProcessor.from_pretrained``.
 
     Raises:
-        ConfigurationError: If a size is not allowed.
+        ConfigurationError: If a size or the seed is not allowed.
         MissingDependencyError: If torch or transformers is not installed.
     """
     target = Path(path)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from agile_gym.errors import ConfigurationError
+from agile_gym.arguments import check_fields, is_number, is_whole, require, require_seed
 
 __all__ = ["EyesConfig", "EyesProgress", "Stage"]
 
 Stage = Literal["matching", "answers"]
+_MOST = 10**6
+_PIECES = 26
+"""Most pieces of a puzzle: the model's words have as many names."""
+_TURNS = 32
 
 
 @dataclass(frozen=True)
@@ -64,23 +68,28 @@ class EyesConfig:
         Raises:
             ConfigurationError: If one is out of range.
         """
-        for name in ("seed", "matching_steps", "steps", "warmup", "thought", "few"):
+        check_fields(self)
+        require_seed(self.seed)
+        object.__setattr__(self, "grids", tuple((rows, cols) for rows, cols in self.grids))
+        object.__setattr__(self, "turns", (self.turns[0], self.turns[1]))
+        for name in ("matching_steps", "steps", "warmup", "thought", "few"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 0:
-                raise ConfigurationError(f"{name}={value!r} must be a whole number, 0 or more.")
+            require(value == 0 or is_whole(value, _MOST), name, value, f"a whole number from 0 to {_MOST:,}")
         for name in ("matching_batch", "batch"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ConfigurationError(f"{name}={value!r} must be a whole number, 1 or more.")
+            require(is_whole(value, _MOST), name, value, f"a whole number from 1 to {_MOST:,}")
         for name in ("matching_lr", "lr", "vision_lr"):
-            if not getattr(self, name) > 0:
-                raise ConfigurationError(f"{name}={getattr(self, name)!r} must be above 0.")
-        if not self.grids:
-            raise ConfigurationError("grids=() must hold one grid or more, such as ((2, 2),).")
-        if not 1 <= self.turns[0] <= self.turns[1]:
-            raise ConfigurationError(f"turns={self.turns!r} must be a range such as (1, 8).")
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise ConfigurationError(f"precision={self.precision!r} must be 'auto', 'float32' or 'bfloat16'.")
+            value = getattr(self, name)
+            require(is_number(value, 1e-30, 100), name, value, "a number above 0, up to 100")
+        for name in ("matching_weight", "weight_decay"):
+            value = getattr(self, name)
+            require(is_number(value, 0, 1e6), name, value, "a number of at least 0")
+        require(bool(self.grids), "grids", self.grids, "one grid or more, such as [[2, 2]]")
+        for rows, cols in self.grids:
+            fits = rows >= 1 and cols >= 1 and 2 <= rows * cols <= _PIECES
+            require(fits, "grids", self.grids, f"grids of 2 to {_PIECES} pieces, such as [[2, 2], [2, 3]]")
+        low, high = self.turns
+        require(1 <= low <= high <= _TURNS, "turns", self.turns, f"a range from 1 to {_TURNS}, such as [1, 8]")
 
 
 @dataclass(frozen=True)

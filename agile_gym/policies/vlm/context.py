@@ -16,7 +16,10 @@ from agile_gym.rollout.transcript import Segment
 if TYPE_CHECKING:
     from agile_gym.policies.vlm.cache import KeyValues
 
-__all__ = ["Context", "Part"]
+__all__ = ["MAX_WINDOW", "Context", "Part"]
+
+MAX_WINDOW = 1000
+"""Largest number of images of feedback that a window keeps."""
 
 
 @dataclass(eq=False)

@@ -1,0 +1,142 @@
+# pyright: reportUnknownMemberType=false
+# The types of torch are incomplete.
+"""The machines that a run is spread over: whether they answer, and whether they can hold its processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from agile_gym.errors import ConfigurationError
+from agile_gym.learner.resources import actor_needs, check_fits
+from agile_gym.terminal import one_line
+from agile_gym.training.settings import TrainSettings, naming
+
+__all__ = ["check_machines", "cluster_address"]
+
+CONNECT_SECONDS = 5.0
+"""How long a machine may take to accept a connection."""
+ANSWER_SECONDS = 30.0
+"""How long a cluster may take to list its machines, the start of a process with Ray included."""
+_FORMS = "give 'auto' on a machine of the cluster, HOST:PORT (6379 unless set otherwise), or leave it out"
+_SETTINGS = {
+    "runner": "cpus_per_runner = {:g}",
+    "evaluation runner": "cpus_per_runner = {:g}",
+    "learner": "cpus_per_learner = {:g}",
+}
+_PROBE = """
+import json, sys, ray
+try:
+    ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+    told = {"nodes": [node["Resources"] for node in ray.nodes() if node["Alive"]]}
+except BaseException as error:
+    told = {"error": str(error) or type(error).__name__}
+print("\\n" + json.dumps(told), flush=True)
+"""
+"""Run in a process of its own: Ray waits for some servers for minutes, and ends the process at others."""
+
+
+def cluster_address(settings: TrainSettings) -> str | None:
+    """Return the address of the Ray cluster that a run is to use; None where one is started on this machine."""
+    address = settings.resources["address"] or os.environ.get("RAY_ADDRESS") or None
+    return None if address == "local" else address
+
+
+def check_machines(settings: TrainSettings, config: Any) -> None:  # noqa: ANN401 -- an AlgorithmConfig
+    """Check that the cluster answers, and that there are the CPUs and GPUs that processes are to have.
+
+    Args:
+        settings: The settings.
+        config: The configuration of GRPO that follows from them.
+
+    Raises:
+        ConfigurationError: If not.
+    """
+    address = cluster_address(settings)
+    nodes = [_this_machine()] if address is None else _ask(address, settings)
+    resources = settings.resources
+    if resources["gpus_per_learner"] and not resources["learners"] and not _this_machine()["GPU"]:
+        raise ConfigurationError(
+            f"[resources] gpus_per_learner = {resources['gpus_per_learner']:g} with learners = 0: the learner runs in "
+            "this process, where torch finds no GPU. Set gpus_per_learner = 0, or learners = 1 to send it to a machine "
+            "with a GPU."
+        )
+    if config.check_resources:
+        needs = [replace(need, setting=_SETTINGS[need.kind]) for need in actor_needs(config)]
+        with naming("resources"):
+            check_fits(
+                needs,
+                nodes,
+                gpu_settings="gpus_per_runner and gpus_per_learner",
+                more="or add machines to the cluster",
+                growing="[grpo] check_resources = false",
+            )
+
+
+def _this_machine() -> dict[str, float]:
+    """Return what a Ray that is started here has: a run lets it count as many CPUs as processes are to have."""
+    import torch
+
+    return {"CPU": float("inf"), "GPU": float(torch.cuda.device_count())}
+
+
+def _ask(address: str, settings: TrainSettings) -> list[Mapping[str, float]]:
+    """Return the resources of each machine of a cluster."""
+    origin = f"[resources] address = {address!r}"
+    if settings.resources["address"] is None:
+        origin = f"RAY_ADDRESS={address!r} (in the environment)"
+    if address != "auto":
+        _connect(address, origin)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PROBE, address],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        told, log = process.communicate(timeout=ANSWER_SECONDS)
+    except BaseException as error:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
+        raise ConfigurationError(
+            f"{origin}: there is no Ray cluster that answers within {ANSWER_SECONDS:g} seconds; something else may "
+            f"listen on this port. Start Ray there with 'ray start --head', or {_FORMS}."
+        ) from None
+    lines = told.strip().splitlines()
+    reply: dict[str, Any] = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
+    if "nodes" not in reply:
+        reason = one_line(str(reply.get("error", f"Ray ended with status {process.returncode}")), 300).rstrip(".")
+        if "Unauthenticated" in log:
+            reason = "it asks for its token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN unless ~/.ray/auth_token is it"
+        raise ConfigurationError(f"{origin}: there is no Ray cluster to connect to ({reason}). Or {_FORMS}.")
+    return reply["nodes"]
+
+
+def _connect(address: str, origin: str) -> None:
+    """Check that an address has the right form, and that something listens there."""
+    if address.startswith("ray://"):
+        raise ConfigurationError(
+            f"{origin} is one of Ray's client, which a run does not support; {_FORMS}. 'ray job submit' starts a run "
+            "from outside."
+        )
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@?]+):(\d{1,5})", address)
+    if match is None or not 1 <= int(match[2]) <= 65535:
+        raise ConfigurationError(f"{origin} is not the address of a Ray cluster; {_FORMS}.")
+    try:
+        socket.create_connection((match[1].strip("[]"), int(match[2])), timeout=CONNECT_SECONDS).close()
+    except (OSError, UnicodeError) as error:
+        reason = f"no answer in {CONNECT_SECONDS:g} seconds" if isinstance(error, TimeoutError) else str(error)
+        raise ConfigurationError(
+            f"{origin}: nothing listens there ({reason}). Start Ray there with 'ray start --head', or {_FORMS}."
+        ) from error
