@@ -15,7 +15,7 @@ from agile_gym.commands.plan import add_plan_command
 from agile_gym.commands.tiny import add_tiny_command
 from agile_gym.commands.train import add_train_command
 from agile_gym.commands.view import add_view_command
-from agile_gym.errors import AgileGymError, ConfigurationError
+from agile_gym.errors import AgileGymError, ConfigurationError, explain_os_error, reason_of
 from agile_gym.terminal import one_line, show_all_characters
 
 __all__ = ["main"]
@@ -33,16 +33,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show_all_characters()
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
+        status: int = options.run(options)
+        sys.stdout.flush()  # a full disk shows here, not when the process ends
     except (AgileGymError, OSError) as error:
-        if isinstance(error, BrokenPipeError):  # the reader, such as head, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        print(f"agile-gym: {one_line(str(error))}", file=sys.stderr)
+        text = explain_os_error(error) if isinstance(error, OSError) else str(error)
+        if isinstance(error, OSError) and not _is_standard_output_well():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not tried again
+            if isinstance(error, BrokenPipeError):  # the reader, such as head, has seen enough
+                return 0
+            text = f"The output cannot be written: {reason_of(error)}."
+        print(f"agile-gym: {one_line(text)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nagile-gym: interrupted", file=sys.stderr)
         return 130
+    return status
+
+
+def _is_standard_output_well() -> bool:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return False
+    return True
 
 
 def _parser() -> argparse.ArgumentParser:
