@@ -37,10 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # a full disk shows here, not when the process ends
     except (AgileGymError, OSError) as error:
         text = explain_os_error(error) if isinstance(error, OSError) else str(error)
-        if isinstance(error, OSError) and not _is_standard_output_well():
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not tried again
-            if isinstance(error, BrokenPipeError):  # the reader, such as head, has seen enough
-                return 0
+        if isinstance(error, BrokenPipeError):  # the reader, such as head, has seen enough
+            _drop_standard_output()
+            return 0
+        if isinstance(error, OSError) and error.filename is None and not _is_standard_output_well():
+            _drop_standard_output()
             text = f"The output cannot be written: {reason_of(error)}."
         print(f"agile-gym: {one_line(text)}", file=sys.stderr)
         return 1
@@ -56,6 +57,11 @@ def _is_standard_output_well() -> bool:
     except OSError:
         return False
     return True
+
+
+def _drop_standard_output() -> None:
+    """Let what is left of the output go nowhere, so that it is not tried again when the process ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,6 +16,7 @@ from agile_gym.errors import AgileGymError, ConfigurationError, error_number, im
 
 __all__ = ["filling", "import_pyarrow", "is_left_over", "replacing", "sweep", "write_rows", "write_text"]
 
+_DEVICES = (("/", "dev"), ("/", "dev", "fd"))
 _TEMPORARY = re.compile(r"\..+-(\d{1,10})\.new", re.DOTALL)
 
 GROUP_BYTES = 4 * 1024 * 1024
@@ -27,24 +28,23 @@ def replacing(path: Path) -> Generator[Path, None, None]:
     """Give the path of a new file beside another one, which it replaces at the end of the ``with`` block.
 
     If the block raises, the new file is removed and the other one stays as it was. What a process that was killed has
-    left of the same file is removed. Of a link, the file that it leads to is replaced.
+    left of the same file is removed. A link is replaced itself, not what it leads to.
 
     Raises:
         ConfigurationError: If something other than a file is there: a device or a pipe would be replaced, too.
         OSError: If the file cannot be written; it names the file.
     """
-    target = path.resolve() if path.is_symlink() else path
     with _naming(path):
-        if target.is_dir():
+        if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if target.exists() and not target.is_file():
+        if (path.exists() and not path.is_file()) or path.parent.resolve().parts in _DEVICES:
             raise ConfigurationError(f"{path} is a device or a pipe, and cannot be replaced. Give the name of a file.")
-        sweep(target.parent, target.name)
-        temporary = _beside(target)
+        sweep(path.parent, path.name)
+        temporary = _beside(path)
         temporary.unlink(missing_ok=True)  # what has this name may be a link to somewhere else
         try:
             yield temporary
-            os.replace(temporary, target)
+            os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

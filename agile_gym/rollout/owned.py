@@ -142,7 +142,7 @@ def clear_folder(folder: Path, known: Known, what: str) -> None:
 
 
 def check_replaceable(path: Path, is_own: Callable[[bytes], bool], what: str) -> None:
-    """Check that a file that a command is about to replace is one that it wrote: missing, empty, or known by its head.
+    """Check that a file that a command is about to replace is one that it wrote: missing, empty, a link, or known.
 
     Args:
         path: The file.
@@ -153,7 +153,7 @@ def check_replaceable(path: Path, is_own: Callable[[bytes], bool], what: str) ->
         ConfigurationError: If it is anything else.
     """
     try:
-        if not path.exists():
+        if path.is_symlink() or not path.exists():  # a link is replaced itself
             return
         if not path.is_file():
             raise ConfigurationError(f"{path} is not a file, and cannot be replaced. Give the name of a file.")
