@@ -34,6 +34,7 @@ class Boards:
         self._writers: dict[str, Any] = {}
         self._flushed = time.monotonic()
         try:
+            importlib.import_module("tensorboardX")
             self._events: Any = importlib.import_module("tensorboardX.event_file_writer")
             self._protocol: Any = importlib.import_module("tensorboardX.proto.event_pb2")
             self._summary: Any = importlib.import_module("tensorboardX.summary")

@@ -83,7 +83,7 @@ def _is_page(path: Path) -> bool:
 
 
 class RunFolder:
-    """The folder of a run, which this process alone works in as long as this object lives.
+    """The folder of a run, which this process alone works in, until it ends or `close` is called.
 
     Attributes:
         path: The folder.
@@ -113,11 +113,18 @@ class RunFolder:
             self._lock = Lock(
                 path, f"Another process is training in {path}. Wait for it to end, or give another --output."
             )
+        except OSError as error:
+            raise _not_writable(path, error) from error
+        try:
             self._there = self._take(resume=resume, overwrite=overwrite)
             if not read_mark(path, KIND):
                 write_mark(path, KIND)
         except OSError as error:
+            self.close()
             raise _not_writable(path, error) from error
+        except BaseException:
+            self.close()
+            raise
 
     def _take(self, *, resume: bool, overwrite: bool) -> TrainSettings | None:
         """Return the settings of the run that is gone on with."""
@@ -171,6 +178,10 @@ class RunFolder:
                 self._write_state()
         except OSError as error:
             raise _not_writable(self.path, error) from error
+
+    def close(self) -> None:
+        """Let other processes work in the folder."""
+        self._lock.let_go()
 
     def is_done(self, stage: str) -> bool:
         """Tell whether a stage is done."""

@@ -87,7 +87,11 @@ class TrainingRun:
         check_output(self.folder, self.settings.images["train"])
         check_output(self.folder, self.settings.images["test"])
         place = RunFolder(self.folder, resume=resume, overwrite=overwrite)
-        place.begin(self.settings, stages.content_of(self.settings))
+        try:
+            place.begin(self.settings, stages.content_of(self.settings))
+        except BaseException:
+            place.close()
+            raise
         self._place = place
 
     def _is_done(self, stage: str) -> bool:

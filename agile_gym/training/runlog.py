@@ -76,13 +76,14 @@ class RunLog:
     def _recover(self) -> list[Record]:
         """Read the records, and cut a torn last line off the file."""
         records, size = _read(self._path)
+        torn = self._path.exists() and self._path.stat().st_size > size
         rows = _count_rows(self.folder / TABLE)
-        if rows > len(records):
+        if rows > len(records) + torn:
             raise ConfigurationError(
                 f"{self._path} has lost records: it holds {len(records):,}, and {self.folder / TABLE} {rows:,}, which "
                 "would be replaced. Restore it from a copy; or move that table away to go on without them."
             )
-        if self._path.exists() and self._path.stat().st_size > size:
+        if torn:
             with self._path.open("r+b") as file:
                 file.truncate(size)
         return records
