@@ -20,7 +20,7 @@ from agile_gym.evaluation.workers import MAX_WORKERS, play_in_workers
 from agile_gym.fingerprints import adopt_paths, fingerprints
 from agile_gym.policies.base import Policy, as_policy, make_policy
 from agile_gym.rollout.files import write_text
-from agile_gym.rollout.owned import check_output, check_replaceable
+from agile_gym.rollout.owned import check_replaceable
 from agile_gym.rollout.reading import read_headers
 from agile_gym.rollout.store import TranscriptWriter
 from agile_gym.rollout.transcript import Transcript
@@ -88,8 +88,8 @@ def make_cold_start(
     prepared, quotas = prepare(config)
     filters = Filters(quotas, distinct_texts=config.wants_distinct_texts, allow_errors=config.allow_errors)
     folder = Path(output)
-    check_output(folder, config.images)
-    check_replaceable(folder / MANIFEST, _is_manifest, "what agile-gym coldstart wrote")
+    if not resume:
+        check_replaceable(folder / MANIFEST, _is_manifest, "what agile-gym coldstart wrote")
     plain = config.to_json()
     settings = {"config": plain, "photographs": prepared.photographs(), "content": fingerprints(plain)}
     if resume:

@@ -72,7 +72,7 @@ def _eval(options: argparse.Namespace) -> int:
     from agile_gym.evaluation.session import Session
     from agile_gym.evaluation.tables import format_cost, format_tables
     from agile_gym.rollout.files import replacing
-    from agile_gym.rollout.owned import GENERATOR, check_replaceable, is_generated
+    from agile_gym.rollout.owned import GENERATOR, check_output, check_replaceable, is_generated
 
     output: Path = options.output
     _check_numbers(options)
@@ -84,6 +84,8 @@ def _eval(options: argparse.Namespace) -> int:
         require_matplotlib()
         check_replaceable(output.with_suffix(".png"), is_generated, "a picture of agile-gym eval")
     plan = _plan(options)
+    if options.plots:
+        check_output(output.with_suffix(".png"), plan.images, "The picture of --plots:")
     policy = _policy(plan, options.workers)
     prepared = prepare_plan(plan)
     training = _training_images(options.training_images)

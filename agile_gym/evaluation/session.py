@@ -15,7 +15,7 @@ from agile_gym.evaluation.results import EpisodeResult
 from agile_gym.evaluation.run import PreparedPlan, play_tasks
 from agile_gym.evaluation.workers import play_in_workers
 from agile_gym.policies.base import Policy
-from agile_gym.rollout.owned import check_output, check_replaceable
+from agile_gym.rollout.owned import check_replaceable
 from agile_gym.rollout.store import TranscriptWriter, check_own_transcripts
 
 __all__ = ["Session"]
@@ -54,8 +54,7 @@ class Session:
 
         Raises:
             ConfigurationError: If there are episodes and neither is asked for, or they cannot be resumed; if a file
-                would be replaced that no evaluation wrote, or the output is in the folder of the photographs; then the
-                files are as they were.
+                would be replaced that no evaluation wrote; then the files are as they were.
             TranscriptError: If the transcripts that are there are damaged.
         """
         self.plan: EvaluationPlan = prepared.plan
@@ -64,7 +63,6 @@ class Session:
         self._keep = keep
         self._writer: TranscriptWriter | None = None
         journal = output.with_suffix(".jsonl")
-        check_output(output, self.plan.images)
         check_replaceable(output, is_report, "a file of results of agile-gym eval")
         if output.exists() and not journal.exists() and not overwrite:
             raise ConfigurationError(

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agile_gym.errors import TranscriptError
+from agile_gym.images.folder import EPISODES
 from agile_gym.rollout.fields import RecordProblem
 from agile_gym.rollout.records import MAX_LINE, parse_record
 
 __all__ = ["EPISODES", "StoredLine", "read_line", "read_lines"]
-
-EPISODES = "episodes.jsonl"
-"""Name of the file."""
 
 
 class StoredLine(NamedTuple):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from agile_gym.errors import ConfigurationError, reason_of
+from agile_gym.images.folder import MARK
 from agile_gym.rollout.files import is_left_over, write_text
 
 __all__ = [
@@ -30,8 +31,6 @@ __all__ = [
     "write_mark",
 ]
 
-MARK = "agile-gym.json"
-"""Name of the file that marks a folder."""
 GENERATOR = "agile_gym"
 """What pages and pictures name as the program that wrote them."""
 _FORMAT = 1

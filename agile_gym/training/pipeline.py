@@ -21,7 +21,6 @@ from agile_gym.evaluation import prepare_plan, write_report
 from agile_gym.evaluation.session import Session
 from agile_gym.learner.model import TINY
 from agile_gym.policies.base import make_policy
-from agile_gym.rollout.owned import check_output
 from agile_gym.training import stages
 from agile_gym.training.alarms import alarms
 from agile_gym.training.console import LiveTable
@@ -84,8 +83,6 @@ class TrainingRun:
         self._open(resume=resume, overwrite=overwrite)
 
     def _open(self, *, resume: bool, overwrite: bool) -> None:
-        check_output(self.folder, self.settings.images["train"])
-        check_output(self.folder, self.settings.images["test"])
         place = RunFolder(self.folder, resume=resume, overwrite=overwrite)
         try:
             place.begin(self.settings, stages.content_of(self.settings))

@@ -156,7 +156,10 @@ def test_places_that_are_no_folders_of_runs(tmp_path, monkeypatch):
         with pytest.raises(ConfigurationError, match="is not a folder for a run alone"):
             RunFolder(place, overwrite=True)
     (tmp_path / "file").write_text("mine")
-    for place, match in ((tmp_path / "file", "is not a folder"), (tmp_path / "file" / "run", "is a file, not a folder")):
+    for place, match in (
+        (tmp_path / "file", "is not a folder"),
+        (tmp_path / "file" / "run", "is a file, not a folder"),
+    ):
         with pytest.raises(ConfigurationError, match=match):
             RunFolder(place)
     with pytest.raises(ConfigurationError, match="name is too long"):
