@@ -15,10 +15,12 @@ from agile_gym.commands.plan import add_plan_command
 from agile_gym.commands.tiny import add_tiny_command
 from agile_gym.commands.train import add_train_command
 from agile_gym.commands.view import add_view_command
-from agile_gym.errors import AgileGymError, ConfigurationError, explain_os_error, reason_of
+from agile_gym.errors import AgileGymError, ConfigurationError, explain_os_error
 from agile_gym.terminal import one_line, show_all_characters
 
 __all__ = ["main"]
+
+_OUTPUT = "The output"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,15 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
-        sys.stdout.flush()  # a full disk shows here, not when the process ends
+        _flush_output()  # a full disk shows here, not when the process ends
     except (AgileGymError, OSError) as error:
         text = explain_os_error(error) if isinstance(error, OSError) else str(error)
         if isinstance(error, BrokenPipeError):  # the reader, such as head, has seen enough
             _drop_standard_output()
             return 0
-        if isinstance(error, OSError) and error.filename is None and not _is_standard_output_well():
+        if isinstance(error, OSError) and error.filename in (None, _OUTPUT):
             _drop_standard_output()
-            text = f"The output cannot be written: {reason_of(error)}."
         print(f"agile-gym: {one_line(text)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -51,12 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _is_standard_output_well() -> bool:
+def _flush_output() -> None:
     try:
         sys.stdout.flush()
-    except OSError:
-        return False
-    return True
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, _OUTPUT) from error
 
 
 def _drop_standard_output() -> None:

@@ -159,7 +159,8 @@ def explain_os_error(error: OSError) -> str:
     if error_number(error) is None:
         return f"{reason_of(error)}."
     name = error.filename2 or error.filename
-    what = "A file" if name is None else os.fsdecode(name) if isinstance(name, str | bytes) else str(name)
+    given = "A file, or the output," if name is None else name
+    what = os.fsdecode(given) if isinstance(given, str | bytes) else str(given)
     missing = error_number(error) == errno.ENOENT
     advice = "Check the path." if missing else "Mend that, or give another place."
     return f"{what} cannot be {'found' if missing else 'read or written'}: {reason_of(error)}. {advice}"

@@ -317,7 +317,7 @@ def test_an_evaluation_goes_on_where_photographs_model_and_prompt_have_moved(tmp
         Session(prepare_plan(plan("b")), output, resume=True)
     (tmp_path / "b" / "model" / "model.safetensors").write_bytes(b"w" * 3_000_000)
     Image.effect_noise((60, 60), 80).save(tmp_path / "b" / "photos" / "more.png")
-    with pytest.raises(ConfigurationError, match="photographs|images"):
+    with pytest.raises(ConfigurationError, match=r"photographs|images"):
         Session(prepare_plan(plan("b")), output, resume=True)
     assert output.with_suffix(".jsonl").read_bytes() == before
 

@@ -120,7 +120,7 @@ def test_the_advice_names_the_newest_whole_one_that_is_there(tmp_path, name):
     damage(path)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / MANIFEST).write_text("[]")
-    with pytest.raises(ConfigurationError, match="is damaged: state.pkl") as caught:
+    with pytest.raises(ConfigurationError, match=r"is damaged: state\.pkl") as caught:
         check_checkpoint(path)
     if name is None:
         assert "There is no other whole one" in str(caught.value)
@@ -136,7 +136,7 @@ def test_a_checkpoint_of_another_version(tmp_path, version):
     replace_checkpoint(path, writer("a"))
     manifest = json.loads((path / MANIFEST).read_text())
     (path / MANIFEST).write_text(json.dumps({**manifest, "version": version}))
-    with pytest.raises(ConfigurationError, match="has the version .* reads 1"):
+    with pytest.raises(ConfigurationError, match=r"has the version .* reads 1"):
         check_checkpoint(path)
 
 

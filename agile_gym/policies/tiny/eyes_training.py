@@ -129,7 +129,9 @@ class EyesTraining:
             ConfigurationError: If it is that of a training with another configuration.
             StateError: If it is damaged.
         """
-        if state.get("config") != _as_text(self._config) and isinstance(state.get("config"), str):
+        if not isinstance(state.get("config"), str):
+            raise StateError("its settings are missing")
+        if state["config"] != _as_text(self._config):
             raise ConfigurationError(
                 f"The training to go on with has other settings: {state['config']}, not {_as_text(self._config)}. Give "
                 "the same ones, or begin anew."
