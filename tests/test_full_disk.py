@@ -19,29 +19,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the mounts and 
 PLAY = ["--episodes", "12", "--grid", "2", "--levels", "0", "--option", "image_size=64", "--keep", "all"]
 
 
-class Disk:
-    """A small disk of its own."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def resize(self, size):
-        subprocess.run(["mount", "-o", f"remount,size={size}", str(self.path)], check=True, capture_output=True)
-
-
-@pytest.fixture
-def disk(tmp_path):
-    path = tmp_path / "disk"
-    path.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(path)], check=False, capture_output=True
-    )
-    if done.returncode:
-        pytest.skip("no file system can be mounted here")
-    yield Disk(path)
-    subprocess.run(["umount", "-l", str(path)], check=True, capture_output=True)
-
-
 @pytest.fixture(scope="module")
 def played(tmp_path_factory):
     """An evaluation with its transcripts."""

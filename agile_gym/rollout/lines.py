@@ -64,7 +64,9 @@ def read_lines(path: Path) -> Iterator[StoredLine]:
                     yield StoredLine(record, number, offset, len(data), whole)
                 offset += len(data)
     except OSError as error:
-        raise TranscriptError(f"{path} cannot be read: {reason_of(error)}. Give a folder or a file of transcripts.") from error
+        raise TranscriptError(
+            f"{path} cannot be read: {reason_of(error)}. Give a folder or a file of transcripts."
+        ) from error
 
 
 def read_line(path: Path, number: int, offset: int, length: int, name: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from agile_gym.errors import ConfigurationError  # noqa: E402
+from agile_gym.errors import ConfigurationError, explain_os_error  # noqa: E402
 from agile_gym.images import open_images  # noqa: E402
 from agile_gym.policies.tiny.eyes import EyesConfig  # noqa: E402
 from agile_gym.training.eyes_stage import run_eyes  # noqa: E402
@@ -122,3 +122,15 @@ def stopped(tmp_path_factory):
     with pytest.raises(KeyboardInterrupt):
         run_eyes(folder, open_images(), EyesConfig(**CONFIG), lambda done: None, stop)
     return folder
+
+
+@pytest.mark.parametrize("size", ["100k", "5m", "17m", "45m"])
+def test_a_full_disk_is_told_and_the_training_goes_on_when_there_is_room(disk, size):
+    disk.resize(size)
+    with pytest.raises(OSError, match=r"(checkpoint\.pt|eyes/model)'?$") as caught:
+        play(disk.path / "eyes")
+    assert "the disk is full" in explain_os_error(caught.value)
+    assert not list(disk.path.rglob("*.new"))
+    disk.resize("400m")
+    play(disk.path / "eyes")
+    assert (disk.path / "eyes" / "model" / "model.safetensors").exists()

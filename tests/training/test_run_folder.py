@@ -314,3 +314,31 @@ def test_the_command_refuses_a_project_that_has_its_own_settings(tmp_path):
         assert result.stderr.count("\n") == 1
         assert "holds main.py, settings.toml" in result.stderr
         assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("size", ["4k", "8k", "12k"])
+def test_a_full_disk_leaves_a_run_that_is_gone_on_with(disk, settings, size):
+    disk.resize(size)
+    folder = disk.path / "run"
+    (disk.path / "filler").write_bytes(b"x" * (int(size[:-1]) - 4) * 1024)
+    with pytest.raises(ConfigurationError, match=r"cannot be written: .*the disk is full"):
+        begin(folder, settings)
+    assert not list(disk.path.rglob("*.new"))
+    disk.resize("1m")
+    begin(folder, settings, overwrite=(folder / "settings.toml").exists())
+    assert read_run_settings(folder) == settings
+
+
+@pytest.mark.parametrize("room", [0, 1, 2])
+def test_a_stage_that_cannot_be_written_down_leaves_the_state_whole(disk, settings, room):
+    folder = disk.path / "run"
+    place = begin(folder, settings)
+    used = sum(-(-path.stat().st_size // 4096) for path in folder.iterdir())
+    disk.resize(f"{4 * used}k")
+    with pytest.raises(OSError, match=r"state\.json"):
+        place.finish("eyes")
+    assert json.loads((folder / "state.json").read_text())["done"] == []
+    disk.resize("1m")
+    again = begin(folder, settings, resume=True)
+    again.finish("eyes")
+    assert begin(folder, settings, resume=True).done == ["eyes"]

@@ -285,3 +285,22 @@ def test_tensorboards_folder_loses_nothing_of_others(tmp_path):
         log.truncate_after("sft", 0)
     assert mine.read_text() == "mine"
     assert [path.name for path in mine.parent.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("size", ["4k", "8k", "20k"])
+@pytest.mark.parametrize("tensorboard", [False, True])
+def test_a_full_disk_costs_no_record_that_was_written(disk, size, tensorboard):
+    disk.resize(size)
+    figures = {f"metric/{number}": number / 7 for number in range(40)}
+    with pytest.raises(OSError, match=r"metrics\.jsonl"), RunLog(disk.path, tensorboard=tensorboard) as log:
+        for number in range(1, 100):
+            log.add("grpo", number, figures)
+    kept = [record["iteration"] for record in read_records(disk.path / "metrics.jsonl")]
+    assert kept == list(range(1, len(kept) + 1))
+    assert (disk.path / "metrics.jsonl").read_bytes().endswith(b"\n" if kept else b"")
+    assert not list(disk.path.rglob("*.new"))
+    disk.resize("2m")
+    with RunLog(disk.path, tensorboard=tensorboard) as log:
+        log.add("grpo", len(kept) + 1, figures)
+    assert len(read_records(disk.path / "metrics.jsonl")) == len(kept) + 1
+    assert (disk.path / "metrics.csv").read_text().count("\n") == len(kept) + 2
