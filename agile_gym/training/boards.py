@@ -6,7 +6,6 @@ import importlib
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +82,14 @@ class Boards:
     def close(self) -> None:
         """Close the files; what is added later begins new ones."""
         for writer in self._writers.values():
-            with suppress(OSError):
+            try:
                 writer.close()
+            except OSError:  # what could not be written is not tried again
+                raw: Any = writer
+                for name in ("_py_recordio_writer", "_writer", "raw"):
+                    raw = getattr(raw, name, None)
+                if raw is not None:
+                    raw.close()
         self._writers = {}
 
     def _give_up(self) -> None:

@@ -292,9 +292,14 @@ def test_tensorboards_folder_loses_nothing_of_others(tmp_path):
 def test_a_full_disk_costs_no_record_that_was_written(disk, size, tensorboard):
     disk.resize(size)
     figures = {f"metric/{number}": number / 7 for number in range(40)}
-    with pytest.raises(OSError, match=r"metrics\.jsonl"), RunLog(disk.path, tensorboard=tensorboard) as log:
-        for number in range(1, 100):
-            log.add("grpo", number, figures)
+
+    def fill():
+        with RunLog(disk.path, tensorboard=tensorboard) as log:
+            for number in range(1, 100):
+                log.add("grpo", number, figures)
+
+    with pytest.raises(OSError, match=r"metrics\.jsonl"):
+        fill()
     kept = [record["iteration"] for record in read_records(disk.path / "metrics.jsonl")]
     assert kept == list(range(1, len(kept) + 1))
     assert (disk.path / "metrics.jsonl").read_bytes().endswith(b"\n" if kept else b"")
