@@ -416,6 +416,17 @@ def test_episodes_that_were_lost_are_not_made_up_for_by_others(tmp_path, stopped
     assert count_episodes(folder) == 8
 
 
+@pytest.mark.parametrize("number", [0, 2, 4])
+def test_an_episode_that_was_lost_after_a_kill_is_missed(tmp_path, stopped, number):
+    folder = shutil.copytree(stopped, tmp_path / "a")
+    manifest = json.loads((folder / "cold_start.json").read_text())
+    (folder / "cold_start.json").write_text(json.dumps({**manifest, "kept": 0, "attempts": 0, "rejected": {}}))
+    lines = (folder / "episodes.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "episodes.jsonl").write_bytes(b"".join(lines[:number] + lines[number + 1 :]))
+    with pytest.raises(ConfigurationError, match="has lost episodes: an episode is missing before"):
+        make(folder, **LOST, resume=True)
+
+
 @pytest.mark.parametrize(
     "content",
     [
