@@ -15,10 +15,12 @@ from agile_gym.commands.plan import add_plan_command
 from agile_gym.commands.tiny import add_tiny_command
 from agile_gym.commands.train import add_train_command
 from agile_gym.commands.view import add_view_command
-from agile_gym.errors import AgileGymError, ConfigurationError
+from agile_gym.errors import AgileGymError, ConfigurationError, explain_os_error
 from agile_gym.terminal import one_line, show_all_characters
 
 __all__ = ["main"]
+
+_OUTPUT = "The output"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,16 +35,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show_all_characters()
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
+        status: int = options.run(options)
+        _flush_output()  # a full disk shows here, not when the process ends
     except (AgileGymError, OSError) as error:
+        text = explain_os_error(error) if isinstance(error, OSError) else str(error)
         if isinstance(error, BrokenPipeError):  # the reader, such as head, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_standard_output()
             return 0
-        print(f"agile-gym: {one_line(str(error))}", file=sys.stderr)
+        if isinstance(error, OSError) and error.filename in (None, _OUTPUT):
+            _drop_standard_output()
+        print(f"agile-gym: {one_line(text)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nagile-gym: interrupted", file=sys.stderr)
         return 130
+    return status
+
+
+def _flush_output() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, _OUTPUT) from error
+
+
+def _drop_standard_output() -> None:
+    """Let what is left of the output go nowhere, so that it is not tried again when the process ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,7 +15,10 @@ What a model writes never raises: it becomes an `agile_gym.actions.ActionError` 
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
+import os
+import re
 from collections.abc import Iterable
 from types import ModuleType
 
@@ -29,8 +32,29 @@ __all__ = [
     "ModelError",
     "TranscriptError",
     "did_you_mean",
+    "error_number",
+    "explain_os_error",
     "import_optional",
+    "reason_of",
 ]
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "the quota of the disk is used up; free some space",
+    errno.EFBIG: "the file would be larger than the system allows",
+    errno.EACCES: "permission is denied",
+    errno.EPERM: "permission is denied",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOENT: "it does not exist",
+    errno.EISDIR: "a folder is there, not a file",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EEXIST: "a file is there, not a folder",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "its links lead in a circle",
+    errno.EMFILE: "too many files are open (ulimit -n)",
+    errno.EIO: "the device reports an error",
+}
+_NUMBER = re.compile(r"(?:os error |errno:? ?)(\d+)", re.IGNORECASE)
 
 
 class AgileGymError(Exception):
@@ -112,3 +136,31 @@ def import_optional(module: str, *, extra: str, purpose: str) -> ModuleType:
         raise MissingDependencyError(
             f"The package {package!r} is needed to {purpose}. Install it with: pip install 'agile-gym[{extra}]'"
         ) from error
+
+
+def error_number(error: BaseException) -> int | None:
+    """Return the system's number of an error, also of one that has it in its text only, as those of Rust have."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    found = _NUMBER.search(str(error))
+    return None if found is None else int(found[1])
+
+
+def reason_of(error: OSError) -> str:
+    """Return why the system refused something, in words that can end a sentence."""
+    number = error_number(error)
+    if number is None:
+        return str(error).rstrip(".") or type(error).__name__
+    return _REASONS.get(number) or os.strerror(number)
+
+
+def explain_os_error(error: OSError) -> str:
+    """Return one line for an error of the system: the file, the reason, and what to try."""
+    if error_number(error) is None:
+        return f"{reason_of(error)}."
+    name = error.filename2 or error.filename
+    given = "A file, or the output," if name is None else name
+    what = os.fsdecode(given) if isinstance(given, str | bytes) else str(given)
+    missing = error_number(error) == errno.ENOENT
+    advice = "Check the path." if missing else "Mend that, or give another place."
+    return f"{what} cannot be {'found' if missing else 'read or written'}: {reason_of(error)}. {advice}"

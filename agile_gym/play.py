@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from agile_gym.actions.dialects import write_answer
 from agile_gym.actions.primitives import Answer
 from agile_gym.arguments import require_seed
 from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.envs.rendering import ansi_text
-from agile_gym.errors import ConfigurationError
+from agile_gym.errors import ConfigurationError, reason_of
+from agile_gym.rollout.files import replacing
+from agile_gym.rollout.owned import GENERATOR, check_output, check_replaceable, is_generated
 
 __all__ = ["play", "turn_text"]
 
@@ -79,10 +82,15 @@ def play(
         require_seed(seed)
     env = JigsawVisionEnv(images=images, grid=grid, level=level, max_turns=turns, labels=True, canvas_size=None)
     observation, info = env.reset(seed=seed)
+    check_output(output, images)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError(f"The folder {output} cannot be made: {error}. Give another --output.") from error
+        raise ConfigurationError(
+            f"The folder {output} cannot be made: {reason_of(error)}. Give another --output."
+        ) from error
+    for number in range(turns + 1):
+        check_replaceable(output / f"{number:02d}.png", is_generated, "a picture of agile-gym play")
     print(_HELP)
     _show(observation, output / "00.png", columns)
     while True:
@@ -110,4 +118,7 @@ def _show(observation: dict[str, Any], path: Path, columns: int) -> None:
     if height and width:
         image: NDArray[np.uint8] = observation["image"][:height, :width]
         print(ansi_text(image, columns), end="")
-        Image.fromarray(image).save(path)
+        about = PngInfo()
+        about.add_text("Software", GENERATOR)
+        with replacing(path) as beside:
+            Image.fromarray(image).save(beside, "PNG", pnginfo=about)

@@ -76,6 +76,8 @@ def settings_of(options, name):
 
 def branch(options, name, settings):
     """Begin a run with what another one has done, up to a stage."""
+    from agile_gym.rollout.owned import write_mark
+    from agile_gym.training.folder import KIND
     from agile_gym.training.settings import format_settings
 
     _, _, base, last, _ = plan(options)[name]
@@ -98,6 +100,7 @@ def branch(options, name, settings):
     state = [*done, *(f"evaluate-{evaluated[stage]}" for stage in done if stage in evaluated)]
     (beside / "state.json").write_text(json.dumps({"done": state}), "utf-8")
     (beside / "settings.toml").write_text(format_settings(settings), "utf-8")
+    write_mark(beside, KIND)
     beside.rename(folder)
 
 

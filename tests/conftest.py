@@ -1,5 +1,8 @@
 import os
 import signal
+import subprocess
+
+import pytest
 
 # Before anything imports huggingface_hub: no test looks for anything on a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -7,3 +10,29 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # A shell lets what it runs in the background ignore Ctrl-C, and so would the programs that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class Disk:
+    """A small disk of its own."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def resize(self, size):
+        subprocess.run(["mount", "-o", f"remount,size={size}", str(self.path)], check=True, capture_output=True)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A small disk, where mounting is allowed."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(path)]
+    try:
+        mounted = subprocess.run(command, check=False, capture_output=True).returncode == 0
+    except OSError:
+        mounted = False
+    if not mounted:
+        pytest.skip("no file system can be mounted here")
+    yield Disk(path)
+    subprocess.run(["umount", "-l", str(path)], check=True, capture_output=True)

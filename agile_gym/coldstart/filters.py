@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from agile_gym.coldstart.quotas import Quotas, kind_of
 from agile_gym.rollout.transcript import Transcript
@@ -81,15 +81,16 @@ class Filters:
             self.rejected[reason] += 1
         return reason
 
-    def restore(self, transcript: Transcript, note: Mapping[str, Any]) -> None:
+    def restore(self, transcript: Transcript, puzzle: str, rejected: Mapping[str, int]) -> None:
         """Count an episode that was kept before.
 
         Args:
             transcript: The episode, perhaps without its images.
-            note: What `note` returned of it.
+            puzzle: The hash of its puzzle, which `note` returned.
+            rejected: What was rejected before it, which `note` returned, too.
         """
-        self._take(transcript, note["puzzle"])
-        self.rejected = Counter(note["rejected"])
+        self._take(transcript, puzzle)
+        self.rejected = Counter(cast("Mapping[Reason, int]", rejected))
 
     def note(self, transcript: Transcript) -> dict[str, Any]:
         """Return what must be kept beside an episode, just judged, so that the filters can be restored from it."""

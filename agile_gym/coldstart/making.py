@@ -8,22 +8,24 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from agile_gym.coldstart.config import ColdStartConfig, attempts_of, prepare
 from agile_gym.coldstart.filters import Filters
 from agile_gym.coldstart.report import ColdStartReport
-from agile_gym.errors import ConfigurationError
+from agile_gym.errors import ConfigurationError, reason_of
 from agile_gym.evaluation.plan import Task
 from agile_gym.evaluation.run import PreparedPlan, hold_back, play_tasks
 from agile_gym.evaluation.workers import MAX_WORKERS, play_in_workers
+from agile_gym.fingerprints import adopt_paths, fingerprints
 from agile_gym.policies.base import Policy, as_policy, make_policy
 from agile_gym.rollout.files import write_text
+from agile_gym.rollout.owned import check_replaceable
 from agile_gym.rollout.reading import read_headers
 from agile_gym.rollout.store import TranscriptWriter
 from agile_gym.rollout.transcript import Transcript
 
-__all__ = ["MANIFEST", "NOTE", "make_cold_start"]
+__all__ = ["MANIFEST", "NOTE", "count_episodes", "make_cold_start"]
 
 MANIFEST = "cold_start.json"
 """File beside the transcripts: the settings, how far the attempts went, and the figures."""
@@ -86,7 +88,10 @@ def make_cold_start(
     prepared, quotas = prepare(config)
     filters = Filters(quotas, distinct_texts=config.wants_distinct_texts, allow_errors=config.allow_errors)
     folder = Path(output)
-    settings = {"config": config.to_json(), "photographs": prepared.photographs()}
+    if not resume:
+        check_replaceable(folder / MANIFEST, _is_manifest, "what agile-gym coldstart wrote")
+    plain = config.to_json()
+    settings = {"config": plain, "photographs": prepared.photographs(), "content": fingerprints(plain)}
     if resume:
         _check_manifest(folder, settings)
     with TranscriptWriter(folder, format=format, resume=resume, overwrite=overwrite) as writer:  # pyright: ignore[reportArgumentType] -- it says itself what it takes
@@ -155,19 +160,43 @@ def _noted(transcript: Transcript, number: int, teacher: str, filters: Filters) 
 
 
 def _restore(folder: Path, filters: Filters) -> int:
-    """Count the episodes that are there, and return how many attempts were judged."""
-    judged = 0
+    """Count the episodes that are there, and return how many attempts were judged.
+
+    Raises:
+        ConfigurationError: If one is missing, which would be made up for by another one.
+    """
+    judged = kept = 0
     for header in read_headers(folder):
         transcript = header.load(images=False)
-        note = transcript.details[NOTE]
-        filters.restore(transcript, note)
-        judged = note["attempt"] + 1
+        attempt, puzzle, rejected = _note_of(transcript, folder)
+        if attempt != kept + sum(rejected.values()):
+            raise _lost(folder, f"an episode is missing before {transcript.id!r:.80}")
+        filters.restore(transcript, puzzle, rejected)
+        judged, kept = attempt + 1, kept + 1
     manifest = _read_manifest(folder)
+    if manifest is not None and manifest["kept"] > kept:
+        raise _lost(folder, f"{MANIFEST} counts {manifest['kept']:,} episodes, and {kept:,} are there")
     if manifest is not None and manifest["attempts"] > judged:  # the last attempts came to nothing
         judged = manifest["attempts"]
         filters.rejected.clear()
         filters.rejected.update(manifest["rejected"])
     return judged
+
+
+def count_episodes(folder: Path) -> int:
+    """Return the number of episodes in a folder of transcripts.
+
+    Raises:
+        ConfigurationError: If it holds a cold start that had more, or none.
+        TranscriptError: If it holds no transcripts, or damaged ones.
+    """
+    count = sum(1 for _ in read_headers(folder))
+    manifest = _read_manifest(folder)
+    if manifest is not None and manifest["kept"] > count:
+        raise _lost(folder, f"{MANIFEST} counts {manifest['kept']:,} episodes, and {count:,} are there")
+    if not count:
+        raise ConfigurationError(f"{folder} holds no episodes; a cold start needs some.")
+    return count
 
 
 def _check_manifest(folder: Path, settings: dict[str, Any]) -> None:
@@ -183,8 +212,12 @@ def _check_manifest(folder: Path, settings: dict[str, Any]) -> None:
                 f"{folder} holds transcripts that are no cold start: {MANIFEST} is missing. Give another folder."
             )
         return
+    adopted = adopt_paths(manifest["config"], settings["config"], manifest["content"], settings["content"])
+    if manifest["photographs"] == settings["photographs"]:
+        adopted["images"] = settings["config"]["images"]
     for part in ("config", "photographs"):
-        before, now = manifest[part], json.loads(json.dumps(settings[part]))
+        before = adopted if part == "config" else manifest[part]
+        now = json.loads(json.dumps(settings[part]))
         different = [key for key in {**before, **now} if before.get(key) != now.get(key)]
         if different:
             key = different[0]
@@ -198,16 +231,53 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        if not all(isinstance(manifest[key], dict) for key in ("config", "photographs", "rejected")):
+        manifest.setdefault("content", {})
+        if not all(isinstance(manifest[key], dict) for key in ("config", "photographs", "rejected", "content")):
             raise ValueError("a part is missing")
-        manifest["attempts"] = int(manifest["attempts"])
+        counts = [manifest["attempts"], manifest["kept"], *manifest["rejected"].values()]
+        if not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError("a count is no number")
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {reason_of(error)}. Give another folder.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigurationError(
-            f"{path} is damaged ({error}). Restore it from a copy, or begin anew with overwrite."
+            f"{path} is damaged ({str(error)[:200]}). Restore it from a copy, or give another folder."
         ) from error
     return manifest
+
+
+def _is_manifest(head: bytes) -> bool:
+    """Tell whether a file that begins so is a manifest, perhaps cut short."""
+    beginning = b'{\n "config": {'
+    return head[: len(beginning)] == beginning[: len(head)]
+
+
+def _note_of(transcript: Transcript, folder: Path) -> tuple[int, str, dict[str, int]]:
+    """Return what was noted of an episode: its attempt, the hash of its puzzle, and what was rejected before it.
+
+    Raises:
+        ConfigurationError: If it is no episode of a cold start.
+    """
+    note = transcript.details.get(NOTE)
+    if isinstance(note, dict):
+        values = cast("dict[str, Any]", note)
+        attempt, puzzle, rejected = values.get("attempt"), values.get("puzzle"), values.get("rejected")
+        if type(attempt) is int and isinstance(puzzle, str) and isinstance(rejected, dict):
+            counts = cast("dict[str, Any]", rejected)
+            if all(type(count) is int for count in counts.values()):
+                return attempt, puzzle, counts
+    raise ConfigurationError(
+        f"{folder} cannot be resumed: {transcript.id!r:.80} is no episode of a cold start. Give another folder."
+    )
+
+
+def _lost(folder: Path, what: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{folder} has lost episodes: {what}. Others would take their place. Restore its files from a copy; or move "
+        "the folder away, and all are made anew."
+    )
 
 
 def _write_manifest(folder: Path, settings: dict[str, Any], judged: int, filters: Filters) -> None:

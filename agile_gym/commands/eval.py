@@ -71,6 +71,8 @@ def _eval(options: argparse.Namespace) -> int:
     from agile_gym.evaluation.run import prepare_plan
     from agile_gym.evaluation.session import Session
     from agile_gym.evaluation.tables import format_cost, format_tables
+    from agile_gym.rollout.files import replacing
+    from agile_gym.rollout.owned import GENERATOR, check_output, check_replaceable, is_generated
 
     output: Path = options.output
     _check_numbers(options)
@@ -80,12 +82,18 @@ def _eval(options: argparse.Namespace) -> int:
         from agile_gym.evaluation.plots import require_matplotlib
 
         require_matplotlib()
+        check_replaceable(output.with_suffix(".png"), is_generated, "a picture of agile-gym eval")
     plan = _plan(options)
+    if options.plots:
+        check_output(output.with_suffix(".png"), plan.images, "The picture of --plots:")
     policy = _policy(plan, options.workers)
     prepared = prepare_plan(plan)
     training = _training_images(options.training_images)
     keep = _keep(options.keep)
     with Session(prepared, output, keep=keep, resume=options.resume, overwrite=options.overwrite) as session:
+        if session.journal.unread:
+            lines = f"{session.journal.unread:,} line" + "s" * (session.journal.unread > 1)
+            print(f"agile-gym: {lines} of {session.journal.path} cannot be read; played again.", file=sys.stderr)
         _play(session, policy, options)
         results = session.journal.results
     overlap = None if training is None else find_overlap(prepared.source, training, results)
@@ -103,7 +111,9 @@ def _eval(options: argparse.Namespace) -> int:
         from agile_gym.evaluation.plots import plot_summary
 
         picture = output.with_suffix(".png")
-        plot_summary(summary, plan.policy, interval=options.interval).savefig(picture)
+        figure = plot_summary(summary, plan.policy, interval=options.interval)
+        with replacing(picture) as beside:
+            figure.savefig(beside, format="png", metadata={"Source": GENERATOR})
         written.append(f"{picture} (picture)")
     print(format_tables(summary, plan.policy, interval=options.interval))
     if overlap is not None:
@@ -223,14 +233,19 @@ def _keep(word: str | None) -> int | None:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from agile_gym.evaluation.compare import compare_reports, format_comparison
+    from agile_gym.evaluation.compare import compare_reports, format_comparison, is_comparison
     from agile_gym.evaluation.report import read_report
+    from agile_gym.rollout.files import write_text
+    from agile_gym.rollout.owned import check_replaceable
 
+    if options.output is not None:
+        _check_output(options.output)
+        check_replaceable(options.output, is_comparison, "a file of agile-gym compare")
     first, second = read_report(options.first), read_report(options.second)
     comparison = compare_reports(first, second)
     print(format_comparison(comparison, first, second))
     if options.output is not None:
-        _check_output(options.output)
-        options.output.write_text(json.dumps(comparison, indent=2) + "\n", encoding="utf-8")
+        with write_text(options.output) as file:
+            file.write(json.dumps(comparison, indent=2) + "\n")
         print(f"\nWritten: {options.output}")
     return 0

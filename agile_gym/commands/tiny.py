@@ -29,7 +29,14 @@ def _tiny(options: argparse.Namespace) -> int:
     if (options.output / "config.json").exists():
         raise ConfigurationError(f"{options.output} holds a model already; give another folder.")
     from agile_gym.policies.tiny import save_tiny
+    from agile_gym.rollout.files import filling
 
-    save_tiny(options.output, options.seed)
+    try:
+        with filling(options.output, replace=False) as beside:
+            save_tiny(beside, options.seed)
+    except FileExistsError as error:
+        raise ConfigurationError(
+            f"{error.filename} is there already, and would be replaced; give another folder."
+        ) from error
     print(f"Written: {options.output} (its pieces have 32 x 32 pixels: image_size=64 for 2x2, with prompt=short)")
     return 0

@@ -46,6 +46,7 @@ def _train(options: argparse.Namespace) -> int:
     from agile_gym.errors import import_optional
 
     import_optional("ray", extra="train", purpose="train")
+    from agile_gym.training.folder import SETTINGS, read_run_settings
     from agile_gym.training.settings import preset_text, read_settings
 
     if options.shown is not None:
@@ -67,9 +68,9 @@ def _train(options: argparse.Namespace) -> int:
     if options.resume and options.overwrite:
         raise ConfigurationError("--resume and --overwrite exclude each other.")
     preset = options.preset
-    there = options.output / "settings.toml"
-    if options.resume and there.exists():
-        preset = str(there)
+    if options.resume:
+        read_run_settings(options.output)  # with a word on what is damaged, if anything is
+        preset = str(options.output / SETTINGS)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the processor to others
     from agile_gym.training.pipeline import Interrupted, TrainingRun, check_settings

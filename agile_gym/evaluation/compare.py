@@ -14,7 +14,7 @@ from agile_gym.evaluation.summary import AVERAGE
 from agile_gym.evaluation.tables import grid_lines, short_name
 from agile_gym.terminal import one_line
 
-__all__ = ["compare_reports", "format_comparison"]
+__all__ = ["compare_reports", "format_comparison", "is_comparison"]
 
 Puzzle = tuple[str, int, int]
 _MCNEMAR = "McNemar's exact test"
@@ -55,6 +55,11 @@ def compare_reports(first: Report, second: Report) -> dict[str, dict[str, Any]]:
         }
         for grid, columns in sorted(grids.items(), key=lambda item: (_pieces(item[0]), item[0]))
     }
+
+
+def is_comparison(head: bytes) -> bool:
+    """Tell whether a file that begins so holds what `compare_reports` returns."""
+    return head.startswith(b"{") and b'"only_first"' in head and b'"difference"' in head
 
 
 def _by_puzzle(rows: Sequence[EpisodeRow]) -> dict[Puzzle, list[EpisodeRow]]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
-from agile_gym.errors import ConfigurationError
+from agile_gym.envs.config import default_crop
+from agile_gym.errors import ConfigurationError, reason_of
 from agile_gym.evaluation.plan import EvaluationPlan
 from agile_gym.evaluation.results import EpisodeResult
+from agile_gym.fingerprints import adopt_paths, fingerprints
+from agile_gym.rollout.locks import Lock
 from agile_gym.terminal import printable
 
 __all__ = ["JOURNAL_SCHEMA", "Journal", "read_journal"]
@@ -30,6 +33,7 @@ class Journal:
     Attributes:
         path: The file.
         results: The finished episodes.
+        unread: Number of lines that could not be read when the file was opened; their episodes are played again.
     """
 
     def __init__(
@@ -51,24 +55,32 @@ class Journal:
             overwrite: Begin anew even if the file holds episodes.
 
         Raises:
-            ConfigurationError: If it holds episodes, or is no journal, and neither is asked for, if it is to be resumed
-                and holds an evaluation with other settings, if another process writes to it, or if it cannot be
-                written. Then the file is as it was.
+            ConfigurationError: If it holds episodes and neither is asked for, if it is no journal, if it is to be
+                resumed and holds an evaluation with other settings, if another process writes to it, or if it cannot
+                be written. Then the file is as it was.
         """
         self.path = path
         self.results: list[EpisodeResult] = []
-        header = {"schema": JOURNAL_SCHEMA, "plan": _plain(plan), "photographs": dict(photographs or {})}
+        self.unread = 0
+        settings = _plain(plan)
+        header = {"schema": JOURNAL_SCHEMA, "plan": settings, "photographs": dict(photographs or {})}
+        header["content"] = fingerprints(settings)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+b", buffering=0)
         except OSError as error:
             raise _not_writable(path, error) from error
         try:
-            _lock(self._file, path)
+            self._lock = Lock(path, f"Another process is writing to {path}. Wait for it, or give another --output.")
             self._file.seek(0)
             content = self._file.read()
             whole, newline, _ = content.rpartition(b"\n")  # what follows was cut short
             lines = whole.split(b"\n") if newline else []
+            if not _is_journal(content):
+                raise ConfigurationError(
+                    f"{path} is not the journal of an evaluation, and would be replaced. Move it away, or give another "
+                    "--output."
+                )
             if len(lines) > 1 and not resume and not overwrite:
                 raise ConfigurationError(
                     f"{path} holds {len(lines) - 1} finished puzzles already. Add --resume to go on with them, "
@@ -76,36 +88,48 @@ class Journal:
                 )
             if resume and len(lines) > 1:
                 _check_header(lines[0], header, path)
-                self.results = [result for result in _results(lines[1:]) if result.key in plan]
+                found, self.unread = _results(lines[1:])
+                self.results = [result for result in found if result.key in plan]
                 self._file.truncate(len(whole) + 1)
             else:
-                if not overwrite and content[: len(_BEGINNING)] != _BEGINNING[: len(content)]:
-                    raise ConfigurationError(
-                        f"{path} is not the journal of an evaluation, and would be replaced. Give another --output, or "
-                        "--overwrite."
-                    )
                 self._file.truncate(0)
                 self._write(header)
         except OSError as error:
-            self._file.close()
+            self.close()
             raise _not_writable(path, error) from error
         except ConfigurationError:
-            self._file.close()
+            self.close()
             raise
 
     def add(self, result: EpisodeResult) -> None:
-        """Write down a finished episode."""
-        self._write(result.to_json())
+        """Write down a finished episode.
+
+        Raises:
+            ConfigurationError: If it cannot be written, such as on a full disk; what was written before is kept.
+        """
+        try:
+            self._write(result.to_json())
+        except OSError as error:
+            raise ConfigurationError(
+                f"{self.path} cannot be written: {reason_of(error)}. What was written is kept; mend that, and resume."
+            ) from error
         self.results.append(result)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and let others open it."""
         self._file.close()
+        if hasattr(self, "_lock"):
+            self._lock.let_go()
 
     def _write(self, value: object) -> None:
         line = memoryview((json.dumps(value, separators=(",", ":")) + "\n").encode())
-        while line:  # one call, but for a full disk or a pipe
-            line = line[self._file.write(line) or 0 :]
+        start = self._file.seek(0, os.SEEK_END)
+        try:
+            while line:  # one call, but for a full disk or a pipe
+                line = line[self._file.write(line) or 0 :]
+        except OSError:
+            self._file.truncate(start)
+            raise
 
 
 def read_journal(path: Path) -> tuple[dict[str, Any], list[EpisodeResult]]:
@@ -123,8 +147,8 @@ def read_journal(path: Path) -> tuple[dict[str, Any], list[EpisodeResult]]:
     try:
         lines = path.read_bytes().rpartition(b"\n")[0].split(b"\n")
     except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}.") from error
-    return _read_header(lines[0], path), list(_results(lines[1:]))
+        raise ConfigurationError(f"{path} cannot be read: {reason_of(error)}.") from error
+    return _read_header(lines[0], path), _results(lines[1:])[0]
 
 
 def _plain(plan: EvaluationPlan) -> dict[str, Any]:
@@ -169,13 +193,13 @@ def _check_header(line: bytes, header: Mapping[str, Any], path: Path) -> None:
     Raises:
         ConfigurationError: If not; the settings that differ are named.
     """
-    there = _read_header(line, path)
+    there = _adopted(_read_header(line, path), header)
     if there.get("photographs") != header["photographs"] and there.get("plan") == header["plan"]:
         raise ConfigurationError(
             f"{path} holds an evaluation with other photographs: {there.get('photographs')!r:.300}, and now they are "
             f"{header['photographs']}. Give the same images, or another --output."
         )
-    if there == header:
+    if {**there, "content": None} == {**header, "content": None}:
         return
     plan, new = there.get("plan"), header["plan"]
     old = cast("dict[str, Any]", plan) if isinstance(plan, dict) else {}
@@ -189,39 +213,44 @@ def _check_header(line: bytes, header: Mapping[str, Any], path: Path) -> None:
     )
 
 
-def _results(lines: Iterable[bytes]) -> Iterator[EpisodeResult]:
-    """Yield the results that can be read, the first of each episode; the others are played again."""
-    seen: set[object] = set()
+def _adopted(there: dict[str, Any], header: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a header with the paths of another one wherever these lead to the same content."""
+    plan, before = there.get("plan"), there.get("content", {})
+    if not isinstance(plan, dict) or not isinstance(before, dict):
+        return there
+    old = adopt_paths(cast("dict[str, Any]", plan), header["plan"], cast("dict[str, Any]", before), header["content"])
+    ours, theirs = header["plan"].get("images"), old.get("images")
+    cropped_alike = "crop" in header["plan"]["options"] or default_crop(theirs) == default_crop(ours)
+    if header["photographs"] and there.get("photographs") == header["photographs"] and cropped_alike:
+        old["images"] = ours
+    return {**there, "plan": old}
+
+
+def _is_journal(content: bytes) -> bool:
+    """Tell whether a file is a journal, of whatever version, perhaps cut short, or empty."""
+    first, newline, _ = content.partition(b"\n")
+    if first[: len(_BEGINNING)] == _BEGINNING[: len(first)]:
+        return True
+    try:
+        header: Any = json.loads(first) if newline else None
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(header, dict) and "policy" in header and "episodes" in header  # version 1
+
+
+def _results(lines: Iterable[bytes]) -> tuple[list[EpisodeResult], int]:
+    """Return the results that can be read, the first of each episode, and the number of lines that cannot."""
+    found: dict[object, EpisodeResult] = {}
+    unread = 0
     for line in lines:
         try:
             result = EpisodeResult.from_json(json.loads(line))
         except (ValueError, RecursionError):
+            unread += 1
             continue
-        if result.key not in seen:
-            seen.add(result.key)
-            yield result
-
-
-def _lock(file: IO[bytes], path: Path) -> None:
-    """Keep other processes out until the file is closed, where the system can do that.
-
-    Raises:
-        ConfigurationError: If another process has the file.
-    """
-    try:
-        fcntl = importlib.import_module("fcntl")
-    except ImportError:
-        return
-    lock: Callable[[int, int], None] = fcntl.flock
-    try:
-        lock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ConfigurationError(
-            f"Another process is writing to {path}. Wait for it, or give another --output."
-        ) from None
-    except OSError:
-        return  # a file system without locks
+        found.setdefault(result.key, result)
+    return list(found.values()), unread
 
 
 def _not_writable(path: Path, error: OSError) -> ConfigurationError:
-    return ConfigurationError(f"{path} cannot be written: {error}. Give another --output.")
+    return ConfigurationError(f"{path} cannot be written: {reason_of(error)}. Give another --output.")

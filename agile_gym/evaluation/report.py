@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from agile_gym.arguments import is_number
-from agile_gym.errors import ConfigurationError
+from agile_gym.errors import ConfigurationError, reason_of
 from agile_gym.evaluation.plan import PuzzleKey, grid_name
 from agile_gym.evaluation.results import MAX_COUNT, EpisodeResult
 from agile_gym.evaluation.summary import summarize, summarize_cost
 from agile_gym.rollout.files import write_text
 
-__all__ = ["REPORT_SCHEMA", "EpisodeRow", "Figures", "Report", "read_report", "write_report"]
+__all__ = ["REPORT_SCHEMA", "EpisodeRow", "Figures", "Report", "is_report", "read_report", "write_report"]
 
 KIND = "agile_gym.evaluation"
 REPORT_SCHEMA = 1
@@ -140,6 +140,11 @@ def write_report(
     return figures
 
 
+def is_report(head: bytes) -> bool:
+    """Tell whether a file that begins so is one of results, of whatever version."""
+    return head.startswith(b"{") and f'"kind":"{KIND}"'.encode() in head.replace(b" ", b"")
+
+
 def read_report(path: Path) -> Report:
     """Read a file of results.
 
@@ -156,7 +161,9 @@ def read_report(path: Path) -> Report:
         with path.open("rb") as file:
             data = file.read(MAX_FILE + 1)
     except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}. Give the .json file of agile-gym eval.") from error
+        raise ConfigurationError(
+            f"{path} cannot be read: {reason_of(error)}. Give the .json file of agile-gym eval."
+        ) from error
     if len(data) > MAX_FILE:
         raise ConfigurationError(
             f"{path} has more than {MAX_FILE:,} bytes, which no results of agile-gym eval have. Give their .json file."

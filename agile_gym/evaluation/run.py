@@ -19,7 +19,16 @@ from agile_gym.policies.base import Policy, RecordingPolicy
 from agile_gym.rollout.play import EpisodeSpec, play_episodes
 from agile_gym.rollout.transcript import Transcript
 
-__all__ = ["GIVEN_UP_LIMIT", "Played", "PreparedPlan", "evaluate", "hold_back", "play_tasks", "prepare_plan"]
+__all__ = [
+    "GIVEN_UP_LIMIT",
+    "Played",
+    "PreparedPlan",
+    "evaluate",
+    "hold_back",
+    "photographs_of",
+    "play_tasks",
+    "prepare_plan",
+]
 
 KEEP_DEFAULT = 10
 """Transcripts kept a level, for policies that do not record; of those that do, all are kept."""
@@ -42,9 +51,14 @@ class PreparedPlan:
     makers: Mapping[str, Callable[[], JigsawVisionEnv]]
 
     def photographs(self) -> dict[str, Any]:
-        """Return what identifies the photographs: their number, and a SHA-256 over the hashes of their contents."""
-        hashes = [self.source.content_hash(index) for index in range(len(self.source))]
-        return {"count": len(hashes), "sha256": hashlib.sha256("\n".join(hashes).encode()).hexdigest()}
+        """Return what identifies the photographs; see `photographs_of`."""
+        return photographs_of(self.source)
+
+
+def photographs_of(source: ImageSource) -> dict[str, Any]:
+    """Return what identifies photographs: their number, and a SHA-256 over the hashes of their contents."""
+    hashes = [source.content_hash(index) for index in range(len(source))]
+    return {"count": len(hashes), "sha256": hashlib.sha256("\n".join(hashes).encode()).hexdigest()}
 
 
 class Played(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -10,11 +10,13 @@ from typing import Self
 from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation.journal import Journal
 from agile_gym.evaluation.plan import EvaluationPlan
+from agile_gym.evaluation.report import is_report
 from agile_gym.evaluation.results import EpisodeResult
 from agile_gym.evaluation.run import PreparedPlan, hold_back, play_tasks
 from agile_gym.evaluation.workers import play_in_workers
 from agile_gym.policies.base import Policy
-from agile_gym.rollout.store import TranscriptWriter
+from agile_gym.rollout.owned import check_replaceable
+from agile_gym.rollout.store import TranscriptWriter, check_own_transcripts
 
 __all__ = ["Session"]
 
@@ -51,8 +53,8 @@ class Session:
             overwrite: Begin anew even if there are some.
 
         Raises:
-            ConfigurationError: If there are episodes and neither is asked for, or they cannot be resumed; then the
-                files are as they were.
+            ConfigurationError: If there are episodes and neither is asked for, or they cannot be resumed; if a file
+                would be replaced that no evaluation wrote; then the files are as they were.
             TranscriptError: If the transcripts that are there are damaged.
         """
         self.plan: EvaluationPlan = prepared.plan
@@ -61,11 +63,14 @@ class Session:
         self._keep = keep
         self._writer: TranscriptWriter | None = None
         journal = output.with_suffix(".jsonl")
+        check_replaceable(output, is_report, "a file of results of agile-gym eval")
         if output.exists() and not journal.exists() and not overwrite:
             raise ConfigurationError(
                 f"{output} is there already, without the journal {journal} that an evaluation could go on with, and "
                 "would be replaced. Give another --output, or --overwrite."
             )
+        if overwrite and self.transcripts.exists():
+            check_own_transcripts(self.transcripts)
         self.journal = Journal(
             journal,
             self.plan,
@@ -77,10 +82,28 @@ class Session:
             if keep != 0 or self.transcripts.exists():
                 self._writer = TranscriptWriter(self.transcripts, resume=resume, overwrite=overwrite)
                 done = {result.key for result in self.journal.results}
-                self._writer.keep({task.name for task in self.plan.tasks() if task.key in done})
+                names = {task.name for task in self.plan.tasks() if task.key in done}
+                self._check_agreement(self._writer, names)
+                self._writer.keep(names)
         except BaseException:
             self.close()
             raise
+
+    def _check_agreement(self, writer: TranscriptWriter, done: Collection[str]) -> None:
+        """Check that the journal has not lost what the transcripts still hold, which would be dropped.
+
+        A kill leaves at most one transcript whose line is missing, and a line that cannot be read lacks one, too.
+
+        Raises:
+            ConfigurationError: If it has.
+        """
+        more = [name for name in writer.ids if name not in done]
+        if len(more) > 1 + self.journal.unread:
+            raise ConfigurationError(
+                f"The journal {self.journal.path} lacks {len(more):,} puzzles whose transcripts are in "
+                f"{self.transcripts} ({more[0]!r:.80} for one), so it has lost lines. Restore it from a copy; or move "
+                "that folder away, and they are played again."
+            )
 
     def play(
         self,
@@ -123,9 +146,11 @@ class Session:
 
     def close(self) -> None:
         """Close the files."""
-        self.journal.close()
-        if self._writer is not None:
-            self._writer.close()
+        try:
+            if self._writer is not None:
+                self._writer.close()
+        finally:
+            self.journal.close()
 
     def __enter__(self) -> Self:
         """Return the session itself."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 import unicodedata
 from collections import Counter
@@ -24,8 +25,14 @@ from agile_gym.images.formats import (
 )
 from agile_gym.images.items import FileItem, SkippedImage
 
-__all__ = ["Scan", "scan_file", "scan_folder"]
+__all__ = ["EPISODES", "MARK", "PART", "Scan", "scan_file", "scan_folder"]
 
+MARK = "agile-gym.json"
+"""Name of the file that marks the folder of a run."""
+EPISODES = "episodes.jsonl"
+"""Name of the file of a folder of transcripts."""
+PART = re.compile(r"episodes-(\d{5})\.parquet")
+"""Names of its parts as Parquet."""
 REMEMBERED = 1 << 18
 """Files at most whose hashes are remembered."""
 
@@ -66,6 +73,7 @@ class Scan:
 def scan_folder(folder: str, max_pixels: int, min_size: Size = SMALLEST) -> Scan:
     """Find the images in a folder and in the folders below it.
 
+    What this package writes is no photograph: the folders of runs, and the images of transcripts, are passed over.
     Every file whose extension is that of an image is hashed whole, while only its header is decoded. Hidden files and
     folders (whose names start with a dot), broken links and anything that is not a regular file are passed over. Links
     are followed; a folder that links lead to more than once is visited once.
@@ -174,8 +182,11 @@ def _walk(folder: str, root: str, visited: set[tuple[int, int]], skipped: list[S
             raise ImageError(f"The folder {folder!r} cannot be listed: {describe_error(error)}.") from error
         skipped.append(SkippedImage(_relative_name(folder, root), f"it cannot be listed ({describe_error(error)})"))
         return
+    if MARK in names and folder != root:
+        return
+    has_transcripts = EPISODES in names or any(map(PART.fullmatch, names))
     for name in names:
-        if name.startswith("."):
+        if name.startswith(".") or (has_transcripts and name == "images"):
             continue
         path = os.path.join(folder, name)
         try:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
-from agile_gym.errors import ConfigurationError
+from agile_gym.errors import ConfigurationError, reason_of
+from agile_gym.rollout.owned import clear_folder
 
-__all__ = ["MANIFEST", "check_checkpoint", "replace_checkpoint", "write_manifest"]
+__all__ = ["CHECKPOINT_FILES", "MANIFEST", "check_checkpoint", "replace_checkpoint", "write_manifest"]
 
 MANIFEST = "manifest.json"
 """Holds the size and hash of every file of a checkpoint."""
+CHECKPOINT_FILES = (
+    *(MANIFEST, "rllib_checkpoint.json", "metadata.json", "complete.txt", "algorithm_state.pkl"),
+    *("class_and_ctor_args.pkl", "state.pkl", "module_state.pkl", "state.msgpack", "module_state.msgpack"),
+)
+"""Names of the files of RLlib's checkpoints, by which half of one, without a manifest, is known."""
 _VERSION = 1
 _PARTIAL, _PREVIOUS = ".partial", ".previous"
 
@@ -28,8 +36,10 @@ def replace_checkpoint(path: Path, write: Callable[[Path], object]) -> None:
         write: Writes it into a folder.
 
     Raises:
-        OSError: If it cannot be written, such as on a full disk; a former one is as it was.
+        OSError: If it cannot be written, such as on a full disk, or what is to be removed is no checkpoint's; a former
+            one is as it was.
     """
+    path = path.resolve()  # of a link, the folder that it leads to
     if path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).exists():
         write(path)
         write_manifest(path)
@@ -41,7 +51,7 @@ def replace_checkpoint(path: Path, write: Callable[[Path], object]) -> None:
         write(partial)
         write_manifest(partial)
     except BaseException:
-        _remove(partial)
+        shutil.rmtree(partial, ignore_errors=True)
         raise
     _remove(previous)
     if path.is_dir():
@@ -80,6 +90,7 @@ def check_checkpoint(path: Path) -> None:
         )
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        version = manifest["version"]
         files = cast("dict[str, dict[str, Any]]", manifest["files"])
         expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
     except FileNotFoundError as error:
@@ -87,19 +98,60 @@ def check_checkpoint(path: Path) -> None:
             f"{str(path)!r} is not a checkpoint of GRPO, or was not written to its end: {MANIFEST} is missing. Give "
             "the folder that save_to_path has written."
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigurationError(_damaged(path, MANIFEST, "cannot be read")) from error
+    if version != _VERSION:
+        raise ConfigurationError(
+            f"The checkpoint {str(path)!r} has the version {version!r:.80}; this version of agile_gym reads {_VERSION}."
+            " Use the version that wrote it."
+        )
+    problem = _problem(path, expected)
+    if problem is not None:
+        raise ConfigurationError(_damaged(path, *problem))
+
+
+def _problem(path: Path, expected: Mapping[str, tuple[object, object]]) -> tuple[str, str] | None:
+    """Return the first file that is not what was written, and what is wrong with it."""
     for name, (size, digest) in expected.items():
         file = path / name
         if not file.is_file():
-            raise ConfigurationError(_damaged(path, name, "is missing"))
-        found = _describe(file) if file.stat().st_size == size else None
+            return name, "is missing"
+        try:
+            found = _describe(file) if file.stat().st_size == size else None
+        except OSError as error:
+            return name, f"cannot be read ({reason_of(error)})"
         if found is None or found["sha256"] != digest:
-            raise ConfigurationError(_damaged(path, name, "is not what was written"))
+            return name, "is not what was written"
+    return None
 
 
 def _damaged(path: Path, name: str, what: str) -> str:
-    return f"The checkpoint {str(path)!r} is damaged: {name} {what}. Use an earlier one, or copy it again."
+    other = _newest_whole(path)
+    if other is None:
+        advice = "There is no other whole one beside it: copy it again, or move it away and begin anew."
+    elif other.name in (path.name + _PARTIAL, path.name + _PREVIOUS):
+        advice = f"Whole is {str(other)!r}: move it there in its place."
+    else:
+        advice = f"The newest whole one beside it is {str(other)!r}: use that."
+    return f"The checkpoint {str(path)!r} is damaged: {name} {what}. {advice}"
+
+
+def _newest_whole(path: Path) -> Path | None:
+    """Return the newest whole checkpoint in the folder that a damaged one is in."""
+    found: list[tuple[float, Path]] = []
+    with suppress(OSError):
+        for manifest in path.parent.glob(f"*/{MANIFEST}"):
+            if manifest.parent.name != path.name:
+                found.append((manifest.stat().st_mtime, manifest.parent))
+    for _, other in sorted(found, reverse=True):
+        try:
+            content = json.loads((other / MANIFEST).read_text(encoding="utf-8"))
+            expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in content["files"].items()}
+            if content["version"] == _VERSION and _problem(other, expected) is None:
+                return other
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue
+    return None
 
 
 def _files(folder: Path) -> list[str]:
@@ -114,5 +166,27 @@ def _describe(file: Path) -> dict[str, Any]:
 
 
 def _remove(folder: Path) -> None:
-    if folder.is_dir():
-        shutil.rmtree(folder)
+    """Remove what was a checkpoint, or half of one.
+
+    Raises:
+        OSError: If there is anything else in it; then nothing is removed.
+    """
+    if folder.is_symlink():
+        folder.unlink()
+    if not folder.is_dir():
+        return
+    listed = _listed(folder)
+    known = {**{f"**/{name}": None for name in CHECKPOINT_FILES}, **dict.fromkeys(listed)}
+    try:
+        clear_folder(folder, known, "a learner")
+    except ConfigurationError as error:
+        raise OSError(str(error)) from error
+    folder.rmdir()
+
+
+def _listed(folder: Path) -> list[str]:
+    """Return the files that a checkpoint's manifest names, as far as it can be read."""
+    try:
+        return [glob.escape(name) for name in json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from agile_gym.actions.prompt import IMAGE_MARK
-from agile_gym.errors import ConfigurationError
+from agile_gym.errors import ConfigurationError, reason_of
 from agile_gym.images.items import hash_pixels
 from agile_gym.rollout.files import import_pyarrow, write_rows, write_text
 from agile_gym.rollout.lines import EPISODES
+from agile_gym.rollout.owned import check_replaceable
 from agile_gym.rollout.parts import list_parts
 from agile_gym.rollout.pictures import ImageFolder, encode_png
 from agile_gym.rollout.transcript import Message, Transcript
@@ -67,6 +68,7 @@ def export_sharegpt(transcripts: Iterable[Transcript], folder: str | Path, *, na
     """
     path = _target(folder, name, ".json")
     info_path = path.with_name("dataset_info.json")
+    check_replaceable(path, _is_export, "what agile-gym export wrote")
     info = _read_info(info_path)
     images = ImageFolder(path.parent)
     count = 0
@@ -243,16 +245,35 @@ def _content(text: str) -> list[dict[str, str | None]]:
 
 
 def _target(folder: str | Path, name: str, suffix: str) -> Path:
+    """Return the file to write, in a folder that is made."""
     if not _NAME.fullmatch(name) or name == "dataset_info":
         raise ConfigurationError(f"{name!r} cannot name a data set; use letters, digits, '-', '_' and '.'.")
     path = Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError(f"{path} cannot be made a folder: {error}. Give another one.") from error
+        raise ConfigurationError(f"{path} cannot be made a folder: {reason_of(error)}. Give another one.") from error
     if (path / EPISODES).exists() or list_parts(path):
         raise ConfigurationError(f"{path} holds transcripts. Give another folder, so that their images stay apart.")
     return path / f"{name}{suffix}"
+
+
+def _is_export(head: bytes) -> bool:
+    """Tell whether a file that begins so may be one that was written here."""
+    return head.startswith(b'[\n{"messages": [{"role": ')
+
+
+def _check_table(path: Path, schema: Any) -> None:  # noqa: ANN401 -- a pyarrow.Schema
+    """Check that a Parquet file that would be replaced has the columns of the one that is written."""
+    pa, pq = import_pyarrow()
+
+    def is_own(head: bytes) -> bool:
+        try:
+            return head.startswith(b"PAR1") and pq.read_schema(path).names == schema.names
+        except (OSError, pa.ArrowException):
+            return False
+
+    check_replaceable(path, is_own, "what agile-gym export wrote")
 
 
 def _read_info(path: Path) -> dict[str, Any]:
@@ -262,16 +283,23 @@ def _read_info(path: Path) -> dict[str, Any]:
     try:
         info: object = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}. Mend it, or give another folder.") from error
+        raise ConfigurationError(
+            f"{path} cannot be read: {_reason(error)}. Mend it, or give another folder."
+        ) from error
     if not isinstance(info, dict):
         raise ConfigurationError(f"{path} does not hold a JSON dictionary. Mend it, or give another folder.")
     return cast("dict[str, Any]", info)
+
+
+def _reason(error: Exception) -> str:
+    return reason_of(error) if isinstance(error, OSError) else str(error)
 
 
 def _write_parquet(path: Path, schema: Any, rows: Iterator[dict[str, Any]]) -> int:  # noqa: ANN401 -- a pyarrow.Schema
     def size(row: dict[str, Any]) -> int:
         return sum(len(image["bytes"]) for image in row["images"])
 
+    _check_table(path, schema)
     with _explained(path):
         return write_rows(path, schema, _some(rows), size)
 
@@ -292,4 +320,4 @@ def _explained(path: Path) -> Generator[None, None, None]:
     try:
         yield
     except OSError as error:
-        raise ConfigurationError(f"{path} cannot be written: {error}. Give another folder.") from error
+        raise ConfigurationError(f"{path} cannot be written: {reason_of(error)}. Give another folder.") from error

@@ -1,17 +1,23 @@
-"""Files that get their name when they are complete, so that no half file is taken for a whole one; and a lock."""
+"""Files that get their name when they are complete, so that no half file is taken for a whole one."""
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
+import re
 import shutil
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from agile_gym.errors import TranscriptError, import_optional
+from agile_gym.errors import AgileGymError, ConfigurationError, error_number, import_optional
 
-__all__ = ["filling", "import_pyarrow", "lock_folder", "replacing", "write_rows", "write_text"]
+__all__ = ["filling", "import_pyarrow", "is_left_over", "replacing", "sweep", "write_rows", "write_text"]
+
+_DEVICES = (("/", "dev"), ("/", "dev", "fd"))
+_TEMPORARY = re.compile(r"\..+-(\d{1,10})\.new", re.DOTALL)
 
 GROUP_BYTES = 4 * 1024 * 1024
 GROUP_ROWS = 256
@@ -21,39 +27,119 @@ GROUP_ROWS = 256
 def replacing(path: Path) -> Generator[Path, None, None]:
     """Give the path of a new file beside another one, which it replaces at the end of the ``with`` block.
 
-    If the block raises, the new file is removed and the other one stays as it was.
+    If the block raises, the new file is removed and the other one stays as it was. What a process that was killed has
+    left of the same file is removed. A link is replaced itself, not what it leads to.
+
+    Raises:
+        ConfigurationError: If something other than a file is there: a device or a pipe would be replaced, too.
+        OSError: If the file cannot be written; it names the file.
     """
-    temporary = path.with_name(f".{path.name}-{os.getpid()}.new")
-    temporary.unlink(missing_ok=True)  # what has this name may be a link to somewhere else
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with _naming(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if (path.exists() and not path.is_file()) or path.parent.resolve().parts in _DEVICES:
+            raise ConfigurationError(f"{path} is a device or a pipe, and cannot be replaced. Give the name of a file.")
+        sweep(path.parent, path.name)
+        temporary = _beside(path)
+        temporary.unlink(missing_ok=True)  # what has this name may be a link to somewhere else
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager
-def filling(folder: Path) -> Generator[Path, None, None]:
+def filling(folder: Path, *, replace: bool = True) -> Generator[Path, None, None]:
     """Give the path of a new folder, whose files move into another one at the end of the ``with`` block.
 
     If the block raises, the new folder is removed and the other one stays as it was. Files of the other one that have
     other names stay in any case.
+
+    Args:
+        folder: The other folder; it is made.
+        replace: Whether files of the same names are replaced.
+
+    Raises:
+        FileExistsError: If there are some that are not to be replaced; none is then.
+        OSError: If the files cannot be written; it names the folder.
     """
-    temporary = folder.with_name(f".{folder.name}-{os.getpid()}.new")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        for path in sorted(temporary.rglob("*")):
-            target = folder / path.relative_to(temporary)
-            if path.is_dir():
-                target.mkdir(parents=True, exist_ok=True)
-            else:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(path, target)
-    finally:
+    temporary = _beside(folder)
+    with _naming(folder):
+        sweep(folder.parent, folder.name)
         shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            moves = {path: folder / path.relative_to(temporary) for path in sorted(temporary.rglob("*"))}
+            there = [target for path, target in moves.items() if target.exists() and not path.is_dir()]
+            if there and not replace:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(there[0]))
+            for path, target in moves.items():
+                if path.is_dir():
+                    target.mkdir(parents=True, exist_ok=True)
+                else:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(path, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove what processes that were killed have left of files, or folders, that they were writing.
+
+    Args:
+        folder: The folder, or a pattern of folders within one, as `Path.glob` takes it.
+        name: Name of the file or folder that they were writing; None for all.
+    """
+    pattern = ".*-*.new" if name is None else f".{glob.escape(name)}-*.new"
+    with suppress(OSError):
+        for path in folder.glob(pattern):
+            if not is_left_over(path.name):
+                continue
+            with suppress(OSError):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+
+
+def is_left_over(name: str) -> bool:
+    """Tell whether a name is that of something being written by a process that is dead."""
+    found = _TEMPORARY.fullmatch(name)
+    return found is not None and not _is_alive(int(found[1]))
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}-{os.getpid()}.new")
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":  # elsewhere, the question would end the process
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+@contextmanager
+def _naming(path: Path) -> Generator[None, None, None]:
+    """Name the file that could not be written in the errors of the system, and of the libraries that hide them."""
+    try:
+        yield
+    except AgileGymError:
+        raise
+    except Exception as error:
+        number = error_number(error)
+        name = error.filename if isinstance(error, OSError) else None
+        if number is None or (name is not None and _beside(path).name not in str(name)):  # that has its own name
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 @contextmanager
@@ -111,32 +197,3 @@ def import_pyarrow() -> tuple[Any, Any]:
         import_optional("pyarrow", extra="data", purpose=purpose),
         import_optional("pyarrow.parquet", extra="data", purpose=purpose),
     )
-
-
-def lock_folder(folder: Path) -> int:
-    """Make sure that no other process writes transcripts to a folder, where the system can do that.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        A descriptor that holds the lock until it is closed or the process ends, or -1.
-
-    Raises:
-        TranscriptError: If another process holds it.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        return -1
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise TranscriptError(
-            f"Another process is writing transcripts to {folder}. Wait for it to end, or give another folder."
-        ) from None
-    except OSError:  # a file system without locks
-        pass
-    return descriptor

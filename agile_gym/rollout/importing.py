@@ -17,7 +17,7 @@ from agile_gym.actions.dialects import get_dialect
 from agile_gym.actions.primitives import ActionError, Answer
 from agile_gym.actions.prompt import IMAGE_MARK
 from agile_gym.actions.workspace import Workspace
-from agile_gym.errors import ImageError, TranscriptError
+from agile_gym.errors import ImageError, TranscriptError, reason_of
 from agile_gym.images import decode_image
 from agile_gym.puzzle.board import MAX_SIDE, parse_grid
 from agile_gym.puzzle.layout import BoardLayout
@@ -79,7 +79,9 @@ def read_agile_cold_start(
             raise TranscriptError(f"{file} has more than {MAX_FILE:,} bytes. Split it into several files.")
         entries: object = json.loads(file.read_bytes())
     except OSError as error:
-        raise TranscriptError(f"{file} cannot be read: {error}. Give the JSON file of the conversations.") from error
+        raise TranscriptError(
+            f"{file} cannot be read: {reason_of(error)}. Give the JSON file of the conversations."
+        ) from error
     except (ValueError, RecursionError) as error:
         raise TranscriptError(f"{file} is not JSON: {error}. Give the JSON file of the conversations.") from error
     if not isinstance(entries, list):

@@ -6,14 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agile_gym.errors import TranscriptError
+from agile_gym.errors import TranscriptError, reason_of
+from agile_gym.images.folder import EPISODES
 from agile_gym.rollout.fields import RecordProblem
 from agile_gym.rollout.records import MAX_LINE, parse_record
 
 __all__ = ["EPISODES", "StoredLine", "read_line", "read_lines"]
-
-EPISODES = "episodes.jsonl"
-"""Name of the file."""
 
 
 class StoredLine(NamedTuple):
@@ -66,7 +64,9 @@ def read_lines(path: Path) -> Iterator[StoredLine]:
                     yield StoredLine(record, number, offset, len(data), whole)
                 offset += len(data)
     except OSError as error:
-        raise TranscriptError(f"{path} cannot be read: {error}. Give a folder or a file of transcripts.") from error
+        raise TranscriptError(
+            f"{path} cannot be read: {reason_of(error)}. Give a folder or a file of transcripts."
+        ) from error
 
 
 def read_line(path: Path, number: int, offset: int, length: int, name: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from agile_gym.rollout.records import MAX_LINE, parse_record
 from agile_gym.rollout.segments import SEGMENT_TYPES
 from agile_gym.rollout.transcript import Segment
 
-__all__ = ["StoredRow", "part_ids", "part_schema", "read_part", "read_row", "read_rows"]
+__all__ = ["StoredRow", "is_part", "part_ids", "part_schema", "read_part", "read_row", "read_rows"]
 
 MAX_GROUP = 1 << 31
 """Most bytes of a row group."""
@@ -48,6 +48,20 @@ class StoredRow(NamedTuple):
     images: dict[str, bytes] | None
     group: int
     row: int
+
+
+def is_part(path: Path) -> bool:
+    """Tell whether a file is Parquet with the columns of a part.
+
+    Raises:
+        MissingDependencyError: If pyarrow is not installed.
+    """
+    pa, pq = import_pyarrow()
+    try:
+        names = set(pq.read_schema(path).names)
+    except (OSError, pa.ArrowException):
+        return False
+    return {"format", "id", "record", "segments", "images"} <= names
 
 
 def part_schema(*, distinct: bool = False) -> Any:  # noqa: ANN401 -- a pyarrow.Schema

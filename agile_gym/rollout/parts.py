@@ -7,11 +7,11 @@ segments), ``segments`` with the tokens as typed lists, and ``images``, each dis
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
+from agile_gym.images.folder import PART
 from agile_gym.rollout.files import write_rows
 from agile_gym.rollout.part_reading import part_ids, part_schema, read_rows
 from agile_gym.rollout.records import dump_record, image_refs
@@ -19,12 +19,10 @@ from agile_gym.rollout.segments import SEGMENT_TYPES, get_segments
 
 __all__ = ["filter_part", "list_parts", "next_part", "write_part"]
 
-_NAME = re.compile(r"episodes-(\d{5})\.parquet")
-
 
 def list_parts(folder: Path) -> list[Path]:
     """Return the parts in a folder, in the order in which they were written."""
-    return sorted(path for path in folder.glob("episodes-*.parquet") if _NAME.fullmatch(path.name))
+    return sorted(path for path in folder.glob("episodes-*.parquet") if PART.fullmatch(path.name))
 
 
 def next_part(folder: Path) -> Path:

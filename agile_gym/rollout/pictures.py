@@ -11,9 +11,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from agile_gym.errors import ConfigurationError, ImageError, TranscriptError
+from agile_gym.errors import ConfigurationError, ImageError, TranscriptError, reason_of
 from agile_gym.images import DEFAULT_MAX_PIXELS, decode_image
 from agile_gym.images.items import hash_pixels
+from agile_gym.rollout.files import sweep
 from agile_gym.rollout.transcript import Image
 
 __all__ = ["IMAGES", "ImageFolder", "check_image", "check_ref", "decode_png", "encode_png"]
@@ -152,7 +153,7 @@ class ImageFolder:
                 "without images (images=False)."
             ) from None
         except OSError as error:
-            raise TranscriptError(f"The image {path} cannot be read: {error}. {_NEXT}") from error
+            raise TranscriptError(f"The image {path} cannot be read: {reason_of(error)}. {_NEXT}") from error
 
     def load(self, ref: str) -> Image:
         """Return an image; see `decode_png`."""
@@ -168,9 +169,10 @@ class ImageFolder:
 
     def tidy(self) -> None:
         """Remove what a killed process has left behind, and subfolders that are empty."""
-        for path in self._folder.glob("??/.*.new"):
-            path.unlink(missing_ok=True)
-        for folder in (*self._folder.glob("??"), self._folder):
+        folders = list(self._folder.glob("??"))
+        for folder in folders:
+            sweep(folder)
+        for folder in (*folders, self._folder):
             try:
                 folder.rmdir()
             except OSError:

@@ -14,16 +14,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from agile_gym.errors import ConfigurationError, TranscriptError, did_you_mean
-from agile_gym.rollout.files import import_pyarrow, lock_folder, replacing
+from agile_gym.errors import ConfigurationError, TranscriptError, did_you_mean, reason_of
+from agile_gym.rollout.fields import RecordProblem
+from agile_gym.rollout.files import import_pyarrow, replacing, sweep
 from agile_gym.rollout.lines import EPISODES, StoredLine, read_lines
-from agile_gym.rollout.part_reading import part_ids
+from agile_gym.rollout.locks import Lock
+from agile_gym.rollout.owned import list_names
+from agile_gym.rollout.part_reading import is_part, part_ids
 from agile_gym.rollout.parts import filter_part, list_parts, next_part, write_part
 from agile_gym.rollout.pictures import ImageFolder
-from agile_gym.rollout.records import dump_record, image_refs, to_record
+from agile_gym.rollout.records import MAX_LINE, dump_record, image_refs, parse_record, to_record
 from agile_gym.rollout.transcript import Transcript
 
-__all__ = ["FORMATS", "TranscriptWriter"]
+__all__ = ["FORMATS", "TranscriptWriter", "check_own_transcripts"]
 
 FORMATS = ("jsonl", "parquet")
 PART_EPISODES = 1000
@@ -55,7 +58,8 @@ class TranscriptWriter:
             folder: Where transcripts go.
             format: ``"jsonl"``, or ``"parquet"``, which needs pyarrow.
             resume: Go on after the transcripts that are there. A line that a kill has cut short is dropped.
-            overwrite: Begin anew even if there are transcripts; they are deleted.
+            overwrite: Begin anew even if there are transcripts; they are deleted. Files of these names that are no
+                transcripts are refused, and other files stay.
 
         Raises:
             ConfigurationError: If the format is unknown, or transcripts are there and neither ``resume`` nor
@@ -74,15 +78,25 @@ class TranscriptWriter:
         self._images = ImageFolder(self.folder)
         self._parquet = format == "parquet"
         self._ids: dict[str, None] = {}
-        self._file = self._lock = -1
+        self._file = -1
+        self._lock: Lock | None = None
         _OPEN.add(self)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = lock_folder(self.folder)
+            self._lock = Lock(
+                self.folder,
+                f"Another process is writing transcripts to {self.folder}. Wait for it to end, or give another folder.",
+                TranscriptError,
+            )
+            if (self.folder / "dataset_info.json").exists():
+                raise ConfigurationError(
+                    f"{self.folder} holds what agile-gym export wrote, with images of its own. Give another folder."
+                )
             if self._lines.is_symlink() or (self._lines.exists() and not self._lines.is_file()):
                 raise OSError(f"{EPISODES} is not a file but leads elsewhere")
             there = list_parts(self.folder)
             if overwrite and not resume:
+                check_own_transcripts(self.folder)
                 self._clear(there)
             elif not resume and (there or _has_lines(self._lines)):
                 raise ConfigurationError(
@@ -92,7 +106,9 @@ class TranscriptWriter:
             self._resume()
         except OSError as error:
             self.close()
-            raise TranscriptError(f"{self.folder} cannot be written: {error}. Give another folder.") from error
+            raise TranscriptError(
+                f"{self.folder} cannot be written: {reason_of(error)}. Give another folder."
+            ) from error
         except BaseException:
             self.close()
             raise
@@ -125,7 +141,7 @@ class TranscriptWriter:
             if self._parquet and self._waiting >= PART_EPISODES:
                 self._pack()
         except OSError as error:
-            raise TranscriptError(f"{self.folder} cannot be written: {error}. {_RESUME}") from error
+            raise TranscriptError(f"{self.folder} cannot be written: {reason_of(error)}. {_RESUME}") from error
         return True
 
     def keep(self, ids: Collection[str]) -> None:
@@ -146,7 +162,7 @@ class TranscriptWriter:
                 filter_part(path, wanted)
             self._rewrite(line for line in read_lines(self._lines) if line.record["id"] in wanted)
         except OSError as error:
-            raise TranscriptError(f"{self.folder} cannot be written: {error}. {_RESUME}") from error
+            raise TranscriptError(f"{self.folder} cannot be written: {reason_of(error)}. {_RESUME}") from error
         self._ids = {name: None for name in self._ids if name in wanted}
 
     def close(self) -> None:
@@ -162,7 +178,7 @@ class TranscriptWriter:
                     self._pack()
                 packed = True
         except OSError as error:
-            raise TranscriptError(f"{self.folder} cannot be written: {error}. {_RESUME}") from error
+            raise TranscriptError(f"{self.folder} cannot be written: {reason_of(error)}. {_RESUME}") from error
         finally:
             self.let_go()
         if packed and list_parts(self.folder):
@@ -170,10 +186,11 @@ class TranscriptWriter:
 
     def let_go(self) -> None:
         """Close the files as they are, without packing: what a forked process does with its parent's writer."""
-        for descriptor in (self._file, self._lock):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._file = self._lock = -1
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
+        if self._lock is not None:
+            self._lock.let_go()
 
     def __enter__(self) -> TranscriptWriter:
         """Return the writer itself."""
@@ -188,8 +205,7 @@ class TranscriptWriter:
     def _resume(self) -> None:
         """Take in what is there, and cut off what a kill has left behind."""
         self._images.tidy()
-        for path in self.folder.glob(".*.new"):
-            path.unlink(missing_ok=True)
+        sweep(self.folder)
         packed: dict[str, None] = {name: None for path in list_parts(self.folder) for name in part_ids(path)}
         self._ids = dict(packed)
         repeated, count, end, whole = False, 0, 0, True
@@ -286,6 +302,42 @@ def _first_of_each(path: Path, seen: dict[str, None]) -> Iterator[StoredLine]:
         if line.record["id"] not in known:
             known[line.record["id"]] = None
             yield line
+
+
+def check_own_transcripts(folder: Path) -> None:
+    """Check that what bears the names of transcripts are transcripts, before they are deleted.
+
+    Damaged ones count as such, as long as one line, or the columns of a part, can be read.
+
+    Raises:
+        ConfigurationError: If not; the files are named.
+        OSError: If they cannot be read.
+    """
+    foreign = [path.name for path in list_parts(folder) if path.is_symlink() or not is_part(path)]
+    lines = folder / EPISODES
+    if lines.exists() and not (lines.is_file() and _has_own_line(lines)):
+        foreign.append(EPISODES)
+    if foreign:
+        raise ConfigurationError(
+            f"{folder} holds files that are no transcripts, and would be deleted: {list_names(foreign)}. Move them "
+            "away, or give another folder."
+        )
+
+
+def _has_own_line(path: Path) -> bool:
+    """Tell whether a file is empty, or one of its lines is a record, if only the last one, which was cut short."""
+    empty = True
+    with path.open("rb") as file:
+        while data := file.readline(MAX_LINE + 1):
+            empty = empty and not data.strip()
+            try:
+                parse_record(data)
+            except RecordProblem:
+                if data.startswith(b'{"format":') and not data.endswith(b"\n"):
+                    return True
+                continue
+            return True
+    return empty
 
 
 def _has_lines(path: Path) -> bool:

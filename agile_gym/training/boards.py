@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import shutil
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +12,10 @@ from typing import Any
 from agile_gym.errors import MissingDependencyError
 
 __all__ = ["Boards", "begin_wandb", "import_wandb"]
+
+
+FLUSH_SECONDS = 30
+"""Seconds after which events are on disk, for who looks at them while the run goes on."""
 
 
 class Boards:
@@ -27,42 +31,70 @@ class Boards:
         self._stages = stages
         self._folder = folder
         self._writers: dict[str, Any] = {}
+        self._flushed = time.monotonic()
         try:
-            self._module: Any = importlib.import_module("tensorboardX")
+            importlib.import_module("tensorboardX")
+            self._events: Any = importlib.import_module("tensorboardX.event_file_writer")
+            self._protocol: Any = importlib.import_module("tensorboardX.proto.event_pb2")
+            self._summary: Any = importlib.import_module("tensorboardX.summary")
         except ImportError:
-            self._module = None
+            self._events = None
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Write the figures of a record."""
-        if self._module is None:
+        """Write the figures of a record; if that fails, as on a full disk, no more are written."""
+        if self._events is None:
             return
-        stage = record["stage"]
-        if stage not in self._writers:
-            self._writers[stage] = self._module.SummaryWriter(logdir=str(self._folder / stage))
-        for name, value in record.items():
-            if name not in ("stage", "iteration"):
-                self._writers[stage].add_scalar(name, value, record["iteration"])
+        stage, folder = record["stage"], self._folder / record["stage"]
+        try:
+            if stage not in self._writers:  # not SummaryWriter, whose thread dies on a full disk and is waited for
+                folder.mkdir(parents=True, exist_ok=True)
+                self._writers[stage] = self._events.EventsWriter(str(folder / "events"), f".{uuid.uuid4().hex[:8]}")
+            for name, value in record.items():
+                if name not in ("stage", "iteration"):
+                    summary = self._summary.scalar(name, value)
+                    event = self._protocol.Event(wall_time=time.time(), step=record["iteration"], summary=summary)
+                    self._writers[stage].write_event(event)
+            if time.monotonic() - self._flushed > FLUSH_SECONDS:
+                self.flush()
+        except OSError:
+            self._give_up()
 
     def rewrite(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Begin anew: events cannot be taken back."""
-        if self._module is None:
+        if self._events is None:
             return
         self.close()
         for stage in self._stages:
-            shutil.rmtree(self._folder / stage, ignore_errors=True)
+            for path in (self._folder / stage).glob("events.out.tfevents.*"):
+                path.unlink(missing_ok=True)
         for record in records:
             self.add(record)
 
     def flush(self) -> None:
         """Make sure that all is on disk."""
-        for writer in self._writers.values():
-            writer.flush()
+        self._flushed = time.monotonic()
+        try:
+            for writer in self._writers.values():
+                writer.flush()
+        except OSError:
+            self._give_up()
 
     def close(self) -> None:
         """Close the files; what is added later begins new ones."""
         for writer in self._writers.values():
-            writer.close()
+            try:
+                writer.close()
+            except OSError:  # what could not be written is not tried again
+                raw: Any = writer
+                for name in ("_py_recordio_writer", "_writer", "raw"):
+                    raw = getattr(raw, name, None)
+                if raw is not None:
+                    raw.close()
         self._writers = {}
+
+    def _give_up(self) -> None:
+        self.close()
+        self._events = None
 
 
 def import_wandb() -> Any:  # noqa: ANN401 -- a module

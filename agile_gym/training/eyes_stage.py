@@ -4,17 +4,18 @@
 
 from __future__ import annotations
 
-import pickle
+import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from agile_gym.errors import ConfigurationError
+from agile_gym.errors import ConfigurationError, reason_of
 from agile_gym.images import ImageSource
 from agile_gym.policies.tiny import build_tiny
 from agile_gym.policies.tiny.eyes import EyesConfig, EyesProgress, EyesState, train_eyes
+from agile_gym.policies.tiny.eyes_training import STAGES, StateError
 from agile_gym.rollout.files import filling, replacing
 
 __all__ = ["SAVE_EVERY", "run_eyes"]
@@ -58,20 +59,26 @@ def run_eyes(
         return step if stage == "matching" else config.matching_steps + step
 
     def save(state: EyesState) -> None:
+        data = io.BytesIO()  # torch tells of a full disk in words of its own, if it writes to a file
+        torch.save(state, data)
         with replacing(checkpoint) as beside:
-            torch.save(state, beside)
+            beside.write_bytes(data.getbuffer())
 
-    begin(0 if state is None else steps_of(state["stage"], state["step"]))
-    train_eyes(
-        model,
-        processor,
-        images,
-        config,
-        lambda entry: progress(steps_of(entry.stage, entry.step), entry),
-        state=state,
-        save=save,
-        save_every=save_every,
-    )
+    done = 0 if state is None else steps_of(state["stage"], state["step"])
+    try:
+        train_eyes(
+            model,
+            processor,
+            images,
+            config,
+            lambda entry: progress(steps_of(entry.stage, entry.step), entry),
+            state=state,
+            begin=lambda: begin(done),
+            save=save,
+            save_every=save_every,
+        )
+    except StateError as error:
+        raise _unreadable(checkpoint, str(error)) from error
     with filling(target) as beside:
         model.save_pretrained(beside)
         processor.save_pretrained(beside)
@@ -81,8 +88,16 @@ def run_eyes(
 def _read(path: Path) -> dict[str, Any]:
     """Read a checkpoint; nothing but tensors and plain values is taken from it."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise ConfigurationError(
-            f"The checkpoint {path} cannot be read ({type(error).__name__}). Remove it, and the eyes are trained anew."
-        ) from error
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes torch raise all sorts of them
+        raise _unreadable(path, reason_of(error) if isinstance(error, OSError) else type(error).__name__) from error
+    values = cast("dict[str, Any]", state) if isinstance(state, dict) else {}
+    if values.get("stage") not in STAGES or type(values.get("step")) is not int:
+        raise _unreadable(path, "it is no training of the eyes")
+    return values
+
+
+def _unreadable(path: Path, why: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"The checkpoint {path} cannot be read ({why}). Restore it from a copy, or begin the eyes anew: Remove it."
+    )

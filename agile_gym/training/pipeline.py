@@ -4,10 +4,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Generator
@@ -16,26 +14,26 @@ from pathlib import Path
 from typing import Any
 
 from agile_gym.coldstart import ColdStartConfig, make_cold_start
+from agile_gym.coldstart.making import count_episodes
 from agile_gym.envs.config import JigsawConfig
 from agile_gym.envs.jigsaw import open_source
-from agile_gym.errors import ConfigurationError, import_optional
+from agile_gym.errors import import_optional, reason_of
 from agile_gym.evaluation import prepare_plan, write_report
 from agile_gym.evaluation.session import Session
 from agile_gym.policies.base import make_policy
-from agile_gym.rollout.files import write_text
-from agile_gym.rollout.reading import read_headers
 from agile_gym.training import stages
 from agile_gym.training.alarms import alarms
 from agile_gym.training.checking import check_settings
 from agile_gym.training.cluster import cluster_address
 from agile_gym.training.console import LiveTable
+from agile_gym.training.folder import RunFolder
 from agile_gym.training.report import write_report as write_page
 from agile_gym.training.runlog import RunLog, flatten_result
-from agile_gym.training.settings import TrainSettings, format_settings, read_settings
+from agile_gym.training.settings import TrainSettings
 
 __all__ = ["Interrupted", "TrainingRun", "check_settings"]
 
-SETTINGS, STATE, REPORT = "settings.toml", "state.json", "report.html"
+REPORT = "report.html"
 KEPT_TRANSCRIPTS = 32
 """Transcripts that are kept of each level, for the report."""
 
@@ -49,8 +47,9 @@ class TrainingRun:
 
     Attributes:
         settings: The settings.
-        folder: ``settings.toml``, ``state.json``, ``metrics.jsonl``, ``metrics.csv``, a folder for each stage with its
-            ``model`` and ``checkpoint``, ``evaluation`` and ``report.html``.
+        folder: ``agile-gym.json``, which marks it, ``settings.toml``, ``state.json``, ``metrics.jsonl``,
+            ``metrics.csv``, a folder for each stage with its ``model`` and ``checkpoint``, ``evaluation`` and
+            ``report.html``.
     """
 
     def __init__(
@@ -68,12 +67,13 @@ class TrainingRun:
             settings: The settings.
             folder: The run's folder; it is made.
             resume: Go on with the run that is there.
-            overwrite: Remove what is there.
+            overwrite: Remove the run that is there; if there is anything else in the folder, nothing is removed.
             wandb: Also send figures to Weights & Biases.
 
         Raises:
             ConfigurationError: If there is a run already and neither is asked for; if there is none to resume, or one
-                with other settings; if a setting is not allowed.
+                with other settings; if there is anything else in the folder; if another process trains in it; if a
+                setting is not allowed.
             ImageError: If there are no photographs.
             MissingDependencyError: If a package is missing.
         """
@@ -85,34 +85,19 @@ class TrainingRun:
         self._open(resume=resume, overwrite=overwrite)
 
     def _open(self, *, resume: bool, overwrite: bool) -> None:
-        path = self.folder / SETTINGS
-        if path.exists() and overwrite:
-            shutil.rmtree(self.folder)
-        if path.exists():
-            if not resume:
-                raise ConfigurationError(
-                    f"There is a run in {self.folder} already. Go on with it (--resume), replace it (--overwrite), or "
-                    "give another --output."
-                )
-            there = read_settings(str(path))
-            for name in ("seed", "images", "environment", "model", "eyes", "cold_start", "sft", "grpo"):
-                if getattr(there, name) != getattr(self.settings, name):
-                    raise ConfigurationError(
-                        f"The run in {self.folder} has other settings in [{name}]; resume it with those of {path}."
-                    )
-        elif resume:
-            raise ConfigurationError(f"There is no run in {self.folder} that could be resumed.")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _write(path, format_settings(self.settings, stages.unset_values(self.settings)))
-        state = self.folder / STATE
-        self._state: dict[str, Any] = json.loads(state.read_text("utf-8")) if state.exists() else {"done": []}
+        place = RunFolder(self.folder, resume=resume, overwrite=overwrite)
+        try:
+            place.begin(self.settings, stages.content_of(self.settings), stages.unset_values(self.settings))
+        except BaseException:
+            place.close()
+            raise
+        self._place = place
 
     def _is_done(self, stage: str) -> bool:
-        return stage in self._state["done"]
+        return self._place.is_done(stage)
 
     def _finish(self, stage: str) -> None:
-        self._state["done"].append(stage)
-        _write(self.folder / STATE, json.dumps(self._state))
+        self._place.finish(stage)
 
     def run(self) -> Path:
         """Run what is left.
@@ -232,10 +217,7 @@ class TrainingRun:
             self._table.status("making the episodes of the cold start")
             self._make_episodes(folder, stages.cold_start_config(self.settings))
             self._finish("cold-start")
-        count = sum(1 for _ in read_headers(folder))
-        if not count:
-            raise ConfigurationError(f"{folder} holds no episodes; a cold start needs some.")
-        return folder, count
+        return folder, count_episodes(folder)
 
     def _make_episodes(self, folder: Path, config: ColdStartConfig) -> None:
         def attempt(kept: int, attempts: int) -> None:
@@ -288,7 +270,8 @@ class TrainingRun:
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
             algorithm.save_to_path(checkpoint)
         except OSError as error:
-            self._table.print_above(f"The checkpoint could not be written ({error}); the former one is kept.")
+            reason = reason_of(error)
+            self._table.print_above(f"The checkpoint could not be written ({reason}); the former one is kept.")
 
     def _evaluate(self, stage: str, model: str) -> None:
         """Play the held-out puzzles with a stage's model."""
@@ -304,6 +287,9 @@ class TrainingRun:
         there = output.with_suffix(".jsonl").exists()
         with Session(prepared, output, keep=KEPT_TRANSCRIPTS, resume=there) as session:
             done = len(session.journal.results)
+            if session.journal.unread:
+                lines = f"{session.journal.unread:,} line" + "s" * (session.journal.unread > 1)
+                self._table.print_above(f"{lines} of {session.journal.path} cannot be read; played again.")
             for _ in session.play(policy, batch=evaluation["batch"], workers=evaluation["workers"]):
                 done += 1
                 if done % 16 == 0:
@@ -314,8 +300,3 @@ class TrainingRun:
         solved = sum(result.solved for result in results)
         self._table.print_above(f"{stage}: Acc {100 * solved / len(results):.1f}% on {len(results)} held-out puzzles")
         self._finish(name)
-
-
-def _write(path: Path, text: str) -> None:
-    with write_text(path) as stream:
-        stream.write(text)

@@ -16,6 +16,7 @@ from pathlib import Path
 from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation.summary import AVERAGE
 from agile_gym.rollout.files import write_text
+from agile_gym.rollout.owned import check_replaceable, is_generated
 from agile_gym.training.alarms import alarm_spans
 from agile_gym.training.curves import curves
 from agile_gym.training.figures import STAGE_TITLES, duration
@@ -57,6 +58,7 @@ def write_report(folder: str | Path, output: str | Path, *, title: str | None = 
         raise ConfigurationError(
             f"The report cannot be written to {target}; give the name of a file in a folder that exists."
         )
+    check_replaceable(target, is_generated, "a report of agile-gym train")
     records = read_records(run / "metrics.jsonl")
     results = read_results(run / "evaluation")
     if not records and not results:

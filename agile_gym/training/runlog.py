@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
-from agile_gym.errors import ConfigurationError
+from agile_gym.errors import ConfigurationError, reason_of
 from agile_gym.rollout.files import write_text
 from agile_gym.training.boards import Boards, begin_wandb, import_wandb
 from agile_gym.training.flatten import flatten_result, numbers_of
@@ -24,6 +26,8 @@ Record = dict[str, Any]
 STAGES = ("eyes", "sft", "grpo")
 """The stages of a run, in their order."""
 _HEAD = ("stage", "iteration", "seconds")
+_BEGINNING = b'{"stage": "'
+TABLE = "metrics.csv"
 MAX_FILE = 1 << 30
 """Largest file of records that is read, in bytes."""
 
@@ -63,11 +67,26 @@ class RunLog:
         self._wandb = import_wandb() if wandb else None
         self.folder.mkdir(parents=True, exist_ok=True)
         self._path = self.folder / "metrics.jsonl"
-        self.records: list[Record] = _recover(self._path)
+        self.records: list[Record] = self._recover()
         self._boards = Boards(self.folder / "tensorboard", STAGES) if tensorboard else None
         self._run = None if self._wandb is None else begin_wandb(self._wandb, self.folder, settings or {}, STAGES)
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = self._path.open("ab", buffering=0)
         self._start_clock()
+
+    def _recover(self) -> list[Record]:
+        """Read the records, and cut a torn last line off the file."""
+        records, size = _read(self._path)
+        torn = self._path.exists() and self._path.stat().st_size > size
+        rows = _count_rows(self.folder / TABLE)
+        if rows > len(records) + torn:
+            raise ConfigurationError(
+                f"{self._path} has lost records: it holds {len(records):,}, and {self.folder / TABLE} {rows:,}, which "
+                "would be replaced. Restore it from a copy; or move that table away to go on without them."
+            )
+        if torn:
+            with self._path.open("r+b") as file:
+                file.truncate(size)
+        return records
 
     def _start_clock(self) -> None:
         self._earlier = float(self.records[-1]["seconds"]) if self.records else 0.0
@@ -105,15 +124,25 @@ class RunLog:
         passed = self.seconds if seconds is None else seconds
         record: Record = {"stage": stage, "iteration": iteration, "seconds": round(passed, 3)}
         record |= {name: value for name, value in figures.items() if name not in _HEAD}
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._write(json.dumps(record, allow_nan=False).encode() + b"\n")
         self.records.append(record)
         if self._boards is not None:
             self._boards.add(record)
         if self._run is not None:
             self._run.log({f"{stage}/{name}": value for name, value in record.items() if name != "stage"})
         return record
+
+    def _write(self, line: bytes) -> None:
+        """Append a line, all of it or nothing."""
+        start = self._file.seek(0, os.SEEK_END)
+        left = memoryview(line)
+        try:
+            while left:
+                left = left[self._file.write(left) or 0 :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._file.truncate(start)
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
     def history(self, stage: str | None = None) -> list[Record]:
         """Return the records of a stage, or all."""
@@ -134,10 +163,13 @@ class RunLog:
         kept = [record for record in self.records if _place_of(record) <= _place(stage, iteration)]
         if len(kept) == len(self.records):
             return
+        self._write_table(kept)  # first: a table with more rows than there are records tells that some were lost
         self._file.close()
-        with write_text(self._path) as file:
-            file.writelines(json.dumps(record, allow_nan=False) + "\n" for record in kept)
-        self._file = self._path.open("a", encoding="utf-8")
+        try:
+            with write_text(self._path) as file:
+                file.writelines(json.dumps(record, allow_nan=False) + "\n" for record in kept)
+        finally:
+            self._file = self._path.open("ab", buffering=0)
         self.records = kept
         self._start_clock()
         if self._boards is not None:
@@ -145,26 +177,32 @@ class RunLog:
 
     def flush(self) -> Path:
         """Write ``metrics.csv`` anew, with all columns of all records, and return its path."""
-        columns = [*_HEAD, *sorted({name for record in self.records for name in record} - set(_HEAD))]
-        path = self.folder / "metrics.csv"
+        path = self._write_table(self.records)
+        if self._boards is not None:
+            self._boards.flush()
+        return path
+
+    def _write_table(self, records: Sequence[Record]) -> Path:
+        columns = [*_HEAD, *sorted({name for record in records for name in record} - set(_HEAD))]
+        path = self.folder / TABLE
         with write_text(path) as file:
             writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
             writer.writeheader()
-            writer.writerows(self.records)
-        if self._boards is not None:
-            self._boards.flush()
+            writer.writerows(records)
         return path
 
     def close(self) -> None:
         """Write ``metrics.csv`` and close all files."""
         if self._file.closed:
             return
-        self.flush()
-        self._file.close()
-        if self._boards is not None:
-            self._boards.close()
-        if self._run is not None:
-            self._run.finish()
+        try:
+            self.flush()
+        finally:
+            self._file.close()
+            if self._boards is not None:
+                self._boards.close()
+            if self._run is not None:
+                self._run.finish()
 
     def __enter__(self) -> Self:
         """Return the log itself."""
@@ -173,8 +211,9 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the log."""
-        self.close()
+        """Close the log; an error that ends the run counts more than one of closing, such as on a full disk."""
+        with suppress(*(() if kind is None else (OSError,))):
+            self.close()
 
 
 def read_records(path: str | Path) -> list[Record]:
@@ -192,25 +231,32 @@ def read_records(path: str | Path) -> list[Record]:
     return _read(Path(path))[0]
 
 
-def _recover(path: Path) -> list[Record]:
-    """Read the records, and cut a torn last line off the file."""
-    records, size = _read(path)
-    if path.exists() and path.stat().st_size > size:
-        with path.open("r+b") as file:
-            file.truncate(size)
-    return records
+def _count_rows(path: Path) -> int:
+    """Return the number of rows of a table of records; 0 if there is none, or it is not one."""
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return 0
+    head, *rows = text.splitlines() or [""]
+    return sum(1 for row in rows if row.startswith(tuple(f"{stage}," for stage in STAGES))) * head.startswith(_HEAD[0])
 
 
 def _read(path: Path) -> tuple[list[Record], int]:
     """Return the records, and the bytes of their lines."""
     if not path.exists():
         return [], 0
-    if path.stat().st_size > MAX_FILE:
-        raise ConfigurationError(f"{path} has more than {MAX_FILE:,} bytes, which no log of a run has.")
+    try:
+        if not path.is_file():
+            raise OSError("it is not a file")
+        if path.stat().st_size > MAX_FILE:
+            raise ConfigurationError(f"{path} has more than {MAX_FILE:,} bytes, which no log of a run has.")
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {reason_of(error)}. Mend that.") from error
     records: list[Record] = []
     size = 0
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
-        if not line.endswith(b"\n"):
+    for number, line in enumerate(io.BytesIO(content), 1):
+        if not line.endswith(b"\n") and _is_torn(line):
             break
         record = _record(line)
         if record is None:
@@ -221,6 +267,14 @@ def _read(path: Path) -> tuple[list[Record], int]:
         records.append(record)
         size += len(line)
     return records, size
+
+
+def _is_torn(line: bytes) -> bool:
+    """Tell whether the end of a file is the beginning of a record that a kill has cut short."""
+    if not line.strip(b"\0"):  # what some file systems leave where a write was begun
+        return True
+    printable = all(32 <= byte < 127 for byte in line)
+    return printable and line[: len(_BEGINNING)] == _BEGINNING[: len(line)]
 
 
 def _record(line: bytes) -> Record | None:

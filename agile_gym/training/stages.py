@@ -14,7 +14,10 @@ from typing import Any, cast
 from agile_gym.arguments import MAX_SEED
 from agile_gym.coldstart import ColdStartConfig
 from agile_gym.envs.config import JigsawConfig, resolve
+from agile_gym.envs.jigsaw import open_source
 from agile_gym.evaluation import EvaluationPlan, SuiteEntry
+from agile_gym.evaluation.run import photographs_of
+from agile_gym.fingerprints import fingerprints
 from agile_gym.learner.model import TINY, ModelOptions
 from agile_gym.learner.tasks import TaskMix
 from agile_gym.policies.tiny.eyes import EyesConfig
@@ -24,6 +27,7 @@ from agile_gym.training.settings import TrainSettings, own_settings, setting_nam
 __all__ = [
     "ENVIRONMENT",
     "cold_start_config",
+    "content_of",
     "environment_options",
     "evaluation_plan",
     "eyes_config",
@@ -51,6 +55,19 @@ def environment_options(settings: TrainSettings, *, test: bool) -> dict[str, Any
     if images["test"] is None:
         return {**options, "images": images["train"], "split": "test" if test else "train"}
     return {**options, "images": images["test" if test else "train"], "split": None}
+
+
+def content_of(settings: TrainSettings) -> dict[str, str]:
+    """Return hashes of what is at the paths in the settings: the photographs, a model, episodes that are there.
+
+    Raises:
+        ImageError: If there are no photographs.
+    """
+    content = fingerprints(settings.to_mapping())
+    for name, test in (("images.train", False), ("images.test", True)):
+        source = open_source(JigsawConfig.from_options(environment_options(settings, test=test)))
+        content[name] = photographs_of(source)["sha256"]
+    return content
 
 
 def tasks_of(settings: TrainSettings) -> tuple[TaskMix, ...]:

@@ -14,6 +14,7 @@ from agile_gym.actions.tags import thoughts
 from agile_gym.envs.config import MAX_TURNS
 from agile_gym.errors import ConfigurationError
 from agile_gym.rollout.files import replacing
+from agile_gym.rollout.owned import GENERATOR, check_replaceable, is_generated
 from agile_gym.rollout.transcript import Image, Transcript, Turn
 from agile_gym.viewer.boards import Puzzle, Tile, answer_tiles, puzzle_of, tiles_of
 from agile_gym.viewer.pictures import shrink
@@ -64,6 +65,7 @@ def write_gif(transcript: Transcript, path: str | Path, *, seconds: float = 2.0)
         raise ConfigurationError(
             f"The GIF cannot be written to {target}; give the name of a file in a folder that exists."
         )
+    check_replaceable(target, is_generated, "a GIF of agile-gym view")
     puzzle = puzzle_of(transcript)
     if len(transcript.turns) > MAX_TURNS:
         raise ConfigurationError(
@@ -72,8 +74,11 @@ def write_gif(transcript: Transcript, path: str | Path, *, seconds: float = 2.0)
     count = len(transcript.turns) + 2
     times = [round(seconds * 1000)] * (count - 1) + [round(seconds * 2000)]
     frames = _frames(transcript, puzzle)
+    comment = GENERATOR.encode()
     with replacing(target) as temporary:
-        next(frames).save(temporary, "GIF", save_all=True, append_images=frames, duration=times, loop=0)
+        next(frames).save(
+            temporary, "GIF", save_all=True, append_images=frames, duration=times, loop=0, comment=comment
+        )
     return count
 
 

@@ -18,6 +18,7 @@ from typing import IO, Any, NamedTuple
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.rollout.files import write_text
+from agile_gym.rollout.owned import check_replaceable, is_generated
 from agile_gym.rollout.transcript import Image, Transcript
 from agile_gym.viewer.boards import puzzle_of
 from agile_gym.viewer.pictures import PictureStore
@@ -92,6 +93,7 @@ def write_page(
         raise ConfigurationError(
             f"The page cannot be written to {target}; give the name of a file in a folder that exists."
         )
+    check_replaceable(target, is_generated, "a page of agile-gym view")
     before, after = _template(title)
     with write_text(target) as file:
         file.write(before)

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from PIL import Image
 
 from agile_gym.cli import main
 from agile_gym.coldstart import ColdStartConfig, make_cold_start
+from agile_gym.coldstart.making import count_episodes
 from agile_gym.envs import JigsawVisionEnv
 from agile_gym.errors import AgileGymError, ConfigurationError
 from agile_gym.images import open_images
@@ -375,6 +377,119 @@ def test_what_is_there_is_not_mixed_with_other_settings(tmp_path):
     (tmp_path / "a" / "cold_start.json").unlink()
     with pytest.raises(ConfigurationError, match="no cold start"):
         make(tmp_path / "a", resume=True)
+
+
+LOST = {"count": 8, "options": {"image_size": 64}}
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A cold start that was interrupted, so that its manifest counts what was played."""
+    folder = tmp_path_factory.mktemp("stopped")
+
+    def stop(attempts, kept):
+        if kept == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(folder, **LOST, on_attempt=stop)
+    return folder
+
+
+@pytest.mark.parametrize("lost", ["all", "first", "third", "last", "file"])
+def test_episodes_that_were_lost_are_not_made_up_for_by_others(tmp_path, stopped, lost):
+    folder = shutil.copytree(stopped, tmp_path / "a")
+    path = folder / "episodes.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 6
+    if lost == "file":
+        path.unlink()
+    else:
+        number = {"first": 0, "third": 2, "last": 5}.get(lost)
+        path.write_bytes(b"" if number is None else b"".join(lines[:number] + lines[number + 1 :]))
+    with pytest.raises(ConfigurationError, match="has lost episodes"):
+        make(folder, **LOST, resume=True)
+    with pytest.raises(ConfigurationError, match=r"has lost episodes|holds no transcripts"):
+        count_episodes(folder)
+    path.write_bytes(b"".join(lines))
+    assert make(folder, **LOST, resume=True).complete
+    assert count_episodes(folder) == 8
+
+
+@pytest.mark.parametrize("number", [0, 2, 4])
+def test_an_episode_that_was_lost_after_a_kill_is_missed(tmp_path, stopped, number):
+    folder = shutil.copytree(stopped, tmp_path / "a")
+    manifest = json.loads((folder / "cold_start.json").read_text())
+    (folder / "cold_start.json").write_text(json.dumps({**manifest, "kept": 0, "attempts": 0, "rejected": {}}))
+    lines = (folder / "episodes.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "episodes.jsonl").write_bytes(b"".join(lines[:number] + lines[number + 1 :]))
+    with pytest.raises(ConfigurationError, match="has lost episodes: an episode is missing before"):
+        make(folder, **LOST, resume=True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"3",
+        b"\0\xff",
+        b'{"config": {',
+        b'{"config": 1}',
+        b"[" * 100_000,
+        "rejected",
+        "kept",
+        "dir",
+    ],
+)
+def test_a_damaged_manifest_is_named(tmp_path, stopped, content):
+    folder = shutil.copytree(stopped, tmp_path / "a")
+    path = folder / "cold_start.json"
+    manifest = json.loads(path.read_text())
+    path.unlink()
+    if content == "dir":
+        path.mkdir()
+    elif isinstance(content, str):
+        path.write_text(json.dumps({**manifest, content: {"surplus": "x"}}))
+    else:
+        path.write_bytes(content)
+    before = (folder / "episodes.jsonl").read_bytes()
+    with pytest.raises(ConfigurationError, match=r"cold_start\.json (is damaged|cannot be read)"):
+        make(folder, **LOST, resume=True)
+    assert (folder / "episodes.jsonl").read_bytes() == before
+
+
+def test_a_file_that_is_no_manifest_is_not_replaced(tmp_path):
+    (tmp_path / "cold_start.json").write_text('{"mine": 1}')
+    for options in ({}, {"overwrite": True}):
+        with pytest.raises(ConfigurationError, match="is not what agile-gym coldstart wrote"):
+            make(tmp_path, count=2, **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["cold_start.json"]
+
+
+def test_photographs_that_moved_and_a_folder_among_them(tmp_path, monkeypatch):
+    for number, name in enumerate(("one", "two", "three")):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.fromarray(noise(100, number)).save(tmp_path / "photos" / f"{name}.png")
+    settings = {"count": 6, "split": None, "options": {"image_size": 64}}
+
+    def stop(attempts, kept):
+        if kept == 2:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "photos" / "made"  # its images are not taken for photographs
+    with pytest.raises(KeyboardInterrupt):
+        make(folder, images=str(tmp_path / "photos"), **settings, on_attempt=stop)
+    (tmp_path / "photos").rename(tmp_path / "moved")
+    folder = tmp_path / "moved" / "made"
+    monkeypatch.chdir(tmp_path)
+    for images in ("moved", "moved/", "./x/../moved", str(tmp_path / "moved")):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        make(folder, images=images, **settings, resume=True)
+    Image.fromarray(noise(100, 9)).save(tmp_path / "moved" / "four.png")
+    with pytest.raises(ConfigurationError, match="other photographs"):
+        make(folder, images=str(tmp_path / "moved"), **settings, resume=True)
 
 
 @pytest.mark.parametrize(

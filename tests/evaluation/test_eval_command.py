@@ -102,13 +102,19 @@ def test_files_that_are_none_of_an_evaluations_are_not_replaced(tmp_path, monkey
     (tmp_path / name).write_text(content)
     arguments = ["--policy", "random", "--episodes", "1", "--grid", "2", "--levels", "0", "--option", "image_size=32"]
     command = ["eval", *arguments, "--output", "r.json"]
-    if content not in ("", "{") or name == "r.json":  # an empty journal, or one cut short, is begun anew
-        assert main([*command, *(["--resume"] if resume else [])]) == 1
+    anew = not content or (content == "{" and name == "r.jsonl")  # an empty file, or a journal that was cut short
+    for flags in (["--resume"] if resume else [], *([] if anew else [["--overwrite"]])):
+        if anew and name == "r.jsonl":
+            continue
+        assert main([*command, *flags]) == 1
         assert (tmp_path / name).read_text() == content
         assert [path.name for path in tmp_path.iterdir()] == [name]
-        assert re.search(r"would be replaced. Give another --output, or --overwrite\.\n$", capsys.readouterr().err)
-    assert main([*command, "--overwrite"]) == 0
-    assert json.loads((tmp_path / "r.json").read_text())["episodes"] == 1
+        error = capsys.readouterr().err
+        assert re.search(rf"{name} is (not|there).*would be replaced\. (Move it away|Give another)", error)
+        assert error.count("\n") == 1
+    if anew:
+        assert main([*command, "--overwrite"]) == 0
+        assert json.loads((tmp_path / "r.json").read_text())["episodes"] == 1
 
 
 def test_without_a_word_the_papers_suite_is_played():

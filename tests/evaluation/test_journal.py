@@ -215,3 +215,117 @@ def test_transcripts_agree_with_the_journal_after_an_interruption(tmp_path):
         Session(prepared, output)
     with Session(prepared, output, keep=0, overwrite=True) as session:
         assert transcript_ids(session) == []
+
+
+def interrupted(tmp_path, plan, episodes=6):
+    """Play some of a plan, and return its output."""
+    output = tmp_path / "out" / "r.json"
+    with Session(prepare_plan(plan), output) as session:
+        for number, _ in enumerate(session.play(Wanderer(), batch=1), 1):
+            if number == episodes:
+                break
+    return output
+
+
+@pytest.mark.parametrize("content", [b"", b'{"schema"', None, "header", "half"])
+@pytest.mark.parametrize("write_results", [False, True])
+def test_transcripts_are_not_dropped_for_a_journal_that_has_lost_lines(tmp_path, content, write_results):
+    plan = EvaluationPlan("x", choose_entries([2], episodes=5), options=FAST)
+    output = interrupted(tmp_path, plan)
+    journal = output.with_suffix(".jsonl")
+    lines = journal.read_bytes().splitlines(keepends=True)
+    if write_results:
+        output.write_text('{"kind": "agile_gym.evaluation"}')
+    if content is None:
+        journal.unlink()
+    else:
+        journal.write_bytes({"header": lines[0], "half": b"".join(lines[:4])}.get(content, content))
+    before = sorted(transcript.id for transcript in read_transcripts(tmp_path / "out" / "r-transcripts"))
+    assert len(before) == 6
+    with pytest.raises(ConfigurationError, match=r"lost lines|without the journal"):
+        Session(prepare_plan(plan), output, resume=True)
+    assert sorted(transcript.id for transcript in read_transcripts(tmp_path / "out" / "r-transcripts")) == before
+    journal.write_bytes(b"".join(lines))
+    with Session(prepare_plan(plan), output, resume=True) as session:
+        assert len(session.journal.results) == 6
+
+
+def test_lines_that_cannot_be_read_are_counted_and_played_again(tmp_path):
+    plan = EvaluationPlan("x", choose_entries([2], episodes=5), options=FAST)
+    output = interrupted(tmp_path, plan)
+    journal = output.with_suffix(".jsonl")
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([lines[0], b"\0\xff\n", lines[2], b"[]\n", *lines[4:]]))
+    with Session(prepare_plan(plan), output, resume=True) as session:
+        assert session.journal.unread == 2
+        assert len(session.journal.results) == 4
+        list(session.play(Wanderer()))
+        assert len(session.journal.results) == len(plan)
+
+
+def test_nothing_is_replaced_where_the_transcripts_are_somebody_elses(tmp_path):
+    plan = EvaluationPlan("x", choose_entries([2], episodes=5), options=FAST)
+    output = interrupted(tmp_path, plan)
+    path = tmp_path / "out" / "r-transcripts" / "episodes.jsonl"
+    path.write_text('{"text": "mine"}\n')
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigurationError, match="no transcripts, and would be deleted"):
+        Session(prepare_plan(plan), output, overwrite=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def model_folder(folder, *, weights=b"w" * 3_000_000):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(weights)
+
+
+def test_an_evaluation_goes_on_where_photographs_model_and_prompt_have_moved(tmp_path, monkeypatch):
+    from PIL import Image
+
+    from agile_gym.actions.template import _FOLDER
+
+    monkeypatch.chdir(tmp_path)
+    model_folder(tmp_path / "a" / "model")
+    (tmp_path / "a" / "photos").mkdir()
+    (tmp_path / "a" / "prompt.txt").write_text((_FOLDER / "prompt_full.txt").read_text())
+    for number in range(2):
+        Image.effect_noise((60, 60), 50 + number).save(tmp_path / "a" / "photos" / f"{number}.png")
+
+    def plan(root, prompt="prompt.txt", adapter="model"):
+        options = {**FAST, "prompt": f"{root}/{prompt}"}
+        return EvaluationPlan(
+            f"hf:{root}/model", choose_entries([2], episodes=4), images=f"{root}/photos", options=options,
+            policy_options={"adapter": f"{root}/{adapter}"},
+        )  # fmt: skip
+
+    output = interrupted(tmp_path, plan("a"))
+    (tmp_path / "a").rename(tmp_path / "b")
+    (tmp_path / "link").symlink_to("b")
+    for root in ("b", "./b", str(tmp_path / "b"), "b/../b", "link"):
+        with Session(prepare_plan(plan(root)), output, resume=True) as session:
+            assert len(session.journal.results) == 6
+    before = output.with_suffix(".jsonl").read_bytes()
+    (tmp_path / "b" / "prompt.txt").write_text((_FOLDER / "prompt_full.txt").read_text() + "Be quick.")
+    with pytest.raises(ConfigurationError, match=r"They differ in options: .*prompt"):
+        Session(prepare_plan(plan("b")), output, resume=True)
+    (tmp_path / "b" / "prompt.txt").write_text((_FOLDER / "prompt_full.txt").read_text())
+    weights = bytearray(b"w" * 3_000_000)
+    weights[1_500_000:1_600_000] = b"v" * 100_000  # trained on
+    (tmp_path / "b" / "model" / "model.safetensors").write_bytes(weights)
+    with pytest.raises(ConfigurationError, match=r"They differ in policy: .*; policy_options"):
+        Session(prepare_plan(plan("b")), output, resume=True)
+    (tmp_path / "b" / "model" / "model.safetensors").write_bytes(b"w" * 3_000_000)
+    Image.effect_noise((60, 60), 80).save(tmp_path / "b" / "photos" / "more.png")
+    with pytest.raises(ConfigurationError, match=r"photographs|images"):
+        Session(prepare_plan(plan("b")), output, resume=True)
+    assert output.with_suffix(".jsonl").read_bytes() == before
+
+
+def test_a_model_that_was_trained_on_in_its_place_is_another_one(tmp_path):
+    model_folder(tmp_path / "model")
+    plan = EvaluationPlan(f"hf:{tmp_path / 'model'}", choose_entries([2], episodes=4), options=FAST)
+    output = interrupted(tmp_path, plan)
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"v" * 3_000_000)
+    with pytest.raises(ConfigurationError, match=r"differ in policy: .*with other content"):
+        Session(prepare_plan(plan), output, resume=True)

@@ -269,3 +269,17 @@ def test_pickle_and_copy(tmp_path):
             assert twin.content_hash(3) == source.content_hash(3)
             np.testing.assert_array_equal(twin.load(3), source.load(3))
             assert not twin.load(3).flags.writeable
+
+
+def test_what_this_package_writes_is_no_photograph(tmp_path):
+    def noise(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((20, 20), 90).save(path)
+
+    noise(tmp_path / "one.png")
+    noise(tmp_path / "images" / "two.png")  # a folder of this name is as good as another
+    for name, mark in (("run", "agile-gym.json"), ("a", "episodes.jsonl"), ("b", "episodes-00000.parquet")):
+        noise(tmp_path / name / "images" / "ab" / "cd.png")
+        (tmp_path / name / mark).write_text("")
+    noise(tmp_path / "a" / "three.png")
+    assert [item.name for item in open_images(tmp_path)._items] == ["a/three.png", "images/two.png", "one.png"]

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import pytest
@@ -101,3 +102,65 @@ def test_not_a_checkpoint(tmp_path):
         check_checkpoint(tmp_path / "nothing")
     with pytest.raises(ConfigurationError, match="not a checkpoint of GRPO"):
         check_checkpoint(tmp_path)
+
+
+def damage(path):
+    (path / "state.pkl").write_text("x")
+
+
+@pytest.mark.parametrize("name", ["one.previous", "one.partial", "two", None])
+def test_the_advice_names_the_newest_whole_one_that_is_there(tmp_path, name):
+    path = tmp_path / "one"
+    replace_checkpoint(path, writer("a"))
+    for number, other in enumerate(("older", name, "damaged")):
+        if other is not None and (name is not None or other == "damaged"):
+            shutil.copytree(path, tmp_path / other)
+            os.utime(tmp_path / other / MANIFEST, (number * 1000, number * 1000))
+    damage(tmp_path / "damaged")
+    damage(path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / MANIFEST).write_text("[]")
+    with pytest.raises(ConfigurationError, match=r"is damaged: state\.pkl") as caught:
+        check_checkpoint(path)
+    if name is None:
+        assert "There is no other whole one" in str(caught.value)
+    else:
+        assert repr(str(tmp_path / name)) in str(caught.value)
+        check_checkpoint(tmp_path / name)
+    assert "damaged'" not in str(caught.value).partition("is damaged")[2]
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_a_checkpoint_of_another_version(tmp_path, version):
+    path = tmp_path / "one"
+    replace_checkpoint(path, writer("a"))
+    manifest = json.loads((path / MANIFEST).read_text())
+    (path / MANIFEST).write_text(json.dumps({**manifest, "version": version}))
+    with pytest.raises(ConfigurationError, match=r"has the version .* reads 1"):
+        check_checkpoint(path)
+
+
+@pytest.mark.parametrize("suffix", [".partial", ".previous"])
+@pytest.mark.parametrize("name", ["thesis.tex", "part/thesis.tex", "deep/er/weights.bin"])
+def test_folders_that_are_no_checkpoints_are_not_removed(tmp_path, suffix, name):
+    path, other = tmp_path / "one", tmp_path / f"one{suffix}"
+    replace_checkpoint(path, writer("a"))
+    (other / name).parent.mkdir(parents=True)
+    (other / name).write_text("mine")
+    (other / "state.pkl").write_text("half")
+    with pytest.raises(OSError, match="Nothing was removed"):
+        replace_checkpoint(path, writer("b"))
+    assert (other / name).read_text() == "mine"
+    assert (other / "state.pkl").exists()
+    check_checkpoint(path)
+
+
+def test_a_link_to_a_checkpoint_is_followed_and_kept(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "one").symlink_to(tmp_path / "disk" / "real")
+    for text in ("a", "b", "c"):
+        replace_checkpoint(tmp_path / "one", writer(text))
+        check_checkpoint(tmp_path / "one")
+        assert content(tmp_path / "one") == content(tmp_path / "disk" / "real") == text
+    assert (tmp_path / "one").is_symlink()
+    assert [entry.name for entry in (tmp_path / "disk").iterdir()] == ["real"]

@@ -234,8 +234,8 @@ def test_what_a_model_writes_is_never_taken_for_an_image(tmp_path, episodes, loa
 
 @pytest.mark.parametrize("export", EXPORTERS)
 def test_nothing_is_left_behind_by_a_failure(tmp_path, episodes, export):
-    (tmp_path / "train.parquet").write_bytes(b"older")
-    (tmp_path / "train.json").write_bytes(b"older")
+    export(episodes, tmp_path, name="train")
+    older = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != "images"}
 
     def failing():
         yield episodes[0]
@@ -244,9 +244,29 @@ def test_nothing_is_left_behind_by_a_failure(tmp_path, episodes, export):
 
     with pytest.raises(RuntimeError, match="power"):
         export(failing(), tmp_path, name="train")
-    left = {path.name for path in tmp_path.iterdir() if path.name != "images"}
-    assert left == {"train.parquet", "train.json"}
-    assert (tmp_path / "train.parquet").read_bytes() == (tmp_path / "train.json").read_bytes() == b"older"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != "images"} == older
+
+
+@pytest.mark.parametrize("export", EXPORTERS)
+@pytest.mark.parametrize("content", [b"older", b'[{"messages": "mine"}]', b"PAR1 and no more"])
+def test_files_that_no_export_wrote_are_not_replaced(tmp_path, episodes, export, content):
+    for name in ("train.json", "train.parquet"):
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"train\.(json|parquet) is not what agile-gym export wrote"):
+        export(episodes, tmp_path, name="train")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == dict.fromkeys(
+        ("train.json", "train.parquet"), content
+    )
+
+
+def test_the_table_of_another_trainer_is_not_replaced(tmp_path, episodes):
+    export_trl(episodes, tmp_path)
+    before = (tmp_path / "train.parquet").read_bytes()
+    with pytest.raises(ConfigurationError, match="is not what agile-gym export wrote"):
+        export_verl(episodes, tmp_path)
+    assert (tmp_path / "train.parquet").read_bytes() == before
+    export_trl(episodes[:1], tmp_path)
+    assert (tmp_path / "train.parquet").read_bytes() != before
 
 
 @pytest.mark.parametrize("export", EXPORTERS)

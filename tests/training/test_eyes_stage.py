@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from agile_gym.errors import ConfigurationError  # noqa: E402
+from agile_gym.errors import ConfigurationError, explain_os_error  # noqa: E402
 from agile_gym.images import open_images  # noqa: E402
 from agile_gym.policies.tiny.eyes import EyesConfig  # noqa: E402
 from agile_gym.training.eyes_stage import run_eyes  # noqa: E402
@@ -71,3 +71,68 @@ def test_a_checkpoint_that_cannot_be_read_is_named(tmp_path):
     torch.save({"config": print}, tmp_path / "checkpoint.pt")  # a function is not taken from a file
     with pytest.raises(ConfigurationError, match="Remove it"):
         play(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: [1, 2],
+        lambda state: {},
+        lambda state: {**state, "stage": "other"},
+        lambda state: {**state, "step": "2"},
+        lambda state: {**state, "config": None},
+        lambda state: {key: value for key, value in state.items() if key != "model"},
+        lambda state: {**state, "model": {}},
+        lambda state: {**state, "optimizer": {}},
+        lambda state: {**state, "matching": []},
+        lambda state: {**state, "drawn": 3},
+        lambda state: torch.zeros(3),
+    ],
+)
+def test_a_state_that_does_not_fit_is_told_before_anything_is_dropped(tmp_path, stopped, change):
+    state = torch.load(stopped / "checkpoint.pt", weights_only=True)
+    path = tmp_path / "checkpoint.pt"
+    torch.save(change(state), path)
+    before = path.read_bytes()
+    with pytest.raises(ConfigurationError, match=r"checkpoint\.pt cannot be read .*Remove it"):
+        run_eyes(tmp_path, open_images(), EyesConfig(**CONFIG), lambda done: pytest.fail("it began"), print)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\xff", "half", "dir"])
+def test_a_damaged_checkpoint_is_told(tmp_path, stopped, content):
+    path, whole = tmp_path / "checkpoint.pt", (stopped / "checkpoint.pt").read_bytes()
+    if content == "dir":
+        path.mkdir()
+    else:
+        path.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
+    with pytest.raises(ConfigurationError, match=r"checkpoint\.pt cannot be read .*Remove it"):
+        play(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A training that was interrupted at its second step."""
+    folder = tmp_path_factory.mktemp("eyes")
+
+    def stop(done, entry):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_eyes(folder, open_images(), EyesConfig(**CONFIG), lambda done: None, stop)
+    return folder
+
+
+@pytest.mark.parametrize("size", ["100k", "5m", "20m"])
+def test_a_full_disk_is_told_and_the_training_goes_on_when_there_is_room(disk, size):
+    disk.resize(size)
+    config, ignore = EyesConfig(**CONFIG), lambda *_: None
+    every = 2 if size == "20m" else 100
+    with pytest.raises(OSError, match=r"(checkpoint\.pt|eyes/model)'?$") as caught:
+        run_eyes(disk.path / "eyes", open_images(), config, ignore, ignore, save_every=every)
+    assert "the disk is full" in explain_os_error(caught.value)
+    assert not list(disk.path.rglob("*.new"))
+    disk.resize("400m")
+    play(disk.path / "eyes")
+    assert (disk.path / "eyes" / "model" / "model.safetensors").exists()

@@ -202,3 +202,110 @@ def test_results_of_rllib_become_flat_figures():
     assert flatten_result({}) == {}
     supervised = {"grpo": {"seconds_update": 2.0}, "learners": {"default_policy": {"loss": 1.0, "tokens": 10}}}
     assert flatten_result(supervised)["trained_tokens_per_second"] == 5.0
+
+
+@pytest.fixture
+def logged(tmp_path):
+    """A folder with a good log and its table."""
+    with RunLog(tmp_path, tensorboard=False) as log:
+        for number in range(1, 6):
+            log.add("grpo", number, {"acc": number / 10}, seconds=10 * number)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[: data.index(b"\n") + 1],
+        lambda data: bytes(range(256)) * 3,
+        lambda data: b"\xff" * 50,
+        lambda data: data[: len(data) // 2] + b"\xff\0\x01",
+        lambda data: data + b"not a record",
+        lambda data: data + b'{"iteration"',
+        None,
+    ],
+)
+def test_nothing_good_is_replaced_where_the_records_are_damaged(logged, damage):
+    path = logged / "metrics.jsonl"
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage(path.read_bytes()))
+    before = {path.name: path.read_bytes() for path in logged.iterdir()}
+    with pytest.raises(ConfigurationError, match=r"metrics\.jsonl (has lost records|is no record)"):
+        RunLog(logged, tensorboard=False)
+    assert {path.name: path.read_bytes() for path in logged.iterdir()} == before
+
+
+def test_a_log_that_is_no_file(logged):
+    (logged / "metrics.jsonl").unlink()
+    (logged / "metrics.jsonl").mkdir()
+    with pytest.raises(ConfigurationError, match="cannot be read: it is not a file"):
+        RunLog(logged, tensorboard=False)
+
+
+def test_a_table_that_is_damaged_is_written_anew(logged):
+    table = (logged / "metrics.csv").read_bytes()
+    for content in (b"", b"\0\xff", b"stage,iter", table + table.splitlines(keepends=True)[0]):
+        (logged / "metrics.csv").write_bytes(content)
+        RunLog(logged, tensorboard=False).close()
+        assert (logged / "metrics.csv").read_bytes() == table
+
+
+@pytest.mark.parametrize("kept", [0, 2, 5])
+def test_a_kill_while_records_are_dropped_leaves_a_log_that_can_be_gone_on_with(logged, kept, monkeypatch):
+    def killed(path, *args):
+        if path.name == "metrics.jsonl":
+            raise KeyboardInterrupt
+        return written(path)
+
+    import agile_gym.training.runlog as runlog
+
+    written = runlog.write_text
+    log = RunLog(logged, tensorboard=False)
+    monkeypatch.setattr(runlog, "write_text", killed)
+    if kept < 5:
+        with pytest.raises(KeyboardInterrupt):
+            log.truncate_after("grpo", kept)
+    monkeypatch.undo()
+    log._file.close()
+    with RunLog(logged, tensorboard=False) as again:
+        assert len(again.records) == 5
+        again.truncate_after("grpo", kept)
+    assert len(read_records(logged / "metrics.jsonl")) == kept
+
+
+def test_tensorboards_folder_loses_nothing_of_others(tmp_path):
+    pytest.importorskip("tensorboardX")
+    mine = tmp_path / "tensorboard" / "sft" / "notes.txt"
+    with RunLog(tmp_path) as log:
+        log.add("sft", 1, {"x": 1.0})
+        mine.write_text("mine")
+        log.truncate_after("sft", 0)
+    assert mine.read_text() == "mine"
+    assert [path.name for path in mine.parent.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("size", ["4k", "8k", "20k"])
+@pytest.mark.parametrize("tensorboard", [False, True])
+def test_a_full_disk_costs_no_record_that_was_written(disk, size, tensorboard):
+    disk.resize(size)
+    figures = {f"metric/{number}": number / 7 for number in range(40)}
+
+    def fill():
+        with RunLog(disk.path, tensorboard=tensorboard) as log:
+            for number in range(1, 100):
+                log.add("grpo", number, figures)
+
+    with pytest.raises(OSError, match=r"metrics\.jsonl"):
+        fill()
+    kept = [record["iteration"] for record in read_records(disk.path / "metrics.jsonl")]
+    assert kept == list(range(1, len(kept) + 1))
+    assert (disk.path / "metrics.jsonl").read_bytes().endswith(b"\n" if kept else b"")
+    assert not list(disk.path.rglob("*.new"))
+    disk.resize("2m")
+    with RunLog(disk.path, tensorboard=tensorboard) as log:
+        log.add("grpo", len(kept) + 1, figures)
+    assert len(read_records(disk.path / "metrics.jsonl")) == len(kept) + 1
+    assert (disk.path / "metrics.csv").read_text().count("\n") == len(kept) + 2

@@ -17,6 +17,7 @@ pytest.importorskip("torch")
 from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation import read_report
 from agile_gym.rollout import read_transcripts
+from agile_gym.training.folder import RunFolder
 from agile_gym.training.settings import format_settings, preset_names, preset_text, read_settings
 
 SMALL = {
@@ -144,9 +145,13 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_weights(finished, tmp_pa
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    with pytest.raises(ConfigurationError, match="Another process is training"):
+        RunFolder(folder, overwrite=True)
     process.kill()
     process.wait()
     process.stdout.close()
+    RunFolder(folder, resume=True).close()  # at once, though Ray's processes may still end
+    folder = folder.rename(tmp_path / "moved")
     result = run(folder, "--resume")
     assert result.returncode == 0, result.stderr
     expected = weights(finished[0])

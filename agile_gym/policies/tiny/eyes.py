@@ -27,6 +27,7 @@ def train_eyes(
     progress: Callable[[EyesProgress], None] | None = None,
     *,
     state: EyesState | None = None,
+    begin: Callable[[], None] | None = None,
     save: Callable[[EyesState], None] | None = None,
     save_every: int = 100,
 ) -> list[EyesProgress]:
@@ -42,6 +43,7 @@ def train_eyes(
         config: How.
         progress: Called after every step. If it raises, the state is saved.
         state: Where to go on, as ``save`` was given it.
+        begin: Called before the first step, once the state was taken over.
         save: Called with the state: dicts, lists, numbers, texts and tensors, which the next step changes.
         save_every: Steps from one call of ``save`` to the next.
 
@@ -55,6 +57,8 @@ def train_eyes(
     training = EyesTraining(model, processor, training_images(images), config or EyesConfig())
     if state is not None:
         training.set_state(state)
+    if begin is not None:
+        begin()
     history: list[EyesProgress] = []
     was_training = model.training
     model.train()

@@ -15,7 +15,7 @@ from agile_gym.policies.tiny.exercises import Exercise, ExerciseDrawer
 from agile_gym.policies.tiny.eyes_config import EyesConfig, EyesProgress, Stage
 from agile_gym.policies.tiny.puzzles import Lesson
 
-__all__ = ["EyesState", "EyesTraining"]
+__all__ = ["STAGES", "EyesState", "EyesTraining", "StateError"]
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
 EyesState = dict[str, Any]
@@ -24,6 +24,10 @@ Groups = list[tuple[list[Any], float]]
 LOWEST_RATE = 0.05
 WHOLE_EVERY = 4
 """Every so many steps the end of the turn is learned, too; in the others, which are cheaper, only the names."""
+
+
+class StateError(ConfigurationError):
+    """A state is none of a training, or a damaged one."""
 
 
 class EyesTraining:
@@ -123,12 +127,21 @@ class EyesTraining:
 
         Raises:
             ConfigurationError: If it is that of a training with another configuration.
+            StateError: If it is damaged.
         """
+        if not isinstance(state.get("config"), str):
+            raise StateError("its settings are missing")
         if state["config"] != _as_text(self._config):
             raise ConfigurationError(
                 f"The training to go on with has other settings: {state['config']}, not {_as_text(self._config)}. Give "
                 "the same ones, or begin anew."
             )
+        try:
+            self._take_over(state)
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise StateError(f"the state does not fit: {type(error).__name__}") from error
+
+    def _take_over(self, state: EyesState) -> None:
         self._begin(STAGES.index(state["stage"]))
         self._step, self._seen, self._seconds = state["step"], state["puzzles"], state["seconds"]
         self._model.load_state_dict(state["model"])
