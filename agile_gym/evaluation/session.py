@@ -13,6 +13,7 @@ from agile_gym.evaluation.plan import EvaluationPlan
 from agile_gym.evaluation.results import EpisodeResult
 from agile_gym.evaluation.run import PreparedPlan, play_tasks
 from agile_gym.evaluation.workers import play_in_workers
+from agile_gym.interruption import hold
 from agile_gym.policies.base import Policy
 from agile_gym.rollout.store import TranscriptWriter
 
@@ -114,9 +115,10 @@ class Session:
                 self._prepared, tasks, workers=workers, batch=batch, keep=self._keep, on_lost=on_lost
             )
         for result, transcript in episodes:
-            if transcript is not None and self._writer is not None:
-                self._writer.append(transcript)
-            self.journal.add(result)
+            with hold():
+                if transcript is not None and self._writer is not None:
+                    self._writer.append(transcript)
+                self.journal.add(result)
             yield result
 
     def close(self) -> None:

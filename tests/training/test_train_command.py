@@ -1,13 +1,17 @@
 """``agile-gym train``: settings, mistakes, and whole runs in processes of their own."""
 
+import contextlib
 import csv
-import io
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +20,7 @@ pytest.importorskip("torch")
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation import read_report
+from agile_gym.interruption import STOP_SIGNALS
 from agile_gym.rollout import read_transcripts
 from agile_gym.training.settings import format_settings, preset_names, preset_text, read_settings
 
@@ -177,18 +182,122 @@ def test_an_interrupted_run_is_saved_and_says_how_to_go_on(tmp_path):
     assert grpo_iterations(folder) == list(range(1, last + 1))
 
 
-def test_an_interruption_while_the_table_is_drawn_does_not_block(tmp_path):
-    from agile_gym.training.console import LiveTable
-    from agile_gym.training.pipeline import TrainingRun
+PLACES = {
+    "eyes": ("agile_gym.policies.tiny.eyes_training.EyesTraining._take_step", 2),
+    "cold start": ("agile_gym.coldstart.filters.Filters.judge", 3),
+    "start of Ray": ("ray._private.node.Node.start_ray_processes", 1),
+    "building of the runners": ("agile_gym.learner.env_runner.VLMEnvRunner.make_module", 1),
+    "writing of weights": ("agile_gym.learner.recovery.RecoverableAlgorithm.save_pretrained", 1),
+    "evaluation": ("agile_gym.policies.hf.HFVLMPolicy.finish", 2),
+    "report": ("agile_gym.training.report.read_results", 1),
+}
+"""Functions that a run calls, and at which call it is interrupted."""
+INTERRUPTED = """
+import json, os, pkgutil, sys, time
+from agile_gym import cli
 
+numbers, place, at = json.loads(sys.argv[1])
+owner, _, name = place.rpartition(".")
+owner, calls = pkgutil.resolve_name(owner), [0]
+original = getattr(owner, name)
+
+def call(*args, **kwargs):
+    calls[0] += 1
+    if calls[0] == at:
+        print(f"interrupted at {time.monotonic()}", flush=True)
+        for number in numbers:
+            os.killpg(0, number)  # as a terminal, timeout and systemd do
+    return original(*args, **kwargs)
+
+setattr(owner, name, call)
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+def run_interrupted(folder, place, at, *numbers, **changes):
+    """Run a training that sends its process group signals when it is at a place."""
+    words = command(folder, *(["--resume"] if folder.exists() else []), **changes)[3:]
+    mark = f"mark-{os.getpid()}-{time.monotonic_ns()}"
+    program = [sys.executable, "-c", INTERRUPTED, json.dumps([[int(number) for number in numbers], place, at]), *words]
+    process = subprocess.Popen(
+        program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0,
+        env=environment() | {"AGILE_GYM_TEST": mark},
+    )  # fmt: skip
+    output, errors = process.communicate(timeout=200)
+    began = re.search(r"interrupted at ([\d.]+)", output)
+    assert began, output + errors
+    seconds = time.monotonic() - float(began[1])
+    deadline = time.monotonic() + 10
+    while left := marked(mark):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+    assert "Traceback" not in errors
+    assert "***" not in errors  # a native stack dump
+    return process.returncode, errors, seconds
+
+
+def marked(mark):
+    """Return the command lines of the processes that have a mark in their environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (folder / "environ").read_bytes():
+                found.append((folder / "cmdline").read_bytes())
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are looked up in /proc")
+def test_a_run_that_is_interrupted_in_every_stage_goes_on_to_the_same_weights(finished, tmp_path):
+    folder = tmp_path / "run"
+    for number, (place, at) in zip(itertools.cycle(STOP_SIGNALS[::-1]), PLACES.values(), strict=False):
+        status, errors, seconds = run_interrupted(folder, place, at, number, **{"checkpoints.every": 100})
+        assert status == 128 + number, place
+        assert errors.strip() == f"Saved. Go on with: agile-gym train --output {folder} --resume"
+        assert seconds < 30
+    assert grpo_iterations(folder) == [1, 2, 3]
+    result = run(folder, "--resume")
+    assert result.returncode == 0, result.stderr
+    assert sum(1 for _ in read_transcripts(folder / "cold-start")) == 12
+    expected = weights(finished[0])
+    for name, array in weights(folder).items():
+        assert (array == expected[name]).all(), name
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are looked up in /proc")
+def test_sigterm_saves_the_iteration_and_a_second_signal_ends_the_run_at_once(tmp_path):
+    folder, place = tmp_path / "run", "agile_gym.learner.algorithm.GRPO.collect"
+    more = {"checkpoints.every": 100, "grpo.iterations": 100, "resources.runners": 1, "evaluation.interval": 0}
+    status, errors, _ = run_interrupted(folder, place, 2, signal.SIGTERM, **more)
+    assert (status, errors.count("Saved.")) == (143, 1)
+    assert grpo_iterations(folder) == [1, 2]
+    status, errors, seconds = run_interrupted(folder, place, 2, signal.SIGTERM, signal.SIGTERM, **more)
+    assert (status, errors) == (143, "\nagile-gym: ended at once\n")
+    assert seconds < 10
+    assert grpo_iterations(folder) == [1, 2, 3]  # the third is not in the checkpoint, and is done again
+
+
+def test_a_run_in_another_thread_handles_no_signals(tmp_path):
+    from agile_gym.training.pipeline import Interrupted, TrainingRun
+
+    before, seen = signal.getsignal(signal.SIGTERM), []
     training = TrainingRun(read_settings("tiny", SMALL), tmp_path / "run")
-    with LiveTable(io.StringIO()) as table:
-        training._table = table
-        with training._interruptible(), table._lock:  # as in the middle of a line
-            signal.raise_signal(signal.SIGINT)
-            assert training._stop
-            with pytest.raises(KeyboardInterrupt):
-                signal.raise_signal(signal.SIGINT)
+
+    def eyes():
+        seen.append(signal.getsignal(signal.SIGTERM))
+        training._stops.received = signal.SIGTERM  # nothing but the main thread's handlers does that
+        training._stops.check()
+
+    training._eyes = eyes
+
+    def work():
+        with pytest.raises(Interrupted) as interruption:
+            training.run()
+        seen.append(interruption.value.status)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before, 143]
 
 
 @pytest.mark.parametrize(
