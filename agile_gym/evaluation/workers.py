@@ -24,6 +24,7 @@ from agile_gym.evaluation.plan import PuzzleKey, Task
 from agile_gym.evaluation.run import Played, PreparedPlan, play_tasks
 from agile_gym.interruption import hold, ignore_stop_signals, stops_blocked
 from agile_gym.policies.base import make_policy
+from agile_gym.policies.threads import divide_threads
 
 __all__ = ["MAX_WORKERS", "play_in_workers"]
 
@@ -184,7 +185,7 @@ def _work(connection: Connection, prepared: PreparedPlan, batch: int, keep: int 
     ignore_stop_signals()  # a terminal sends them to all; the parent ends its workers
     try:
         cv2.setNumThreads(1)
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))  # before torch is there
+        divide_threads(workers)
         plan = prepared.plan
         policy = make_policy(plan.policy, **plan.policy_options)
         policy.reset(plan.seed)

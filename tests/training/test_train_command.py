@@ -56,7 +56,7 @@ def command(folder, *words, **changes):
 
 
 def environment():
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    return os.environ | {"PYTHONWARNINGS": "ignore"}
 
 
 def run(folder, *words, **changes):
@@ -223,7 +223,7 @@ def run_interrupted(folder, place, at, *numbers, **changes):
         program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0,
         env=environment() | {"AGILE_GYM_TEST": mark},
     )  # fmt: skip
-    output, errors = process.communicate(timeout=200)
+    output, errors = process.communicate(timeout=400)
     began = re.search(r"interrupted at ([\d.]+)", output)
     assert began, output + errors
     seconds = time.monotonic() - float(began[1])
@@ -246,6 +246,7 @@ def marked(mark):
     return found
 
 
+@pytest.mark.timeout(1200)  # eight runs
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are looked up in /proc")
 def test_a_run_that_is_interrupted_in_every_stage_goes_on_to_the_same_weights(finished, tmp_path):
     folder = tmp_path / "run"
@@ -253,7 +254,8 @@ def test_a_run_that_is_interrupted_in_every_stage_goes_on_to_the_same_weights(fi
         status, errors, seconds = run_interrupted(folder, place, at, number, **{"checkpoints.every": 100})
         assert status == 128 + number, place
         assert errors.strip() == f"Saved. Go on with: agile-gym train --output {folder} --resume"
-        assert seconds < 30
+        assert seconds < 60
+        print(place, number, round(seconds, 1))
     assert grpo_iterations(folder) == [1, 2, 3]
     result = run(folder, "--resume")
     assert result.returncode == 0, result.stderr
@@ -263,6 +265,7 @@ def test_a_run_that_is_interrupted_in_every_stage_goes_on_to_the_same_weights(fi
         assert (array == expected[name]).all(), name
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are looked up in /proc")
 def test_sigterm_saves_the_iteration_and_a_second_signal_ends_the_run_at_once(tmp_path):
     folder, place = tmp_path / "run", "agile_gym.learner.algorithm.GRPO.collect"
