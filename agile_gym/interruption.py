@@ -25,6 +25,7 @@ class StopSignals:
 
     Attributes:
         received: The first one, or None.
+        repeated: Whether another one came.
         on_held: Called when the first one comes within a block of `hold`, in a thread of its own.
         on_end: Called before a second one ends the process, to end others that it has started.
         end: Whether a second one ends the process at once; else it raises `KeyboardInterrupt`, too.
@@ -33,6 +34,7 @@ class StopSignals:
     def __init__(self, *, end: bool = False) -> None:
         """Begin with none."""
         self.received: int | None = None
+        self.repeated = False
         self.on_held: Callable[[], object] | None = None
         self.on_end: Callable[[], object] | None = None
         self.end = end
@@ -93,8 +95,10 @@ class StopSignals:
                 if self.on_held is not None:  # in a thread: the code that is interrupted may hold a lock
                     threading.Thread(target=self.on_held, daemon=True).start()
                 return
-        elif self.end:
-            self._end_process(number)
+        else:
+            self.repeated = True
+            if self.end:
+                self._end_process(number)
         raise KeyboardInterrupt
 
     def _end_process(self, number: int) -> NoReturn:

@@ -125,14 +125,14 @@ class TrainingRun:
             The report.
 
         Raises:
-            Interrupted: If the run was interrupted; it is saved.
+            Interrupted: If the run was interrupted by a signal; it is saved. A second one raises `KeyboardInterrupt`.
         """
         with stop_signals() as self._stops:
             try:
                 self._run_stages()
                 return write_page(self.folder, self.folder / REPORT)
             except KeyboardInterrupt:
-                if self._stops.received is None:
+                if self._stops.received is None or self._stops.repeated:
                     raise
                 raise Interrupted(self._stops.status) from None
 
