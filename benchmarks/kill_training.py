@@ -281,6 +281,7 @@ def kill_training(options):
     """Run all campaigns; return the exit status."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background job: its runs would ignore it, too
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.stdout.reconfigure(line_buffering=True)
     options.chosen = [(name, STAGES[name]) for name in options.stages or STAGES]
     findings, kills, began = [], 0, time.monotonic()
     with tempfile.TemporaryDirectory(prefix="kr", dir="/tmp") as name:
