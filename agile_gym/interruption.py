@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
@@ -153,16 +153,19 @@ def hold() -> Generator[None]:
 
 
 @contextmanager
-def stops_blocked() -> Generator[None]:
-    """Block the signals in this thread, and for good in the processes that are started, where the system can do that.
+def stops_blocked(numbers: Iterable[int] = STOP_SIGNALS) -> Generator[None]:
+    """Block signals in this thread, and for good in the processes that are started, where the system can do that.
 
     A group of processes is often sent a signal as a whole (by a terminal, ``timeout``, systemd or Slurm); then this
     process ends what it has started, in order.
+
+    Args:
+        numbers: The signals.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:

@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
-from agile_gym.interruption import StopSignals, stops_blocked
+from agile_gym.interruption import STOP_SIGNALS, StopSignals, stops_blocked
 
 __all__ = ["start_ray", "stop_ray"]
 
@@ -29,14 +30,16 @@ def start_ray(resources: Mapping[str, Any], stops: StopSignals) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     local = resources["address"] is None
     stops.on_end = _kill_children
-    with stops.hold() if local else nullcontext(), _handlers_of(stops):
+    # Blocked until the handlers are back: a signal to the whole group leaves Ray's processes to this one. Ray itself
+    # blocks SIGINT in them, so that here a second Ctrl-C gets through.
+    blocked = stops_blocked(number for number in STOP_SIGNALS if number != signal.SIGINT)
+    with stops.hold() if local else nullcontext(), blocked, _handlers_of(stops):
         if not local:
             ray.init(address=resources["address"], **quiet)
             return
         wanted = resources["runners"] * resources["cpus_per_runner"]
         wanted += resources["learners"] * resources["cpus_per_learner"]
-        with stops_blocked():  # a signal to the whole group leaves Ray's processes to this one
-            ray.init(num_cpus=max(os.cpu_count() or 1, int(wanted) + 1), include_dashboard=False, **quiet)
+        ray.init(num_cpus=max(os.cpu_count() or 1, int(wanted) + 1), include_dashboard=False, **quiet)
 
 
 @contextmanager

@@ -21,7 +21,6 @@ pytest.importorskip("torch")
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation import read_report
-from agile_gym.interruption import STOP_SIGNALS
 from agile_gym.rollout import read_transcripts
 from agile_gym.training.settings import format_settings, preset_names, preset_text, read_settings
 
@@ -193,6 +192,8 @@ PLACES = {
     "report": ("agile_gym.training.report.read_results", 1),
 }
 """Functions that a run calls, and at which call it is interrupted."""
+STOPS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
+"""The signals by which it is, in turn; Ray has handlers of its own for the last one, which meets its start."""
 INTERRUPTED = """
 import json, os, pkgutil, sys, time
 from agile_gym import cli
@@ -251,7 +252,7 @@ def marked(mark):
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are looked up in /proc")
 def test_a_run_that_is_interrupted_in_every_stage_goes_on_to_the_same_weights(finished, tmp_path):
     folder = tmp_path / "run"
-    for number, (place, at) in zip(itertools.cycle(STOP_SIGNALS[::-1]), PLACES.values(), strict=False):
+    for number, (place, at) in zip(itertools.cycle(STOPS), PLACES.values(), strict=False):
         status, errors, seconds = run_interrupted(folder, place, at, number, **{"checkpoints.every": 100})
         assert status == 128 + number, place
         assert errors.strip() == f"Saved. Go on with: agile-gym train --output {folder} --resume"
