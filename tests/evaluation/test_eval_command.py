@@ -218,6 +218,22 @@ def test_an_interruption_keeps_what_is_finished_and_says_how_to_go_on(tmp_path, 
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are looked up in /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_workers_leave_signals_to_their_parent(tmp_path, number):
+    arguments = ["eval", "--episodes", "40", "--grid", "2", "--option", "image_size=64", "--workers", "2"]
+    process = start(*arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    wait_for_lines(tmp_path / "agile-eval.jsonl", 5, process)
+    tracker = [
+        pid for pid in _children(process.pid) if b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    for pid in set(_children(process.pid)) - set(tracker):
+        os.kill(int(pid), number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "was killed" not in errors
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are looked up in /proc")
 def test_ctrl_c_while_workers_start_is_quiet(tmp_path):
     arguments = ["eval", "--suite", "quick", "--workers", "3"]
     process = start(*arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
