@@ -16,6 +16,7 @@ from agile_gym.commands.tiny import add_tiny_command
 from agile_gym.commands.train import add_train_command
 from agile_gym.commands.view import add_view_command
 from agile_gym.errors import AgileGymError, ConfigurationError, explain_os_error
+from agile_gym.interruption import stop_signals
 from agile_gym.terminal import one_line, show_all_characters
 
 __all__ = ["main"]
@@ -30,26 +31,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after the program's name; those of the process by default.
 
     Returns:
-        The exit status: 0 for success, 1 for a mistake of the user's, 130 for an interruption.
+        The exit status: 0 for success, 1 for a mistake of the user's, 128 and the signal's number for an interruption:
+        130 for Ctrl-C, 143 for SIGTERM. A second signal ends the process at once.
     """
-    show_all_characters()
-    options = _parser().parse_args(arguments)
+    with stop_signals(end=True) as stops:
+        why = ""
+        try:
+            show_all_characters()
+            options = _parser().parse_args(arguments)
+            status: int = options.run(options)
+            _flush_output()  # a full disk shows here, not when the process ends
+            return status
+        except KeyboardInterrupt:
+            pass
+        except (AgileGymError, OSError) as error:
+            text = one_line(explain_os_error(error) if isinstance(error, OSError) else str(error))
+            if isinstance(error, BrokenPipeError):  # the reader, such as head, has seen enough
+                _drop_standard_output()
+                return 0
+            if isinstance(error, OSError) and error.filename in (None, _OUTPUT):
+                _drop_standard_output()
+            if stops.received is None:
+                print(f"agile-gym: {text}", file=sys.stderr)
+                return 1
+            why = f" ({text})"
+        except Exception as error:
+            if stops.received is None:
+                raise
+            why = f" ({one_line(repr(error))})"  # libraries turn an interruption into errors of their own
+        _say_last(f"\nagile-gym: interrupted{why}")
+        return stops.status
+
+
+def _say_last(text: str) -> None:
     try:
-        status: int = options.run(options)
-        _flush_output()  # a full disk shows here, not when the process ends
-    except (AgileGymError, OSError) as error:
-        text = explain_os_error(error) if isinstance(error, OSError) else str(error)
-        if isinstance(error, BrokenPipeError):  # the reader, such as head, has seen enough
-            _drop_standard_output()
-            return 0
-        if isinstance(error, OSError) and error.filename in (None, _OUTPUT):
-            _drop_standard_output()
-        print(f"agile-gym: {one_line(text)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nagile-gym: interrupted", file=sys.stderr)
-        return 130
-    return status
+        print(text, file=sys.stderr, flush=True)
+    except OSError:  # the terminal was closed
+        null = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(null, stream.fileno())
 
 
 def _flush_output() -> None:

@@ -1,9 +1,12 @@
-"""Kills an evaluation at random moments, resumes it, and compares it with one that was left alone.
+"""Kills an evaluation, or a training, again and again, resumes it, and compares it with one that was left alone.
 
 Usage: python benchmarks/kill_and_resume.py [--suite paper] [--policy edge] [--kills 10] [--workers 1] [--seed 0]
+       python benchmarks/kill_and_resume.py --training [--setups 0 1 2] [--stages NAME ...] [--seed 0]
 
-The table must be the same byte for byte, every episode must be in the journal once, and the transcripts must be those
-that the journal asks for, each equal to the one of the run that was left alone. Exit status 1 if not.
+Evaluation: the table must be the same byte for byte, every episode must be in the journal once, and the transcripts
+must be those that the journal asks for, each equal to the one of the run that was left alone.
+
+Training: see `kill_training.py`, which it runs. Exit status 1 if anything is not as it should be.
 """
 
 import argparse
@@ -14,6 +17,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from kill_training import STAGES, kill_training
 
 from agile_gym.evaluation import read_journal
 from agile_gym.rollout.reading import read_transcripts
@@ -50,7 +55,12 @@ def main():
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--training", action="store_true", help="end trainings by signals, rather than an evaluation")
+    parser.add_argument("--setups", type=int, nargs="+", default=[0, 1, 2], help="numbers of runners and learners")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, metavar="NAME", help=f"of {', '.join(STAGES)}")
     options = parser.parse_args()
+    if options.training:
+        return kill_training(options)
     rng = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as name:
         whole, part = Path(name, "whole.json"), Path(name, "part.json")

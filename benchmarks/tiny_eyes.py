@@ -105,6 +105,7 @@ def main() -> None:
     for name in numbers:
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(getattr(defaults, name)))
     options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # else the tiny model has one
     torch.set_num_threads(options.threads)
     given = {name: getattr(options, name) for name in numbers if getattr(options, name) is not None}
     config = replace(defaults, grids=tuple(map(parse_grid, options.grids)), **given)

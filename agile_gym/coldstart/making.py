@@ -18,6 +18,7 @@ from agile_gym.evaluation.plan import Task
 from agile_gym.evaluation.run import PreparedPlan, hold_back, play_tasks
 from agile_gym.evaluation.workers import MAX_WORKERS, play_in_workers
 from agile_gym.fingerprints import adopt_paths, fingerprints
+from agile_gym.interruption import hold
 from agile_gym.policies.base import Policy, as_policy, make_policy
 from agile_gym.rollout.files import write_text
 from agile_gym.rollout.owned import check_replaceable
@@ -105,15 +106,16 @@ def make_cold_start(
                 )
                 with closing(_in_order(episodes, judged)) as attempts:
                     for number, transcript in attempts:
-                        if filters.judge(transcript) is None:
-                            writer.append(_noted(transcript, number, config.teacher, filters))
-                        judged = number + 1
+                        with hold():
+                            if filters.judge(transcript) is None:
+                                writer.append(_noted(transcript, number, config.teacher, filters))
+                            judged = number + 1
                         if on_attempt is not None:
                             on_attempt(judged, quotas.found.total())
                         if quotas.complete:
                             break
         except BaseException:
-            with suppress(OSError):  # it only saves attempts; what is wrong is told by what was raised
+            with hold(), suppress(OSError):  # it only saves attempts; what is wrong is told by what was raised
                 _write_manifest(folder, settings, judged, filters)
             raise
         _write_manifest(folder, settings, judged, filters)

@@ -62,15 +62,17 @@ def _coldstart(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from agile_gym.coldstart.making import make_cold_start
+    from agile_gym.interruption import stop_signals
 
     config = _config(options)
     if not config.is_expert and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # so that a module beside the user is found
-    with tqdm(total=config.count, unit="episode", file=sys.stderr) as bar:
+    with tqdm(total=config.count, unit="episode", file=sys.stderr) as bar, stop_signals() as stops:
 
         def show(attempts: int, kept: int) -> None:
             bar.set_postfix_str(f"{attempts:,} played", False)
             bar.update(kept - bar.n)
+            stops.check()
 
         try:
             report = make_cold_start(

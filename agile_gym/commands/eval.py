@@ -128,6 +128,7 @@ def _play(session: Session, policy: Policy | None, options: argparse.Namespace) 
     from tqdm import tqdm
 
     from agile_gym.commands.progress import warnings_above
+    from agile_gym.interruption import stop_signals
 
     journal = session.journal
     solved = sum(result.solved for result in journal.results)
@@ -142,11 +143,12 @@ def _play(session: Session, policy: Policy | None, options: argparse.Namespace) 
 
             if journal.results:
                 show()
-            with warnings_above(write):
+            with warnings_above(write), stop_signals() as stops:
                 for result in session.play(policy, batch=options.batch, workers=options.workers, on_lost=write):
                     solved += result.solved
                     show(f"{result.grid} L{result.level} ")
                     bar.update()
+                    stops.check()
     except BaseException:
         if journal.results:
             print(f"\n{len(journal.results)} puzzles are kept; add --resume to go on.", file=sys.stderr)

@@ -93,8 +93,8 @@ def _train(options: argparse.Namespace) -> int:
     )
     try:
         report = run.run()
-    except Interrupted:
+    except Interrupted as interruption:
         print(f"\nSaved. Go on with: agile-gym train --output {options.output} --resume", file=sys.stderr)
-        return 130
+        return interruption.status
     print(f"\nWritten: {report} (report), {options.output / 'grpo' / 'model'} (model)")
     return 0

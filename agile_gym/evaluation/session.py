@@ -14,6 +14,7 @@ from agile_gym.evaluation.report import is_report
 from agile_gym.evaluation.results import EpisodeResult
 from agile_gym.evaluation.run import PreparedPlan, hold_back, play_tasks
 from agile_gym.evaluation.workers import play_in_workers
+from agile_gym.interruption import hold
 from agile_gym.policies.base import Policy
 from agile_gym.rollout.owned import check_replaceable
 from agile_gym.rollout.store import TranscriptWriter, check_own_transcripts
@@ -139,9 +140,10 @@ class Session:
             )
         proven = any(result.written for result in self.journal.results)
         for result, transcript in hold_back(episodes, self.plan.policy, proven=proven):
-            if transcript is not None and self._writer is not None:
-                self._writer.append(transcript)
-            self.journal.add(result)
+            with hold():
+                if transcript is not None and self._writer is not None:
+                    self._writer.append(transcript)
+                self.journal.add(result)
             yield result
 
     def close(self) -> None:

@@ -7,10 +7,8 @@ played again.
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
-import signal
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -24,7 +22,9 @@ import cv2
 from agile_gym.errors import AgileGymError
 from agile_gym.evaluation.plan import PuzzleKey, Task
 from agile_gym.evaluation.run import Played, PreparedPlan, play_tasks
+from agile_gym.interruption import hold, ignore_stop_signals, stops_blocked
 from agile_gym.policies.base import make_policy
+from agile_gym.policies.threads import divide_threads
 
 __all__ = ["MAX_WORKERS", "play_in_workers"]
 
@@ -111,11 +111,14 @@ class _Crew:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, *self._job), daemon=True)
-        with _interruptions_held():
-            process.start()
-        theirs.close()  # the worker's is the only one now: when it ends, we read the end of the file
-        self._hired += 1
-        self.members.append(_Member(self._hired, process, ours))
+        with hold():
+            if os.name == "posix":
+                resource_tracker.ensure_running()  # starting it, as the first process does, would let signals through
+            with stops_blocked():
+                process.start()
+            theirs.close()  # the worker's is the only one now: when it ends, we read the end of the file
+            self._hired += 1
+            self.members.append(_Member(self._hired, process, ours))
 
     def listen(self) -> Iterator[Played]:
         """Answer the workers that have something to say."""
@@ -177,26 +180,12 @@ class _Crew:
             self._discharge(member)
 
 
-@contextlib.contextmanager
-def _interruptions_held() -> Generator[None, None, None]:
-    """Let Ctrl-C wait, where the system can do that; a process that is started meanwhile never gets it."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # starting it, as the first process does, would let interruptions through
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _work(connection: Connection, prepared: PreparedPlan, batch: int, keep: int | None, workers: int) -> None:
     """Play what the parent hands out, until there is nothing left, or no parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends its workers
+    ignore_stop_signals()  # a terminal sends them to all; the parent ends its workers
     try:
         cv2.setNumThreads(1)
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))  # before torch is there
+        divide_threads(workers)
         plan = prepared.plan
         policy = make_policy(plan.policy, **plan.policy_options)
         policy.reset(plan.seed)

@@ -17,6 +17,7 @@ from agile_gym.learner.batch import LossStats, TokenBatch, Totals
 from agile_gym.learner.loss import LOSSES, LossResult, sft
 from agile_gym.learner.ranks import Ranks
 from agile_gym.learner.samples import Sample, micro_batches
+from agile_gym.policies.threads import own_threads
 from agile_gym.policies.vlm.scoring import PreparedSegment, Scorer
 
 __all__ = ["SUPERVISED", "StepOptions", "Updater", "autocast"]
@@ -87,6 +88,10 @@ class Updater:
         Returns:
             Metrics of the whole minibatch, as `agile_gym.learner.loss` names them, with ``grad_norm``.
         """
+        with own_threads(self._scorer.vlm.model):
+            return self._step(samples)
+
+    def _step(self, samples: Sequence[Sample]) -> dict[str, float]:
         options, ranks = self._options, self._ranks
         parts = [sample.trained for sample in samples]
         episodes = sum(part / max(1, sample.length) for part, sample in zip(parts, samples, strict=True))

@@ -15,6 +15,7 @@ from agile_gym.actions.prompt import HIDDEN_IMAGE, IMAGE_MARK
 from agile_gym.arguments import check_seed, is_whole, require
 from agile_gym.errors import ConfigurationError, ModelError, did_you_mean, import_optional
 from agile_gym.policies.base import GivenUp, Observation, slot_of
+from agile_gym.policies.threads import own_threads
 from agile_gym.rollout.transcript import PolicyRecord, TurnUsage
 
 if TYPE_CHECKING:
@@ -147,7 +148,8 @@ class HFVLMPolicy:
         slots = [slot_of(info, position) for position, info in enumerate(infos)]
         self._check(slots, infos)
         try:
-            return self._act(slots, observations, infos)
+            with own_threads(self.vlm.model):
+                return self._act(slots, observations, infos)
         except BaseException:
             for slot in slots:
                 self._episodes.pop(slot, None)

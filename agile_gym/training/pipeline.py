@@ -5,11 +5,7 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
-import threading
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +16,12 @@ from agile_gym.envs.jigsaw import open_source
 from agile_gym.errors import import_optional, reason_of
 from agile_gym.evaluation import prepare_plan, write_report
 from agile_gym.evaluation.session import Session
+from agile_gym.interruption import stop_signals
 from agile_gym.policies.base import make_policy
 from agile_gym.training import stages
 from agile_gym.training.alarms import alarms
 from agile_gym.training.checking import check_settings
-from agile_gym.training.cluster import cluster_address
+from agile_gym.training.cluster import start_ray, stop_ray
 from agile_gym.training.console import LiveTable
 from agile_gym.training.folder import RunFolder
 from agile_gym.training.report import write_report as write_page
@@ -39,7 +36,16 @@ KEPT_TRANSCRIPTS = 32
 
 
 class Interrupted(Exception):  # noqa: N818 -- it is no error
-    """The run was interrupted, after it was saved."""
+    """The run was interrupted by a signal, after it was saved.
+
+    Attributes:
+        status: The exit status for it, such as 130 for Ctrl-C.
+    """
+
+    def __init__(self, status: int) -> None:
+        """Make it."""
+        super().__init__(status)
+        self.status = status
 
 
 class TrainingRun:
@@ -80,7 +86,6 @@ class TrainingRun:
         import_optional("ray", extra="train", purpose="train")
         import_optional("torch", extra="train", purpose="train")
         self.settings, self.folder, self._wandb = settings, folder, wandb
-        self._stop = False
         check_settings(settings)
         self._open(resume=resume, overwrite=overwrite)
 
@@ -106,9 +111,19 @@ class TrainingRun:
             The report.
 
         Raises:
-            Interrupted: If the run was interrupted; it is saved.
+            Interrupted: If the run was interrupted by a signal; it is saved. A second one raises `KeyboardInterrupt`.
         """
-        import ray
+        with stop_signals() as self._stops:
+            try:
+                self._run_stages()
+                return write_page(self.folder, self.folder / REPORT)
+            except KeyboardInterrupt:
+                if self._stops.received is None or self._stops.repeated:
+                    raise
+                raise Interrupted(self._stops.status) from None
+
+    def _run_stages(self) -> None:
+        """Run what is left, but for the report."""
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()  # its bars would break the live table
@@ -116,10 +131,9 @@ class TrainingRun:
         with (
             RunLog(self.folder, wandb=self._wandb, settings=self.settings.to_mapping()) as log,
             LiveTable() as table,
-            self._interruptible(),
         ):
             self._log, self._table = log, table
-            start = self._started()
+            self._stops.on_held = lambda: table.status("saving; interrupt it again to stop at once")
             model = stages.model_options(self.settings).path
             try:
                 if stages.has_eyes(self.settings):
@@ -127,7 +141,8 @@ class TrainingRun:
                     evaluated.append(("eyes", model))
                     self._evaluate(*evaluated[-1])
                 transcripts, episodes = self._cold_start()
-                start()
+                self._table.status("starting Ray")
+                start_ray(self.settings, self._stops)
                 model = self._sft(model, transcripts, episodes)
                 evaluated.append(("coldstart", model))
                 self._evaluate(*evaluated[-1])
@@ -136,52 +151,8 @@ class TrainingRun:
                     evaluated.append(("grpo", model))
                     self._evaluate(*evaluated[-1])
             finally:
-                if ray.is_initialized():
-                    ray.shutdown()
-        return write_page(self.folder, self.folder / REPORT)
-
-    def _started(self) -> Callable[[], None]:
-        """Return what starts Ray, unless it runs."""
-        import ray
-
-        def start() -> None:
-            if ray.is_initialized():
-                return
-            resources, address = self.settings.resources, cluster_address(self.settings)
-            self._table.status("starting Ray")
-            quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-            if address is not None:
-                ray.init(address=address, **quiet)
-                return
-            wanted = resources["runners"] * resources["cpus_per_runner"]
-            wanted += resources["learners"] * resources["cpus_per_learner"]
-            ray.init(
-                address="local", num_cpus=max(os.cpu_count() or 1, int(wanted) + 1), include_dashboard=False, **quiet
-            )
-
-        return start
-
-    @contextmanager
-    def _interruptible(self) -> Generator[None]:
-        """Let the first Ctrl-C end the run after the iteration that is under way; the second one ends it at once."""
-
-        def interrupt(number: int, frame: object) -> None:
-            if self._stop:
-                raise KeyboardInterrupt
-            self._stop = True
-            # In a thread: what was interrupted may hold the table's lock.
-            text = "saving; press Ctrl-C again to stop at once"
-            threading.Thread(target=self._table.status, args=(text,), daemon=True).start()
-
-        former = signal.signal(signal.SIGINT, interrupt)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, former)
-
-    def _check_stop(self) -> None:
-        if self._stop:
-            raise Interrupted
+                self._stops.on_held = None
+                stop_ray(self._stops)
 
     def _eyes(self) -> str:
         """Teach the tiny model to see."""
@@ -196,17 +167,23 @@ class TrainingRun:
         images = open_source(JigsawConfig.from_options(stages.environment_options(settings, test=False)))
 
         def begin(done: int) -> None:
-            self._log.truncate_after("eyes", done)
+            with self._stops.hold():
+                self._log.truncate_after("eyes", done)
             self._table.begin("eyes", config.matching_steps + config.steps, done=done)
 
-        def progress(done: int, entry: EyesProgress) -> None:
-            if done % 25 == 0 or entry.step == entry.steps:
-                figures = {"learner/loss": entry.loss, "puzzles": float(entry.puzzles)}
-                self._table.update(self._log.add("eyes", done, figures))
-            self._check_stop()
+        with ExitStack() as held:
+            waiting = [self._stops.hold()]
 
-        target = run_eyes(folder, images, config, begin, progress)
-        self._finish("eyes")
+            def progress(done: int, entry: EyesProgress) -> None:
+                if waiting:  # from the first step on there is something to save
+                    held.enter_context(waiting.pop())
+                if done % 25 == 0 or entry.step == entry.steps:
+                    figures = {"learner/loss": entry.loss, "puzzles": float(entry.puzzles)}
+                    self._table.update(self._log.add("eyes", done, figures))
+                self._stops.check()
+
+            target = run_eyes(folder, images, config, begin, progress)
+            self._finish("eyes")
         return str(target)
 
     def _cold_start(self) -> tuple[Path, int]:
@@ -221,7 +198,7 @@ class TrainingRun:
 
     def _make_episodes(self, folder: Path, config: ColdStartConfig) -> None:
         def attempt(kept: int, attempts: int) -> None:
-            self._check_stop()
+            self._stops.check()
 
         make_cold_start(folder, config, batch=32, resume=folder.exists(), on_attempt=attempt)
 
@@ -248,20 +225,23 @@ class TrainingRun:
         try:
             if checkpoint.exists() or checkpoint.with_name(checkpoint.name + ".previous").exists():
                 algorithm.restore_from_path(checkpoint)
-            self._log.truncate_after(stage, algorithm.iteration)
-            self._table.begin(stage, iterations, done=algorithm.iteration)
-            every = self.settings.checkpoints["every"]
-            while algorithm.iteration < iterations:
-                record = self._log.add(stage, algorithm.iteration + 1, flatten_result(algorithm.train()))
-                self._table.update(record)
-                self._table.alarms(alarms(self._log.history(stage)))
-                if self._stop or algorithm.iteration % every == 0:
-                    self._save(algorithm, checkpoint)
-                self._check_stop()
-            algorithm.save_pretrained(target, merge=True)  # what the next stage begins with
+            with self._stops.hold():
+                self._log.truncate_after(stage, algorithm.iteration)
+                self._table.begin(stage, iterations, done=algorithm.iteration)
+                every = self.settings.checkpoints["every"]
+                self._stops.check()
+                while algorithm.iteration < iterations:
+                    record = self._log.add(stage, algorithm.iteration + 1, flatten_result(algorithm.train()))
+                    self._table.update(record)
+                    self._table.alarms(alarms(self._log.history(stage)))
+                    if self._stops.received is not None or algorithm.iteration % every == 0:
+                        self._save(algorithm, checkpoint)
+                    self._stops.check()
+                algorithm.save_pretrained(target, merge=True)  # what the next stage begins with
+                self._finish(stage)
         finally:
-            algorithm.stop()
-        self._finish(stage)
+            with self._stops.hold():
+                algorithm.stop()
         self._log.flush()
         return str(target)
 
@@ -294,7 +274,7 @@ class TrainingRun:
                 done += 1
                 if done % 16 == 0:
                     self._table.status(f"evaluation of {stage}: {done} of {len(plan)} puzzles")
-                self._check_stop()
+                self._stops.check()
             results = session.journal.results
         write_report(output, results, plan=plan.to_json(), photographs=prepared.photographs())
         solved = sum(result.solved for result in results)

@@ -208,18 +208,35 @@ def _runs(pid):
         return False
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path, workers):
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 2)])
+def test_an_interruption_keeps_what_is_finished_and_says_how_to_go_on(tmp_path, number, workers):
     arguments = ["eval", "--episodes", "200", "--grid", "3", "--option", "image_size=96", "--workers", workers]
     process = start(*arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
     journal = tmp_path / "agile-eval.jsonl"
     wait_for_lines(journal, 5, process)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers, too
+    os.killpg(process.pid, number)  # as a terminal and systemd do: to the workers, too
     _, errors = process.communicate(timeout=60)
     kept = journal.read_text().count("\n") - 1
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
+    assert "was killed by signal" not in errors
     assert f"{kept} puzzles are kept; add --resume to go on." in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are looked up in /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_workers_leave_signals_to_their_parent(tmp_path, number):
+    arguments = ["eval", "--episodes", "40", "--grid", "2", "--option", "image_size=64", "--workers", "2"]
+    process = start(*arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    wait_for_lines(tmp_path / "agile-eval.jsonl", 5, process)
+    tracker = [
+        pid for pid in _children(process.pid) if b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    for pid in set(_children(process.pid)) - set(tracker):
+        os.kill(int(pid), number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "was killed" not in errors
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are looked up in /proc")

@@ -1,13 +1,18 @@
 """``agile-gym train``: settings, mistakes, and whole runs in processes of their own."""
 
+import contextlib
 import csv
-import io
+import itertools
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -52,7 +57,7 @@ def command(folder, *words, **changes):
 
 
 def environment():
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    return os.environ | {"PYTHONWARNINGS": "ignore"}
 
 
 def run(folder, *words, **changes):
@@ -182,18 +187,128 @@ def test_an_interrupted_run_is_saved_and_says_how_to_go_on(tmp_path):
     assert grpo_iterations(folder) == list(range(1, last + 1))
 
 
-def test_an_interruption_while_the_table_is_drawn_does_not_block(tmp_path):
-    from agile_gym.training.console import LiveTable
-    from agile_gym.training.pipeline import TrainingRun
+PLACES = {
+    "eyes": ("agile_gym.policies.tiny.eyes_training.EyesTraining._take_step", 2),
+    "cold start": ("agile_gym.coldstart.filters.Filters.judge", 3),
+    "start of Ray": ("ray._private.node.Node.start_ray_processes", 1),
+    "building of the runners": ("agile_gym.learner.env_runner.VLMEnvRunner.make_module", 1),
+    "writing of weights": ("agile_gym.learner.recovery.RecoverableAlgorithm.save_pretrained", 1),
+    "evaluation": ("agile_gym.policies.hf.HFVLMPolicy.finish", 2),
+    "report": ("agile_gym.training.report.read_results", 1),
+}
+"""Functions that a run calls, and at which call it is interrupted."""
+STOPS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
+"""The signals by which it is, in turn; Ray has handlers of its own for the last one, which meets its start."""
+INTERRUPTED = """
+import json, os, pkgutil, sys, time
+from agile_gym import cli
 
+numbers, place, at = json.loads(sys.argv[1])
+owner, _, name = place.rpartition(".")
+owner, calls = pkgutil.resolve_name(owner), [0]
+original = getattr(owner, name)
+
+def call(*args, **kwargs):
+    calls[0] += 1
+    if calls[0] == at:
+        print(f"interrupted at {time.monotonic()}", flush=True)
+        for number in numbers:
+            os.killpg(0, number)  # as a terminal, timeout and systemd do
+    return original(*args, **kwargs)
+
+setattr(owner, name, call)
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+def run_interrupted(folder, place, at, *numbers, **changes):
+    """Run a training that sends its process group signals when it is at a place."""
+    words = command(folder, *(["--resume"] if folder.exists() else []), **changes)[3:]
+    mark = f"mark-{os.getpid()}-{time.monotonic_ns()}"
+    program = [sys.executable, "-c", INTERRUPTED, json.dumps([[int(number) for number in numbers], place, at]), *words]
+    process = subprocess.Popen(
+        program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0,
+        env=environment() | {"AGILE_GYM_TEST": mark},
+    )  # fmt: skip
+    output, errors = process.communicate(timeout=400)
+    began = re.search(r"interrupted at ([\d.]+)", output)
+    assert began, output + errors
+    seconds = time.monotonic() - float(began[1])
+    deadline = time.monotonic() + 10
+    while left := marked(mark):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+    assert "Traceback" not in errors
+    assert "***" not in errors  # a native stack dump
+    return process.returncode, errors, seconds
+
+
+def marked(mark):
+    """Return the command lines of the processes that have a mark in their environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (folder / "environ").read_bytes():
+                found.append((folder / "cmdline").read_bytes())
+    return found
+
+
+@pytest.mark.timeout(1200)  # eight runs
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are looked up in /proc")
+def test_a_run_that_is_interrupted_in_every_stage_goes_on_to_the_same_weights(finished, tmp_path):
+    folder = tmp_path / "run"
+    for number, (place, at) in zip(itertools.cycle(STOPS), PLACES.values(), strict=False):
+        status, errors, seconds = run_interrupted(folder, place, at, number, **{"checkpoints.every": 100})
+        assert status == 128 + number, place
+        assert errors.strip() == f"Saved. Go on with: agile-gym train --output {folder} --resume"
+        assert seconds < 60
+        print(place, number, round(seconds, 1))
+    assert grpo_iterations(folder) == [1, 2, 3]
+    result = run(folder, "--resume")
+    assert result.returncode == 0, result.stderr
+    assert sum(1 for _ in read_transcripts(folder / "cold-start")) == 12
+    expected = weights(finished[0])
+    for name, array in weights(folder).items():
+        assert (array == expected[name]).all(), name
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are looked up in /proc")
+def test_sigterm_saves_the_iteration_and_a_second_signal_ends_the_run_at_once(tmp_path):
+    folder, place = tmp_path / "run", "agile_gym.learner.algorithm.GRPO.collect"
+    more = {"checkpoints.every": 100, "grpo.iterations": 100, "resources.runners": 1, "evaluation.interval": 0}
+    status, errors, _ = run_interrupted(folder, place, 2, signal.SIGTERM, **more)
+    assert (status, errors.count("Saved.")) == (143, 1)
+    assert grpo_iterations(folder) == [1, 2]
+    status, errors, seconds = run_interrupted(folder, place, 2, signal.SIGTERM, signal.SIGTERM, **more)
+    assert status == 143
+    assert errors.endswith("\nagile-gym: ended at once\n")  # before it, Ray may warn of its actors
+    assert seconds < 10
+    assert grpo_iterations(folder) == [1, 2, 3]  # the third is not in the checkpoint, and is done again
+
+
+def test_a_run_in_another_thread_handles_no_signals(tmp_path):
+    from agile_gym.training.pipeline import Interrupted, TrainingRun
+
+    before, seen = signal.getsignal(signal.SIGTERM), []
     training = TrainingRun(read_settings("tiny", SMALL), tmp_path / "run")
-    with LiveTable(io.StringIO()) as table:
-        training._table = table
-        with training._interruptible(), table._lock:  # as in the middle of a line
-            signal.raise_signal(signal.SIGINT)
-            assert training._stop
-            with pytest.raises(KeyboardInterrupt):
-                signal.raise_signal(signal.SIGINT)
+
+    def eyes():
+        seen.append(signal.getsignal(signal.SIGTERM))
+        training._stops.received = signal.SIGTERM  # nothing but the main thread's handlers does that
+        training._stops.check()
+
+    training._eyes = eyes
+
+    def work():
+        with pytest.raises(Interrupted) as interruption:
+            training.run()
+        seen.append(interruption.value.status)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before, 143]
 
 
 @pytest.mark.parametrize(
@@ -263,3 +378,38 @@ def test_a_file_that_is_no_toml_is_named(tmp_path):
     path.write_text("[grpo\n")
     with pytest.raises(ConfigurationError, match=r"bad\.toml: this is not TOML"):
         read_settings(str(path))
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are looked up in /proc")
+def test_the_benchmark_that_kills_trainings_finds_nothing():
+    script = Path(__file__).parents[2] / "benchmarks" / "kill_and_resume.py"
+    words = ["--training", "--setups", "0", "--stages", "cold start", "sft, weights", "grpo"]
+    result = subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, env=environment())
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.splitlines()[-1].startswith("3 kills in ")
+    assert "weights of grpo: the same" in result.stdout
+
+
+def test_the_check_of_the_shortened_training_tells_a_run_that_has_not_learned(finished, tmp_path):
+    script = Path(__file__).parents[2] / ".ci" / "check_training.py"
+
+    def check(folder):
+        return subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True)
+
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    path = folder / "metrics.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for number, record in enumerate(record for record in records if record["stage"] == "sft"):
+        record["learner/loss"] = 5.0 - number
+    for record in (record for record in records if record["stage"] == "grpo"):
+        record["groups_constant"] = record["groups_played"] - 1
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert check(folder).returncode == 0, check(folder).stdout
+    shutil.copy(folder / "sft" / "model" / "model.safetensors", folder / "grpo" / "model" / "model.safetensors")
+    result = check(folder)
+    assert (result.returncode, result.stdout.count("BAD")) == (1, 1)
+    assert "BAD   GRPO changed weights by up to 0" in result.stdout
+    path.write_text(path.read_text().replace('"groups_constant": 1.0', '"groups_constant": 2.0'))
+    assert check(folder).stdout.count("BAD") == 2

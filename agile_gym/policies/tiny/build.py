@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from agile_gym.arguments import require_seed
 from agile_gym.errors import ConfigurationError, import_optional
+from agile_gym.interruption import hold
 from agile_gym.policies.tiny.tokenizer import CONTEXT, build_tokenizer
 from agile_gym.policies.tiny.words import BOS, END, IMAGE, PAD
+from agile_gym.rollout.files import filling
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, LlavaProcessor
@@ -171,6 +173,7 @@ def save_tiny(path: str | Path, seed: int = 0, *, sizes: TinySizes | None = None
     """
     target = Path(path)
     parts: tuple[Any, Any] = build_tiny(seed, sizes=sizes)
-    for part in parts:
-        part.save_pretrained(target)
+    with hold(), filling(target) as beside:
+        for part in parts:
+            part.save_pretrained(beside)
     return target

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from agile_gym.errors import ConfigurationError, import_optional
 from agile_gym.images import ImageSource
+from agile_gym.policies.threads import own_threads
 from agile_gym.policies.tiny.exercises import Exercise, ExerciseDrawer
 from agile_gym.policies.tiny.eyes_config import EyesConfig, EyesProgress, Stage
 from agile_gym.policies.tiny.puzzles import Lesson
@@ -70,7 +71,8 @@ class EyesTraining:
             parameters = [parameter for group, _ in groups for parameter in group]
             with closing(self._drawer.draw_ahead(stage, size, steps - self._step)) as exercises:
                 for exercise in exercises:
-                    loss = self._take_step(stage, parameters, steps, exercise)
+                    with own_threads(self._model):
+                        loss = self._take_step(stage, parameters, steps, exercise)
                     self._drawn = exercise.state
                     self._step += 1
                     self._seen += size

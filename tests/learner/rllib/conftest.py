@@ -30,7 +30,6 @@ def cluster():
     here = Path(__file__).parent
     folders = [str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, folders))  # workers import parts of the tests
-    os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     os.environ["RAY_DEDUP_LOGS"] = "0"
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")

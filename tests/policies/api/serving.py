@@ -83,7 +83,6 @@ def _start(model: Path, folder: Path, log: Path, dtype: str) -> tuple[subprocess
         **os.environ,
         "HF_HOME": str(folder / "home"),
         "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
     environment.pop("PYTHONWARNINGS", None)
