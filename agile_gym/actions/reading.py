@@ -170,6 +170,7 @@ class PieceNames:
         """Take the names of the pieces, in order."""
         self.names = tuple(names)
         self._exact = _only(self.names)
+        self._own: frozenset[object] = frozenset(self._exact)
         self._folded = _only([name.lower() for name in self.names])
 
     def find(self, name: object) -> int | None:
@@ -201,7 +202,7 @@ class PieceNames:
     def are_all(self, entries: Sequence[object]) -> bool:
         """Tell whether entries are the pieces' own names, each of them once; the fast way to read most lists."""
         try:
-            return len(entries) == len(self.names) and self._exact.keys() == set(cast("Sequence[str]", entries))
+            return len(entries) == len(self.names) and set(entries) == self._own
         except TypeError:  # an entry that cannot be hashed
             return False
 

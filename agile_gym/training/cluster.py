@@ -14,7 +14,7 @@ import sys
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.interruption import STOP_SIGNALS, StopSignals, stops_blocked
@@ -177,7 +177,7 @@ def _handlers_of(stops: StopSignals) -> Generator[None]:
     """Keep handlers: `ray.init` replaces that of SIGTERM, in Python by ``sys.exit`` and natively by a stack dump."""
     from ray._private import utils
 
-    install = utils.set_sigterm_handler
+    install = cast("Any", utils.set_sigterm_handler)
     utils.set_sigterm_handler = _leave_handlers
     try:
         yield
