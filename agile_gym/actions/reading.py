@@ -164,7 +164,7 @@ class PieceNames:
         names: The names, in the order of the pieces.
     """
 
-    __slots__ = ("_exact", "_folded", "names")
+    __slots__ = ("_exact", "_folded", "_own", "names")
 
     def __init__(self, names: Sequence[str]) -> None:
         """Take the names of the pieces, in order."""
@@ -202,7 +202,7 @@ class PieceNames:
     def are_all(self, entries: Sequence[object]) -> bool:
         """Tell whether entries are the pieces' own names, each of them once; the fast way to read most lists."""
         try:
-            return len(entries) == len(self.names) and set(entries) == self._own
+            return len(entries) == len(self.names) and frozenset(entries) == self._own
         except TypeError:  # an entry that cannot be hashed
             return False
 
