@@ -29,12 +29,14 @@ from agile_gym.errors import (
 from agile_gym.registration import EnvCard, load_catalogue, register_all
 
 if TYPE_CHECKING:
-    from agile_gym.envs import JigsawConfig, JigsawVisionEnv, JigsawVisionVectorEnv
-    from agile_gym.policies import Policy, as_policy, make_policy, register_policy
-    from agile_gym.policies.api import ChatAPIPolicy
-    from agile_gym.policies.hf import HFVLMPolicy
-    from agile_gym.rewards import RewardConfig
-    from agile_gym.rollout import Transcript
+    from agile_gym.envs.jigsaw.config import JigsawConfig
+    from agile_gym.envs.jigsaw.env import JigsawVisionEnv
+    from agile_gym.envs.jigsaw.reward import RewardConfig
+    from agile_gym.envs.jigsaw.vector import JigsawVisionVectorEnv
+    from agile_gym.policies.api.policy import ChatAPIPolicy
+    from agile_gym.policies.base import Policy, as_policy, make_policy, register_policy
+    from agile_gym.policies.model import HFVLMPolicy
+    from agile_gym.transcripts.record import Transcript
 
 __all__ = [
     "AgileGymError",
@@ -62,14 +64,14 @@ __all__ = [
 ]
 
 _LAZY = {
-    "ChatAPIPolicy": "agile_gym.policies.api",
-    "HFVLMPolicy": "agile_gym.policies.hf",
+    "ChatAPIPolicy": "agile_gym.policies.api.policy",
+    "HFVLMPolicy": "agile_gym.policies.model",
     "JigsawConfig": "agile_gym.envs",
     "JigsawVisionEnv": "agile_gym.envs",
     "JigsawVisionVectorEnv": "agile_gym.envs",
     "Policy": "agile_gym.policies",
-    "RewardConfig": "agile_gym.rewards",
-    "Transcript": "agile_gym.rollout",
+    "RewardConfig": "agile_gym.envs.jigsaw",
+    "Transcript": "agile_gym.transcripts",
     "as_policy": "agile_gym.policies",
     "make_policy": "agile_gym.policies",
     "register_policy": "agile_gym.policies",

@@ -10,11 +10,9 @@ from pathlib import Path
 
 from agile_gym.commands.coldstart import add_coldstart_command
 from agile_gym.commands.eval import add_compare_command, add_eval_command
-from agile_gym.commands.export import add_export_command
 from agile_gym.commands.plan import add_plan_command
-from agile_gym.commands.tiny import add_tiny_command
-from agile_gym.commands.train import add_train_command
-from agile_gym.commands.view import add_view_command
+from agile_gym.commands.train import add_tiny_command, add_train_command
+from agile_gym.commands.view import add_export_command, add_view_command
 from agile_gym.errors import AgileGymError, ConfigurationError, explain_os_error
 from agile_gym.interruption import stop_signals
 from agile_gym.terminal import one_line, show_all_characters
@@ -146,7 +144,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _play(options: argparse.Namespace) -> int:
-    from agile_gym.play import play
+    from agile_gym.commands.play import play
 
     if options.columns < 1:
         raise ConfigurationError(f"--columns {options.columns} is not allowed; give at least 1.")
@@ -162,7 +160,7 @@ def _play(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from agile_gym.benchmark import format_speed, measure_speed
+    from agile_gym.commands.bench import format_speed, measure_speed
 
     if not 0 < options.seconds <= 3600:
         raise ConfigurationError(f"--seconds {options.seconds} is not allowed; give a number above 0, up to 3600.")

@@ -9,7 +9,8 @@
     |- EndpointError                         a model's server does not answer, or refuses
     `- MissingDependencyError (ImportError)  an optional package is needed and not installed
 
-What a model writes never raises: it becomes an `agile_gym.actions.ActionError` that the environment turns into text.
+What a model writes never raises: it becomes an `agile_gym.actions.primitives.ActionError` that the environment turns
+into text.
 """
 
 from __future__ import annotations

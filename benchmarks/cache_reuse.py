@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from agile_gym.envs import JigsawVisionEnv
-from agile_gym.policies.hf import HFVLMPolicy
+from agile_gym.envs.jigsaw import JigsawVisionEnv
+from agile_gym.policies.model import HFVLMPolicy
 from agile_gym.rollout import EpisodeSpec, play_episodes
 
 LOOK = "<think>Let me look.</think><code>observation(state)</code>"

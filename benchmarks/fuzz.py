@@ -28,8 +28,9 @@ from dataclasses import dataclass, field
 from spellings import Speller
 from tqdm import tqdm
 
-from agile_gym.actions import Answer, ParsedTurn
-from agile_gym.envs import JigsawVisionEnv
+from agile_gym.actions.dialects import ParsedTurn
+from agile_gym.actions.primitives import Answer
+from agile_gym.envs.jigsaw import JigsawVisionEnv
 
 CHUNK = 5000
 CONFIGS = ({}, {"rotations": True}, {"grid": (2, 3), "reference_image": True}, {"reward": "official_code"})

@@ -21,7 +21,7 @@ from pathlib import Path
 from kill_training import STAGES, kill_training
 
 from agile_gym.evaluation import read_journal
-from agile_gym.rollout.reading import read_transcripts
+from agile_gym.transcripts import read_transcripts
 
 COST = "\nCost an episode\n"
 

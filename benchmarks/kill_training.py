@@ -23,7 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from agile_gym.rollout.reading import read_transcripts
+from agile_gym.transcripts import read_transcripts
 
 SETTINGS = {
     "eyes.matching_steps": 110,  # so that a checkpoint is written

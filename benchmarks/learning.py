@@ -60,7 +60,7 @@ def plan(options):
 
 def settings_of(options, name):
     """Return the settings of a run."""
-    from agile_gym.commands.pairs import read_pairs
+    from agile_gym.commands.shared import read_pairs
     from agile_gym.training.settings import read_settings
 
     train, seed, _, _, changes = plan(options)[name]
@@ -76,7 +76,7 @@ def settings_of(options, name):
 
 def branch(options, name, settings):
     """Begin a run with what another one has done, up to a stage."""
-    from agile_gym.rollout.owned import write_mark
+    from agile_gym.outputs import write_mark
     from agile_gym.training.folder import KIND
     from agile_gym.training.settings import format_settings
 

@@ -28,12 +28,12 @@ from PIL import Image
 from tqdm import tqdm
 
 import agile_gym
-from agile_gym.benchmark import format_speed, measure_speed, swap_texts, turn_rate
-from agile_gym.envs import JigsawVisionEnv, JigsawVisionVectorEnv
+from agile_gym.commands.bench import format_speed, measure_speed, swap_texts, turn_rate
+from agile_gym.envs.jigsaw import JigsawVisionEnv, JigsawVisionVectorEnv
 from agile_gym.evaluation import EvaluationPlan, SuiteEntry, evaluate, format_tables, reference_rows, summarize
 from agile_gym.images import clear_cache, open_images
 from agile_gym.policies import make_policy
-from agile_gym.policies.edge_solver import solve_by_edges
+from agile_gym.policies.edge import solve_by_edges
 
 HERE = Path(__file__).parent
 

@@ -14,8 +14,8 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from agile_gym.learner import GRPOConfig
 from agile_gym.learner.env_runner import PLACEHOLDER_SPACE
 from agile_gym.learner.module import VLMModule
-from agile_gym.policies.hf import HFVLMPolicy
-from agile_gym.policies.vlm.sampling import forbidden_tokens
+from agile_gym.models.sampling import forbidden_tokens
+from agile_gym.policies.model import HFVLMPolicy
 
 __all__ = ["Reading", "Setting", "build", "environment_options", "letters", "measure_rollout", "start_ray", "train"]
 
@@ -31,7 +31,7 @@ class Setting:
         turns: Turns of an episode. With more than one, each but the last brings an image of the board.
         new_tokens: Tokens of each turn, exactly.
         image_size: Side of the photographs in pixels.
-        prompt: As in `agile_gym.envs.JigsawConfig`.
+        prompt: As in `agile_gym.envs.jigsaw.JigsawConfig`.
         attention: How attention is computed.
         micro_batch: What is computed at once in an update: tokens here, rows in TRL.
         reuse_cache: Whether the cache is kept from turn to turn.

@@ -13,8 +13,8 @@ from PIL import Image
 from speed_grpo import Reading, environment_options, now
 from trl import GRPOConfig, GRPOTrainer
 
-from agile_gym.learner.tasks import make_group
-from agile_gym.policies.vlm.chat import content_parts
+from agile_gym.learner.groups import make_group
+from agile_gym.models.chat import content_parts
 
 __all__ = ["train"]
 

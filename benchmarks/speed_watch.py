@@ -72,12 +72,12 @@ class Stopwatch:
 
 def watch_runner(runner):
     """Put stopwatches into a runner's process."""
-    from agile_gym.policies.vlm.cache import BatchCache
-    from agile_gym.policies.vlm.chat import ChatFormat
-    from agile_gym.policies.vlm.generate import HFGenerator
-    from agile_gym.policies.vlm.reading import Reader
-    from agile_gym.policies.vlm.stopping import TurnWatch
-    from agile_gym.rollout.recorder import EpisodeRecorder
+    from agile_gym.models import ChatFormat
+    from agile_gym.models.batch import HFGenerator
+    from agile_gym.models.cache import BatchCache
+    from agile_gym.models.inputs import Reader
+    from agile_gym.models.sampling import TurnWatch
+    from agile_gym.rollout import EpisodeRecorder
 
     clock = runner.clock = Stopwatch()
     clock.watch(runner, "_make_env", "runner: making environments")
@@ -96,7 +96,7 @@ def watch_runner(runner):
 def watch_learner(learner):
     """Put stopwatches into a learner's process."""
     from agile_gym.learner import updating
-    from agile_gym.policies.vlm.scoring import Scorer
+    from agile_gym.models.scoring import Scorer
 
     clock = learner.clock = Stopwatch()
     clock.watch(Scorer, "prepare", "learner: batch building")

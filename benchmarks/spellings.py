@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from agile_gym.actions import Workspace
+from agile_gym.actions.workspace import Workspace
 
 NAME_FORMS = ("{0}", " {0} ", "Image {0}", "image {0}", "piece {0}", "Piece_{0}", "TILE {0}", "'{0}'", "({0})", "{0}.")
 FENCE_FORMS = (

@@ -22,11 +22,11 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from agile_gym.images import open_images
-from agile_gym.policies.tiny import build_tiny
-from agile_gym.policies.tiny.answering import answer_turns, pieces_right
-from agile_gym.policies.tiny.eyes import EyesConfig, EyesProgress, train_eyes
-from agile_gym.policies.tiny.puzzles import Lesson, PuzzleBatch, PuzzleDrawer
-from agile_gym.puzzle.board import parse_grid
+from agile_gym.models.tiny import build_tiny
+from agile_gym.models.tiny.exercises import answer_turns, pieces_right
+from agile_gym.models.tiny.pretraining import EyesConfig, EyesProgress, train_eyes
+from agile_gym.models.tiny.puzzles import Lesson, PuzzleBatch, PuzzleDrawer
+from agile_gym.puzzle import parse_grid
 
 TEST_SEED = 7
 CHUNK = 256

@@ -55,7 +55,7 @@ def make_algorithm(options, folder):
     import ray
 
     from agile_gym.learner import GRPOConfig
-    from agile_gym.policies.tiny import TinySizes, build_tiny
+    from agile_gym.models.tiny import TinySizes, build_tiny
 
     sizes = TinySizes(width=64, layers=2, heads=4, inner=96, vision_width=32, vision_inner=64)
     model, processor = build_tiny(0, sizes=sizes)

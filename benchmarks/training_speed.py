@@ -346,7 +346,7 @@ def main():
     from run_all import machine
     from speed_grpo import start_ray
 
-    from agile_gym.policies.tiny import save_tiny
+    from agile_gym.models.tiny import save_tiny
 
     torch.set_num_threads(1)
     work = {"trl": beside_trl, "cache": with_and_without_cache, "profile": profile, "scaling": scaling}

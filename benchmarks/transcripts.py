@@ -20,11 +20,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from agile_gym.envs import JigsawVisionEnv
-from agile_gym.rollout.play import EpisodeSpec, play_episodes
-from agile_gym.rollout.reading import read_headers, read_transcripts
-from agile_gym.rollout.store import TranscriptWriter
-from agile_gym.rollout.transcript import PolicyRecord, Segment, TurnUsage
+from agile_gym.envs.jigsaw import JigsawVisionEnv
+from agile_gym.rollout import EpisodeSpec, play_episodes
+from agile_gym.transcripts import PolicyRecord, Segment, TranscriptWriter, TurnUsage, read_headers, read_transcripts
 
 SWAP = "state[0], state[1] = state[1], state[0]\nobservation_image_1 = observation(state)"
 

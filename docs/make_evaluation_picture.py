@@ -6,8 +6,8 @@ from pathlib import Path
 from PIL import Image
 
 from agile_gym.evaluation import EvaluationPlan, choose_entries, evaluate, summarize
-from agile_gym.evaluation.plots import plot_summary
 from agile_gym.policies import make_policy
+from agile_gym.reporting.curves import plot_summary
 
 HERE = Path(__file__).parent
 ERODE = 0.1

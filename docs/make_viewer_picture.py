@@ -11,10 +11,11 @@ from typing import Any
 from PIL import Image
 from selenium import webdriver
 
-from agile_gym.envs import JigsawVisionEnv
+from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.policies import Policy, make_policy
-from agile_gym.rollout import EpisodeSpec, Transcript, play_episodes
-from agile_gym.viewer import write_page
+from agile_gym.reporting import write_page
+from agile_gym.rollout import EpisodeSpec, play_episodes
+from agile_gym.transcripts import Transcript
 
 
 class Sorter:

@@ -13,7 +13,7 @@ Hugging Face's own server, which takes no stop texts for models with images:
          transformers serve FOLDER --host localhost --port 8000
          python examples/evaluate_api.py http://localhost:8000/v1 FOLDER 20 send_stop=false
 
-KEY=VALUE are options of agile_gym.policies.chat_api.options.ChatAPIOptions or, after "env.", of the environment, such
+KEY=VALUE are options of agile_gym.policies.api.options.ChatAPIOptions or, after "env.", of the environment, such
 as env.image_size=224; values are JSON, or texts. API keys come from environment variables only.
 On the command line, with everything kept and resumed: agile-gym eval --policy api:MODEL --policy-option base_url=URL
 """

@@ -20,7 +20,7 @@ episodes = int(sys.argv[2]) if len(sys.argv) > 2 else 8
 with tempfile.TemporaryDirectory() as folder:
     name, options, longest = model, {"image_size": 448}, 512
     if model is None:
-        from agile_gym.policies.tiny import save_tiny
+        from agile_gym.models.tiny import save_tiny
 
         model = str(save_tiny(folder))
         name, longest = "tiny, untrained", 48

@@ -8,7 +8,7 @@ MODEL is a folder or a name on the hub; without one, the tiny model is trained, 
 import sys
 
 from agile_gym.learner import GRPOConfig
-from agile_gym.rollout import Transcript
+from agile_gym.transcripts import Transcript
 
 
 def reward(episode: Transcript) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
-from agile_gym.learner.rllib import GRPOConfig
+from agile_gym.learner import GRPOConfig
 
 
 def main(iterations: int = 2) -> None:

@@ -7,10 +7,11 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from agile_gym.envs import JigsawVisionEnv
+from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.policies import OraclePolicy
-from agile_gym.rollout import EpisodeSpec, TranscriptWriter, export_sharegpt, play_episodes, read_transcripts
-from agile_gym.viewer import write_page
+from agile_gym.reporting import write_page
+from agile_gym.rollout import EpisodeSpec, play_episodes
+from agile_gym.transcripts import TranscriptWriter, export_sharegpt, read_transcripts
 
 
 class LookingOracle:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from agile_gym.cli import main
-from agile_gym.rollout import read_transcripts
+from agile_gym.transcripts import read_transcripts
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the mounts and limits of Linux are used")
 PLAY = ["--episodes", "12", "--grid", "2", "--levels", "0", "--option", "image_size=64", "--keep", "all"]

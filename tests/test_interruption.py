@@ -218,7 +218,7 @@ def test_a_tiny_model_is_written_whole_or_not_at_all(tmp_path):
 
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)], ids=["SIGINT", "SIGTERM"])
 def test_a_cold_start_that_is_interrupted_goes_on_to_the_same_episodes(tmp_path, number, workers):
-    from agile_gym.rollout import read_transcripts
+    from agile_gym.transcripts import read_transcripts
 
     def start(name, *words):
         options = ["--count", "60", "--output", str(tmp_path / name), "--workers", str(workers), *words]

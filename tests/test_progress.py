@@ -4,14 +4,14 @@ import sys
 
 import pytest
 
-from agile_gym.commands import progress
-from agile_gym.commands.progress import warnings_above
+from agile_gym.commands import shared as progress
+from agile_gym.commands.shared import warnings_above
 
 
 def test_warnings_that_differ_in_numbers_only_are_shown_once_in_a_while(monkeypatch):
     lines, now = [], [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    logger = logging.getLogger("agile_gym.policies.api")
+    logger = logging.getLogger("agile_gym.policies.api.policy")
     with warnings_above(lines.append):
         for number in range(40):
             logger.warning("Attempt %d failed: no answer. The next one is in %.1f s.", number, number / 3)

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from agile_gym.envs import JigsawVisionEnv
+from agile_gym.envs.jigsaw import JigsawVisionEnv, RewardConfig
+from agile_gym.envs.jigsaw.reward import EpisodeRecord, balanced_format, get_reward, score_episode
 from agile_gym.errors import ConfigurationError
-from agile_gym.rewards import EpisodeRecord, RewardConfig, balanced_format, get_reward, score_episode
 
 THINK = "<think>t</think>"
 OBSERVE = THINK + "<code>o = observation(state)</code>"

@@ -1,4 +1,4 @@
-"""Dialects: the ways in which a model writes actions; each reads text as primitives and writes primitives as text."""
+"""Dialects: tags of a turn, and the ways of writing actions between them; each reads and writes primitives."""
 
 from __future__ import annotations
 
@@ -25,15 +25,7 @@ from agile_gym.actions.tags import has_action, read_answer, read_tags
 from agile_gym.actions.workspace import Workspace
 from agile_gym.errors import ConfigurationError, did_you_mean
 
-__all__ = [
-    "DIALECTS",
-    "CodeDialect",
-    "Dialect",
-    "ParsedTurn",
-    "ToolDialect",
-    "get_dialect",
-    "write_answer",
-]
+__all__ = ["DIALECTS", "CodeDialect", "Dialect", "ParsedTurn", "ToolDialect", "get_dialect", "write_answer"]
 
 
 class ParsedTurn(NamedTuple):

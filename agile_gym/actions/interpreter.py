@@ -9,18 +9,7 @@ import ast
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from agile_gym.actions.primitives import (
-    ActionError,
-    Arrange,
-    Crop,
-    Observe,
-    Primitive,
-    Rotate,
-    Swap,
-    Turn,
-    Zoom,
-    quote,
-)
+from agile_gym.actions.primitives import ActionError, Arrange, Crop, Observe, Primitive, Rotate, Swap, Turn, Zoom, quote
 from agile_gym.actions.reading import piece_reader, read_whole
 from agile_gym.actions.syntax import Evaluator, Function, ImageValue, Value, check_name, is_list, number, parse_code
 from agile_gym.actions.workspace import Workspace

@@ -12,22 +12,22 @@ import numpy as np
 
 from agile_gym.arguments import check_fields, is_number, is_whole, require, require_seed
 from agile_gym.coldstart.expert import MISTAKES, cells_of, check_turns
-from agile_gym.coldstart.quotas import Quotas
-from agile_gym.coldstart.seams import FACTORS, zoom_factors
+from agile_gym.coldstart.filters import Quotas
+from agile_gym.coldstart.knowledge import FACTORS, zoom_factors
 from agile_gym.coldstart.steps import LOOKS, Cell, check_looks, expert_cells
-from agile_gym.envs.config import JigsawConfig, JigsawRules, resolve
-from agile_gym.envs.jigsaw import JigsawVisionEnv, open_source
+from agile_gym.envs.jigsaw.config import JigsawConfig, JigsawRules, resolve
+from agile_gym.envs.jigsaw.env import JigsawVisionEnv, open_source
 from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation.plan import EvaluationPlan, SuiteEntry, Task, grid_name
 from agile_gym.evaluation.run import PreparedPlan
-from agile_gym.images import ImagesLike
+from agile_gym.images.opening import ImagesLike
 from agile_gym.puzzle.board import allowed_levels, count_permutations
 
 __all__ = ["EXPERT", "ColdStartConfig", "attempts_of", "prepare"]
 
 EXPERT = "expert"
 """Name of the teacher that knows the solution, `ExpertPolicy`."""
-_EXPERT_MAKER = "agile_gym.coldstart.expert:ExpertPolicy"
+_EXPERT_MAKER = "agile_gym.coldstart:ExpertPolicy"
 MAX_COUNT = 1_000_000
 ATTEMPTS_EACH = 10
 """Attempts for each episode wanted, unless a limit is given."""

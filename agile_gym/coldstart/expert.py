@@ -9,22 +9,30 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from agile_gym.actions import Dialect, Workspace, get_dialect
+from agile_gym.actions.dialects import Dialect, get_dialect
+from agile_gym.actions.workspace import Workspace
 from agile_gym.arguments import check_seed, is_number
-from agile_gym.coldstart.knowledge import SOURCES, know_puzzle
-from agile_gym.coldstart.moves import swaps_needed, wrong_swaps
+from agile_gym.coldstart.knowledge import SOURCES, know_puzzle, zoom_factors
 from agile_gym.coldstart.script import ScriptTurn, write_script
-from agile_gym.coldstart.seams import zoom_factors
-from agile_gym.coldstart.steps import LOOKS, MAX_TURNS, Cell, Looks, check_looks, draw_steps, expert_cells
-from agile_gym.coldstart.voice import STYLES, make_voice
-from agile_gym.envs.episode import JigsawTask
+from agile_gym.coldstart.sentences import STYLES, make_voice
+from agile_gym.coldstart.steps import (
+    LOOKS,
+    MAX_TURNS,
+    Cell,
+    Looks,
+    check_looks,
+    draw_steps,
+    expert_cells,
+    swaps_needed,
+    wrong_swaps,
+)
+from agile_gym.envs.jigsaw.episode import JigsawTask
 from agile_gym.errors import ConfigurationError, did_you_mean
 from agile_gym.policies.base import Observation, slot_of
-from agile_gym.puzzle.layout import BoardLayout
-from agile_gym.rollout.transcript import PolicyRecord
+from agile_gym.puzzle.pixels import BoardLayout
+from agile_gym.transcripts.record import PolicyRecord
 
 __all__ = ["ExpertPolicy", "cells_of", "check_turns"]
-
 
 MISTAKES = 0.3
 """Share of episodes with a wrong swap, unless told."""

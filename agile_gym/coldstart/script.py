@@ -1,7 +1,7 @@
 """Writes a whole expert's episode: for each step the action, and the thought before it.
 
 A thought tells first what the last image showed, then what follows from it, then what is done. Whatever it says of
-pieces is so; see `agile_gym.coldstart.claims`.
+pieces is so; see `agile_gym.coldstart.looks`.
 """
 
 from __future__ import annotations
@@ -11,25 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from agile_gym.actions import (
-    ActionError,
-    Answer,
-    Arrange,
-    Crop,
-    Dialect,
-    Observe,
-    Primitive,
-    Swap,
-    Turn,
-    Workspace,
-)
+from agile_gym.actions.dialects import Dialect
+from agile_gym.actions.primitives import ActionError, Answer, Arrange, Crop, Observe, Primitive, Swap, Turn
 from agile_gym.actions.tools import MAX_CALLS
-from agile_gym.coldstart.claims import MAX_REASONS, Claims
+from agile_gym.actions.workspace import Workspace
 from agile_gym.coldstart.knowledge import Knowledge
-from agile_gym.coldstart.looks import Look, LookChooser, broken
-from agile_gym.coldstart.moves import Pair, right_swap, swap_places, swaps_needed, wrong_swaps
-from agile_gym.coldstart.steps import Step, StepKind
-from agile_gym.coldstart.voice import Voice
+from agile_gym.coldstart.looks import MAX_REASONS, Claims, Look, LookChooser, broken
+from agile_gym.coldstart.sentences import Voice
+from agile_gym.coldstart.steps import Pair, Step, StepKind, right_swap, swap_places, swaps_needed, wrong_swaps
 from agile_gym.errors import ConfigurationError
 
 __all__ = ["ScriptTurn", "write_script"]

@@ -1,15 +1,123 @@
-"""Thoughts in sentences, in words that vary, drawn from the episode's own stream."""
+"""Wording of an expert's thoughts: in sentences, in a few words of the tiny model, or none.
+
+What it says of pieces are claims, and each is true: `agile_gym.coldstart.looks` makes no other.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
-from agile_gym.coldstart.knowledge import Joint
-from agile_gym.coldstart.seams import Border
+from agile_gym.coldstart.knowledge import Border, Joint
 
-__all__ = ["FullVoice"]
+__all__ = ["STYLES", "FullVoice", "ShortVoice", "SilentVoice", "Voice", "make_voice"]
+
+_WAYS = {"right": " right of", "below": " below"}
+
+
+class ShortVoice:
+    """A few words a thought, all of them whole words of the tiny model's vocabulary."""
+
+    most_reasons = 1
+
+    def __init__(self, names: Sequence[str]) -> None:
+        """Prepare.
+
+        Args:
+            names: Names of the pieces.
+        """
+        self._names = names
+
+    def fits(self, joint: Joint, *, clear: bool = True, colour: str | None = None) -> str:
+        """Say that two pieces are neighbours."""
+        return f"{self._names[joint.second]}{_WAYS[joint.side]} {self._names[joint.first]}"
+
+    def misfit(self, joint: Joint, *, colours: tuple[str, str] | None = None) -> str:
+        """Say that two pieces side by side are no neighbours."""
+        return f"{self._names[joint.second]} not{_WAYS[joint.side]} {self._names[joint.first]}"
+
+    def unclear(self, joint: Joint) -> str:
+        """Say nothing."""
+        return ""
+
+    def turned(self, angles: Sequence[tuple[int, int]]) -> str:
+        """Say nothing: the code tells it."""
+        return ""
+
+    def belongs(self, pieces: Sequence[tuple[int, int]]) -> str:
+        """Say nothing: the code tells it."""
+        return ""
+
+    def rows(self, rows: Sequence[Sequence[str]]) -> str:
+        """Say nothing: what is written next tells it."""
+        return ""
+
+    def all_fit(self) -> str:
+        """Say that every piece of the board is in its place."""
+        return "All fit"
+
+    def was_wrong(self, first: int, second: int) -> str:
+        """Say that the last swap brought neither piece home."""
+        return "No"
+
+    def observe(self, *, first: bool, again: bool) -> str:
+        """Say that the board is looked at."""
+        return "Look"
+
+    def look_seam(self, joint: Joint) -> str:
+        """Say that a seam is looked at."""
+        return f"Look {self._names[joint.first]} {self._names[joint.second]}"
+
+    def look_border(self, piece: int, border: Border) -> str:
+        """Say that one border of a piece is looked at."""
+        return f"Look {self._names[piece]} {border}"
+
+    def enlarge(self, piece: int | None) -> str:
+        """Say that a piece is enlarged, or, with None, the last crop."""
+        return "Zoom" if piece is None else f"Zoom {self._names[piece]}"
+
+    def swap(self, pairs: Sequence[tuple[int, int]]) -> str:
+        """Say which pieces are swapped, pair by pair."""
+        return ". ".join(f"Swap {self._names[first]} {self._names[second]}" for first, second in pairs)
+
+    def turn(self, pieces: Sequence[int]) -> str:
+        """Say which pieces are turned upright."""
+        return " ".join(["Turn", *(self._names[piece] for piece in pieces)])
+
+    def arrange(self) -> str:
+        """Say that the pieces are put into a new order."""
+        return "Order"
+
+    def attempt(self, first: int, second: int) -> str:
+        """Say that two pieces are swapped."""
+        return self.swap([(first, second)])
+
+    def undo(self, first: int, second: int) -> str:
+        """Say that the swap of two pieces is taken back."""
+        return self.swap([(first, second)])
+
+    def slipped(self, kind: str) -> str:
+        """Say that the last action was wrong."""
+        return "No"
+
+    def answer(self) -> str:
+        """Say nothing: the answer follows."""
+        return ""
+
+    def join(self, thoughts: Sequence[str]) -> str:
+        """Put thoughts together."""
+        return ". ".join(thought for thought in thoughts if thought)
+
+
+class SilentVoice(ShortVoice):
+    """Empty thoughts."""
+
+    def join(self, thoughts: Sequence[str]) -> str:
+        """Return nothing."""
+        return ""
+
 
 _COLOURFUL = 0.6
 """Share of claims that speak of colours, where there is one to speak of."""
@@ -199,3 +307,114 @@ class FullVoice:
 def _listed(parts: Sequence[str]) -> str:
     """Join parts as in "a, b and c"."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+STYLES = ("full", "short", "none")
+"""Sentences; a few words, each one token of the tiny model; or empty thoughts."""
+
+Rows = Sequence[Sequence[str]]
+"""Names of the pieces, row by row."""
+
+
+class Voice(Protocol):
+    """Puts thoughts into words; each method returns one thought.
+
+    Attributes:
+        most_reasons: Of how many of the pieces that are moved it says why.
+    """
+
+    most_reasons: int
+
+    def fits(self, joint: Joint, *, clear: bool = True, colour: str | None = None) -> str:
+        """Say that two pieces are neighbours, perhaps with the colour of their seam; less surely if it is not clear."""
+        ...
+
+    def misfit(self, joint: Joint, *, colours: tuple[str, str] | None = None) -> str:
+        """Say that two pieces side by side are no neighbours, perhaps with the colours of the two borders."""
+        ...
+
+    def unclear(self, joint: Joint) -> str:
+        """Say that the seam of two pieces does not tell whether they are neighbours."""
+        ...
+
+    def turned(self, angles: Sequence[tuple[int, int]]) -> str:
+        """Say by how many degrees pieces must be turned clockwise."""
+        ...
+
+    def belongs(self, pieces: Sequence[tuple[int, int]]) -> str:
+        """Say where pieces belong, given as (piece, place)."""
+        ...
+
+    def rows(self, rows: Rows) -> str:
+        """Say how the solved board reads."""
+        ...
+
+    def all_fit(self) -> str:
+        """Say that every piece of the board is in its place."""
+        ...
+
+    def was_wrong(self, first: int, second: int) -> str:
+        """Say that the last swap, of these pieces, brought neither home."""
+        ...
+
+    def observe(self, *, first: bool, again: bool) -> str:
+        """Say that the board is looked at: in the first turn, or once more after it changed, or otherwise."""
+        ...
+
+    def look_seam(self, joint: Joint) -> str:
+        """Say that a seam is looked at."""
+        ...
+
+    def look_border(self, piece: int, border: Border) -> str:
+        """Say that one border of a piece is looked at."""
+        ...
+
+    def enlarge(self, piece: int | None) -> str:
+        """Say that a piece is enlarged, or, with None, the last crop."""
+        ...
+
+    def swap(self, pairs: Sequence[tuple[int, int]]) -> str:
+        """Say which pieces are swapped, pair by pair."""
+        ...
+
+    def turn(self, pieces: Sequence[int]) -> str:
+        """Say which pieces are turned upright."""
+        ...
+
+    def arrange(self) -> str:
+        """Say that the pieces are put into a new order."""
+        ...
+
+    def attempt(self, first: int, second: int) -> str:
+        """Say that two pieces are swapped to see whether that is better."""
+        ...
+
+    def undo(self, first: int, second: int) -> str:
+        """Say that the swap of two pieces is taken back."""
+        ...
+
+    def slipped(self, kind: str) -> str:
+        """Say what was wrong with the last action: ``"box"``, ``"factor"`` or ``"name"``."""
+        ...
+
+    def answer(self) -> str:
+        """Say that the answer is given."""
+        ...
+
+    def join(self, thoughts: Sequence[str]) -> str:
+        """Put thoughts together."""
+        ...
+
+
+def make_voice(style: str, rng: np.random.Generator, names: Sequence[str], cols: int) -> Voice:
+    """Return the voice of a style, one of `STYLES`.
+
+    Args:
+        style: The style.
+        rng: Source of randomness, for styles in varying words.
+        names: Names of the pieces.
+        cols: Number of columns of the board.
+    """
+    if style == "full":
+        return FullVoice(rng, names, cols)
+    return ShortVoice(names) if style == "short" else SilentVoice(names)

@@ -1,3 +1,3 @@
-"""The commands of the command line, a module each; `agile_gym.cli` puts them together."""
+"""The commands of ``agile-gym``, one module each."""
 
 __all__: list[str] = []

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agile_gym.commands.pairs import read_pairs
+from agile_gym.commands.shared import read_pairs
 from agile_gym.errors import ConfigurationError
 
 if TYPE_CHECKING:

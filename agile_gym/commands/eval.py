@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agile_gym.commands.pairs import read_pairs
+from agile_gym.commands.shared import read_pairs
 from agile_gym.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from agile_gym.evaluation.journal import Session
     from agile_gym.evaluation.plan import EvaluationPlan
-    from agile_gym.evaluation.session import Session
-    from agile_gym.images import ImageSource
+    from agile_gym.images.sources import ImageSource
     from agile_gym.policies.base import Policy
 
 __all__ = ["add_compare_command", "add_eval_command"]
@@ -66,20 +66,20 @@ def add_compare_command(commands: Subparsers) -> None:
 
 
 def _eval(options: argparse.Namespace) -> int:
+    from agile_gym.evaluation.journal import Session
     from agile_gym.evaluation.overlap import find_overlap
     from agile_gym.evaluation.report import write_report
     from agile_gym.evaluation.run import prepare_plan
-    from agile_gym.evaluation.session import Session
     from agile_gym.evaluation.tables import format_cost, format_tables
-    from agile_gym.rollout.files import replacing
-    from agile_gym.rollout.owned import GENERATOR, check_output, check_replaceable, is_generated
+    from agile_gym.files import replacing
+    from agile_gym.outputs import GENERATOR, check_output, check_replaceable, is_generated
 
     output: Path = options.output
     _check_numbers(options)
     _check_output(output)
     format_tables({}, "", interval=options.interval)
     if options.plots:
-        from agile_gym.evaluation.plots import require_matplotlib
+        from agile_gym.reporting.curves import require_matplotlib
 
         require_matplotlib()
         check_replaceable(output.with_suffix(".png"), is_generated, "a picture of agile-gym eval")
@@ -108,7 +108,7 @@ def _eval(options: argparse.Namespace) -> int:
     if session.transcripts.exists():
         written.append(f"{session.transcripts} (transcripts)")
     if options.plots:
-        from agile_gym.evaluation.plots import plot_summary
+        from agile_gym.reporting.curves import plot_summary
 
         picture = output.with_suffix(".png")
         figure = plot_summary(summary, plan.policy, interval=options.interval)
@@ -127,7 +127,7 @@ def _play(session: Session, policy: Policy | None, options: argparse.Namespace) 
     """Play what is left, and show how it goes."""
     from tqdm import tqdm
 
-    from agile_gym.commands.progress import warnings_above
+    from agile_gym.commands.shared import warnings_above
     from agile_gym.interruption import stop_signals
 
     journal = session.journal
@@ -171,8 +171,7 @@ def _check_output(output: Path) -> None:
 
 def _plan(options: argparse.Namespace) -> EvaluationPlan:
     """Put the plan together: a suite, and what is given besides."""
-    from agile_gym.evaluation.plan import DEFAULT_EPISODES, EvaluationPlan, choose_entries, restrict_levels
-    from agile_gym.evaluation.suites import load_suite
+    from agile_gym.evaluation.plan import DEFAULT_EPISODES, EvaluationPlan, choose_entries, load_suite, restrict_levels
 
     if options.suite is not None and options.grid is not None:
         raise ConfigurationError("--suite and --grid exclude each other: a suite names its grids. Leave one out.")
@@ -209,7 +208,7 @@ def _policy(plan: EvaluationPlan, workers: int) -> Policy | None:
 
 
 def _training_images(images: str | None) -> ImageSource | None:
-    from agile_gym.images import open_images
+    from agile_gym.images.opening import open_images
 
     return None if images is None else open_images(images)
 
@@ -237,8 +236,8 @@ def _keep(word: str | None) -> int | None:
 def _compare(options: argparse.Namespace) -> int:
     from agile_gym.evaluation.compare import compare_reports, format_comparison, is_comparison
     from agile_gym.evaluation.report import read_report
-    from agile_gym.rollout.files import write_text
-    from agile_gym.rollout.owned import check_replaceable
+    from agile_gym.files import write_text
+    from agile_gym.outputs import check_replaceable
 
     if options.output is not None:
         _check_output(options.output)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from agile_gym.commands.pairs import read_pairs
+from agile_gym.commands.shared import read_pairs
 from agile_gym.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from agile_gym.rollout.advice import Advice
-    from agile_gym.rollout.token_plan import TokenPlan
+    from agile_gym.rollout.plan import Advice, TokenPlan
 
 __all__ = ["add_plan_command", "format_advice", "format_plan", "run_plan"]
 
 NEW_TOKENS = 512
-"""Tokens that a model writes in a turn unless told, as in `agile_gym.policies.vlm.sampling.SamplingOptions`."""
+"""Tokens that a model writes in a turn unless told, as in `agile_gym.models.sampling.SamplingOptions`."""
 _FLAGS = {
     "grid": "--grid",
     "max_turns": "--turns",
@@ -66,11 +65,10 @@ def run_plan(options: argparse.Namespace) -> int:
         ConfigurationError: If an option is not allowed, or the model cannot be used.
         MissingDependencyError: If transformers, or what the processor needs, is not installed.
     """
-    from agile_gym.envs.config import JigsawConfig, resolve
-    from agile_gym.policies.vlm.chat import ChatFormat
-    from agile_gym.policies.vlm.loading import load_config, load_processor
-    from agile_gym.rollout.advice import advise
-    from agile_gym.rollout.token_plan import plan_tokens
+    from agile_gym.envs.jigsaw.config import JigsawConfig, resolve
+    from agile_gym.models.chat import ChatFormat
+    from agile_gym.models.loading import load_config, load_processor
+    from agile_gym.rollout.plan import advise, plan_tokens
 
     settings = _settings(options)
     rules = resolve(JigsawConfig.from_options(settings))  # its mistakes are told before a model is looked for

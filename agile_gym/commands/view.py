@@ -1,4 +1,4 @@
-"""``agile-gym view``: writes a page, or a GIF, of the episodes of a run."""
+"""``agile-gym view``: a page, or a GIF, of the episodes of a run; and ``agile-gym export``: for other trainers."""
 
 from __future__ import annotations
 
@@ -7,16 +7,75 @@ import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from agile_gym.commands.runs import find_run
+from agile_gym.commands.shared import find_run
 from agile_gym.errors import ConfigurationError, TranscriptError, did_you_mean
 
 if TYPE_CHECKING:
-    from agile_gym.rollout.reading import TranscriptHeader
-    from agile_gym.rollout.transcript import Transcript
+    from agile_gym.transcripts.reading import TranscriptHeader
+    from agile_gym.transcripts.record import Transcript
 
-__all__ = ["ONLY", "add_view_command"]
+__all__ = ["LAYOUTS", "ONLY", "add_export_command", "add_view_command"]
+
+LAYOUTS = ("sharegpt", "trl", "verl")
+
+
+class Commands(Protocol):
+    """What `argparse.ArgumentParser.add_subparsers` returns."""
+
+    def add_parser(self, name: str, *, help: str) -> argparse.ArgumentParser:  # noqa: A002 -- argparse's word
+        """Add a command."""
+        ...
+
+
+def add_export_command(commands: Commands) -> None:
+    """Add the command ``export``.
+
+    Args:
+        commands: The commands of the command line.
+    """
+    command = commands.add_parser("export", help="write the episodes of a run for LLaMA-Factory, TRL or verl")
+    command.add_argument(
+        "input", type=Path, metavar="RUN", help="folder of transcripts, a file in it, or the results of eval (.json)"
+    )
+    command.add_argument("--to", required=True, choices=LAYOUTS, help="sharegpt (LLaMA-Factory), trl or verl")
+    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder that the files go to")
+    command.add_argument("--name", default=None, help="name of the data set (default: agile_gym, or train)")
+    command.add_argument("--solved", action="store_true", help="only episodes that were solved")
+    command.add_argument("--no-errors", action="store_true", help="only episodes without a turn that was an error")
+    command.add_argument("--max-turns", type=int, default=None, help="only episodes of at most so many turns")
+    command.add_argument("--limit", type=int, default=None, help="at most so many episodes, the first ones")
+    command.set_defaults(run=_export)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from agile_gym.transcripts.export import export_sharegpt, export_trl, export_verl
+    from agile_gym.transcripts.reading import read_transcripts
+
+    for name in ("max_turns", "limit"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ConfigurationError(f"--{name.replace('_', '-')} {value} is not allowed; give at least 1.")
+    seen = 0
+
+    def select(header: TranscriptHeader) -> bool:
+        nonlocal seen
+        seen += 1
+        return (
+            (header.solved or not options.solved)
+            and not (options.no_errors and any(header.errors))
+            and (options.max_turns is None or header.turns <= options.max_turns)
+        )
+
+    chosen = islice(read_transcripts(find_run(options.input), select=select), options.limit)
+    exporters = {"sharegpt": export_sharegpt, "trl": export_trl, "verl": export_verl}
+    names = {} if options.name is None else {"name": options.name}
+    count = exporters[options.to](chosen, options.output, **names)
+    what = "puzzles" if options.to == "verl" else "conversations"
+    print(f"Written: {count} {what} from {seen} episodes to {options.output}")
+    return 0
+
 
 ONLY = ("solved", "unsolved", "errors", "truncated")
 _FIRST = ""
@@ -61,9 +120,9 @@ def _view(options: argparse.Namespace) -> int:
 def _write_page(run: Path, folder: Path, options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from agile_gym.rollout.reading import read_transcripts
-    from agile_gym.viewer.page import write_page
-    from agile_gym.viewer.tokenizer import load_token_texts
+    from agile_gym.reporting.record import load_token_texts
+    from agile_gym.reporting.viewer import write_page
+    from agile_gym.transcripts.reading import read_transcripts
 
     tokens = None if options.tokenizer is None else load_token_texts(options.tokenizer)
     chosen = _at_least_one(
@@ -86,8 +145,8 @@ def _write_page(run: Path, folder: Path, options: argparse.Namespace) -> int:
 
 
 def _write_gif(run: Path, folder: Path, options: argparse.Namespace) -> int:
-    from agile_gym.rollout.reading import read_headers
-    from agile_gym.viewer.gif import write_gif
+    from agile_gym.reporting.gif import write_gif
+    from agile_gym.transcripts.reading import read_headers
 
     wanted, select = options.gif, _select(options.only)
     seen: list[str] = []

@@ -1,9 +1,11 @@
-"""Environments."""
+"""Environments: spaces, rendering and wrappers, and a package for each kind of task."""
 
-from agile_gym.envs.config import JigsawConfig
-from agile_gym.envs.episode import JigsawTask
-from agile_gym.envs.jigsaw import JigsawVisionEnv
-from agile_gym.envs.starting import EqualPiecesWarning
-from agile_gym.envs.vector import JigsawVisionVectorEnv
+from agile_gym.envs.jigsaw import (
+    EqualPiecesWarning,
+    JigsawConfig,
+    JigsawTask,
+    JigsawVisionEnv,
+    JigsawVisionVectorEnv,
+)
 
 __all__ = ["EqualPiecesWarning", "JigsawConfig", "JigsawTask", "JigsawVisionEnv", "JigsawVisionVectorEnv"]

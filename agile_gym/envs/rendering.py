@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from agile_gym.puzzle.photo import resize
+from agile_gym.puzzle.pixels import resize
 
 __all__ = ["ansi_text", "close_window", "render_text", "show"]
 

@@ -7,10 +7,8 @@ from fractions import Fraction
 from typing import Any, cast
 
 from agile_gym.errors import ConfigurationError
-from agile_gym.evaluation.metrics import bootstrap_difference
-from agile_gym.evaluation.paired import mcnemar, sign_flip
+from agile_gym.evaluation.metrics import AVERAGE, bootstrap_difference, mcnemar, sign_flip
 from agile_gym.evaluation.report import EpisodeRow, Report
-from agile_gym.evaluation.summary import AVERAGE
 from agile_gym.evaluation.tables import grid_lines, short_name
 from agile_gym.terminal import one_line
 

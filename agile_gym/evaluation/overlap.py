@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agile_gym.errors import ImageError
-from agile_gym.evaluation.results import EpisodeResult
-from agile_gym.images import ImageSource
+from agile_gym.evaluation.run import EpisodeResult
+from agile_gym.images.sources import ImageSource
 
 __all__ = ["Match", "Overlap", "find_overlap", "fingerprint"]
 

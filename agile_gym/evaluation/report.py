@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, cast
 
 from agile_gym.arguments import is_number
 from agile_gym.errors import ConfigurationError, reason_of
+from agile_gym.evaluation.metrics import summarize, summarize_cost
 from agile_gym.evaluation.plan import PuzzleKey, grid_name
-from agile_gym.evaluation.results import MAX_COUNT, EpisodeResult
-from agile_gym.evaluation.summary import summarize, summarize_cost
-from agile_gym.rollout.files import write_text
+from agile_gym.evaluation.run import MAX_COUNT, EpisodeResult
+from agile_gym.files import write_text
 
 __all__ = ["REPORT_SCHEMA", "EpisodeRow", "Figures", "Report", "is_report", "read_report", "write_report"]
 

@@ -1,17 +1,67 @@
-"""Tables of an evaluation, for people."""
+"""Tables of an evaluation for people, beside the paper's (arXiv 2510.01304)."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from importlib.resources import files
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from agile_gym.errors import ConfigurationError, did_you_mean
 from agile_gym.evaluation.metrics import Estimate
-from agile_gym.evaluation.reference import reference_rows
 from agile_gym.terminal import printable
 
-__all__ = ["INTERVALS", "Interval", "format_cost", "format_tables", "grid_lines", "short_name"]
+__all__ = [
+    "INTERVALS",
+    "REFERENCE_GRIDS",
+    "Interval",
+    "ReferenceRow",
+    "format_cost",
+    "format_tables",
+    "grid_lines",
+    "reference_rows",
+    "short_name",
+]
+
+REFERENCE_GRIDS = ("2x2", "3x3")
+"""Grids that the paper reports."""
+
+
+class ReferenceRow(NamedTuple):
+    """A model's row of one of the paper's tables.
+
+    Attributes:
+        model: Name of the model, as in the paper.
+        levels: Percentage at each level, from L0 on.
+        average: Mean percentage over the levels, as printed.
+    """
+
+    model: str
+    levels: tuple[float, ...]
+    average: float
+
+
+@lru_cache
+def reference_rows(grid: str, metric: str) -> tuple[ReferenceRow, ...]:
+    """Return the paper's rows for a grid.
+
+    Args:
+        grid: Such as ``"2x2"``.
+        metric: ``"acc"`` or ``"score"``.
+
+    Returns:
+        The rows, in the paper's order; none for a grid that it does not report.
+    """
+    text = files("agile_gym.evaluation").joinpath("reference_results.csv").read_text(encoding="utf-8")
+    rows: list[ReferenceRow] = []
+    for row in csv.DictReader(text.splitlines()):
+        levels = [float(value) for key, value in row.items() if key.startswith(f"{grid}_L")]
+        if row["metric"] == metric and levels:
+            rows.append(ReferenceRow(row["model"], tuple(levels), float(row[f"{grid}_avg"])))
+    return tuple(rows)
+
 
 Interval = Literal["puzzle", "photograph"]
 INTERVALS: tuple[Interval, ...] = ("puzzle", "photograph")

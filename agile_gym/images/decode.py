@@ -1,9 +1,10 @@
-"""Images in any form decoded to one form: 8-bit RGB, upright, read-only."""
+"""Decoding of images in any form, mode and type to one form: 8-bit RGB, upright, read-only."""
 
 from __future__ import annotations
 
 import io
 import os
+import re
 import threading
 import warnings
 from collections.abc import Callable, Generator
@@ -25,9 +26,233 @@ from agile_gym.images.formats import (
     open_header,
     size_problem,
 )
-from agile_gym.images.pixels import is_deep, oriented, rgb_from_array, rgb_from_pillow
 
-__all__ = ["Decodable", "decode_image"]
+__all__ = ["Decodable", "decode_image", "is_deep", "oriented", "rgb_from_array", "rgb_from_pillow"]
+
+_ALLOWED = (
+    "Allowed are the shapes (H, W), (H, W, 1), (H, W, 3) and (H, W, 4) with values of type uint8, uint16, bool, "
+    "or float between 0 and 1."
+)
+_TOLERANCE = 1e-6
+_DEPTHS = (8, 10, 12, 14)
+"""Bits that the values of 16-bit pictures may have; those with larger values have 16."""
+_DARK_FLOAT = 16
+_CHANNELS = (1, 3, 4)
+
+
+def rgb_from_pillow(image: Image.Image, encoded: bytes | None = None) -> NDArray[np.uint8]:
+    """Turn a loaded Pillow image of any mode into RGB.
+
+    Transparent pixels are laid over white. Values of 16 bits, grey or coloured, count as 8, 10, 12, 14 or 16 bits, by
+    the largest of an image: cameras and scanners store 12 bits, say, in files of 16, where they would be black.
+    Integers of other ranges are stretched from their minimum and maximum to 0 and 255. Float values are multiplied by
+    255 if all lie between 0 and 1, rounded if the largest lies between 16 and 255 and none is negative, and stretched
+    otherwise. Colour profiles are not applied.
+
+    Args:
+        image: The image.
+        encoded: The file that it comes from, if `is_deep` said so: Pillow keeps 8 bits of each colour.
+
+    Returns:
+        A new array of shape (H, W, 3), C-contiguous.
+
+    Raises:
+        ImageError: If float values are not finite.
+        ValueError: If Pillow does not know how to convert the mode.
+    """
+    if image.mode == "F":
+        return _grey(_from_floats(np.asarray(image, dtype=np.float32)))
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _grey(_from_integers(np.asarray(image)))
+    if image.mode == "La":
+        image = image.convert("LA")
+    if encoded is not None:
+        image = _brightened(image, encoded)
+    if image.has_transparency_data:
+        image = _over_white(image.convert("RGBA"))
+    elif image.mode != "RGB":
+        image = image.convert("RGB")
+    return np.array(image, dtype=np.uint8, order="C")
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Tell whether an image, not loaded yet, has colours of 16 bits in its file, of which Pillow keeps 8."""
+    tiles: list[Any] = list(getattr(image, "tile", ()))
+    return image.mode in ("RGB", "RGBA", "LA") and any(re.search(";16|, 65535", str(tile[3])) for tile in tiles)
+
+
+def rgb_from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Turn an array into RGB.
+
+    Args:
+        array: Pixels of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), the last with alpha, which is laid over white.
+            Values of type uint8, uint16 (of 8, 10, 12, 14 or 16 bits, by the largest), bool, or float (0 to 1).
+
+    Returns:
+        A new array of shape (H, W, 3), C-contiguous.
+
+    Raises:
+        ImageError: If the shape, the type or a value is not allowed.
+    """
+    _check_shape(array.shape)
+    given = np.asarray(array)
+    if given.dtype == np.uint16 and given.ndim == 3 and given.shape[2] == 4:
+        values = _deep_to_uint8(given)
+    else:
+        values = _to_uint8(given)
+    if values.ndim == 2:
+        return _grey(values)
+    channels = values.shape[2]
+    if channels == 1:
+        return _grey(values[:, :, 0])
+    if channels == 4:
+        blended = _over_white(Image.fromarray(np.ascontiguousarray(values)))
+        return np.array(blended, dtype=np.uint8, order="C")
+    return np.array(values, dtype=np.uint8, order="C")
+
+
+def oriented(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Turn and mirror stored pixels the way that their EXIF orientation asks for.
+
+    Args:
+        pixels: Array of shape (H, W, 3) as it is stored.
+        orientation: Value of the EXIF tag, 1 to 8; others count as 1.
+
+    Returns:
+        Array of shape (H, W, 3), or (W, H, 3) for orientations 5 to 8, C-contiguous.
+    """
+    across = pixels.swapaxes(0, 1)
+    turned = {
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: across,
+        6: across[:, ::-1],
+        7: across[::-1, ::-1],
+        8: across[::-1],
+    }.get(orientation, pixels)
+    return np.ascontiguousarray(turned)
+
+
+def _check_shape(shape: tuple[int, ...]) -> None:
+    """Refuse a shape that is not an image's."""
+    if len(shape) == 2 or (len(shape) == 3 and shape[2] in _CHANNELS):
+        if 0 in shape:
+            raise ImageError(f"an array of shape {shape} has no pixels. {_ALLOWED}")
+        return
+    hint = ""
+    if len(shape) == 3 and shape[0] in _CHANNELS:
+        hint = " The channels seem to come first: put them last with array.transpose(1, 2, 0)."
+    elif len(shape) == 4:
+        hint = " Several images go in a list: give list(array) instead."
+    raise ImageError(f"an array of shape {shape} is not an image. {_ALLOWED}{hint}")
+
+
+def _to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Bring the values of an array to 0..255."""
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind == "u" and size == 1:
+        return cast("NDArray[np.uint8]", array)
+    if kind == "u" and size == 2:
+        return _from_integers(array)
+    if kind == "b":
+        return np.multiply(array, 255, dtype=np.uint8)
+    if kind == "f":
+        return _from_unit_floats(array)
+    hint = " Use array.astype(np.uint8) if its values lie between 0 and 255." if kind in "iu" else ""
+    raise ImageError(f"an array of type {array.dtype} is not an image. {_ALLOWED}{hint}")
+
+
+def _from_unit_floats(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Turn floats between 0 and 1 into 0..255."""
+    if not bool(np.isfinite(values).all()):
+        raise ImageError(f"an array of type {values.dtype} holds NaN or infinite values. {_ALLOWED}")
+    low, high = float(values.min()), float(values.max())
+    if low < -_TOLERANCE or high > 1 + _TOLERANCE:
+        hint = " Divide it by 255." if low >= 0 and high <= 255 else ""
+        raise ImageError(f"an array of type {values.dtype} holds values from {low:g} to {high:g}. {_ALLOWED}{hint}")
+    return _round(np.clip(values, 0, 1) * np.float32(255))
+
+
+def _from_floats(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Turn the floats of an image file into 0..255."""
+    if not bool(np.isfinite(values).all()):
+        raise ImageError("its float values are not all finite")
+    low, high = float(values.min()), float(values.max())
+    if low >= 0 and high <= 1:
+        return _round(values * np.float32(255))
+    if low >= 0 and _DARK_FLOAT <= high <= 255:
+        return _round(values)
+    return _stretch(values.astype(np.float64), low, high)
+
+
+def _from_integers(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Turn integers of up to 32 bits into 0..255."""
+    low, high = int(values.min()), int(values.max())
+    if low >= 0 and high <= 65535:
+        white = next((2**bits - 1 for bits in _DEPTHS if high < 2**bits), 65535)
+        return ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+    return _stretch(values.astype(np.float64), low, high)
+
+
+def _deep_to_uint8(values: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """Turn 16-bit colours into 0..255; alpha, where there are 2 or 4 channels, may have another depth than they."""
+    if values.shape[2] % 2:
+        return _from_integers(values)
+    return np.dstack([_from_integers(values[:, :, :-1]), _from_integers(values[:, :, -1])])
+
+
+def _brightened(image: Image.Image, encoded: bytes) -> Image.Image:
+    """Return an image of 16-bit colours, as Pillow has it, by its own depth if that is less than 16 bits."""
+    high = np.asarray(image)
+    colours = 1 if image.mode == "LA" else 3
+    white = 1 << _DEPTHS[-1]
+    if int(high[:, :, :colours].max()) > white >> 8:  # some formats are rounded up
+        return image
+    deep = _read_deep(encoded, image.mode)
+    if deep is None or deep.shape != high.shape or int(np.abs((deep >> 8).astype(np.int16) - high).max()) > 1:
+        deep = np.left_shift(high, 8, dtype=np.uint16)  # few levels, yet better than none
+    if int(deep[:, :, :colours].max()) >= white:
+        return image
+    return Image.fromarray(_deep_to_uint8(deep))
+
+
+def _read_deep(encoded: bytes, mode: str) -> NDArray[np.uint16] | None:
+    """Read the 16-bit colours of a file; None if OpenCV cannot."""
+    import cv2
+
+    try:
+        found: Any = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    if found is None or found.dtype != np.uint16 or found.ndim != 3:
+        return None
+    if mode == "LA":
+        return found[:, :, 2:] if found.shape[2] == 4 else None
+    return found[:, :, [2, 1, 0, 3][: found.shape[2]]] if found.shape[2] in (3, 4) else None
+
+
+def _stretch(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.uint8]:
+    """Map the range from low to high onto 0..255; values that are all the same become 0."""
+    return _round((values - low) * (255 / (high - low))) if high > low else np.zeros(values.shape, np.uint8)
+
+
+def _round(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Round values between 0 and 255."""
+    return np.floor(values + 0.5).clip(0, 255).astype(np.uint8)
+
+
+def _grey(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Repeat one channel three times."""
+    return np.repeat(values[:, :, np.newaxis], 3, axis=2)
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """Lay an RGBA image over white."""
+    white = Image.new("RGB", image.size, (255, 255, 255))
+    white.paste(image, mask=image)
+    return white
+
 
 Decodable: TypeAlias = "bytes | str | os.PathLike[str] | Image.Image | NDArray[Any]"
 """An encoded image, the path of one, or an image in memory."""

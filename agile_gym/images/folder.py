@@ -1,4 +1,4 @@
-"""Image files found, checked and hashed without decoding their pixels."""
+"""Image files found, checked and hashed without decoding their pixels; the built-in photographs among them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import PurePath
 
-from agile_gym.errors import ImageError
+from agile_gym.errors import ImageError, MissingDependencyError
 from agile_gym.images.formats import (
     SMALLEST,
     TABLE_EXTENSION,
@@ -24,8 +25,9 @@ from agile_gym.images.formats import (
     unsupported_extensions,
 )
 from agile_gym.images.items import FileItem, SkippedImage
+from agile_gym.images.sources import ImageCollection
 
-__all__ = ["EPISODES", "MARK", "PART", "Scan", "scan_file", "scan_folder"]
+__all__ = ["BUILTIN_PHOTOGRAPHS", "EPISODES", "MARK", "PART", "Scan", "builtin_images", "scan_file", "scan_folder"]
 
 MARK = "agile-gym.json"
 """Name of the file that marks the folder of a run."""
@@ -197,3 +199,61 @@ def _walk(folder: str, root: str, visited: set[tuple[int, int]], skipped: list[S
             yield from _walk(path, root, visited, skipped)
         elif stat.S_ISREG(mode):
             yield path
+
+
+BUILTIN_PHOTOGRAPHS = {
+    "astronaut": "astronaut.png",
+    "chelsea": "chelsea.png",
+    "coffee": "coffee.png",
+    "motorcycle": "motorcycle_left.png",
+    "rocket": "rocket.jpg",
+}
+"""Names of the photographs and the files that hold them, in the order in which they are listed."""
+
+
+def builtin_images(max_pixels: int) -> ImageCollection:
+    """Return the colour photographs of everyday things that scikit-image ships.
+
+    They are an astronaut, the cat Chelsea, a cup of coffee, a motorcycle and a rocket. Left out are grey pictures,
+    drawings and textures, pictures taken through a telescope, an ophthalmoscope or a microscope (whose parts look too
+    much alike), and the second view of the motorcycle. The files are read where they lie; scikit-image itself is not
+    imported.
+
+    Args:
+        max_pixels: Most pixels that an image may have.
+
+    Returns:
+        The photographs.
+
+    Raises:
+        MissingDependencyError: If scikit-image is not installed.
+        ImageError: If it has none of the files.
+    """
+    folder = _data_folder()
+    items: list[FileItem] = []
+    skipped: list[SkippedImage] = []
+    for name, file in BUILTIN_PHOTOGRAPHS.items():
+        item = scan_file(os.path.join(folder, file), name, max_pixels)
+        if isinstance(item, FileItem):
+            items.append(item)
+        else:
+            skipped.append(item)
+    if not items:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped)
+        raise ImageError(
+            f"None of the built-in photographs can be used ({reasons}). They belong to the scikit-image package and "
+            f"were looked for in {folder!r}. Install scikit-image again, or give a folder of your own images."
+        )
+    return ImageCollection(items, max_pixels=max_pixels, skipped=skipped)
+
+
+def _data_folder() -> str:
+    """Return the folder in which scikit-image keeps its pictures, without importing it."""
+    spec = find_spec("skimage")
+    locations = spec.submodule_search_locations if spec is not None else None
+    if not locations:
+        raise MissingDependencyError(
+            "The package 'scikit-image' is needed to use the built-in photographs. "
+            "Install it with: pip install scikit-image"
+        )
+    return os.path.join(next(iter(locations)), "data")

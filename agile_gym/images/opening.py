@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from agile_gym.errors import ImageError, did_you_mean
-from agile_gym.images.builtin import builtin_images
 from agile_gym.images.decode import Decodable
-from agile_gym.images.folder import Scan, readable_name, scan_file, scan_folder
+from agile_gym.images.folder import Scan, builtin_images, readable_name, scan_file, scan_folder
 from agile_gym.images.formats import (
     COMMON_EXTENSIONS,
     DEFAULT_MAX_PIXELS,
@@ -37,9 +36,8 @@ from agile_gym.images.huggingface import (
     parse_dataset_spec,
 )
 from agile_gym.images.items import ArrayItem, BytesItem, Item, SkippedImage, hash_bytes
-from agile_gym.images.parquet import parquet_images
-from agile_gym.images.sources import ImageCollection, ImageSource, take_split
-from agile_gym.images.split import Split, check_fraction, check_split
+from agile_gym.images.rows import parquet_images
+from agile_gym.images.sources import ImageCollection, ImageSource, Split, check_fraction, check_split, take_split
 
 __all__ = ["ImagesLike", "SkippedImageWarning", "open_images"]
 

@@ -1,9 +1,9 @@
 """The learner: what turns played episodes into better weights.
 
-advantages   what each episode, and each of its tokens, is trained with; numpy only
-ratios       ratios, divergences and entropies from log-probabilities (torch)
-batch        the tokens of a micro-batch, the counts of a whole batch, and statistics that add up (torch)
-loss         `grpo`, `dr_grpo`, `dapo`, `gspo` and `sft` as pure functions (torch)
+advantages   advantages of episodes and of each of their tokens; numpy only
+ratios       ratios and divergences from log-probabilities, counts and statistics of tokens (torch)
+losses       `grpo`, `dr_grpo`, `dapo`, `gspo` and `sft` as pure functions (torch)
+data         samples, minibatches and micro-batches
 rllib        `GRPO`, `GRPOConfig` and their parts, which run on RLlib (ray, torch)
 
 Importing this package imports neither torch nor ray; `GRPO`, `GRPOConfig`, `TokenLearner`, `VLMEnvRunner` and

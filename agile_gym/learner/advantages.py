@@ -10,16 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
-    from agile_gym.rollout.transcript import Segment, Transcript
+    from agile_gym.transcripts.record import Segment, Transcript
 
-__all__ = [
-    "GroupAdvantages",
-    "count_trained",
-    "group_advantages",
-    "returns_to_go",
-    "spread_advantages",
-    "turn_rewards",
-]
+__all__ = ["GroupAdvantages", "count_trained", "group_advantages", "returns_to_go", "spread_advantages", "turn_rewards"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # The types of ray are incomplete.
-"""The configuration of GRPO, as RLlib's configurations are."""
+"""`GRPOConfig`, in the manner of RLlib's configurations, and its check of the cluster's resources."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.from_config import NotProvided
 
 from agile_gym.arguments import check_types, declared_types, is_number, is_whole, require, require_seed
-from agile_gym.envs.config import JigsawConfig
+from agile_gym.envs.jigsaw.config import JigsawConfig
 from agile_gym.errors import ConfigurationError, did_you_mean
-from agile_gym.learner.loss import LOSSES, clip_range
-from agile_gym.learner.model import ModelOptions
-from agile_gym.learner.notices import mute_notices
-from agile_gym.learner.optimizing import SCHEDULES
-from agile_gym.learner.tasks import TaskMix
+from agile_gym.learner.groups import TaskMix
+from agile_gym.learner.losses import LOSSES, clip_range
+from agile_gym.learner.options import SCHEDULES, ModelOptions, mute_notices
 from agile_gym.learner.updating import SUPERVISED
-from agile_gym.policies.vlm.context import MAX_WINDOW
-from agile_gym.policies.vlm.sampling import SamplingOptions
-from agile_gym.rollout.transcript import Transcript
+from agile_gym.models.cache import MAX_WINDOW
+from agile_gym.models.sampling import SamplingOptions
 from agile_gym.terminal import one_line
+from agile_gym.transcripts.record import Transcript
 
 __all__ = ["GRPOConfig"]
 
@@ -61,9 +59,9 @@ class GRPOConfig(AlgorithmConfig):
 
     def __init__(self, algo_class: type | None = None) -> None:
         """Begin with the defaults."""
-        from agile_gym.learner.algorithm import GRPO
         from agile_gym.learner.env_runner import VLMEnvRunner
-        from agile_gym.learner.rllib_learner import make_learner_connector
+        from agile_gym.learner.grpo import GRPO
+        from agile_gym.learner.torch_learner import make_learner_connector
 
         super().__init__(algo_class=algo_class or GRPO)
         # What GRPO adds; see `training`.
@@ -175,7 +173,7 @@ class GRPOConfig(AlgorithmConfig):
         """Set how the model is trained; RLlib's ``lr``, ``grad_clip`` and ``num_epochs`` too.
 
         Args:
-            loss: ``"grpo"``, ``"dr_grpo"``, ``"dapo"`` or ``"gspo"``; see `agile_gym.learner.loss`.
+            loss: ``"grpo"``, ``"dr_grpo"``, ``"dapo"`` or ``"gspo"``; see `agile_gym.learner.losses`.
             clip_low: Ratios are clipped at 1 - clip_low, ...
             clip_high: ... and at 1 + clip_high; None for the loss's own: 0.2 and 0.2 of `grpo` and `dr_grpo`, 0.2 and
                 0.28 of `dapo`, 3e-4 and 4e-4 of `gspo`.
@@ -262,7 +260,7 @@ class GRPOConfig(AlgorithmConfig):
 
     def get_default_learner_class(self) -> type:
         """Return the learner's class."""
-        from agile_gym.learner.rllib_learner import TokenLearner
+        from agile_gym.learner.torch_learner import TokenLearner
 
         return TokenLearner
 

@@ -31,17 +31,19 @@ from ray.rllib.utils.metrics import (
     SAMPLE_TIMER,
     WEIGHTS_SEQ_NO,
 )
-from ray.tune.registry import ENV_CREATOR, _global_registry  # pyright: ignore[reportPrivateUsage] -- no public look-up
+from ray.tune.registry import (
+    ENV_CREATOR,
+    _global_registry,  # pyright: ignore[reportPrivateUsage] -- no public look-up
+)
 
 import agile_gym
 from agile_gym.errors import AgileGymError, ConfigurationError
-from agile_gym.learner.groups import GroupPlay, play_groups
+from agile_gym.learner.groups import GroupPlay, GroupSpec, TaskMix, make_group, play_groups
 from agile_gym.learner.module import VLMModule
-from agile_gym.learner.notices import mute_notices
-from agile_gym.learner.tasks import GroupSpec, TaskMix, make_group
+from agile_gym.learner.options import mute_notices
 from agile_gym.policies.base import Policy, PolicyLike, as_policy
-from agile_gym.rollout.pool import EnvironmentPool
-from agile_gym.rollout.transcript import Transcript
+from agile_gym.rollout.play import EnvironmentPool
+from agile_gym.transcripts.record import Transcript
 
 __all__ = ["PLACEHOLDER_SPACE", "RunnerReply", "VLMEnvRunner"]
 
@@ -188,7 +190,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             config, module = self.config, cast(VLMModule, self.module)
             maker: Callable[..., PolicyLike] | None = config.policy_class
             if maker is None:
-                from agile_gym.policies.hf import HFVLMPolicy as maker  # noqa: N813 -- a default
+                from agile_gym.policies.model import HFVLMPolicy as maker  # noqa: N813 -- a default
             self._policies[explore] = as_policy(
                 maker(
                     module.vlm,

@@ -1,4 +1,4 @@
-"""Plays the groups that a learner learns from: every episode of a group is the same puzzle."""
+"""Groups of episodes of one puzzle each, drawn from tasks with a curriculum."""
 
 from __future__ import annotations
 
@@ -7,14 +7,161 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
+import numpy as np
+from numpy.typing import NDArray
 
-from agile_gym.learner.tasks import GroupSpec
+from agile_gym.arguments import is_number
+from agile_gym.errors import ConfigurationError, did_you_mean
 from agile_gym.policies.base import Policy
-from agile_gym.rollout.play import EpisodeSpec, play_episodes
-from agile_gym.rollout.pool import EnvironmentPool
-from agile_gym.rollout.transcript import Transcript
+from agile_gym.rollout.play import EnvironmentPool, EpisodeSpec, play_episodes
+from agile_gym.transcripts.record import Transcript
 
-__all__ = ["Group", "GroupPlay", "play_groups"]
+__all__ = ["Curriculum", "Group", "GroupPlay", "GroupSpec", "TaskMix", "make_group", "play_groups"]
+
+_KEYS = ("grid", "level", "weight")
+_EXAMPLE = """{"grid": "2x2", "level": 0, "weight": 1}"""
+
+
+@dataclass(frozen=True)
+class TaskMix:
+    """A kind of puzzle, and how often it is played.
+
+    Attributes:
+        grid: As in `JigsawConfig`, such as ``"2x2"``; None for that of the environment.
+        level: Pieces in place at the start; as in `JigsawConfig`, or None for that of the environment.
+        weight: Its weight among the tasks.
+    """
+
+    grid: str | None = None
+    level: Any = None
+    weight: float = 1.0
+
+    @classmethod
+    def from_mappings(cls, entries: Sequence[TaskMix | Mapping[str, Any]]) -> tuple[TaskMix, ...]:
+        """Make tasks of mappings.
+
+        Raises:
+            ConfigurationError: If a key or value is not allowed; there must be one task of a weight above 0.
+        """
+        tasks: list[TaskMix] = []
+        if isinstance(entries, str | Mapping) or not isinstance(entries, Sequence):
+            raise ConfigurationError(
+                f"tasks={entries!r:.100} is not allowed; give a list of mappings such as {_EXAMPLE}."
+            )
+        for entry in entries:
+            if isinstance(entry, Mapping):
+                for key in entry:
+                    if key not in _KEYS:
+                        raise ConfigurationError(f"tasks: a task has no key {key!r}. {did_you_mean(key, _KEYS)}")
+                entry = cls(**entry)
+            if not isinstance(entry, TaskMix):
+                raise ConfigurationError(f"tasks: {entry!r:.100} is not a task; give a mapping such as {_EXAMPLE}.")
+            if not is_number(entry.weight, 0, 1e9):
+                raise ConfigurationError(f"tasks: weight={entry.weight!r} must be a number from 0 to 1e9.")
+            tasks.append(entry)
+        if not any(task.weight > 0 for task in tasks):
+            raise ConfigurationError("tasks: give at least one task with a weight above 0.")
+        return tuple(tasks)
+
+    @property
+    def name(self) -> str:
+        """A name for tables, such as ``"2x2-L0"``."""
+        return f"{self.grid or 'default'}{'' if self.level is None else f'-L{self.level}'}"
+
+    def env_options(self) -> dict[str, Any]:
+        """Return the options of an environment that plays it."""
+        options = {"grid": self.grid, "level": self.level}
+        return {key: value for key, value in options.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class GroupSpec:
+    """A group: one puzzle, played several times.
+
+    Attributes:
+        index: Its number in the whole training; what is drawn follows from it.
+        task: Index of its task.
+        seed: Seed of the environment, which fixes photograph, crop and permutation.
+        policy_seeds: One an episode.
+    """
+
+    index: int
+    task: int
+    seed: int
+    policy_seeds: tuple[int, ...]
+
+
+def make_group(index: int, *, seed: int, size: int, shares: Sequence[float], stream: int = 0) -> GroupSpec:
+    """Draw a group.
+
+    Args:
+        index: Its number.
+        seed: Seed of the training.
+        size: Number of episodes.
+        shares: Probability of each task.
+        stream: Keeps the puzzles of training and evaluation apart.
+
+    Returns:
+        The group; it follows from the arguments alone.
+    """
+    words = np.random.SeedSequence([seed, stream, index]).generate_state(size + 2)
+    edges: NDArray[np.float64] = np.cumsum(shares)
+    task = int(np.count_nonzero(edges <= words[0] / 2**32 * sum(shares)))
+    return GroupSpec(index, min(task, len(shares) - 1), int(words[1]), tuple(int(word) for word in words[2:]))
+
+
+class Curriculum:
+    """Plays tasks more often the more of their groups have variance: what is always or never solved teaches nothing.
+
+    Attributes:
+        informative: For each task, the running share of groups with variance.
+    """
+
+    def __init__(self, tasks: Sequence[TaskMix], *, adaptive: bool, memory: float = 0.9, least: float = 0.1) -> None:
+        """Begin with the weights of the tasks.
+
+        Args:
+            tasks: The tasks.
+            adaptive: Whether shares follow what is learned; else they are those of the weights.
+            memory: What is kept of the running share at each iteration.
+            least: A task is never played less often than this share of its weight.
+        """
+        self._weights = np.array([task.weight for task in tasks], np.float64)
+        self._adaptive, self._memory, self._least = adaptive, memory, least
+        self.informative = np.ones(len(tasks))
+
+    def shares(self) -> list[float]:
+        """Return the probability of each task."""
+        weights = self._weights * np.maximum(self.informative, self._least) if self._adaptive else self._weights
+        return (weights / weights.sum()).tolist()
+
+    def learn(self, tasks: Sequence[int], varied: Sequence[bool]) -> None:
+        """Take note of groups.
+
+        Args:
+            tasks: The task of each group.
+            varied: Whether it had variance.
+        """
+        for task in set(tasks):
+            mine = [flag for number, flag in zip(tasks, varied, strict=True) if number == task]
+            share = sum(mine) / len(mine)
+            self.informative[task] = self._memory * self.informative[task] + (1 - self._memory) * share
+
+    def get_state(self) -> list[float]:
+        """Return what was learned."""
+        return self.informative.tolist()
+
+    def set_state(self, state: Sequence[float]) -> None:
+        """Take over what was learned.
+
+        Raises:
+            ConfigurationError: If it is of another number of tasks.
+        """
+        if len(state) != len(self.informative):
+            raise ConfigurationError(
+                f"The curriculum of {len(state)} tasks does not fit {len(self.informative)} tasks."
+            )
+        self.informative = np.array(state, np.float64)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 
 from agile_gym.errors import ModelError
-from agile_gym.learner.model import ModelOptions, build_vlm, resolve_autocast
+from agile_gym.learner.options import ModelOptions, build_vlm, resolve_autocast
 from agile_gym.learner.updating import autocast
-from agile_gym.policies.vlm.chat import ChatFormat
-from agile_gym.policies.vlm.loading import VLM
-from agile_gym.policies.vlm.scoring import PreparedSegment, Scorer
+from agile_gym.models.chat import ChatFormat
+from agile_gym.models.loading import VLM
+from agile_gym.models.scoring import PreparedSegment, Scorer
 
 __all__ = ["VLMModule"]
 

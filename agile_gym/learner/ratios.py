@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # The types of torch are incomplete.
-"""Ratios, divergences and entropies of what a model would write, from log-probabilities.
+"""Ratios and divergences from log-probabilities, token counts of a batch, and statistics that add up over ranks.
 
 Arithmetic is in float32, or in float64 where the log-probabilities are. What stands where a mask is 0 has no influence
 and gets no gradient, be it NaN.
@@ -8,10 +8,26 @@ and gets no gradient, be it NaN.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-__all__ = ["MAX_LOG_RATIO", "check_mask", "check_shapes", "difference", "entropy", "k3", "log_ratios", "only"]
+__all__ = [
+    "MAX_LOG_RATIO",
+    "LossStats",
+    "TokenBatch",
+    "Totals",
+    "check_mask",
+    "check_shapes",
+    "count",
+    "difference",
+    "entropy",
+    "k3",
+    "log_ratios",
+    "mask_truncated",
+    "only",
+]
 
 MAX_LOG_RATIO = 20.0
 """Logarithms of ratios are clamped to +- this before they are exponentiated; beyond it, the gradient is 0."""
@@ -109,3 +125,162 @@ def entropy(logps: Tensor) -> Tensor:
         (...) of the same type, in nats.
     """
     return -(logps.exp() * logps.masked_fill(logps == -torch.inf, 0)).sum(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What the loss of a whole batch is divided by; both add up over micro-batches and ranks.
+
+    Attributes:
+        tokens: Tokens that are trained on, in all micro-batches of all ranks.
+        episodes: Episodes with such tokens. An episode that is cut into several rows is one, and a row of it counts
+            for the share of its tokens.
+    """
+
+    tokens: float
+    episodes: float
+
+    def __add__(self, other: Totals) -> Totals:
+        """Return the counts of two micro-batches, or ranks, together."""
+        return Totals(self.tokens + other.tokens, self.episodes + other.episodes)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TokenBatch:
+    """The tokens of a micro-batch. Row ``b``, column ``t`` is the same token in every array.
+
+    What stands where the mask is 0 has no influence on a loss or its gradient, be it NaN.
+
+    Attributes:
+        logps: (B, T) floating, the log-probability of each token under the weights that are trained.
+        old_logps: (B, T) floating, its log-probability when it was sampled.
+        mask: (B, T) bool or integer, 1 on the tokens that are trained on: those that the model wrote.
+        advantages: (B,) or (B, T) floating, one an episode or one a token.
+        lengths: (B,) the number of trained tokens of the whole episode that a row belongs to, if episodes are cut into
+            several rows; None if each row is an episode.
+        ref_logps: (B, T) floating, the log-probability of each token under the reference, for its KL term.
+        entropies: (B, T) floating, the entropy of the distribution that each token was drawn from, in nats.
+    """
+
+    logps: Tensor
+    old_logps: Tensor
+    mask: Tensor
+    advantages: Tensor
+    lengths: Tensor | None = None
+    ref_logps: Tensor | None = None
+    entropies: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Check shapes and types.
+
+        Raises:
+            ValueError: If one does not fit.
+        """
+        check_shapes(
+            self.mask,
+            logps=self.logps,
+            old_logps=self.old_logps,
+            ref_logps=self.ref_logps,
+            entropies=self.entropies,
+        )
+        shape = self.mask.shape
+        if self.advantages.shape not in (shape, shape[:1]):
+            raise ValueError(
+                f"advantages {tuple(self.advantages.shape)} must have shape (B,) or (B, T); (B, T) is {tuple(shape)}."
+            )
+        if not self.advantages.is_floating_point():
+            raise ValueError(f"advantages must be floating, not {self.advantages.dtype}.")
+        if self.lengths is not None and self.lengths.shape != shape[:1]:
+            raise ValueError(
+                f"lengths {tuple(self.lengths.shape)} must have shape (B,); mask (B, T) is {tuple(shape)}."
+            )
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LossStats:
+    """Statistics of a loss. Add those of micro-batches; reduce ``sums`` over ranks by sum, ``maxima`` by maximum.
+
+    Attributes:
+        names: Names of the sums, then of the maxima.
+        sums: (S,) floating, no gradient.
+        maxima: (M,) floating, no gradient.
+    """
+
+    names: tuple[str, ...]
+    sums: Tensor
+    maxima: Tensor
+
+    @classmethod
+    def make(cls, sums: dict[str, Tensor], maxima: dict[str, Tensor]) -> LossStats:
+        """Make statistics of scalars, which lose their gradients.
+
+        Args:
+            sums: () each; ``"tokens"`` is among them. ``"loss"`` and ``"episodes"`` are told as they are, all others a
+                token.
+            maxima: () each; at least one.
+        """
+        parts = (torch.stack([value.detach() for value in part.values()]) for part in (sums, maxima))
+        return cls((*sums, *maxima), *parts)
+
+    def __add__(self, other: LossStats) -> LossStats:
+        """Return the statistics of two micro-batches, or ranks, together.
+
+        Raises:
+            ValueError: If they are of different kinds.
+        """
+        if self.names != other.names:
+            raise ValueError(f"Statistics of {self.names} and of {other.names} do not add up.")
+        return LossStats(self.names, self.sums + other.sums, torch.maximum(self.maxima, other.maxima))
+
+    def metrics(self) -> dict[str, float]:
+        """Return the statistics as numbers; see `agile_gym.learner.losses` for their names."""
+        values = dict(zip(self.names, [*self.sums.tolist(), *self.maxima.tolist()], strict=True))
+        tokens = max(values["tokens"], 1.0)
+        means = set(self.names[: len(self.sums)]) - {"tokens", "episodes", "loss"}
+        return {name: value / tokens if name in means else value for name, value in values.items()}
+
+
+def count(mask: Tensor, lengths: Tensor | None = None) -> Totals:
+    """Count what the rows of a batch add to the totals.
+
+    Args:
+        mask: (B, T) bool or integer, 1 on the tokens that are trained on.
+        lengths: (B,) trained tokens of the whole episode that each row belongs to; None if each row is an episode.
+
+    Returns:
+        The counts, to be added up over micro-batches and ranks before the first loss is computed.
+
+    Raises:
+        ValueError: If a shape or type does not fit.
+    """
+    check_mask(mask)
+    if lengths is not None and lengths.shape != mask.shape[:1]:
+        raise ValueError(f"lengths {tuple(lengths.shape)} must have shape (B,); mask (B, T) is {tuple(mask.shape)}.")
+    tokens = mask.bool().sum(1).double().cpu()
+    wholes = tokens if lengths is None else lengths.double().cpu()
+    return Totals(float(tokens.sum()), float((tokens / wholes.clamp(min=1)).sum()))
+
+
+def mask_truncated(mask: Tensor, truncated: Tensor) -> Tensor:
+    """Take episodes that were cut off out of a batch, so that they are neither trained on nor counted.
+
+    Meant for those whose text was cut, by a limit of tokens or of the context. That the turns of the puzzle ran out is
+    an outcome like another, which the reward speaks of.
+
+    Args:
+        mask: (B, T) bool or integer, 1 on the tokens that are trained on.
+        truncated: (B,) bool, True for rows of such episodes.
+
+    Returns:
+        (B, T) bool.
+
+    Raises:
+        ValueError: If a shape or type does not fit.
+    """
+    check_mask(mask)
+    if truncated.shape != mask.shape[:1] or truncated.dtype != torch.bool:
+        raise ValueError(
+            f"truncated {tuple(truncated.shape)} of {truncated.dtype} must have shape (B,) and be bool; mask (B, T) is "
+            f"{tuple(mask.shape)}."
+        )
+    return mask.bool() & ~truncated[:, None]

@@ -4,7 +4,9 @@ from agile_gym.policies.base import (
     POLICIES,
     FunctionPolicy,
     GivenUp,
+    OraclePolicy,
     Policy,
+    RandomPolicy,
     RecordingPolicy,
     as_policy,
     make_policy,
@@ -12,7 +14,6 @@ from agile_gym.policies.base import (
     slot_of,
 )
 from agile_gym.policies.edge import EdgePolicy
-from agile_gym.policies.simple import OraclePolicy, RandomPolicy
 
 __all__ = [
     "POLICIES",

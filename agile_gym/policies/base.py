@@ -1,25 +1,35 @@
-"""What a policy is, and the register of policies by name."""
+"""The policy protocol, the register of policies by name, and two reference points: `random` and `oracle`."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 import inspect
+import zlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self, cast, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
+from agile_gym.actions.dialects import write_answer
+from agile_gym.actions.primitives import Answer
+from agile_gym.arguments import check_seed
+from agile_gym.envs.jigsaw.episode import JigsawTask
 from agile_gym.errors import AgileGymError, ConfigurationError, did_you_mean
 from agile_gym.terminal import one_line
 
 if TYPE_CHECKING:
-    from agile_gym.rollout.transcript import PolicyRecord
+    from agile_gym.transcripts.record import PolicyRecord
 
 __all__ = [
     "POLICIES",
     "FunctionPolicy",
     "GivenUp",
     "Observation",
+    "OraclePolicy",
     "Policy",
+    "RandomPolicy",
     "RecordingPolicy",
     "as_policy",
     "make_policy",
@@ -66,8 +76,8 @@ class Policy(Protocol):
     """Plays episodes: reads observations and writes the texts of turns.
 
     A policy is called with a batch of episodes that are independent of each other. ``info["turn"]`` is 0 for the first
-    observation of an episode, and ``info["task"]`` (`agile_gym.envs.JigsawTask`) tells grid and names at every turn.
-    A policy with a memory tells episodes apart by `slot_of`, and one that draws takes the seed of an episode from
+    observation of an episode, and ``info["task"]`` (`agile_gym.envs.jigsaw.JigsawTask`) tells grid and names at every
+    turn. A policy with a memory tells episodes apart by `slot_of`, and one that draws takes the seed of an episode from
     ``info["policy_seed"]``, if there is one.
     """
 
@@ -79,7 +89,7 @@ class Policy(Protocol):
         """Write the next turn of each episode.
 
         Args:
-            observations: Observations of `agile_gym.envs.JigsawVisionEnv`.
+            observations: Observations of `agile_gym.envs.jigsaw.JigsawVisionEnv`.
             infos: Their ``info``.
 
         Returns:
@@ -130,10 +140,10 @@ class FunctionPolicy:
 PolicyLike = Policy | type[Policy] | Callable[[Observation], str]
 POLICIES: dict[str, str | Callable[..., PolicyLike]] = {
     "api": "agile_gym.policies.api:ChatAPIPolicy",
-    "edge": "agile_gym.policies.edge:EdgePolicy",
-    "hf": "agile_gym.policies.hf:HFVLMPolicy",
-    "oracle": "agile_gym.policies.simple:OraclePolicy",
-    "random": "agile_gym.policies.simple:RandomPolicy",
+    "edge": "agile_gym.policies:EdgePolicy",
+    "hf": "agile_gym.policies.model:HFVLMPolicy",
+    "oracle": "agile_gym.policies:OraclePolicy",
+    "random": "agile_gym.policies:RandomPolicy",
 }
 """Policies by name: what makes them, or ``"module:attribute"`` of it. ``"NAME:TEXT"`` hands the text to the maker."""
 
@@ -260,3 +270,75 @@ def _check_call(maker: Callable[..., Any], given: tuple[str, ...], options: dict
         if not given and "missing" in str(error) and ":" not in name:
             hint = f" Write '{name}:{names[0].upper()}'." if names else hint
         raise ConfigurationError(f"The policy {name!r} cannot be made: {error}.{hint}") from error
+
+
+class RandomPolicy:
+    """Answers at once with a uniform permutation: right with probability 1/n! (times 1/4^n for turned pieces).
+
+    The answer to a puzzle depends on the puzzle's image and on the seed only: that of the episode,
+    ``info["policy_seed"]``, if there is one, else that of the policy. So it is the same in every batch, on every worker
+    and after an interruption.
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        """Make the policy.
+
+        Args:
+            seed: Seed of the answers, at least 0; None draws one.
+        """
+        self.reset(seed)
+
+    def reset(self, seed: int | None = None) -> None:
+        """Seed the answers.
+
+        Raises:
+            ConfigurationError: If the seed is not a whole number of at least 0, or None.
+        """
+        self._seed = int(np.random.SeedSequence(check_seed(seed)).generate_state(1)[0])
+
+    def act(self, observations: Sequence[Observation], infos: Sequence[dict[str, Any]]) -> list[str]:
+        """Write an answer for each episode."""
+        texts: list[str] = []
+        for observation, info in zip(observations, infos, strict=True):
+            task: JigsawTask = info["task"]
+            image: NDArray[np.uint8] = observation["image"]
+            seed: int = info.get("policy_seed", self._seed)
+            rng = np.random.default_rng([seed, zlib.crc32(np.ascontiguousarray(image).data)])
+            names = task.names
+            places: list[int] = rng.permutation(len(names)).tolist()
+            order = tuple(names[place] for place in places)
+            turns = tuple((rng.integers(4, size=len(names)) * 90).tolist()) if task.rotations else None
+            texts.append(write_answer(Answer(order, turns), "I guess."))
+        return texts
+
+
+class OraclePolicy:
+    """Answers at once with the solution, which the environment must tell: make it with ``reveal=True``."""
+
+    def __init__(self, *, think: str = "I know the solution.") -> None:
+        """Choose what it writes as its thought.
+
+        Args:
+            think: The thought, perhaps empty.
+        """
+        self._think = think
+
+    def reset(self, seed: int | None = None) -> None:
+        """Do nothing: the solution comes with every step."""
+
+    def act(self, observations: Sequence[Observation], infos: Sequence[dict[str, Any]]) -> list[str]:
+        """Write the right answer for each episode.
+
+        Raises:
+            ConfigurationError: If the environment does not tell the solution.
+        """
+        texts: list[str] = []
+        for info in infos:
+            if "solution" not in info:
+                raise ConfigurationError("OraclePolicy needs the solution: make the environment with reveal=True.")
+            solution: list[Any] = info["solution"]
+            rotated = not isinstance(solution[0], str)
+            names = tuple(entry[0] for entry in solution) if rotated else tuple(solution)
+            answer = Answer(names, tuple(entry[1] for entry in solution) if rotated else None)
+            texts.append(write_answer(answer, self._think))
+        return texts

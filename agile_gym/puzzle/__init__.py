@@ -1,4 +1,4 @@
-"""The jigsaw itself: permutations, sizes and pixels. Knows nothing of text, models or Gymnasium."""
+"""The jigsaw itself: permutations, sizes and pixels; no text, no models, no Gymnasium."""
 
 from agile_gym.puzzle.board import (
     JigsawPuzzle,
@@ -10,7 +10,7 @@ from agile_gym.puzzle.board import (
     sample_permutation,
     sample_puzzle,
 )
-from agile_gym.puzzle.layout import BoardLayout, fixed_layout, scaled_layout
+from agile_gym.puzzle.pixels import BoardLayout, fixed_layout, scaled_layout
 
 __all__ = [
     "BoardLayout",

@@ -1,12 +1,9 @@
-"""Training from photographs to a model: what ``agile-gym train`` runs, logs and reports.
+"""Training from photographs to a model: what ``agile-gym train`` runs.
 
-settings    presets and files of settings
-stages      the configuration of each stage
-pipeline    the run: eyes, cold start, GRPO, evaluation, report
-runlog      the figures of a run, in files
-alarms      what is wrong with a run, in words
-console     the live display
-report      the page at the end
+settings   presets and files of settings
+stages     the configuration of each stage
+dry_run    the plan of a run: sizes, memory, time
+pipeline   the run: vision training, cold start, GRPO, evaluation, report
 """
 
 __all__: list[str] = []

@@ -1,28 +1,253 @@
+# pyright: reportUnknownMemberType=false
+# The types of ray and torch are incomplete.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # The types of ray and transformers are incomplete.
-"""The check of a run's settings before its first stage: every configuration is built once, by the class behind it."""
+"""Check of a run's settings before its first stage, the cluster's included; start and end of Ray."""
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, cast
 
 from agile_gym.arguments import require, require_seed
 from agile_gym.coldstart.config import ColdStartConfig, prepare
-from agile_gym.envs.config import JigsawConfig, resolve
-from agile_gym.envs.jigsaw import open_source
+from agile_gym.envs.jigsaw.config import JigsawConfig, resolve
+from agile_gym.envs.jigsaw.env import open_source
 from agile_gym.errors import ConfigurationError
-from agile_gym.evaluation import prepare_plan
-from agile_gym.images.split import check_fraction
-from agile_gym.learner.model import TINY, ModelOptions, build_vlm
+from agile_gym.evaluation.run import prepare_plan
+from agile_gym.images.sources import check_fraction
+from agile_gym.interruption import STOP_SIGNALS, StopSignals, stops_blocked
+from agile_gym.learner.options import TINY, ModelOptions, build_vlm
+from agile_gym.learner.resources import actor_needs, check_fits
 from agile_gym.policies.base import check_policy, make_policy
-from agile_gym.rollout.reading import read_headers
+from agile_gym.terminal import one_line
 from agile_gym.training import stages
-from agile_gym.training.cluster import check_machines
-from agile_gym.training.sections import OWN_SECTIONS
-from agile_gym.training.settings import TrainSettings, naming, own_settings
+from agile_gym.training.settings import OWN_SECTIONS, TrainSettings, naming, own_settings
+from agile_gym.transcripts.reading import read_headers
 
-__all__ = ["check_settings"]
+__all__ = ["check_machines", "check_settings", "cluster_address", "start_ray", "stop_ray"]
+
+CONNECT_SECONDS = 5.0
+"""How long a machine may take to accept a connection."""
+ANSWER_SECONDS = 30.0
+"""How long a cluster may take to list its machines, the start of a process with Ray included."""
+_FORMS = "give 'auto' on a machine of the cluster, HOST:PORT (6379 unless set otherwise), or leave it out"
+_SETTINGS = {
+    "runner": "cpus_per_runner = {:g}",
+    "evaluation runner": "cpus_per_runner = {:g}",
+    "learner": "cpus_per_learner = {:g}",
+}
+_PROBE = """
+import json, sys, ray
+try:
+    ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+    told = {"nodes": [node["Resources"] for node in ray.nodes() if node["Alive"]]}
+except BaseException as error:
+    told = {"error": str(error) or type(error).__name__}
+print("\\n" + json.dumps(told), flush=True)
+"""
+"""Run in a process of its own: Ray waits for some servers for minutes, and ends the process at others."""
+
+
+def cluster_address(settings: TrainSettings) -> str | None:
+    """Return the address of the Ray cluster that a run is to use; None where one is started on this machine."""
+    address = settings.resources["address"] or os.environ.get("RAY_ADDRESS") or None
+    return None if address == "local" else address
+
+
+def check_machines(settings: TrainSettings, config: Any) -> None:  # noqa: ANN401 -- an AlgorithmConfig
+    """Check that the cluster answers, and that there are the CPUs and GPUs that processes are to have.
+
+    Args:
+        settings: The settings.
+        config: The configuration of GRPO that follows from them.
+
+    Raises:
+        ConfigurationError: If not.
+    """
+    address = cluster_address(settings)
+    nodes = [_this_machine()] if address is None else _ask(address, settings)
+    resources = settings.resources
+    if resources["gpus_per_learner"] and not resources["learners"] and not _this_machine()["GPU"]:
+        raise ConfigurationError(
+            f"[resources] gpus_per_learner = {resources['gpus_per_learner']:g} with learners = 0: the learner runs in "
+            "this process, where torch finds no GPU. Set gpus_per_learner = 0, or learners = 1 to send it to a machine "
+            "with a GPU."
+        )
+    if config.check_resources:
+        needs = [replace(need, setting=_SETTINGS[need.kind]) for need in actor_needs(config)]
+        with naming("resources"):
+            check_fits(
+                needs,
+                nodes,
+                gpu_settings="gpus_per_runner and gpus_per_learner",
+                more="or add machines to the cluster",
+                growing="[grpo] check_resources = false",
+            )
+
+
+def _this_machine() -> dict[str, float]:
+    """Return what a Ray that is started here has: a run lets it count as many CPUs as processes are to have."""
+    import torch
+
+    return {"CPU": float("inf"), "GPU": float(torch.cuda.device_count())}
+
+
+def _ask(address: str, settings: TrainSettings) -> list[Mapping[str, float]]:
+    """Return the resources of each machine of a cluster."""
+    origin = f"[resources] address = {address!r}"
+    if settings.resources["address"] is None:
+        origin = f"RAY_ADDRESS={address!r} (in the environment)"
+    if address != "auto":
+        _connect(address, origin)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PROBE, address],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        told, log = process.communicate(timeout=ANSWER_SECONDS)
+    except BaseException as error:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
+        raise ConfigurationError(
+            f"{origin}: there is no Ray cluster that answers within {ANSWER_SECONDS:g} seconds; something else may "
+            f"listen on this port. Start Ray there with 'ray start --head', or {_FORMS}."
+        ) from None
+    lines = told.strip().splitlines()
+    reply: dict[str, Any] = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
+    if "nodes" not in reply:
+        reason = one_line(str(reply.get("error", f"Ray ended with status {process.returncode}")), 300).rstrip(".")
+        if "Unauthenticated" in log:
+            reason = "it asks for its token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN unless ~/.ray/auth_token is it"
+        raise ConfigurationError(f"{origin}: there is no Ray cluster to connect to ({reason}). Or {_FORMS}.")
+    return reply["nodes"]
+
+
+def _connect(address: str, origin: str) -> None:
+    """Check that an address has the right form, and that something listens there."""
+    if address.startswith("ray://"):
+        raise ConfigurationError(
+            f"{origin} is one of Ray's client, which a run does not support; {_FORMS}. 'ray job submit' starts a run "
+            "from outside."
+        )
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@?]+):(\d{1,5})", address)
+    if match is None or not 1 <= int(match[2]) <= 65535:
+        raise ConfigurationError(f"{origin} is not the address of a Ray cluster; {_FORMS}.")
+    try:
+        socket.create_connection((match[1].strip("[]"), int(match[2])), timeout=CONNECT_SECONDS).close()
+    except (OSError, UnicodeError) as error:
+        reason = f"no answer in {CONNECT_SECONDS:g} seconds" if isinstance(error, TimeoutError) else str(error)
+        raise ConfigurationError(
+            f"{origin}: nothing listens there ({reason}). Start Ray there with 'ray start --head', or {_FORMS}."
+        ) from error
+
+
+def start_ray(settings: TrainSettings, stops: StopSignals) -> None:
+    """Start Ray on this machine, or connect to a cluster, unless that was done.
+
+    Args:
+        settings: The settings; see `cluster_address`.
+        stops: The signals; while Ray starts on this machine they wait, so that it can be ended in order.
+    """
+    import ray
+
+    if ray.is_initialized():
+        stops.install()
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    address, resources = cluster_address(settings), settings.resources
+    stops.on_end = _kill_children
+    # Blocked until the handlers are back: a signal to the whole group leaves Ray's processes to this one. Ray itself
+    # blocks SIGINT in them, so that here a second Ctrl-C gets through.
+    blocked = stops_blocked(number for number in STOP_SIGNALS if number != signal.SIGINT)
+    with stops.hold() if address is None else nullcontext(), blocked, _handlers_of(stops):
+        if address is not None:
+            ray.init(address=address, **quiet)
+            return
+        wanted = resources["runners"] * resources["cpus_per_runner"]
+        wanted += resources["learners"] * resources["cpus_per_learner"]
+        num_cpus = max(os.cpu_count() or 1, int(wanted) + 1)
+        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)
+
+
+@contextmanager
+def _handlers_of(stops: StopSignals) -> Generator[None]:
+    """Keep handlers: `ray.init` replaces that of SIGTERM, in Python by ``sys.exit`` and natively by a stack dump."""
+    from ray._private import utils
+
+    install = cast("Any", utils.set_sigterm_handler)
+    utils.set_sigterm_handler = _leave_handlers
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = install
+        stops.install()
+
+
+def _leave_handlers(sigterm_handler: object) -> None:
+    del sigterm_handler
+
+
+def stop_ray(stops: StopSignals) -> None:
+    """End Ray and all its processes on this machine, or leave the cluster.
+
+    Args:
+        stops: The signals, which wait until it is done.
+    """
+    import ray
+
+    stops.on_end = None
+    if not ray.is_initialized():
+        return
+    from ray._private import worker
+
+    node: Any = getattr(worker, "_global_node", None)
+    with stops.hold():
+        if node is not None:
+            kill = node.kill_all_processes
+
+            def kill_now(**options: Any) -> None:  # noqa: ANN401 -- Ray's
+                _kill(process.pid for _, process in node.live_processes())
+                kill(**options)
+
+            node.kill_all_processes = kill_now  # they do not see SIGTERM: Ray would wait a second for each of them
+        ray.shutdown()
+
+
+def _kill(pids: Iterable[int]) -> None:
+    """Kill processes and those that they have started: some of Ray's take a minute to see that it has ended."""
+    import psutil  # Ray brings it
+
+    found: list[Any] = []
+    for pid in pids:
+        with suppress(psutil.Error):
+            process = psutil.Process(pid)
+            found += [process, *process.children(recursive=True)]  # the parent first, which would start others again
+    for process in found:
+        with suppress(psutil.Error):
+            process.kill()
+
+
+def _kill_children() -> None:
+    import psutil
+
+    _kill(process.pid for process in psutil.Process().children())
 
 
 def check_settings(settings: TrainSettings) -> None:
@@ -116,8 +341,8 @@ def _check_packages(options: ModelOptions) -> None:
 
 def _check_files(path: str) -> None:
     """Check that a model's files are there, and those of a model that reads images."""
-    from agile_gym.policies.vlm.configs import check_config
-    from agile_gym.policies.vlm.loading import check_processor, load_config, load_processor
+    from agile_gym.models.loading import check_processor, load_config, load_processor
+    from agile_gym.models.sources import check_config
 
     check_config(load_config(path), path)
     check_processor(load_processor(path), path)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from agile_gym.errors import import_optional
-from agile_gym.learner.model import TINY, build_vlm, part_of
-from agile_gym.policies.vlm.chat import ChatFormat
-from agile_gym.rollout.reading import read_headers
-from agile_gym.rollout.token_plan import TokenPlan, plan_tokens
+from agile_gym.learner.options import TINY, build_vlm, part_of
+from agile_gym.models.chat import ChatFormat
+from agile_gym.rollout.plan import TokenPlan, plan_tokens
 from agile_gym.training import stages
 from agile_gym.training.settings import TrainSettings
+from agile_gym.transcripts.reading import read_headers
 
 __all__ = ["describe_run", "measure_iteration"]
 

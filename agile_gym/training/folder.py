@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from agile_gym.errors import ConfigurationError, reason_of
-from agile_gym.fingerprints import adopt_paths
-from agile_gym.learner.checkpoints import CHECKPOINT_FILES
-from agile_gym.rollout.files import sweep, write_text
-from agile_gym.rollout.locks import Lock
-from agile_gym.rollout.owned import (
+from agile_gym.files import Lock, sweep, write_text
+from agile_gym.learner.checkpoint import CHECKPOINT_FILES
+from agile_gym.outputs import (
     MARK,
     Known,
+    adopt_paths,
     clear_folder,
     is_generated,
     list_names,

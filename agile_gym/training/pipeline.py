@@ -9,23 +9,23 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from agile_gym.coldstart import ColdStartConfig, make_cold_start
-from agile_gym.coldstart.making import count_episodes
-from agile_gym.envs.config import JigsawConfig
-from agile_gym.envs.jigsaw import open_source
+from agile_gym.coldstart.config import ColdStartConfig
+from agile_gym.coldstart.making import count_episodes, make_cold_start
+from agile_gym.envs.jigsaw.config import JigsawConfig
+from agile_gym.envs.jigsaw.env import open_source
 from agile_gym.errors import import_optional, reason_of
-from agile_gym.evaluation import prepare_plan, write_report
-from agile_gym.evaluation.session import Session
+from agile_gym.evaluation.journal import Session
+from agile_gym.evaluation.report import write_report
+from agile_gym.evaluation.run import prepare_plan
 from agile_gym.interruption import stop_signals
 from agile_gym.policies.base import make_policy
+from agile_gym.reporting.alarms import alarms
+from agile_gym.reporting.console import LiveTable
+from agile_gym.reporting.report import write_report as write_page
+from agile_gym.reporting.runlog import RunLog, flatten_result
 from agile_gym.training import stages
-from agile_gym.training.alarms import alarms
-from agile_gym.training.checking import check_settings
-from agile_gym.training.cluster import start_ray, stop_ray
-from agile_gym.training.console import LiveTable
+from agile_gym.training.checking import check_settings, start_ray, stop_ray
 from agile_gym.training.folder import RunFolder
-from agile_gym.training.report import write_report as write_page
-from agile_gym.training.runlog import RunLog, flatten_result
 from agile_gym.training.settings import TrainSettings
 
 __all__ = ["Interrupted", "TrainingRun", "check_settings"]
@@ -156,8 +156,8 @@ class TrainingRun:
 
     def _eyes(self) -> str:
         """Teach the tiny model to see."""
-        from agile_gym.policies.tiny.eyes import EyesProgress
-        from agile_gym.training.eyes_stage import run_eyes
+        from agile_gym.models.tiny.pretraining import EyesProgress
+        from agile_gym.training.stages import run_eyes
 
         folder = self.folder / "eyes"
         if self._is_done("eyes"):

@@ -1,31 +1,41 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # The types of ray are incomplete.
-"""The configurations of a run's stages, made of its settings."""
+# pyright: reportUnknownMemberType=false
+# The types of torch are incomplete.
+"""Configurations of a run's stages, made of its settings, and the stage of vision training."""
 
 from __future__ import annotations
 
 import inspect
+import io
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from agile_gym.arguments import MAX_SEED
-from agile_gym.coldstart import ColdStartConfig
-from agile_gym.envs.config import JigsawConfig, resolve
-from agile_gym.envs.jigsaw import open_source
-from agile_gym.evaluation import EvaluationPlan, SuiteEntry
+from agile_gym.coldstart.config import ColdStartConfig
+from agile_gym.envs.jigsaw.config import JigsawConfig, resolve
+from agile_gym.envs.jigsaw.env import open_source
+from agile_gym.errors import ConfigurationError, reason_of
+from agile_gym.evaluation.plan import EvaluationPlan, SuiteEntry
 from agile_gym.evaluation.run import photographs_of
-from agile_gym.fingerprints import fingerprints
-from agile_gym.learner.model import TINY, ModelOptions
-from agile_gym.learner.tasks import TaskMix
-from agile_gym.policies.tiny.eyes import EyesConfig
+from agile_gym.files import filling, replacing
+from agile_gym.images.sources import ImageSource
+from agile_gym.learner.groups import TaskMix
+from agile_gym.learner.options import TINY, ModelOptions
+from agile_gym.models.tiny.build import build_tiny
+from agile_gym.models.tiny.pretraining import STAGES, EyesConfig, EyesProgress, EyesState, StateError, train_eyes
+from agile_gym.outputs import fingerprints
 from agile_gym.puzzle.board import parse_level
 from agile_gym.training.settings import TrainSettings, own_settings, setting_names
 
 __all__ = [
     "ENVIRONMENT",
+    "SAVE_EVERY",
     "cold_start_config",
     "content_of",
     "environment_options",
@@ -35,6 +45,7 @@ __all__ = [
     "has_eyes",
     "model_options",
     "replay_config",
+    "run_eyes",
     "sft_config",
     "sft_steps",
     "tasks_of",
@@ -134,7 +145,7 @@ def grpo_config(settings: TrainSettings, model: str) -> Any:  # noqa: ANN401 -- 
         settings: The settings.
         model: Folder of the model to begin with.
     """
-    from agile_gym.learner import GRPOConfig
+    from agile_gym.learner.rllib import GRPOConfig
 
     own = own_settings(settings, "grpo")
     config = _training(_shared(GRPOConfig(), settings, model), settings.grpo, own)
@@ -210,7 +221,7 @@ def sft_config(settings: TrainSettings, model: str, transcripts: Path, episodes:
         episodes: Their number.
         replay: Those that are replayed, if the settings want some.
     """
-    from agile_gym.learner.supervised import SFTConfig
+    from agile_gym.learner.sft import SFTConfig
 
     own = own_settings(settings, "sft")
     supervised = {name for name in inspect.signature(SFTConfig.supervise).parameters if name in settings.sft}
@@ -272,4 +283,87 @@ def evaluation_plan(settings: TrainSettings, model: str) -> EvaluationPlan:
         images=images,
         options=options,
         policy_options=chosen,
+    )
+
+
+SAVE_EVERY = 100
+"""Steps from one checkpoint to the next: at most so many are lost."""
+
+
+def run_eyes(
+    folder: Path,
+    images: ImageSource,
+    config: EyesConfig,
+    begin: Callable[[int], None],
+    progress: Callable[[int, EyesProgress], None],
+    *,
+    save_every: int = SAVE_EVERY,
+) -> Path:
+    """Train the tiny model's eyes, from the last checkpoint on if there is one, and write the model.
+
+    Args:
+        folder: Where the checkpoint and the ``model`` are written.
+        images: Photographs to cut puzzles from.
+        config: How. Its seed is also that of the model.
+        begin: Called with the number of steps that were done before.
+        progress: Called after every step, with the number of steps of both stages that are done. If it raises, the
+            training is saved.
+        save_every: Steps from one checkpoint to the next.
+
+    Returns:
+        The model's directory.
+
+    Raises:
+        ConfigurationError: If the checkpoint cannot be read, or has other settings.
+    """
+    checkpoint, target = folder / "checkpoint.pt", folder / "model"
+    model, processor = build_tiny(config.seed)
+    state = _read(checkpoint) if checkpoint.exists() else None
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def steps_of(stage: str, step: int) -> int:
+        return step if stage == "matching" else config.matching_steps + step
+
+    def save(state: EyesState) -> None:
+        data = io.BytesIO()  # torch tells of a full disk in words of its own, if it writes to a file
+        torch.save(state, data)
+        with replacing(checkpoint) as beside:
+            beside.write_bytes(data.getbuffer())
+
+    done = 0 if state is None else steps_of(state["stage"], state["step"])
+    try:
+        train_eyes(
+            model,
+            processor,
+            images,
+            config,
+            lambda entry: progress(steps_of(entry.stage, entry.step), entry),
+            state=state,
+            begin=lambda: begin(done),
+            save=save,
+            save_every=save_every,
+        )
+    except StateError as error:
+        raise _unreadable(checkpoint, str(error)) from error
+    with filling(target) as beside:
+        model.save_pretrained(beside)
+        processor.save_pretrained(beside)
+    return target
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; nothing but tensors and plain values is taken from it."""
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes torch raise all sorts of them
+        raise _unreadable(path, reason_of(error) if isinstance(error, OSError) else type(error).__name__) from error
+    values = cast("dict[str, Any]", state) if isinstance(state, dict) else {}
+    if values.get("stage") not in STAGES or type(values.get("step")) is not int:
+        raise _unreadable(path, "it is no training of the eyes")
+    return values
+
+
+def _unreadable(path: Path, why: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"The checkpoint {path} cannot be read ({why}). Restore it from a copy, or begin the eyes anew: Remove it."
     )

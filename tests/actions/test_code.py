@@ -2,7 +2,9 @@
 
 import pytest
 
-from agile_gym.actions import Answer, Arrange, CodeDialect, Crop, Observe, Rotate, Swap, Turn, Workspace, Zoom
+from agile_gym.actions.dialects import CodeDialect
+from agile_gym.actions.primitives import Answer, Arrange, Crop, Observe, Rotate, Swap, Turn, Zoom
+from agile_gym.actions.workspace import Workspace
 from agile_gym.puzzle import BoardLayout
 
 DIALECT = CodeDialect()

@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import agile_gym  # noqa: F401 -- registers the environments
-from agile_gym.actions import Answer, Arrange, Crop, Observe, Rotate, Swap, Turn, Zoom, get_dialect
-from agile_gym.envs import JigsawVisionEnv
+from agile_gym.actions.dialects import get_dialect
+from agile_gym.actions.primitives import Answer, Arrange, Crop, Observe, Rotate, Swap, Turn, Zoom
+from agile_gym.envs.jigsaw import JigsawVisionEnv
+from agile_gym.envs.wrappers import DiscreteActions
 from agile_gym.errors import ConfigurationError
-from agile_gym.wrappers import DiscreteActions
 
 OPTIONS = {"image_size": 48, "max_turns": 50, "reveal": True}
 

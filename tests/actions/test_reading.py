@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agile_gym.actions import Answer, Arrange, Crop, Observe, Swap, Turn, Workspace, Zoom, get_dialect
+from agile_gym.actions.dialects import get_dialect
+from agile_gym.actions.primitives import Answer, Arrange, Crop, Observe, Swap, Turn, Zoom
 from agile_gym.actions.reading import PieceNames, read_json, read_list, read_whole, unfenced
-from agile_gym.envs import JigsawVisionEnv
-from agile_gym.puzzle import BoardLayout
-from agile_gym.puzzle.board import piece_names
+from agile_gym.actions.workspace import Workspace
+from agile_gym.envs.jigsaw import JigsawVisionEnv
+from agile_gym.puzzle import BoardLayout, piece_names
 
 CODE, TOOLS = get_dialect("code"), get_dialect("tools")
 

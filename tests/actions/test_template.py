@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from agile_gym.actions.template import FIELDS, MAX_TEMPLATE, PROMPTS, read_prompt
+from agile_gym.actions.prompt import FIELDS, MAX_TEMPLATE, PROMPTS, read_prompt
 from agile_gym.errors import ConfigurationError
 
 

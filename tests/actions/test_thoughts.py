@@ -6,8 +6,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agile_gym.actions import Answer, Observe, Workspace, get_dialect
+from agile_gym.actions.dialects import get_dialect
+from agile_gym.actions.primitives import Answer, Observe
 from agile_gym.actions.tags import answer_span, has_action, read_tags, thoughts
+from agile_gym.actions.workspace import Workspace
 from agile_gym.puzzle import BoardLayout
 
 ANSWER = '<answer>["B", "A", "C", "D"]</answer>'

@@ -3,7 +3,10 @@ import json
 
 import pytest
 
-from agile_gym.actions import Arrange, Crop, Observe, Rotate, Swap, ToolDialect, Turn, Workspace, Zoom, tool_schemas
+from agile_gym.actions.dialects import ToolDialect
+from agile_gym.actions.primitives import Arrange, Crop, Observe, Rotate, Swap, Turn, Zoom
+from agile_gym.actions.tools import tool_schemas
+from agile_gym.actions.workspace import Workspace
 from agile_gym.puzzle import BoardLayout
 
 DIALECT = ToolDialect()

@@ -3,8 +3,9 @@
 import json
 
 from agile_gym.coldstart import ExpertPolicy
-from agile_gym.envs import JigsawVisionEnv
-from agile_gym.rollout import EpisodeSpec, play_episodes, read_transcripts
+from agile_gym.envs.jigsaw import JigsawVisionEnv
+from agile_gym.rollout import EpisodeSpec, play_episodes
+from agile_gym.transcripts import read_transcripts
 
 SMALL = {"image_size": 96, "max_turns": 8, "split": "train", "crop": "random", "reveal": True}
 

@@ -19,11 +19,11 @@ from PIL import Image
 from agile_gym.cli import main
 from agile_gym.coldstart import ColdStartConfig, make_cold_start
 from agile_gym.coldstart.making import count_episodes
-from agile_gym.envs import JigsawVisionEnv
+from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import AgileGymError, ConfigurationError
 from agile_gym.images import open_images
 from agile_gym.policies import RandomPolicy
-from agile_gym.rollout import export_sharegpt, read_transcripts
+from agile_gym.transcripts import export_sharegpt, read_transcripts
 
 SMALL = {"image_size": 48}
 HERE = Path(__file__).parent

@@ -11,7 +11,7 @@ from sentences_reader import check_transcript, think_of
 
 from agile_gym.coldstart import ExpertPolicy
 from agile_gym.coldstart.knowledge import Joint, know_puzzle
-from agile_gym.envs import JigsawVisionEnv
+from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError
 from agile_gym.policies import make_policy
 
@@ -222,7 +222,7 @@ def test_colours_that_are_spoken_of_can_be_seen():
     assert spoken > 20
 
 
-@pytest.mark.filterwarnings("ignore::agile_gym.envs.EqualPiecesWarning")
+@pytest.mark.filterwarnings("ignore::agile_gym.envs.jigsaw.EqualPiecesWarning")
 @pytest.mark.parametrize("grid", [2, (1, 2), (1, 3), 3])
 def test_where_nothing_can_be_seen_nothing_is_said_to_be_seen(grid):
     plain = np.full((64, 64, 3), 120, np.uint8)
@@ -240,7 +240,7 @@ def horizon():
     return picture
 
 
-@pytest.mark.filterwarnings("ignore::agile_gym.envs.EqualPiecesWarning")
+@pytest.mark.filterwarnings("ignore::agile_gym.envs.jigsaw.EqualPiecesWarning")
 @pytest.mark.parametrize("level", [0, 1, None])
 def test_mistakes_with_pieces_that_look_alike_can_be_seen(level):
     options = {"grid": (2, 3), "images": [horizon()], "crop": "center", "split": None, "image_size": (64, 96)}
@@ -262,7 +262,7 @@ def test_mistakes_with_pieces_that_look_alike_can_be_seen(level):
     assert mistakes > 20
 
 
-@pytest.mark.filterwarnings("ignore::agile_gym.envs.EqualPiecesWarning")
+@pytest.mark.filterwarnings("ignore::agile_gym.envs.jigsaw.EqualPiecesWarning")
 @pytest.mark.parametrize("rotations", [False, True])
 def test_pieces_fit_where_they_look_as_if_they_did(rotations):
     env = JigsawVisionEnv(
@@ -309,7 +309,7 @@ def test_episodes_of_one_or_two_turns():
 
 def test_short_thoughts_are_few_tokens_of_the_tiny_model():
     pytest.importorskip("transformers")
-    from agile_gym.policies.tiny import build_tokenizer
+    from agile_gym.models.tiny import build_tokenizer
 
     tokenizer = build_tokenizer()
     counts = []

@@ -13,8 +13,8 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 import agile_gym
-from agile_gym.envs import JigsawVisionEnv, JigsawVisionVectorEnv
-from agile_gym.wrappers import DiscreteActions, ImageObservation
+from agile_gym.envs.jigsaw import JigsawVisionEnv, JigsawVisionVectorEnv
+from agile_gym.envs.wrappers import DiscreteActions, ImageObservation
 
 IDS = list(agile_gym.load_catalogue())
 

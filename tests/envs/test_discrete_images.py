@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from agile_gym.envs import JigsawVisionEnv
+from agile_gym.envs.jigsaw import JigsawVisionEnv
+from agile_gym.envs.wrappers import ImageObservation, JigsawVisionDiscreteEnv
 from agile_gym.errors import ConfigurationError
-from agile_gym.wrappers import ImageObservation, JigsawVisionDiscreteEnv
 
 ID = "agile_gym:JigsawVisionDiscrete-v0"
 ANSWER = 7  # of a 2x2 puzzle

@@ -10,13 +10,14 @@ from comparing import same
 from PIL import Image
 
 import agile_gym  # noqa: F401 -- registers the environments
-from agile_gym.actions import Observe, Swap
-from agile_gym.envs import EqualPiecesWarning, JigsawVisionEnv, JigsawVisionVectorEnv, starting
+from agile_gym.actions.primitives import Observe, Swap
+from agile_gym.envs.jigsaw import EqualPiecesWarning, JigsawVisionEnv, JigsawVisionVectorEnv
+from agile_gym.envs.jigsaw import start as starting
+from agile_gym.envs.jigsaw.reward import REWARDS
+from agile_gym.envs.wrappers import JigsawVisionDiscreteEnv
 from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation import EvaluationPlan, SuiteEntry, evaluate
-from agile_gym.rewards import REWARDS
 from agile_gym.rollout import EpisodeSpec, play_episodes
-from agile_gym.wrappers import JigsawVisionDiscreteEnv
 
 SKY = (90, 140, 220)
 SMALL = {"image_size": 64, "gap": 0}

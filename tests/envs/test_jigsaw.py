@@ -9,7 +9,7 @@ from comparing import same
 from gymnasium.error import ResetNeeded
 from PIL import Image
 
-from agile_gym.envs import JigsawVisionEnv
+from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError, ImageError
 from agile_gym.images import SkippedImageWarning
 

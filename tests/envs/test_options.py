@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from comparing import same
 
-from agile_gym.envs import JigsawConfig, JigsawVisionEnv
+from agile_gym.envs.jigsaw import JigsawConfig, JigsawVisionEnv, RewardConfig
 from agile_gym.errors import ConfigurationError
-from agile_gym.rewards import RewardConfig
 
 OBSERVE = "<think>t</think><code>o = observation(state)</code>"
 SMALL = {"image_size": 64}
@@ -134,7 +133,7 @@ def test_a_refused_reset_leaves_the_episode_as_it_was():
 
 
 def test_a_dialect_of_ones_own():
-    from agile_gym.actions import CodeDialect
+    from agile_gym.actions.dialects import CodeDialect
 
     class Act(CodeDialect):
         name = "act"
@@ -184,7 +183,7 @@ def test_erode_and_labels_change_the_pieces():
 
 
 def test_reward_settings_and_dialect_objects_are_accepted():
-    from agile_gym.actions import ToolDialect
+    from agile_gym.actions.dialects import ToolDialect
 
     env = JigsawVisionEnv(reward=RewardConfig(format_weight=0.5), dialect=ToolDialect(), reveal=True, **SMALL)
     _, info = env.reset(seed=0)

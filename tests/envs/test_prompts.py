@@ -11,9 +11,9 @@ import pytest
 from comparing import same
 
 import agile_gym
-from agile_gym.actions import DIALECTS, CodeDialect, ToolDialect
-from agile_gym.envs import JigsawVisionEnv, JigsawVisionVectorEnv
-from agile_gym.envs.jigsaw import MAX_OBSERVATION_TEXT
+from agile_gym.actions.dialects import DIALECTS, CodeDialect, ToolDialect
+from agile_gym.envs.jigsaw import JigsawVisionEnv, JigsawVisionVectorEnv
+from agile_gym.envs.jigsaw.env import MAX_OBSERVATION_TEXT
 from agile_gym.errors import ConfigurationError
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (80, 100, 3), np.uint8)

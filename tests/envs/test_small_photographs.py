@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from agile_gym.envs import JigsawConfig, JigsawVisionEnv, JigsawVisionVectorEnv
-from agile_gym.envs.config import resolve, smallest_photo
-from agile_gym.envs.jigsaw import open_source
+from agile_gym.envs.jigsaw import JigsawConfig, JigsawVisionEnv, JigsawVisionVectorEnv
+from agile_gym.envs.jigsaw.config import resolve, smallest_photo
+from agile_gym.envs.jigsaw.env import open_source
+from agile_gym.envs.wrappers import JigsawVisionDiscreteEnv
 from agile_gym.errors import ConfigurationError, ImageError
 from agile_gym.images import ImageCollection, SkippedImageWarning, open_images
-from agile_gym.puzzle.photo import choose_window
-from agile_gym.wrappers import JigsawVisionDiscreteEnv
+from agile_gym.puzzle.pixels import choose_window
 
 SMALL = {"image_size": 48}
 

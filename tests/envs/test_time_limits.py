@@ -10,11 +10,11 @@ from comparing import same
 from gymnasium.wrappers import TimeLimit
 
 import agile_gym
-from agile_gym.actions import Observe
-from agile_gym.envs import JigsawVisionEnv, JigsawVisionVectorEnv
+from agile_gym.actions.primitives import Observe
+from agile_gym.envs.jigsaw import JigsawVisionEnv, JigsawVisionVectorEnv
+from agile_gym.envs.wrappers import DiscreteActions, JigsawVisionDiscreteEnv
 from agile_gym.errors import ConfigurationError
 from agile_gym.rollout import EpisodeRecorder
-from agile_gym.wrappers import DiscreteActions, JigsawVisionDiscreteEnv
 
 IDS = list(agile_gym.load_catalogue())
 SMALL = {"image_size": 64}
@@ -106,8 +106,8 @@ def test_vectors_made_with_a_limit(mode):
 def test_a_registered_limit_counts_in_every_way_of_making():
     gymnasium.register(
         "LimitedJigsaw-v0",
-        entry_point="agile_gym.envs:JigsawVisionEnv",
-        vector_entry_point="agile_gym.envs:JigsawVisionVectorEnv",
+        entry_point="agile_gym.envs.jigsaw:JigsawVisionEnv",
+        vector_entry_point="agile_gym.envs.jigsaw:JigsawVisionVectorEnv",
         max_episode_steps=2,
         kwargs=SMALL,
     )

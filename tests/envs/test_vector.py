@@ -9,7 +9,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 import agile_gym  # noqa: F401 -- registers the environments
-from agile_gym.envs import JigsawVisionEnv, JigsawVisionVectorEnv
+from agile_gym.envs.jigsaw import JigsawVisionEnv, JigsawVisionVectorEnv
 from agile_gym.errors import ConfigurationError
 
 OPTIONS = {"image_size": 32, "level": None, "reveal": True, "max_turns": 3}

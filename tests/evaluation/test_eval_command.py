@@ -16,7 +16,7 @@ from PIL import Image
 
 from agile_gym.cli import main
 from agile_gym.evaluation import read_journal
-from agile_gym.rollout.reading import read_transcripts
+from agile_gym.transcripts import read_transcripts
 
 COMMAND = [sys.executable, "-m", "agile_gym"]
 POLICIES = Path(__file__).parent

@@ -10,6 +10,7 @@ from evaluation_policies import Failing, Wanderer
 
 from agile_gym.errors import AgileGymError, ConfigurationError
 from agile_gym.evaluation import (
+    EpisodeResult,
     EvaluationPlan,
     Journal,
     SuiteEntry,
@@ -22,10 +23,9 @@ from agile_gym.evaluation import (
     summarize,
     summarize_cost,
 )
-from agile_gym.evaluation.results import EpisodeResult
-from agile_gym.evaluation.session import Session
+from agile_gym.evaluation.journal import Session
 from agile_gym.policies import EdgePolicy
-from agile_gym.rollout.reading import read_transcripts
+from agile_gym.transcripts import read_transcripts
 
 FAST = {"image_size": 32}
 PLAN = EvaluationPlan("edge", choose_entries([2], episodes=4), options=FAST)
@@ -283,7 +283,7 @@ def model_folder(folder, *, weights=b"w" * 3_000_000):
 def test_an_evaluation_goes_on_where_photographs_model_and_prompt_have_moved(tmp_path, monkeypatch):
     from PIL import Image
 
-    from agile_gym.actions.template import _FOLDER
+    from agile_gym.actions.prompt import _FOLDER
 
     monkeypatch.chdir(tmp_path)
     model_folder(tmp_path / "a" / "model")

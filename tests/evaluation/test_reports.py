@@ -14,7 +14,7 @@ from evaluation_policies import Wanderer
 from PIL import Image
 from scipy.stats import binomtest
 
-from agile_gym.errors import ConfigurationError, MissingDependencyError
+from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation import (
     EpisodeResult,
     EvaluationPlan,
@@ -36,8 +36,9 @@ from agile_gym.evaluation import (
     wilson,
     write_report,
 )
-from agile_gym.evaluation.plots import plot_summary
 from agile_gym.images import open_images
+from agile_gym.learner import MissingDependencyError
+from agile_gym.reporting.curves import plot_summary
 
 FAST = {"image_size": 32}
 

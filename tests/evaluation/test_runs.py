@@ -129,7 +129,7 @@ def test_transcripts_are_kept_as_asked():
 
 
 def test_a_policy_that_records_keeps_all():
-    from agile_gym.rollout import PolicyRecord, TurnUsage
+    from agile_gym.transcripts import PolicyRecord, TurnUsage
 
     class Recording(EdgePolicy):
         def finish(self, slot):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from agile_gym.errors import ConfigurationError, ImageError
 from agile_gym.images import DEFAULT_CACHE_LIMIT, cache_info, clear_cache, open_images, set_cache_limit
-from agile_gym.images.cache import ImageCache
+from agile_gym.images.items import ImageCache
 
 SIZE = 10 * 10 * 3
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agile_gym.errors import ImageError, MissingDependencyError
+from agile_gym.errors import ImageError
 from agile_gym.images import SkippedImageWarning, open_images
 from agile_gym.images.huggingface import parse_dataset_spec
+from agile_gym.learner import MissingDependencyError
 
 
 def picture(value, width=4):

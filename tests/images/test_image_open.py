@@ -15,8 +15,10 @@ import pytest
 from PIL import Image
 
 import agile_gym.images
-from agile_gym.errors import ImageError, MissingDependencyError
-from agile_gym.images import ImageSource, ImageSubset, SkippedImageWarning, builtin, open_images, split_of
+from agile_gym.errors import ImageError
+from agile_gym.images import ImageSource, ImageSubset, SkippedImageWarning, open_images, split_of
+from agile_gym.images import folder as builtin
+from agile_gym.learner import MissingDependencyError
 
 RED = np.full((3, 4, 3), (255, 0, 0), np.uint8)
 

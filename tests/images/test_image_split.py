@@ -11,7 +11,7 @@ from PIL import Image
 
 from agile_gym.errors import ConfigurationError, ImageError
 from agile_gym.images import open_images, split_of
-from agile_gym.images.split import select_split
+from agile_gym.images.sources import select_split
 
 HASHES = st.binary(min_size=1, max_size=8).map(lambda data: hashlib.sha256(data).hexdigest())
 FRACTIONS = st.floats(min_value=0, max_value=1, exclude_min=True, exclude_max=True)

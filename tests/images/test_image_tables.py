@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agile_gym.envs import JigsawVisionEnv
-from agile_gym.errors import ImageError, MissingDependencyError
+from agile_gym.envs.jigsaw import JigsawVisionEnv
+from agile_gym.errors import ImageError
+from agile_gym.files import write_rows
 from agile_gym.images import SkippedImageWarning, open_images
+from agile_gym.learner import MissingDependencyError
 from agile_gym.policies import RandomPolicy
-from agile_gym.rollout import EpisodeSpec, export_sharegpt, export_trl, export_verl, play_episodes
-from agile_gym.rollout.files import write_rows
+from agile_gym.rollout import EpisodeSpec, play_episodes
+from agile_gym.transcripts import export_sharegpt, export_trl, export_verl
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

@@ -8,13 +8,12 @@ import torch
 from tiny_learning import samples, small_vlm
 from torch import distributed as dist
 
-from agile_gym.learner.batch import LossStats
-from agile_gym.learner.optimizing import make_optimizer
-from agile_gym.learner.ranks import Ranks
-from agile_gym.learner.samples import share_out
-from agile_gym.learner.updating import StepOptions, Updater
-from agile_gym.policies.vlm.chat import ChatFormat
-from agile_gym.policies.vlm.scoring import Scorer
+from agile_gym.learner.data import share_out
+from agile_gym.learner.options import make_optimizer
+from agile_gym.learner.ratios import LossStats
+from agile_gym.learner.updating import Ranks, StepOptions, Updater
+from agile_gym.models import ChatFormat
+from agile_gym.models.scoring import Scorer
 
 STEPS = 3
 OPTIONS = {"loss": "dapo", "loss_options": {"entropy_weight": 0.01}, "micro_batch_tokens": 200}

@@ -4,8 +4,8 @@ import functools
 
 import torch
 
-from agile_gym.learner.batch import TokenBatch, Totals, count
-from agile_gym.learner.loss import dapo, dr_grpo, grpo, gspo
+from agile_gym.learner.losses import dapo, dr_grpo, grpo, gspo
+from agile_gym.learner.ratios import TokenBatch, Totals, count
 
 LOSSES = {"grpo": grpo, "dr_grpo": functools.partial(dr_grpo, max_tokens=7), "dapo": dapo, "gspo": gspo}
 ARRAYS = ("logps", "old_logps", "advantages", "ref_logps", "entropies")

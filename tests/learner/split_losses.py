@@ -7,9 +7,8 @@ import torch.distributed as dist
 from loss_samples import LOSSES, TERMS, add_up, take
 from torch.nn.parallel import DistributedDataParallel
 
-from agile_gym.learner.batch import TokenBatch, Totals, count
-from agile_gym.learner.loss import sft
-from agile_gym.learner.ratios import entropy
+from agile_gym.learner.losses import sft
+from agile_gym.learner.ratios import TokenBatch, Totals, count, entropy
 
 FEATURES, VOCABULARY = 4, 5
 NAMES = (*LOSSES, "sft")

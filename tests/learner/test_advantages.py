@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agile_gym.envs import JigsawVisionEnv
+from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.learner import count_trained, group_advantages, returns_to_go, spread_advantages, turn_rewards
 from agile_gym.policies import OraclePolicy
-from agile_gym.rollout import EpisodeSpec, Segment, play_episodes
+from agile_gym.rollout import EpisodeSpec, play_episodes
+from agile_gym.transcripts import Segment
 
 # What an episode can earn, in AGILE's rewards.
 RETURNS = st.sampled_from([-0.25, -0.05, 0.75, 0.8, 0.95, 1.0])

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from agile_gym.errors import ConfigurationError
-from agile_gym.learner.checkpoints import MANIFEST, check_checkpoint, replace_checkpoint
+from agile_gym.learner.checkpoint import MANIFEST, check_checkpoint, replace_checkpoint
 
 
 def writer(text, *, fail=False):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from loss_samples import LOSSES, loss_and_gradients, random_arrays, take
 
-from agile_gym.learner.batch import Totals, count
+from agile_gym.learner.ratios import Totals, count
 
 trl_trainer = pytest.importorskip("trl.trainer.grpo_trainer", reason="TRL is not installed")
 

@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 
-from agile_gym.learner.batch import LossStats, TokenBatch, Totals, count, mask_truncated
-from agile_gym.learner.loss import LOSSES, dapo, dr_grpo, grpo, gspo, sft
-from agile_gym.learner.ratios import entropy, k3, log_ratios
+from agile_gym.learner.losses import LOSSES, dapo, dr_grpo, grpo, gspo, sft
+from agile_gym.learner.ratios import LossStats, TokenBatch, Totals, count, entropy, k3, log_ratios, mask_truncated
 
 NAN = math.nan
 MASK = torch.tensor([[1, 1, 0], [1, 1, 1]])

@@ -7,15 +7,18 @@ pytest.importorskip("transformers")
 
 from tiny_learning import SMALL, small_vlm  # noqa: E402 -- needs torch
 
-from agile_gym.learner.optimizing import make_optimizer  # noqa: E402
-from agile_gym.learner.ranks import Ranks  # noqa: E402
-from agile_gym.learner.samples import make_samples  # noqa: E402
-from agile_gym.learner.updating import StepOptions, Updater  # noqa: E402
-from agile_gym.policies.hf import HFVLMPolicy  # noqa: E402
-from agile_gym.policies.vlm.chat import ChatFormat  # noqa: E402
-from agile_gym.policies.vlm.scoring import Scorer  # noqa: E402
+from agile_gym.learner.data import make_samples  # noqa: E402
+from agile_gym.learner.options import make_optimizer  # noqa: E402
+from agile_gym.learner.updating import (  # noqa: E402
+    Ranks,
+    StepOptions,
+    Updater,
+)
+from agile_gym.models import ChatFormat  # noqa: E402
+from agile_gym.models.scoring import Scorer  # noqa: E402
+from agile_gym.policies.model import HFVLMPolicy  # noqa: E402
+from agile_gym.reporting.alarms import MISMATCH, find_alarms  # noqa: E402
 from agile_gym.rollout import EpisodeSpec, play_episodes  # noqa: E402
-from agile_gym.training.alarms import MISMATCH, find_alarms  # noqa: E402
 
 SHARPNESS = (8, 20)
 """Factors of the logits: entropies of about 2.3 and 0.15 nats a token, the second as in a trained model."""

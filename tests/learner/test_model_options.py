@@ -5,7 +5,7 @@ import pytest
 from tiny_learning import load
 
 from agile_gym.errors import ConfigurationError, ModelError
-from agile_gym.learner.model import ModelOptions, build_vlm, part_of, resolve_autocast
+from agile_gym.learner.options import ModelOptions, build_vlm, part_of, resolve_autocast
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -13,8 +13,8 @@ pytest.importorskip("transformers")
 from gloo_ranks import make_updater  # noqa: E402 -- needs torch
 from tiny_learning import samples  # noqa: E402
 
-from agile_gym.learner.ranks import Ranks  # noqa: E402
-from agile_gym.learner.samples import make_samples  # noqa: E402
+from agile_gym.learner.data import make_samples  # noqa: E402
+from agile_gym.learner.updating import Ranks  # noqa: E402
 
 ALONE = Ranks(torch.device("cpu"), distributed=False)
 
@@ -39,7 +39,7 @@ def qwen_samples(qwen):
 
     from tiny_learning import SMALL
 
-    from agile_gym.policies.hf import HFVLMPolicy
+    from agile_gym.policies.model import HFVLMPolicy
     from agile_gym.rollout import EpisodeSpec, play_episodes
 
     policy = HFVLMPolicy(load(qwen), max_new_tokens=8)

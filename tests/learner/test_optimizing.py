@@ -2,7 +2,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from agile_gym.learner.optimizing import learning_rate_share, make_optimizer  # noqa: E402 -- needs torch
+from agile_gym.learner.options import learning_rate_share, make_optimizer  # noqa: E402 -- needs torch
 
 
 def shares(steps, **options):

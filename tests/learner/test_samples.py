@@ -11,8 +11,8 @@ pytest.importorskip("transformers")
 
 from tiny_learning import episodes, made_sample
 
-from agile_gym.learner.samples import Sample, assign_minibatches, make_samples, micro_batches, share_out
-from agile_gym.rollout import Segment
+from agile_gym.learner.data import Sample, assign_minibatches, make_samples, micro_batches, share_out
+from agile_gym.transcripts import Segment
 
 LENGTHS = st.lists(st.integers(1, 60), max_size=25)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from agile_gym.errors import ConfigurationError
-from agile_gym.learner.tasks import Curriculum, TaskMix, make_group
+from agile_gym.learner.groups import Curriculum, TaskMix, make_group
 
 MIX = TaskMix.from_mappings([{"grid": "2x2", "level": 0}, {"grid": "3x3", "weight": 3}, {"weight": 0}])
 

@@ -9,7 +9,7 @@ pytest.importorskip("transformers")
 from gloo_ranks import STEPS, make_updater, train  # noqa: E402 -- needs torch
 from tiny_learning import made_sample, samples, small_vlm  # noqa: E402
 
-from agile_gym.learner.ranks import Ranks  # noqa: E402
+from agile_gym.learner.updating import Ranks  # noqa: E402
 
 ALONE = Ranks(torch.device("cpu"), distributed=False)
 LOSSES = {

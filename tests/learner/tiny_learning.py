@@ -4,10 +4,11 @@ from functools import cache, partial
 
 import numpy as np
 
-from agile_gym.envs import JigsawVisionEnv
-from agile_gym.learner.samples import Sample, make_samples
-from agile_gym.policies.tiny import TinySizes, build_tiny
-from agile_gym.rollout import EpisodeSpec, Segment, play_episodes
+from agile_gym.envs.jigsaw import JigsawVisionEnv
+from agile_gym.learner.data import Sample, make_samples
+from agile_gym.models.tiny import TinySizes, build_tiny
+from agile_gym.rollout import EpisodeSpec, play_episodes
+from agile_gym.transcripts import Segment
 
 SIZES = TinySizes(width=64, layers=2, heads=4, inner=96, vision_width=32, vision_inner=64)
 """Of a model of some 200,000 parameters."""
@@ -24,7 +25,7 @@ def save_small(folder, *, seed=0):
 
 def small_vlm(seed=0):
     """Return a small model, made anew, so that it may be trained."""
-    from agile_gym.policies.vlm import VLM
+    from agile_gym.models import VLM
 
     model, processor = build_tiny(seed, sizes=SIZES)
     return VLM(model.eval(), processor, "small")
@@ -32,7 +33,7 @@ def small_vlm(seed=0):
 
 def load(folder, **options):
     """Load a model in a fixed type."""
-    from agile_gym.policies.vlm import load_vlm
+    from agile_gym.models import load_vlm
 
     return load_vlm(folder, device="cpu", dtype="float32", **options)
 
@@ -40,7 +41,7 @@ def load(folder, **options):
 @cache
 def episodes(count=6, tokens=10):
     """Return episodes that the small model has played, of one to three turns."""
-    from agile_gym.policies.hf import HFVLMPolicy
+    from agile_gym.policies.model import HFVLMPolicy
 
     policy = HFVLMPolicy(small_vlm(), max_new_tokens=tokens)
     specs = [EpisodeSpec("env", seed, {"level": 0}, policy_seed=100 + seed, name=str(seed)) for seed in range(count)]

@@ -25,7 +25,7 @@ SPECS = sorted((ROOT / "envs").glob("*.toml"))
 GOOD_SPEC = """\
 id = "Good-v0"
 summary = "A spec that is right."
-entry_point = "agile_gym.envs:JigsawVisionEnv"
+entry_point = "agile_gym.envs.jigsaw:JigsawVisionEnv"
 horizon = 5
 """
 

@@ -9,9 +9,9 @@ import pytest
 import skimage.data
 
 from agile_gym.errors import ConfigurationError
-from agile_gym.policies import edge_solver
+from agile_gym.policies import edge as edge_solver
+from agile_gym.policies.edge import EXACT_PIECES, arrange, arrangement_cost, solve_by_edges
 from agile_gym.policies.edge_costs import edge_costs
-from agile_gym.policies.edge_solver import EXACT_PIECES, arrange, arrangement_cost, solve_by_edges
 
 
 def random_costs(seed, count):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import skimage.data
 
-from agile_gym.envs import JigsawVisionEnv
+from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation import EvaluationPlan, SuiteEntry, evaluate
 from agile_gym.policies import (

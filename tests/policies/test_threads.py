@@ -9,12 +9,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from agile_gym.envs import JigsawVisionEnv  # noqa: E402
+from agile_gym.envs.jigsaw import JigsawVisionEnv  # noqa: E402
 from agile_gym.images import open_images  # noqa: E402
-from agile_gym.policies.hf import HFVLMPolicy  # noqa: E402
-from agile_gym.policies.threads import own_threads  # noqa: E402
-from agile_gym.policies.tiny import build_tiny  # noqa: E402
-from agile_gym.policies.vlm import VLM  # noqa: E402
+from agile_gym.models import VLM  # noqa: E402
+from agile_gym.models.loading import own_threads  # noqa: E402
+from agile_gym.models.tiny import build_tiny  # noqa: E402
+from agile_gym.policies.model import HFVLMPolicy  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def play(vlm):
 
 
 def see(vlm):
-    from agile_gym.policies.tiny.eyes import EyesConfig, train_eyes
+    from agile_gym.models.tiny.pretraining import EyesConfig, train_eyes
 
     config = EyesConfig(matching_steps=1, matching_batch=4, steps=1, batch=4, few=0)
     model, processor = build_tiny(0)
@@ -113,7 +113,7 @@ def test_a_large_model_keeps_its_threads(three):
 
 DIVIDED = """
 import os, sys
-from agile_gym.policies.threads import divide_threads, own_threads
+from agile_gym.models.loading import divide_threads, own_threads
 os.cpu_count = lambda: 8
 divide_threads(2)
 assert "torch" not in sys.modules

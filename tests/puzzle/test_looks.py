@@ -8,11 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agile_gym.puzzle.board import JigsawPuzzle, sample_permutation, sample_puzzle
-from agile_gym.puzzle.layout import fixed_layout
-from agile_gym.puzzle.looks import kinds_of, looks_of, sample_alike
-from agile_gym.puzzle.photo import cut_pieces
-from agile_gym.puzzle.render import compose_into
+from agile_gym.puzzle import JigsawPuzzle, fixed_layout, sample_permutation, sample_puzzle
+from agile_gym.puzzle.board import kinds_of, looks_of, sample_alike
+from agile_gym.puzzle.pixels import compose_into, cut_pieces
 
 SIDE = 4
 

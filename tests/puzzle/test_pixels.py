@@ -6,9 +6,19 @@ from PIL import Image
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.puzzle import BoardLayout, JigsawPuzzle, fixed_layout, sample_puzzle, scaled_layout
-from agile_gym.puzzle.layout import scaled_layout_bound
-from agile_gym.puzzle.photo import choose_window, cut_cells, cut_pieces, draw_labels, erosion_margin
-from agile_gym.puzzle.render import compose_into, crop_box, rotate, rotated_size, zoom
+from agile_gym.puzzle.pixels import (
+    choose_window,
+    compose_into,
+    crop_box,
+    cut_cells,
+    cut_pieces,
+    draw_labels,
+    erosion_margin,
+    rotate,
+    rotated_size,
+    scaled_layout_bound,
+    zoom,
+)
 
 
 def random_image(seed, height, width):

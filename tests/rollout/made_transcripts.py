@@ -7,11 +7,9 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from agile_gym.envs import JigsawVisionEnv
-from agile_gym.rollout import EpisodeSpec, Segment, Transcript, Turn, TurnUsage, play_episodes
-from agile_gym.rollout.reading import read_transcripts
-from agile_gym.rollout.store import TranscriptWriter
-from agile_gym.rollout.transcript import PolicyRecord
+from agile_gym.envs.jigsaw import JigsawVisionEnv
+from agile_gym.rollout import EpisodeSpec, play_episodes
+from agile_gym.transcripts import PolicyRecord, Segment, Transcript, TranscriptWriter, Turn, TurnUsage, read_transcripts
 
 ARRAYS = ("ids", "mask", "logps", "turns", "advantages")
 WRONG = "<think>t</think><code>crop(image_list[9], [0, 0, 1, 1])</code>"

@@ -6,9 +6,8 @@ from made_transcripts import ids, made, write
 
 from agile_gym.errors import TranscriptError
 from agile_gym.images.items import hash_pixels
-from agile_gym.rollout.pictures import encode_png
-from agile_gym.rollout.reading import read_headers, read_transcripts
-from agile_gym.rollout.store import TranscriptWriter
+from agile_gym.transcripts import TranscriptWriter, read_headers, read_transcripts
+from agile_gym.transcripts.pictures import encode_png
 
 SLOW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -108,7 +107,7 @@ def test_damage_is_told_with_file_and_line(tmp_path, damage, message):
 
 def test_an_over_long_line_is_refused(tmp_path, monkeypatch):
     write(tmp_path, [made(0)])
-    monkeypatch.setattr("agile_gym.rollout.lines.MAX_LINE", 100)
+    monkeypatch.setattr("agile_gym.transcripts.reading.MAX_LINE", 100)
     with pytest.raises(TranscriptError, match="line 1, has more than 100 bytes"):
         ids(tmp_path)
 

@@ -11,10 +11,10 @@ import pytest
 from made_transcripts import made, played
 from PIL import Image
 
-from agile_gym.commands.export import add_export_command
+from agile_gym.commands.view import add_export_command
 from agile_gym.errors import ConfigurationError, TranscriptError
-from agile_gym.rollout.export import conversation, export_sharegpt, export_trl, export_verl
-from agile_gym.rollout.store import TranscriptWriter
+from agile_gym.transcripts import TranscriptWriter, export_sharegpt, export_trl, export_verl
+from agile_gym.transcripts.export import conversation
 
 EXPORTERS = [export_sharegpt, export_trl, export_verl]
 MARKS = ("<image>", "<video>", "<audio>")

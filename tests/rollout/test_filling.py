@@ -2,7 +2,7 @@
 
 import pytest
 
-from agile_gym.rollout.files import filling
+from agile_gym.files import filling
 
 
 def names(folder):

@@ -13,10 +13,10 @@ from made_transcripts import made, played
 from agile_gym.cli import main
 from agile_gym.errors import AgileGymError, ConfigurationError, TranscriptError
 from agile_gym.images.items import hash_pixels
-from agile_gym.rollout import export_verl, part_reading, reading, records
-from agile_gym.rollout.pictures import encode_png
-from agile_gym.rollout.reading import read_headers, read_transcripts
-from agile_gym.rollout.store import TranscriptWriter
+from agile_gym.transcripts import TranscriptWriter, export_verl, read_headers, read_transcripts, reading
+from agile_gym.transcripts import parts as part_reading
+from agile_gym.transcripts import values as records
+from agile_gym.transcripts.pictures import encode_png
 
 MEGABYTE = 1024 * 1024
 ODD = (

@@ -11,15 +11,19 @@ import skimage.data
 from made_transcripts import played
 from PIL import Image
 
-from agile_gym.envs import JigsawVisionEnv
+from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError, ImageError, TranscriptError
 from agile_gym.images import ImageSource, SkippedImageWarning, clear_cache, open_images
 from agile_gym.images.items import hash_bytes
-from agile_gym.rollout import importing
-from agile_gym.rollout.export import export_sharegpt, export_verl
-from agile_gym.rollout.importing import read_agile_cold_start, read_agile_rl
-from agile_gym.rollout.reading import read_transcripts
-from agile_gym.rollout.store import TranscriptWriter
+from agile_gym.transcripts import (
+    TranscriptWriter,
+    export_sharegpt,
+    export_verl,
+    importing,
+    read_agile_cold_start,
+    read_agile_rl,
+    read_transcripts,
+)
 
 TASK = "Restore the picture. state = [A, B, C, D]\nA <image> B <image> C <image> D <image>"
 SWAP = "state[0], state[1] = state[1], state[0]\nobservation_image_1 = observation(state)"

@@ -12,10 +12,9 @@ import pytest
 from made_transcripts import made
 
 from agile_gym.errors import ConfigurationError, TranscriptError, explain_os_error, reason_of
-from agile_gym.rollout import TranscriptWriter, read_transcripts
-from agile_gym.rollout.files import filling, replacing, sweep, write_text
-from agile_gym.rollout.locks import Lock
-from agile_gym.rollout.owned import MARK, check_output, check_replaceable, clear_folder, read_mark, write_mark
+from agile_gym.files import Lock, filling, replacing, sweep, write_text
+from agile_gym.outputs import MARK, check_output, check_replaceable, clear_folder, read_mark, write_mark
+from agile_gym.transcripts import TranscriptWriter, read_transcripts
 
 KNOWN = {"a.txt": None, "model/*.json": None, "deep/**/state.pkl": None, "page.html": lambda path: path.stat().st_size}
 
@@ -174,7 +173,7 @@ def test_what_killed_writers_have_left_is_removed(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from agile_gym.rollout.files import write_text
+from agile_gym.files import write_text
 with write_text(Path(sys.argv[1])) as file:
     file.write("half")
     file.flush()
@@ -205,7 +204,7 @@ def test_files_that_shall_stay_are_not_replaced_by_a_folder(tmp_path):
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from agile_gym.rollout.locks import Lock
+from agile_gym.files import Lock
 lock = Lock(Path(sys.argv[1]), "taken")
 if sys.argv[2] == "fork":
     child = os.fork()
@@ -271,7 +270,7 @@ def test_files_that_only_bear_the_names_of_transcripts_stay(tmp_path, name, cont
 
 
 def test_transcripts_do_not_go_where_an_export_has_its_images(tmp_path):
-    from agile_gym.rollout import export_sharegpt
+    from agile_gym.transcripts import export_sharegpt
 
     export_sharegpt([made(0)], tmp_path)
     before = tree(tmp_path)

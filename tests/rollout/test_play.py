@@ -9,17 +9,11 @@ import pytest
 from gymnasium.error import ResetNeeded
 from made_transcripts import WRONG, Scripted, differences, made, played, same_array
 
-from agile_gym.envs import JigsawVisionEnv
+from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError
 from agile_gym.policies import EdgePolicy, RandomPolicy
-from agile_gym.rollout import (
-    EpisodeRecorder,
-    EpisodeSpec,
-    PolicyRecord,
-    Segment,
-    TurnUsage,
-    play_episodes,
-)
+from agile_gym.rollout import EpisodeRecorder, EpisodeSpec, play_episodes
+from agile_gym.transcripts import PolicyRecord, Segment, TurnUsage
 
 OBSERVE = "<think>t</think><code>o = observation(state)</code>"
 SMALL = {"image_size": 48, "reveal": True}

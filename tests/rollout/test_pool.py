@@ -4,7 +4,7 @@ from dataclasses import astuple, replace
 
 import pytest
 
-from agile_gym.envs import JigsawVisionEnv
+from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError
 from agile_gym.rollout import EnvironmentPool, EpisodeSpec, play_episodes
 

@@ -12,9 +12,8 @@ from made_transcripts import differences, files, ids, made, write
 
 from agile_gym.errors import ConfigurationError, TranscriptError
 from agile_gym.images.items import hash_pixels
-from agile_gym.rollout import store
-from agile_gym.rollout.reading import read_headers, read_transcripts
-from agile_gym.rollout.store import FORMATS, TranscriptWriter
+from agile_gym.transcripts import TranscriptWriter, read_headers, read_transcripts, store
+from agile_gym.transcripts.store import FORMATS
 
 SLOW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -112,7 +111,7 @@ KILLED = """
 import sys
 sys.path.insert(0, {tests!r})
 from made_transcripts import made
-from agile_gym.rollout import store
+from agile_gym.transcripts import store
 store.PART_EPISODES = 7
 with store.TranscriptWriter({folder!r}, format={kind!r}, resume=True) as writer:
     print("ready", flush=True)
@@ -167,7 +166,7 @@ import os, sys, time
 sys.path.insert(0, {tests!r})
 from made_transcripts import made
 from agile_gym.errors import ConfigurationError
-from agile_gym.rollout.store import TranscriptWriter
+from agile_gym.transcripts import TranscriptWriter
 writer = TranscriptWriter({folder!r})
 writer.append(made(0))
 reading, writing = os.pipe()
@@ -205,7 +204,7 @@ import resource, sys
 sys.path.insert(0, {tests!r})
 from made_transcripts import made
 from agile_gym.errors import TranscriptError
-from agile_gym.rollout import store
+from agile_gym.transcripts import store
 store.PART_EPISODES = 10
 writer = store.TranscriptWriter({folder!r}, format={kind!r})
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, -1))  # no file may grow beyond it, as on a full disk

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_transcripts import differences, files, ids, made, played, transcripts, write
 
-from agile_gym.errors import ConfigurationError, MissingDependencyError, TranscriptError
+from agile_gym.errors import ConfigurationError, TranscriptError
 from agile_gym.images.items import hash_pixels
-from agile_gym.rollout import Segment, export_sharegpt, export_trl
-from agile_gym.rollout.reading import read_headers, read_transcripts
-from agile_gym.rollout.store import FORMATS, TranscriptWriter
+from agile_gym.learner import MissingDependencyError
+from agile_gym.transcripts import Segment, TranscriptWriter, export_sharegpt, export_trl, read_headers, read_transcripts
+from agile_gym.transcripts.store import FORMATS
 
 SLOW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

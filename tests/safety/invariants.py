@@ -5,8 +5,9 @@ import re
 
 import numpy as np
 
-from agile_gym.actions import ERROR_KINDS, IMAGE_MARK, Answer
-from agile_gym.envs import JigsawVisionEnv
+from agile_gym.actions.primitives import ERROR_KINDS, Answer
+from agile_gym.actions.prompt import IMAGE_MARK
+from agile_gym.envs.jigsaw import JigsawVisionEnv
 
 # The only tags of its own that the library shows after a turn.
 _NOTE = "Begin each turn with one <think>...</think> block."

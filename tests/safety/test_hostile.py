@@ -17,8 +17,8 @@ import pytest
 from hostile import GROUPS, HUGE, TEXTS, every_text
 from invariants import DIALECTS, SOUND, Player
 
-from agile_gym.actions import ERROR_KINDS
-from agile_gym.puzzle.render import rotate, rotated_size
+from agile_gym.actions.primitives import ERROR_KINDS
+from agile_gym.puzzle.pixels import rotate, rotated_size
 
 CONFIGS = {
     "2x2": {},

@@ -8,10 +8,12 @@ from collections import Counter
 
 import pytest
 
-from agile_gym.actions import Arrange, Crop, Observe, Rotate, Swap, Workspace, Zoom, get_dialect
-from agile_gym.actions import Turn as TurnPiece
+from agile_gym.actions.dialects import get_dialect
+from agile_gym.actions.primitives import Arrange, Crop, Observe, Rotate, Swap, Zoom
+from agile_gym.actions.primitives import Turn as TurnPiece
 from agile_gym.actions.syntax import ImageValue
-from agile_gym.puzzle.layout import fixed_layout
+from agile_gym.actions.workspace import Workspace
+from agile_gym.puzzle import fixed_layout
 
 EPISODES = 600
 TURNS = 4

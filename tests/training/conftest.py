@@ -16,7 +16,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def report(run):
-    from agile_gym.training.report import write_report
+    from agile_gym.reporting.report import write_report
 
     return write_report(run, run.parent / "report.html")
 

@@ -3,11 +3,10 @@
 import math
 import random
 
-from agile_gym.evaluation import EvaluationPlan, choose_entries, prepare_plan
-from agile_gym.evaluation.report import write_report
-from agile_gym.evaluation.session import Session
+from agile_gym.evaluation import EvaluationPlan, choose_entries, prepare_plan, write_report
+from agile_gym.evaluation.journal import Session
 from agile_gym.policies import make_policy
-from agile_gym.training.runlog import RunLog
+from agile_gym.reporting.runlog import RunLog
 
 SETTINGS = """\
 # What the run was started with.

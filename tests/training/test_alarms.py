@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from agile_gym.training.alarms import alarm_spans, alarms, find_alarms
+from agile_gym.reporting.alarms import alarm_spans, alarms, find_alarms
 
 
 def healthy(count, seed=0):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agile_gym.training.charts import Axis, Point, Series, bars, line_chart
+from agile_gym.reporting.charts import Axis, Point, Series, bars, line_chart
 
 finite = st.floats(-1e6, 1e6).filter(lambda value: value == 0 or abs(value) > 1e-6)
 

@@ -12,8 +12,8 @@ import time
 import pytest
 from terminals import Screen, Terminal
 
-from agile_gym.training.console import LiveTable
-from agile_gym.training.figures import duration
+from agile_gym.reporting.charts import duration
+from agile_gym.reporting.console import LiveTable
 
 RECORD = {
     "stage": "grpo", "iteration": 37, "return": 0.4123, "acc": 0.4321, "score": 0.61, "turns": 2.9, "valid": 0.985,
@@ -221,7 +221,7 @@ def test_a_closed_pipe_ends_nothing():
 
 PROGRAM = """
 import time
-from agile_gym.training.console import LiveTable
+from agile_gym.reporting.console import LiveTable
 try:
     with LiveTable() as table:
         table.begin("grpo", 10**6)

@@ -11,16 +11,16 @@ pytest.importorskip("transformers")
 
 from agile_gym.errors import ConfigurationError, explain_os_error  # noqa: E402
 from agile_gym.images import open_images  # noqa: E402
-from agile_gym.policies.tiny.eyes import EyesConfig  # noqa: E402
-from agile_gym.training.eyes_stage import run_eyes  # noqa: E402
+from agile_gym.models.tiny.pretraining import EyesConfig  # noqa: E402
+from agile_gym.training.stages import run_eyes  # noqa: E402
 
 CONFIG = {"matching_steps": 3, "matching_batch": 4, "steps": 3, "batch": 4, "warmup": 1, "few": 12}
 KILLED = f"""
 import os, signal, sys
 from pathlib import Path
 from agile_gym.images import open_images
-from agile_gym.policies.tiny.eyes import EyesConfig
-from agile_gym.training.eyes_stage import run_eyes
+from agile_gym.models.tiny.pretraining import EyesConfig
+from agile_gym.training.stages import run_eyes
 
 def progress(done, entry):
     if done == 5:

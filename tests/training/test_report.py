@@ -9,14 +9,14 @@ import pytest
 from run_samples import Looks, evaluate, log_run
 
 from agile_gym.errors import ConfigurationError
-from agile_gym.evaluation.report import read_report
+from agile_gym.evaluation import read_report
 from agile_gym.policies import make_policy
-from agile_gym.rollout import read_transcripts
-from agile_gym.training.outcome import read_results, verdicts
-from agile_gym.training.pairs import _cut, choose_pairs
-from agile_gym.training.report import write_report
-from agile_gym.training.runlog import read_records
-from agile_gym.training.timing import stage_times
+from agile_gym.reporting.curves import stage_times
+from agile_gym.reporting.outcome import read_results, verdicts
+from agile_gym.reporting.pairs import _cut, choose_pairs
+from agile_gym.reporting.report import write_report
+from agile_gym.reporting.runlog import read_records
+from agile_gym.transcripts import read_transcripts
 
 
 class Outline(HTMLParser):

@@ -11,8 +11,8 @@ import time
 import pytest
 from run_samples import make_run
 
-from agile_gym.rollout import TranscriptWriter, read_transcripts
-from agile_gym.training.report import write_report
+from agile_gym.reporting.report import write_report
+from agile_gym.transcripts import TranscriptWriter, read_transcripts
 
 
 class Report:

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("ray")
 
 from agile_gym.errors import ConfigurationError
-from agile_gym.rollout.owned import MARK
+from agile_gym.outputs import MARK
 from agile_gym.training.folder import KIND, STAGES, RunFolder, read_run_settings
 from agile_gym.training.settings import format_settings, read_settings
 

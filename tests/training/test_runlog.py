@@ -14,8 +14,9 @@ import textwrap
 import numpy as np
 import pytest
 
-from agile_gym.errors import ConfigurationError, MissingDependencyError
-from agile_gym.training.runlog import RunLog, flatten_result, read_records
+from agile_gym.errors import ConfigurationError
+from agile_gym.learner import MissingDependencyError
+from agile_gym.reporting.runlog import RunLog, flatten_result, read_records
 
 
 def test_records_are_in_the_file_at_once_and_in_the_table_after_flush(tmp_path):
@@ -56,7 +57,7 @@ def test_a_torn_last_line_is_dropped_and_time_goes_on(tmp_path):
 def test_a_killed_process_loses_no_record(tmp_path):
     code = """
         import sys
-        from agile_gym.training.runlog import RunLog
+        from agile_gym.reporting.runlog import RunLog
         log = RunLog(sys.argv[1], tensorboard=False)
         for number in range(1, 10**6):
             log.add("grpo", number, {"acc": number / 1e6})
@@ -154,7 +155,7 @@ def test_wandb_is_asked_for_by_name(tmp_path, monkeypatch):
 def test_wandb_goes_on_with_the_same_run(tmp_path):
     code = """
         import sys
-        from agile_gym.training.runlog import RunLog
+        from agile_gym.reporting.runlog import RunLog
         with RunLog(sys.argv[1], tensorboard=False, wandb=True, settings={"lr": 1e-4}) as log:
             log.add("grpo", len(log.records) + 1, {"return": 0.5})
             assert log._run.config["lr"] == 1e-4
@@ -260,7 +261,7 @@ def test_a_kill_while_records_are_dropped_leaves_a_log_that_can_be_gone_on_with(
             raise KeyboardInterrupt
         return written(path)
 
-    import agile_gym.training.runlog as runlog
+    import agile_gym.reporting.runlog as runlog
 
     written = runlog.write_text
     log = RunLog(logged, tensorboard=False)

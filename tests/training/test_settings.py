@@ -18,13 +18,13 @@ from agile_gym.coldstart import ColdStartConfig
 from agile_gym.errors import AgileGymError, ConfigurationError, ModelError
 from agile_gym.evaluation import EvaluationPlan
 from agile_gym.learner import GRPOConfig
-from agile_gym.learner.model import ModelOptions
-from agile_gym.policies.tiny import build_tiny
-from agile_gym.policies.tiny.eyes import EyesConfig
-from agile_gym.training import cluster, stages
+from agile_gym.learner.options import ModelOptions
+from agile_gym.models.tiny import build_tiny
+from agile_gym.models.tiny.pretraining import EyesConfig
+from agile_gym.training import checking as cluster
+from agile_gym.training import stages
 from agile_gym.training.checking import check_settings
-from agile_gym.training.sections import OWN_SECTIONS
-from agile_gym.training.settings import SECTIONS, format_settings, read_settings, setting_names
+from agile_gym.training.settings import OWN_SECTIONS, SECTIONS, format_settings, read_settings, setting_names
 
 NAN, INF, HUGE = float("nan"), float("inf"), 10**30
 BAD = ["x", "", -1, 0, 1.5, True, NAN, INF, -INF, HUGE, 1e300, [], [[]], [2, 3], ["x"], {}, {"a": 1}]
@@ -338,8 +338,8 @@ def test_options_of_the_commands_have_the_defaults_of_the_classes_behind_them():
     from agile_gym.commands.coldstart import _config
     from agile_gym.commands.plan import NEW_TOKENS
     from agile_gym.evaluation.plan import DEFAULT_EPISODES
-    from agile_gym.learner.supervised import SFTConfig
-    from agile_gym.policies.vlm.sampling import SamplingOptions
+    from agile_gym.learner.sft import SFTConfig
+    from agile_gym.models.sampling import SamplingOptions
 
     assert _config(_parser().parse_args(["coldstart"])) == ColdStartConfig()
     assert SamplingOptions().max_new_tokens == NEW_TOKENS == GRPOConfig().max_new_tokens

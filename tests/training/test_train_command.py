@@ -21,9 +21,9 @@ pytest.importorskip("torch")
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation import read_report
-from agile_gym.rollout import read_transcripts
 from agile_gym.training.folder import RunFolder
 from agile_gym.training.settings import format_settings, preset_names, preset_text, read_settings
+from agile_gym.transcripts import read_transcripts
 
 SMALL = {
     "eyes.matching_steps": 2,
@@ -117,7 +117,7 @@ def test_stages_change_the_weights(finished):
 
 
 def test_an_adapter_is_merged_so_that_every_stage_leaves_a_whole_model(tmp_path):
-    from agile_gym.policies.vlm import load_vlm
+    from agile_gym.models import load_vlm
 
     changes = {"model.train": "lora", "model.lora_rank": 4, "sft.freeze": ["vision"], "grpo.iterations": 1}
     result = run(tmp_path / "run", **changes)
@@ -188,13 +188,13 @@ def test_an_interrupted_run_is_saved_and_says_how_to_go_on(tmp_path):
 
 
 PLACES = {
-    "eyes": ("agile_gym.policies.tiny.eyes_training.EyesTraining._take_step", 2),
+    "eyes": ("agile_gym.models.tiny.pretraining.EyesTraining._take_step", 2),
     "cold start": ("agile_gym.coldstart.filters.Filters.judge", 3),
     "start of Ray": ("ray._private.node.Node.start_ray_processes", 1),
     "building of the runners": ("agile_gym.learner.env_runner.VLMEnvRunner.make_module", 1),
     "writing of weights": ("agile_gym.learner.recovery.RecoverableAlgorithm.save_pretrained", 1),
-    "evaluation": ("agile_gym.policies.hf.HFVLMPolicy.finish", 2),
-    "report": ("agile_gym.training.report.read_results", 1),
+    "evaluation": ("agile_gym.policies.model.HFVLMPolicy.finish", 2),
+    "report": ("agile_gym.reporting.report.read_results", 1),
 }
 """Functions that a run calls, and at which call it is interrupted."""
 STOPS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
@@ -275,7 +275,7 @@ def test_a_run_that_is_interrupted_in_every_stage_goes_on_to_the_same_weights(fi
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are looked up in /proc")
 def test_sigterm_saves_the_iteration_and_a_second_signal_ends_the_run_at_once(tmp_path):
-    folder, place = tmp_path / "run", "agile_gym.learner.algorithm.GRPO.collect"
+    folder, place = tmp_path / "run", "agile_gym.learner.grpo.GRPO.collect"
     more = {"checkpoints.every": 100, "grpo.iterations": 100, "resources.runners": 1, "evaluation.interval": 0}
     status, errors, _ = run_interrupted(folder, place, 2, signal.SIGTERM, **more)
     assert (status, errors.count("Saved.")) == (143, 1)
@@ -340,7 +340,7 @@ def test_mistakes_are_told_before_anything_is_begun(tmp_path, words, expected):
 
 
 def test_a_dry_run_tells_sizes_and_begins_nothing(tmp_path):
-    from agile_gym.policies.tiny import build_tiny
+    from agile_gym.models.tiny import build_tiny
 
     result = run(tmp_path / "run", "--dry-run")
     assert result.returncode == 0, result.stderr

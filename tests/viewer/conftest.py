@@ -5,7 +5,7 @@ from viewer_browser import Page, start_browser
 from viewer_samples import ERRS, LOOKS, NEVER, Script, decode, play, with_tokens
 
 from agile_gym.policies import make_policy
-from agile_gym.viewer import write_page
+from agile_gym.reporting import write_page
 
 TURNED = Script('<think>.</think><code>turn("B", 90)\nobserve()</code>', "<think>.</think><answer>{solution}</answer>")
 CODE_AND_ANSWER = (

@@ -8,8 +8,8 @@ from viewer_samples import ERRS, LOOKS, NEVER, Blocks, play, with_tokens
 
 from agile_gym.commands.view import add_view_command
 from agile_gym.errors import ConfigurationError, ModelError, TranscriptError
-from agile_gym.rollout.store import TranscriptWriter
-from agile_gym.viewer.tokenizer import load_token_texts
+from agile_gym.reporting.record import load_token_texts
+from agile_gym.transcripts import TranscriptWriter
 
 
 def view(*words):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from viewer_samples import LOOKS, Script, play
 
-from agile_gym.viewer.boards import PieceReader, Tile, answer_tiles, puzzle_of, tiles_of
+from agile_gym.reporting.boards import PieceReader, Tile, answer_tiles, puzzle_of, tiles_of
 
 
 def test_reader_knows_boards_from_other_images():

@@ -7,8 +7,8 @@ from PIL import Image, ImageFont
 from viewer_samples import ERRS, HOSTILE, LOOKS, NEVER, Script, play
 
 from agile_gym.errors import ConfigurationError
-from agile_gym.viewer import write_gif
-from agile_gym.viewer.gif import HEIGHT, MARGIN, PANEL, PANEL_TOP, WIDTH, _wrapped, _written
+from agile_gym.reporting import write_gif
+from agile_gym.reporting.gif import HEIGHT, MARGIN, PANEL, PANEL_TOP, WIDTH, _wrapped, _written
 
 
 def frames_of(path):

@@ -11,11 +11,11 @@ from PIL import Image
 from viewer_samples import ERRS, HOSTILE, LOOKS, NEVER, Blocks, Script, decode, play, with_tokens
 
 from agile_gym.errors import ConfigurationError
-from agile_gym.rollout import Segment, TurnUsage
-from agile_gym.viewer import write_page
-from agile_gym.viewer.boards import puzzle_of
-from agile_gym.viewer.page import json_text
-from agile_gym.viewer.record import plain_json, segment_record
+from agile_gym.reporting import write_page
+from agile_gym.reporting.boards import puzzle_of
+from agile_gym.reporting.record import plain_json, segment_record
+from agile_gym.reporting.viewer import json_text
+from agile_gym.transcripts import Segment, TurnUsage
 
 TURNS_A_PIECE = Script(
     '<think>Turn.</think><code>turn("B", 90)\nobserve()</code>', "<think>Done.</think><answer>{solution}</answer>"

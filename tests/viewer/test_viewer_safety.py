@@ -10,8 +10,8 @@ import pytest
 from viewer_browser import Page
 from viewer_samples import HOSTILE, NEVER, Blocks, Script, play, with_tokens
 
-from agile_gym.viewer import write_page
-from agile_gym.viewer.page import SCRIPTS
+from agile_gym.reporting import write_page
+from agile_gym.reporting.viewer import SCRIPTS
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import numpy as np
 from viewer_browser import Page, scaled
 from viewer_samples import LOOKS, Blocks, decode, play, with_tokens
 
-from agile_gym.viewer import write_page
-from agile_gym.viewer.page import json_text
+from agile_gym.reporting import write_page
+from agile_gym.reporting.viewer import json_text
 
 MOST_SECONDS = 2.0
 """Time in which the page must be ready."""

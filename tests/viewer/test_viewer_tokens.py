@@ -7,7 +7,7 @@ import numpy as np
 from viewer_browser import RIGHT, Page
 from viewer_samples import decode
 
-from agile_gym.viewer import write_page
+from agile_gym.reporting import write_page
 
 
 def test_the_token_strip_tells_the_truth(page, played):

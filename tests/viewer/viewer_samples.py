@@ -6,8 +6,9 @@ from html.parser import HTMLParser
 
 import numpy as np
 
-from agile_gym.envs import JigsawVisionEnv
-from agile_gym.rollout import EpisodeSpec, Segment, TurnUsage, play_episodes
+from agile_gym.envs.jigsaw import JigsawVisionEnv
+from agile_gym.rollout import EpisodeSpec, play_episodes
+from agile_gym.transcripts import Segment, TurnUsage
 
 HOSTILE = (
     '</script><script>alert(1)</script><img src=x onerror="alert(2)"> <!-- <script> ]]> \u2028 \u2029 \x00 \ud800 '

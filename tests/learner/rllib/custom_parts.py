@@ -1,7 +1,7 @@
 """A policy and a module of a user's own."""
 
 from agile_gym.learner.module import VLMModule
-from agile_gym.policies.hf import HFVLMPolicy
+from agile_gym.policies.model import HFVLMPolicy
 
 
 class LoudPolicy(HFVLMPolicy):

@@ -2,7 +2,7 @@
 
 from faulty_parts import once
 
-from agile_gym.learner.algorithm import GRPO
+from agile_gym.learner.grpo import GRPO
 
 
 class Failing(GRPO):

@@ -4,7 +4,7 @@ import os
 import signal
 from pathlib import Path
 
-from agile_gym.envs import JigsawVisionEnv
+from agile_gym.envs.jigsaw import JigsawVisionEnv
 
 
 def once(folder, name):

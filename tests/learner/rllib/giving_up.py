@@ -1,7 +1,7 @@
 """A policy that gives up, for tests of what a training does then."""
 
 from agile_gym.policies import GivenUp
-from agile_gym.policies.hf import HFVLMPolicy
+from agile_gym.policies.model import HFVLMPolicy
 
 
 class GivingUp(HFVLMPolicy):

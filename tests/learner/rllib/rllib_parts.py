@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from agile_gym.learner.algorithm import GRPO
+from agile_gym.learner.grpo import GRPO
 
 COUNTS = ("groups_played", "groups_trained", "groups_constant", "groups_lost", "return", "tokens_written", "episodes")
 

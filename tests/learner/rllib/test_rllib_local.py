@@ -71,8 +71,8 @@ def test_goes_on_bit_for_bit_from_a_checkpoint(make_config, build, tmp_path, vlm
 def test_adapters_alone_are_stored_and_load_with_the_policy(make_config, build, tmp_path, small_model):
     from tiny_learning import load
 
-    from agile_gym.envs import JigsawVisionEnv
-    from agile_gym.policies.hf import HFVLMPolicy
+    from agile_gym.envs.jigsaw import JigsawVisionEnv
+    from agile_gym.policies.model import HFVLMPolicy
     from agile_gym.rollout import EpisodeSpec, play_episodes
 
     algorithm = build(make_config(vlm={"train": "lora", "lora_rank": 4}, lr=0.02))
@@ -101,7 +101,7 @@ def test_adapters_alone_are_stored_and_load_with_the_policy(make_config, build, 
 def test_saved_model_is_an_ordinary_one_that_plays_as_the_evaluation_does(make_config, build, tmp_path, monkeypatch):
     from transformers import AutoModelForImageTextToText
 
-    from agile_gym.learner import algorithm as module
+    from agile_gym.learner import grpo as module
 
     algorithm = build(make_config(lr=5e-3))
     train(algorithm, 2)
@@ -125,7 +125,7 @@ def test_saved_model_is_an_ordinary_one_that_plays_as_the_evaluation_does(make_c
 
 
 def test_evaluation_has_its_own_puzzles_and_always_the_same(make_config, build, monkeypatch):
-    from agile_gym.learner import algorithm as module
+    from agile_gym.learner import grpo as module
 
     config = make_config(tasks=[{"grid": "2x2", "weight": 1}, {"grid": "1x2", "weight": 1}])
     config.evaluation(evaluation_interval=1, evaluation_config={"env_config": {"split": "test"}})
@@ -143,7 +143,7 @@ def test_evaluation_has_its_own_puzzles_and_always_the_same(make_config, build, 
     algorithm.train()
     puzzles = [[(episode.task["seed"], episode.task["image_id"]) for episode in episodes] for episodes in seen]
     assert puzzles[0] == puzzles[1]
-    from agile_gym.envs import JigsawVisionEnv
+    from agile_gym.envs.jigsaw import JigsawVisionEnv
 
     def ids(split):
         env = JigsawVisionEnv(split=split, image_size=64)
@@ -230,7 +230,7 @@ def test_own_policy_module_and_reward(make_config, build):
 def test_environment_that_was_registered_and_one_given_as_a_class(make_config, build):
     from ray.tune.registry import register_env
 
-    from agile_gym.envs import JigsawVisionEnv
+    from agile_gym.envs.jigsaw import JigsawVisionEnv
 
     register_env("my_jigsaw", lambda context: JigsawVisionEnv(**context))
     options = make_config().env_config

@@ -9,7 +9,7 @@ from rllib_parts import train, weights
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.learner import GRPOConfig
-from agile_gym.learner.loss import LOSSES
+from agile_gym.learner.losses import LOSSES
 
 CLIPS = {"grpo": (0.2, 0.2), "dr_grpo": (0.2, 0.2), "dapo": (0.2, 0.28), "gspo": (3e-4, 4e-4)}
 """As in the papers."""

@@ -7,9 +7,9 @@ from rllib_parts import difference, weights
 
 from agile_gym.coldstart import ColdStartConfig, make_cold_start
 from agile_gym.errors import ConfigurationError
-from agile_gym.learner.supervised import SFT, SFTConfig
-from agile_gym.policies.tiny import build_processor
-from agile_gym.policies.vlm.chat import ChatFormat
+from agile_gym.learner.sft import SFT, SFTConfig
+from agile_gym.models import ChatFormat
+from agile_gym.models.tiny import build_processor
 
 OPTIONS = {"image_size": 64, "prompt": "short"}
 

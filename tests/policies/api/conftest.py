@@ -4,7 +4,7 @@ import pickle
 import pytest
 from faults import KEY, FaultyServer
 
-from agile_gym.envs import JigsawVisionEnv
+from agile_gym.envs.jigsaw import JigsawVisionEnv
 
 
 @pytest.fixture(autouse=True)

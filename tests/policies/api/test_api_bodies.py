@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agile_gym.errors import EndpointError
-from agile_gym.policies.chat_api.failures import classify
-from agile_gym.policies.chat_api.pacing import read_retry_after
-from agile_gym.policies.chat_api.replies import read_reply
+from agile_gym.policies.api.failures import classify
+from agile_gym.policies.api.limits import read_retry_after
+from agile_gym.policies.api.replies import read_reply
 
 TEXT = '<think>x</think><answer>["A", "B", "C", "D"]</answer>'
 ESCAPES = "\x1b]0;title\x07\x1b[2J\x9b31m\u202egnp.exe"

@@ -8,11 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from agile_gym.envs import JigsawVisionEnv
+from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError
-from agile_gym.policies.chat_api.conversation import Conversation, encode_image, plain_words, read_user_turn
-from agile_gym.policies.chat_api.replies import Reply
-from agile_gym.rollout import EpisodeSpec, TurnUsage, play_episodes
+from agile_gym.policies.api.conversation import Conversation, encode_image, plain_words, read_user_turn
+from agile_gym.policies.api.replies import Reply
+from agile_gym.rollout import EpisodeSpec, play_episodes
+from agile_gym.transcripts import TurnUsage
 
 LOOK = "<think>Let me see.</think><code>observation_image_{} = observation(state)</code>"
 ANSWER = '<think>That is it.</think><answer>["B", "A", "D", "C"]</answer>'
@@ -117,7 +118,7 @@ def test_a_window_keeps_the_last_images_and_the_task(serve, connect, window, sho
 
 
 def test_images_are_encoded_once_an_episode(serve, connect, monkeypatch):
-    from agile_gym.policies.chat_api import conversation
+    from agile_gym.policies.api import conversation
 
     calls = []
     original = conversation.encode_image

@@ -7,7 +7,7 @@ import time
 import pytest
 from faults import KEY, Answer, completion, free_port, refuse, say
 
-from agile_gym.envs import JigsawVisionEnv
+from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import AgileGymError, EndpointError
 from agile_gym.policies import GivenUp
 from agile_gym.rollout import EpisodeSpec, play_episodes
@@ -289,7 +289,7 @@ def test_pauses_grow_and_depend_on_the_seed_only(serve, connect, start, caplog):
         _, observations, infos = start()
         caplog.clear()
         policy.act(observations, infos)
-        told = [record.args[2] for record in caplog.records if record.name == "agile_gym.policies.api"]
+        told = [record.args[2] for record in caplog.records if record.name == "agile_gym.policies.api.policy"]
         times = [request.time for request in server.seen]
         for pause, earlier, later in zip(told, times[:-1], times[1:], strict=True):
             assert later - earlier >= pause
@@ -355,7 +355,7 @@ def test_finished_episodes_are_not_lost(serve, connect):
 
 
 def test_a_programming_error_is_not_taken_for_the_endpoints(serve, connect, start, monkeypatch):
-    from agile_gym.policies.chat_api import asking
+    from agile_gym.policies.api import asking
 
     def broken(*_, **__):
         raise ZeroDivisionError("a bug")

@@ -17,9 +17,9 @@ from faults import Answer, FaultyServer, completion, say
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agile_gym.envs import JigsawVisionEnv
+from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import BudgetError, ConfigurationError
-from agile_gym.policies.chat_api.pacing import Pacer, backoff_seconds, read_retry_after
+from agile_gym.policies.api.limits import Pacer, backoff_seconds, read_retry_after
 from agile_gym.rollout import EpisodeSpec, play_episodes
 
 TEXT = '<think>x</think><answer>["A", "B", "C", "D"]</answer>'
@@ -333,7 +333,7 @@ def test_it_works_inside_a_running_event_loop(serve, connect, start):
 
 INTERRUPTED = """
 import sys, time
-from agile_gym.envs import JigsawVisionEnv
+from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.policies.api import ChatAPIPolicy
 env = JigsawVisionEnv(image_size=64)
 observation, info = env.reset(seed=0)
@@ -373,7 +373,7 @@ def test_ctrl_c_is_felt_at_once(serve):
 
 
 def test_after_an_interruption_the_same_call_can_be_repeated(serve, connect, start, monkeypatch):
-    from agile_gym.policies.chat_api import background
+    from agile_gym.policies.api import limits as background
 
     def script(number, body):
         return Answer(body=completion(f"turn {number}"), delay=0.5 if number == 1 else 0.0)

@@ -4,10 +4,10 @@ import sys
 
 import pytest
 
-from agile_gym.errors import ConfigurationError, MissingDependencyError
+from agile_gym.errors import ConfigurationError
+from agile_gym.learner import MissingDependencyError
 from agile_gym.policies import make_policy
-from agile_gym.policies.chat_api.endpoint import read_key, resolve_url, scrub
-from agile_gym.policies.chat_api.options import ChatAPIOptions
+from agile_gym.policies.api.options import ChatAPIOptions, read_key, resolve_url, scrub
 
 LOCAL = "http://127.0.0.1:8000/v1"
 
@@ -187,7 +187,7 @@ def test_the_policy_is_made_by_its_name():
 
 def test_the_client_is_imported_with_the_policy_only():
     code = (
-        "import sys, agile_gym.policies, agile_gym.policies.api\n"
+        "import sys, agile_gym.policies, agile_gym.policies.api.policy\n"
         "heavy = {'openai', 'httpx', 'httpx2', 'torch', 'transformers'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else None)"
     )

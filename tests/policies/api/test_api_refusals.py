@@ -9,7 +9,7 @@ from faults import Answer, refuse, say
 
 from agile_gym.cli import main
 from agile_gym.evaluation import read_journal
-from agile_gym.rollout.reading import read_transcripts
+from agile_gym.transcripts import read_transcripts
 
 TEXT = '<think>x</think><answer>["A", "B", "C", "D"]</answer>'
 LOOK = "<think>x</think><code>observation(state)</code>"

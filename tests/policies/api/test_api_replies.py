@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from agile_gym.policies.chat_api.replies import MalformedReplyError, end_text, read_reply
+from agile_gym.policies.api.replies import MalformedReplyError, end_text, read_reply
 
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 STOP = ("</code>", "</answer>", "</tool_call>")

@@ -12,7 +12,7 @@ from faults import Answer, FaultyServer, forward, refuse
 from serving import transformers_serve
 from tiny_player import ANSWERS, OPTIONS, lesson, make_env, teach
 
-from agile_gym.envs import JigsawVisionEnv
+from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import EndpointError
 from agile_gym.rollout import EpisodeSpec, play_episodes
 
@@ -75,7 +75,7 @@ def test_whole_episodes_with_images_in_every_turn(join):
 
 
 def test_over_http_and_in_this_process_the_actions_are_the_same(served, join):
-    from agile_gym.policies.hf import HFVLMPolicy
+    from agile_gym.policies.model import HFVLMPolicy
 
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (64, 64, 3), np.uint8) for _ in range(4)]

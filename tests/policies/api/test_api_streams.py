@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agile_gym.errors import EndpointError
-from agile_gym.policies.chat_api.bodies import MAX_BODY
-from agile_gym.policies.chat_api.replies import MalformedReplyError, read_reply
-from agile_gym.policies.chat_api.streams import is_stream
+from agile_gym.policies.api.failures import MAX_BODY
+from agile_gym.policies.api.replies import MalformedReplyError, is_stream, read_reply
 
 TEXT = '<think>höre</think><answer>["A", "B", "C", "D"]</answer>'
 STOP = ("</code>", "</answer>", "</tool_call>")

@@ -9,8 +9,8 @@ import json
 import numpy as np
 from PIL import Image
 
-from agile_gym.envs import JigsawVisionEnv
-from agile_gym.policies.tiny import TinySizes, build_tiny
+from agile_gym.envs.jigsaw import JigsawVisionEnv
+from agile_gym.models.tiny import TinySizes, build_tiny
 from agile_gym.rollout import EpisodeRecorder
 
 RED, BLUE = (np.full((64, 64, 3), colour, np.uint8) for colour in ((220, 30, 30), (30, 30, 220)))

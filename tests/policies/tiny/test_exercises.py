@@ -10,10 +10,9 @@ pytest.importorskip("transformers", reason="the tiny model needs the extra vlm")
 
 from agile_gym.errors import ImageError
 from agile_gym.images import open_images
-from agile_gym.policies.tiny import build_processor
-from agile_gym.policies.tiny.exercises import Exercise, ExerciseDrawer
-from agile_gym.policies.tiny.eyes_config import EyesConfig
-from agile_gym.policies.tiny.puzzles import Lesson
+from agile_gym.models.tiny import build_processor
+from agile_gym.models.tiny.exercises import Exercise, ExerciseDrawer, EyesConfig
+from agile_gym.models.tiny.puzzles import Lesson
 
 CONFIG = EyesConfig(seed=5, grids=((2, 2), (2, 3)), few=4)
 

@@ -6,8 +6,7 @@ import pytest
 pytest.importorskip("torch")
 
 from agile_gym.images import open_images
-from agile_gym.policies.tiny.puzzles import PuzzleBatch, PuzzleDrawer
-from agile_gym.policies.tiny.scenes import draw_scene, vary, with_scenes
+from agile_gym.models.tiny.puzzles import PuzzleBatch, PuzzleDrawer, draw_scene, vary, with_scenes
 
 
 def test_scenes_are_pictures_that_continue_and_differ():

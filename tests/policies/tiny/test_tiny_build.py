@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agile_gym.errors import ConfigurationError
-from agile_gym.policies.tiny import TinySizes, build_tiny, save_tiny
+from agile_gym.models.tiny import TinySizes, build_tiny, save_tiny
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")

@@ -2,19 +2,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agile_gym.envs import JigsawVisionEnv
+from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError
 from agile_gym.images import open_images
-from agile_gym.policies.tiny import TinySizes, build_tiny
-from agile_gym.policies.tiny.eyes import EyesConfig, train_eyes
-from agile_gym.policies.tiny.puzzles import Lesson, PuzzleBatch, PuzzleDrawer, puzzle_config, training_images
+from agile_gym.models.tiny import TinySizes, build_tiny
+from agile_gym.models.tiny.pretraining import EyesConfig, train_eyes
+from agile_gym.models.tiny.puzzles import Lesson, PuzzleBatch, PuzzleDrawer, puzzle_config, training_images
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from agile_gym.policies.tiny.answering import answer_loss, answer_turns, as_pixels, pieces_right  # noqa: E402
-from agile_gym.policies.tiny.forward import image_features, last_hidden  # noqa: E402
-from agile_gym.policies.tiny.matching import Matching  # noqa: E402
+from agile_gym.models.tiny.build import image_features, last_hidden  # noqa: E402
+from agile_gym.models.tiny.exercises import (  # noqa: E402
+    Matching,
+    answer_loss,
+    answer_turns,
+    as_pixels,
+    pieces_right,
+)
 
 GRIDS = [(2, 2), (1, 3), (3, 3)]
 SMALL = TinySizes(width=48, layers=2, heads=4, inner=96, vision_width=64, vision_inner=96)

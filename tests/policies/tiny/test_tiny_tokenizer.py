@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import agile_gym  # noqa: F401 -- registers the environments
-from agile_gym.actions import Answer, Arrange, Crop, Observe, Swap, Zoom
-from agile_gym.policies.tiny import build_processor
+from agile_gym.actions.primitives import Answer, Arrange, Crop, Observe, Swap, Zoom
+from agile_gym.models.tiny import build_processor
 
 pytest.importorskip("transformers")
 

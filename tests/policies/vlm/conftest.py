@@ -25,7 +25,7 @@ def saved(tmp_path_factory):
 @pytest.fixture(scope="session")
 def loaded(saved):
     """Return such a model, loaded once for all tests: leave it as it is."""
-    from agile_gym.policies.vlm import load_vlm
+    from agile_gym.models import load_vlm
 
     models = {}
 
@@ -42,7 +42,7 @@ def played(loaded):
     """Return the transcripts of five episodes that a model has played, three at a time, with nothing unusual."""
     from playing import play
 
-    from agile_gym.policies.hf import HFVLMPolicy
+    from agile_gym.policies.model import HFVLMPolicy
 
     known = {}
 

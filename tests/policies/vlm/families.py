@@ -5,7 +5,7 @@ from functools import cache
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from agile_gym.policies.vlm.processors import without_video
+from agile_gym.models.loading import without_video
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -287,7 +287,7 @@ def internvl():
 
 def llava():
     """LLaVA, as which the tiny model is built."""
-    from agile_gym.policies.tiny import build_tiny
+    from agile_gym.models.tiny import build_tiny
 
     return build_tiny()
 

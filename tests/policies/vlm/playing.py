@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from agile_gym.envs import JigsawVisionEnv
+from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.rollout import EpisodeSpec, play_episodes
 
 LOOK = "<think>x</think><code>observation(state)</code>"

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from playing import SMALL, play
 
-from agile_gym.policies.hf import HFVLMPolicy
-from agile_gym.policies.vlm import VLM
-from agile_gym.policies.vlm import batch as batching
-from agile_gym.policies.vlm.batch import stretches
-from agile_gym.policies.vlm.cache import BatchCache
-from agile_gym.policies.vlm.inputs import cache_name
-from agile_gym.policies.vlm.scoring import segment_logps
+from agile_gym.models import VLM
+from agile_gym.models import batch as batching
+from agile_gym.models.batch import stretches
+from agile_gym.models.cache import BatchCache
+from agile_gym.models.inputs import cache_name
+from agile_gym.models.scoring import segment_logps
+from agile_gym.policies.model import HFVLMPolicy
 from agile_gym.rollout import EpisodeSpec
 
 WIDTHS = st.lists(st.integers(1, 900), min_size=1, max_size=40).map(lambda widths: sorted(widths, reverse=True))

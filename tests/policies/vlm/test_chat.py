@@ -12,10 +12,9 @@ from playing import play
 
 from agile_gym.actions.tags import STOP_TEXTS, blank_thoughts
 from agile_gym.errors import ConfigurationError
-from agile_gym.policies.hf import HFVLMPolicy
-from agile_gym.policies.vlm.chat import ChatFormat
-from agile_gym.policies.vlm.sampling import forbidden_tokens
-from agile_gym.policies.vlm.stopping import StopTexts, end_tokens
+from agile_gym.models import ChatFormat
+from agile_gym.models.sampling import StopTexts, end_tokens, forbidden_tokens
+from agile_gym.policies.model import HFVLMPolicy
 
 IMAGE = np.full((56, 56, 3), 99, np.uint8)
 

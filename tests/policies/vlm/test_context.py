@@ -3,9 +3,8 @@
 import numpy as np
 import torch
 
-from agile_gym.policies.vlm.chat import Chunk
-from agile_gym.policies.vlm.context import Context
-from agile_gym.policies.vlm.inputs import collate_pixels, text_positions
+from agile_gym.models import Chunk, Context
+from agile_gym.models.inputs import collate_pixels, text_positions
 
 
 def positions(chunk):

@@ -3,10 +3,10 @@ import pytest
 import torch
 from playing import LOOK, SMALL, play
 
-from agile_gym.envs import JigsawVisionVectorEnv
+from agile_gym.envs.jigsaw import JigsawVisionVectorEnv
 from agile_gym.errors import ConfigurationError, ModelError
-from agile_gym.policies.base import Policy, RecordingPolicy
-from agile_gym.policies.hf import HFVLMPolicy
+from agile_gym.policies import Policy, RecordingPolicy
+from agile_gym.policies.model import HFVLMPolicy
 
 
 @pytest.fixture

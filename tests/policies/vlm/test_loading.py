@@ -14,12 +14,12 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
-from agile_gym.errors import MissingDependencyError, ModelError
+from agile_gym.errors import ModelError
+from agile_gym.learner import MissingDependencyError
+from agile_gym.models import VLM, load_processor, load_vlm
+from agile_gym.models.sources import attention_reach, load_config, missing_package
 from agile_gym.policies import make_policy
-from agile_gym.policies.hf import HFVLMPolicy
-from agile_gym.policies.vlm import VLM, load_processor, load_vlm
-from agile_gym.policies.vlm.configs import attention_reach, load_config
-from agile_gym.policies.vlm.sources import missing_package
+from agile_gym.policies.model import HFVLMPolicy
 
 PEFT_WARNS = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 """PEFT uses a name that transformers gives up."""
@@ -387,7 +387,7 @@ class Known(PathFinder):
 owner = packages_distributions()
 owner.pop("agile_gym", None)
 sys.meta_path[sys.meta_path.index(PathFinder)] = Known
-from agile_gym.policies.vlm import load_vlm
+from agile_gym.models import load_vlm
 for folder in FOLDERS:
     load_vlm(folder, device="cpu")
 print("all loaded")
@@ -460,7 +460,7 @@ def test_adapter_changes_what_is_written_and_keeps_parity(saved, tmp_path):
     import numpy as np
     from playing import play
 
-    from agile_gym.policies.vlm.scoring import segment_logps
+    from agile_gym.models.scoring import segment_logps
 
     adapter = make_adapter(saved("qwen3_vl"), tmp_path / "adapter")
     plain = HFVLMPolicy(str(saved("qwen3_vl")), device="cpu", max_new_tokens=12)

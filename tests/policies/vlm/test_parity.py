@@ -9,10 +9,10 @@ import torch
 from playing import SMALL, longer, play
 
 from agile_gym.actions.prompt import HIDDEN_IMAGE, IMAGE_MARK
-from agile_gym.policies.hf import HFVLMPolicy
-from agile_gym.policies.vlm.chat import content_parts
-from agile_gym.policies.vlm.sampling import log_probs
-from agile_gym.policies.vlm.scoring import segment_logps
+from agile_gym.models.chat import content_parts
+from agile_gym.models.sampling import log_probs
+from agile_gym.models.scoring import segment_logps
+from agile_gym.policies.model import HFVLMPolicy
 
 CLOSE = 1e-4
 

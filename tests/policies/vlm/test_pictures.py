@@ -10,15 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agile_gym.envs import JigsawVisionEnv
+from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import AgileGymError
-from agile_gym.learner.groups import play_groups
-from agile_gym.learner.tasks import make_group
+from agile_gym.learner.groups import make_group, play_groups
+from agile_gym.models import VLM, ChatFormat
+from agile_gym.models.pictures import ImageRefusedError, fit_image, process
+from agile_gym.models.scoring import segment_logps
 from agile_gym.policies import GivenUp
-from agile_gym.policies.hf import HFVLMPolicy
-from agile_gym.policies.vlm import VLM, ChatFormat
-from agile_gym.policies.vlm.pictures import ImageRefusedError, fit_image, process
-from agile_gym.policies.vlm.scoring import segment_logps
+from agile_gym.policies.model import HFVLMPolicy
 from agile_gym.rollout import EpisodeSpec, play_episodes
 
 SLIVERS = ("[0.0, 0.995, 1.0, 1.0]", "[0.995, 0.0, 1.0, 1.0]", "[0.995, 0.995, 1.0, 1.0]")
@@ -202,7 +201,7 @@ def test_a_policy_that_gives_up_everything_does_not_count_as_played(loaded):
 
 def test_a_word_that_stands_for_the_turn_may_be_written(loaded):
     """It is in the feedback then, where the model's name for a thing is quoted."""
-    from agile_gym.policies.vlm.chat import _MARK
+    from agile_gym.models.chat import _MARK
 
     chat = ChatFormat(loaded("qwen2_5_vl").processor)
     plain = chat.tokenizer.decode(chat.follow_up("Unknown: x", ()).ids)

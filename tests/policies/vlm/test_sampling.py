@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agile_gym.errors import ConfigurationError
-from agile_gym.policies.vlm import sampling
-from agile_gym.policies.vlm.sampling import SamplingOptions, draw, log_probs
+from agile_gym.models import sampling
+from agile_gym.models.sampling import SamplingOptions, draw, log_probs
 
 NONE_FORBIDDEN = torch.zeros(6, dtype=torch.bool)
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -3.0])

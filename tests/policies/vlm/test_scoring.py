@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from agile_gym.learner.model import PARTS, part_of
-from agile_gym.policies.vlm import load_vlm
-from agile_gym.policies.vlm.chat import ChatFormat
-from agile_gym.policies.vlm.inputs import collate_pixels, type_arguments
-from agile_gym.policies.vlm.scoring import Scorer
+from agile_gym.learner.options import PARTS, part_of
+from agile_gym.models import ChatFormat, load_vlm
+from agile_gym.models.inputs import collate_pixels, type_arguments
+from agile_gym.models.scoring import Scorer
 
 TEMPERATURE = 0.7
 
@@ -99,7 +98,7 @@ def test_entropies_have_no_gradient_unless_asked_for(saved, played):
 
 
 def test_pixels_are_prepared_once_for_episodes_that_share_them(loaded, played, monkeypatch):
-    from agile_gym.policies.vlm import scoring
+    from agile_gym.models import scoring
 
     vlm = loaded("llava")
     scorer = Scorer(vlm, ChatFormat(vlm.processor))

@@ -7,20 +7,19 @@ import numpy as np
 import pytest
 from families import FAMILIES, built, save
 
-from agile_gym.actions import Observe, Swap
+from agile_gym.actions.primitives import Observe, Swap
 from agile_gym.actions.prompt import HIDDEN_IMAGE, IMAGE_MARK
 from agile_gym.commands.plan import NEW_TOKENS, add_plan_command
-from agile_gym.envs import JigsawVisionEnv
+from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError, ModelError
-from agile_gym.policies.hf import HFVLMPolicy
-from agile_gym.policies.vlm.chat import ChatFormat, content_parts
-from agile_gym.policies.vlm.generate import Generated
-from agile_gym.policies.vlm.loading import VLM
-from agile_gym.policies.vlm.pictures import process
-from agile_gym.policies.vlm.sampling import SamplingOptions
+from agile_gym.models import VLM, ChatFormat
+from agile_gym.models.batch import Generated
+from agile_gym.models.chat import content_parts
+from agile_gym.models.pictures import process
+from agile_gym.models.sampling import SamplingOptions
+from agile_gym.policies.model import HFVLMPolicy
 from agile_gym.rollout import EpisodeSpec, play_episodes
-from agile_gym.rollout.advice import advise
-from agile_gym.rollout.token_plan import Feedback, TokenPlan, plan_tokens
+from agile_gym.rollout.plan import Feedback, TokenPlan, advise, plan_tokens
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (80, 100, 3), np.uint8)
 SMALL = {"images": [PHOTO], "image_size": 112, "prompt": "short"}

@@ -8,9 +8,9 @@ from PIL import Image as Pictures
 from playing import CROP, LOOK, SMALL
 
 from agile_gym.errors import ConfigurationError
-from agile_gym.policies.vlm.chat import ChatFormat
-from agile_gym.policies.vlm.scoring import Scorer
-from agile_gym.policies.vlm.tokenising import tokenise_transcript
+from agile_gym.models import ChatFormat
+from agile_gym.models.chat import tokenise_transcript
+from agile_gym.models.scoring import Scorer
 from agile_gym.rollout import EpisodeSpec, play_episodes
 
 SCRIPT = [LOOK, CROP, "<think>right</think><code>nothing()</code>", "<answer>['A', 'B', 'C', 'D']</answer>"]

@@ -1,0 +1,110 @@
+"""Parts that commands share: KEY=VALUE options, finding a run's transcripts, warnings above a progress bar."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from agile_gym.errors import ConfigurationError, TranscriptError
+from agile_gym.terminal import one_line
+
+__all__ = ["find_run", "read_pairs", "warnings_above"]
+
+_WORDS = {"True": True, "False": False, "None": None}  # as docstrings and messages write them
+
+
+def read_pairs(texts: Sequence[str], flag: str, example: str) -> dict[str, Any]:
+    """Read KEY=VALUE pairs; a value is JSON, or one of Python's words True, False and None, if it is such, else a text.
+
+    Args:
+        texts: The pairs.
+        flag: The flag that they were given with, for the error.
+        example: A pair that would do.
+
+    Returns:
+        The values by key.
+
+    Raises:
+        ConfigurationError: If one has no ``=``, or a key is given twice.
+    """
+    pairs: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigurationError(f"{flag} {text} is not of the form KEY=VALUE, such as {example}.")
+        if key in pairs:
+            raise ConfigurationError(f"{flag} {text}: {key} is given twice; leave one of the two out.")
+        try:
+            pairs[key] = _WORDS[value] if value in _WORDS else json.loads(value)
+        except (ValueError, RecursionError):
+            pairs[key] = value
+    return pairs
+
+
+def find_run(path: Path) -> Path:
+    """Return where transcripts are: what was given, or, beside the results of an evaluation, their folder.
+
+    Args:
+        path: A folder of transcripts, a file in it, or the results (.json) or the journal (.jsonl) of an evaluation.
+
+    Raises:
+        TranscriptError: If results are given, and there are no transcripts beside them.
+    """
+    if path.suffix not in (".json", ".jsonl"):
+        return path
+    beside = path.with_name(f"{path.stem}-transcripts")
+    if path.suffix == ".jsonl":
+        return beside if beside.is_dir() else path
+    if not beside.is_dir():
+        raise TranscriptError(
+            f"There are no transcripts of {path}: the folder {beside} does not exist. Give the folder of a run, or "
+            "evaluate with transcripts kept."
+        )
+    return beside
+
+
+INTERVAL = 10.0
+"""Seconds in which warnings that differ in numbers only are shown once."""
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+
+@contextmanager
+def warnings_above(write: Callable[[str], object]) -> Generator[None]:
+    """Write what this package warns of above a progress bar, for the length of a ``with`` block.
+
+    Many requests that fail for one reason, each several times, warn once in `INTERVAL`.
+
+    Args:
+        write: Writes a line above the bar.
+    """
+    handler = _AboveBar(write)
+    logger = logging.getLogger("agile_gym")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _AboveBar(logging.Handler):
+    def __init__(self, write: Callable[[str], object]) -> None:
+        super().__init__(logging.WARNING)
+        self._write = write
+        self._shown: dict[str, tuple[float, int]] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = one_line(record.getMessage(), 500)
+        kind, now = _NUMBER.sub("0", text), time.monotonic()
+        since, hidden = self._shown.get(kind, (now - INTERVAL, 0))
+        if now - since < INTERVAL:
+            self._shown[kind] = since, hidden + 1
+            return
+        self._shown[kind] = now, 0
+        more = f" ({hidden} more like this were not shown)" if hidden else ""
+        self._write(f"{text}{more}")

@@ -1,0 +1,394 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# The types of ray are incomplete.
+"""`GRPO` as an algorithm of RLlib: groups are played, compared and learned from."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import ray
+from numpy.typing import ArrayLike, NDArray
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    ENV_RUNNER_SAMPLING_TIMER,
+    LEARNER_RESULTS,
+    LEARNER_UPDATE_TIMER,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    SYNCH_WORKER_WEIGHTS_TIMER,
+    TIMERS,
+)
+
+from agile_gym.errors import ConfigurationError
+from agile_gym.evaluation.metrics import bootstrap_mean, wilson
+from agile_gym.learner.advantages import GroupAdvantages, group_advantages
+from agile_gym.learner.config import GRPOConfig
+from agile_gym.learner.data import GroupBatch, Sample, assign_minibatches, make_samples, returns_of, share_out
+from agile_gym.learner.env_runner import VLMEnvRunner
+from agile_gym.learner.groups import Curriculum, Group, GroupSpec, make_group
+from agile_gym.learner.module import VLMModule
+from agile_gym.learner.options import TINY, ModelOptions
+from agile_gym.learner.recovery import RecoverableAlgorithm, play_on_runners
+from agile_gym.learner.resources import check_cluster
+from agile_gym.learner.torch_learner import TokenLearner, check_learner_class
+from agile_gym.transcripts.record import Transcript
+
+__all__ = ["GRPO", "episode_metrics", "evaluation_metrics"]
+
+
+def episode_metrics(episodes: Sequence[Transcript], returns: ArrayLike) -> dict[str, float]:
+    """Describe the episodes of an iteration.
+
+    Args:
+        episodes: The episodes, at least one.
+        returns: (N,) what they are trained on.
+
+    Returns:
+        Means over episodes: ``return``, ``acc``, ``score``, ``turns``, ``reward_accuracy``, ``reward_format``,
+        ``reward_step``, ``crop`` and ``zoom`` (shares of episodes that use them), ``truncated`` (share whose turns ran
+        out), ``given_up`` (share that the policy gave up), ``tokens`` written; ``valid`` and ``cut_short``, shares of
+        turns without an error, and of those cut off by the limit of tokens; and the counts ``episodes``,
+        ``turns_played`` and ``tokens_written``.
+    """
+    turns = [turn for episode in episodes for turn in episode.turns]
+    used = [{name for turn in episode.turns for name in turn.primitives} for episode in episodes]
+    tokens = sum(turn.usage.new_tokens or 0 for turn in turns)
+    cut = sum(int(episode.details.get("turns_cut_short", 0)) for episode in episodes)
+    count = len(episodes)
+    means = {
+        "return": float(np.mean(np.asarray(returns, np.float64))),
+        "acc": sum(episode.solved for episode in episodes) / count,
+        "score": sum(episode.score for episode in episodes) / count,
+        "turns": len(turns) / count,
+        "crop": sum("Crop" in names for names in used) / count,
+        "zoom": sum("Zoom" in names for names in used) / count,
+        "truncated": sum(episode.truncated for episode in episodes) / count,
+        "given_up": sum("given_up" in episode.details for episode in episodes) / count,
+        "tokens": tokens / count,
+    }
+    for part in ("accuracy", "format", "step"):
+        means[f"reward_{part}"] = sum(float(episode.reward[part]) for episode in episodes) / count
+    shares = {
+        "valid": sum(turn.error is None for turn in turns) / max(1, len(turns)),
+        "cut_short": cut / max(1, len(turns)),
+    }
+    counts = {"episodes": float(count), "turns_played": float(len(turns)), "tokens_written": float(tokens)}
+    return means | shares | counts
+
+
+def evaluation_metrics(episodes: Sequence[Transcript], tasks: Sequence[str]) -> dict[str, float]:
+    """Describe the episodes of an evaluation.
+
+    Args:
+        episodes: The episodes, one a puzzle, at least one.
+        tasks: The task of each.
+
+    Returns:
+        What `episode_metrics` tells, with 95% intervals ``acc_low``, ``acc_high`` (Wilson), ``score_low`` and
+        ``score_high`` (bootstrap), and ``acc/TASK`` for each task where there are several.
+    """
+    metrics = episode_metrics(episodes, [float(episode.reward["total"]) for episode in episodes])
+    acc = wilson(sum(episode.solved for episode in episodes), len(episodes))
+    score = bootstrap_mean([episode.score for episode in episodes])
+    metrics |= {"acc_low": acc.low, "acc_high": acc.high, "score_low": score.low, "score_high": score.high}
+    names = sorted(set(tasks))
+    if len(names) > 1:
+        for name in names:
+            mine = [episode.solved for episode, task in zip(episodes, tasks, strict=True) if task == name]
+            metrics[f"acc/{name}"] = sum(mine) / len(mine)
+    return metrics
+
+
+GRPO_RESULTS = "grpo"
+"""Key of this algorithm's metrics in RLlib's results."""
+_TRAINING, _EVALUATION = 0, 1
+"""Streams of random numbers."""
+_logger = logging.getLogger(__name__)
+
+
+class GRPO(RecoverableAlgorithm):
+    """Group relative policy optimisation of a model that plays whole episodes (Shao et al., arXiv 2402.03300).
+
+    Each iteration plays ``groups_per_iteration`` puzzles ``group_size`` times each, compares the episodes of a puzzle
+    with each other, trains on them, and gives the runners the new weights. What is drawn in a group follows from the
+    seed and the group's number: not from the number of runners, nor from what went wrong.
+    """
+
+    env_runner_group: Any
+    eval_env_runner_group: Any
+
+    @classmethod
+    def get_default_config(cls) -> GRPOConfig:
+        """Return the default configuration."""
+        return GRPOConfig()
+
+    @classmethod
+    def _should_create_evaluation_env_runners(cls, eval_config: Any) -> bool:  # noqa: ANN401 -- RLlib's
+        """Evaluate with the runners that are there, unless others are asked for."""
+        return eval_config.evaluation_num_env_runners > 0
+
+    def setup(self, config: Any) -> None:  # noqa: ANN401 -- RLlib's
+        """Build runners and learners.
+
+        Raises:
+            ConfigurationError: If there are too few CPUs or GPUs, or the model or an environment cannot be used.
+        """
+        self._groups_begun = 0
+        check_learner_class(self.config.learner_class if isinstance(self.config, GRPOConfig) else TokenLearner)
+        self._check_before()
+        try:
+            super().setup(config)
+        except IndexError as error:  # RLlib asks the first of no runners
+            raise RuntimeError(
+                "No runner could be started. Ray's log says why; a module that the runners cannot import, and too "
+                "little memory, are the most frequent reasons."
+            ) from error
+        self._check_runners()
+        self._tasks = self.config.task_mix()
+        self._curriculum = Curriculum(self._tasks, adaptive=self.config.curriculum)
+        self._share_module()
+
+    def _check_before(self) -> None:
+        """Check what can be checked before anything is started."""
+        config: Any = self.config
+        if config.env is None:
+            raise ConfigurationError("No environment is set; call environment('JigsawVision-v0', env_config={...}).")
+        if config.check_resources:
+            check_cluster(config)
+        module: Any = config.rl_module_spec.module_class
+        options = ModelOptions.from_mapping(config.model_config)
+        if module is VLMModule and options.path != TINY:
+            from agile_gym.models.loading import check_processor, load_config, load_processor
+
+            load_config(options.path)
+            check_processor(load_processor(options.path), options.path)
+
+    def _check_runners(self) -> None:
+        """Ask the runners whether they can play."""
+        groups = [self.env_runner_group, self.eval_env_runner_group]
+        for group in groups:
+            if group is not None and group.num_remote_env_runners():
+                for mistake in group.foreach_env_runner("get_mistake", local_env_runner=False):
+                    if mistake is not None:
+                        for other in filter(None, groups):
+                            other.stop()
+                        self.learner_group.shutdown()
+                        raise ConfigurationError(mistake)
+
+    def _share_module(self) -> None:
+        """Let a runner in this process play with the module of the learner in this process."""
+        runner = cast("VLMEnvRunner | None", self.env_runner)
+        if runner is not None and self.learner_group.is_local:
+            runner.share_module(self.learner_group._learner.module[DEFAULT_MODULE_ID])
+
+    def training_step(self) -> None:
+        """Play, compare, learn."""
+        begun = time.perf_counter()
+        with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
+            batch = self.collect()
+        sampled = time.perf_counter()
+        if batch.groups:
+            with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+                self.learn(self.make_samples(batch))
+        updated = time.perf_counter()
+        with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
+            self._sync_weights()
+        done = time.perf_counter()
+        batch.metrics |= {
+            "seconds_rollout": sampled - begun,
+            "seconds_update": updated - sampled,
+            "seconds_sync": done - updated,
+            "learners_rebuilt": float(self.learners_rebuilt),
+        }
+        self._log(batch)
+
+    def collect(self) -> GroupBatch:
+        """Play the groups of an iteration, and compare their episodes.
+
+        Returns:
+            The groups that are trained on.
+        """
+        config = self.config
+        batch = GroupBatch()
+        wanted = config.groups_per_iteration
+        start = self._groups_begun
+        lost: dict[int, str] = {}
+        retries = 0
+        for _ in range(config.resample_rounds + 1):
+            specs = self._next_groups(wanted - len(batch.groups))
+            played, failures, again = self._play(specs)
+            lost |= failures
+            retries += again
+            if played:
+                self._take(batch, played)
+            if len(batch.groups) >= wanted or not config.drop_constant_groups:
+                break
+        if not batch.played:
+            raise RuntimeError(
+                f"None of {self._groups_begun - start} groups could be played. The last error: "
+                f"{next(reversed(lost.values()), 'no runner is alive')}"
+            )
+        episodes = [episode for group in batch.played for episode in group.episodes]
+        batch.metrics |= episode_metrics(episodes, self.returns(batch.played))
+        batch.metrics |= {
+            "groups_played": float(len(batch.played)),
+            "groups_trained": float(len(batch.groups)),
+            "groups_constant": float(batch.constant),
+            "groups_lost": float(len(lost)),
+            "group_retries": float(retries),
+        }
+        for text in set(lost.values()):
+            _logger.warning("%d groups were given up after several attempts: %s", len(lost), text)
+        return batch
+
+    def _next_groups(self, count: int) -> list[GroupSpec]:
+        config, shares = self.config, self._curriculum.shares()
+        first = self._groups_begun
+        self._groups_begun += count
+        return [
+            make_group(index, seed=config.seed or 0, size=config.group_size, shares=shares, stream=_TRAINING)
+            for index in range(first, first + count)
+        ]
+
+    def _play(
+        self, specs: Sequence[GroupSpec], *, explore: bool = True, evaluation: bool = False
+    ) -> tuple[list[Group], dict[int, str], int]:
+        """Play groups on the runners; what is lost with one is played by another."""
+        group = self.env_runner_group
+        if evaluation and self.eval_env_runner_group is not None:
+            group = self.eval_env_runner_group
+        outcome = play_on_runners(
+            group,
+            specs,
+            retries=self.config.group_retries,
+            timeout=self.config.sample_timeout_s,
+            restore=lambda: self.restore_env_runners(group),
+            explore=explore,
+            evaluation=evaluation,
+        )
+        if not evaluation:
+            self.metrics.aggregate(outcome.metrics, key=ENV_RUNNER_RESULTS)
+        return outcome.groups, outcome.failures, outcome.retries
+
+    def _take(self, batch: GroupBatch, played: list[Group]) -> None:
+        """Add groups to a batch, but for those without variance."""
+        config = self.config
+        returns = self.returns(played)
+        compared = self.compare(returns, [group.spec.index for group in played for _ in group.episodes])
+        size = np.cumsum([0, *(len(group.episodes) for group in played)])
+        varied = [not compared.constant[first] for first in size[:-1]]
+        self._curriculum.learn([group.spec.task for group in played], varied)
+        kept = [keep or not config.drop_constant_groups for keep in varied]
+        batch.played += played
+        batch.constant += len(varied) - sum(varied)
+        for number, group in enumerate(played):
+            if kept[number]:
+                part = slice(size[number], size[number + 1])
+                batch.groups.append(group)
+                batch.returns = np.concatenate([batch.returns, returns[part]])
+                batch.advantages = np.concatenate([batch.advantages, compared.advantages[part]])
+
+    def returns(self, groups: Sequence[Group]) -> NDArray[np.float64]:
+        """Return what each episode is trained on; override it for a reward that compares episodes.
+
+        Args:
+            groups: The groups.
+
+        Returns:
+            (N,) float64, in the order of groups and their episodes.
+
+        Raises:
+            ConfigurationError: If ``reward_fn`` does not return a finite number.
+        """
+        episodes = [episode for group in groups for episode in group.episodes]
+        return returns_of(episodes, self.config.reward_fn)
+
+    def compare(self, returns: NDArray[np.float64], groups: Sequence[int]) -> GroupAdvantages:
+        """Return the advantages of episodes."""
+        config = self.config
+        return group_advantages(returns, groups, scale=config.advantage_scale, leave_one_out=config.leave_one_out)
+
+    def make_samples(self, batch: GroupBatch) -> list[Sample]:
+        """Cut episodes into what is trained on."""
+        config = self.config
+        episodes = [episode for group in batch.groups for episode in group.episodes]
+        rng = np.random.default_rng([config.seed or 0, self._groups_begun])
+        minibatches = assign_minibatches(len(episodes), config.num_minibatches, config.num_epochs, rng)
+        samples: list[Sample] = []
+        for number, episode in enumerate(episodes):
+            if config.mask_truncated and episode.details.get("turns_cut_short"):
+                continue
+            samples += make_samples(episode, batch.advantages[number], minibatches=minibatches[number].tolist())
+        return samples
+
+    def learn(self, samples: Sequence[Sample]) -> None:
+        """Train on samples; if a learner dies, build all anew from the last snapshot and train again."""
+        if not samples:
+            return
+        steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0)
+        shares = share_out(samples, max(1, self.config.num_learners))
+
+        def update() -> Any:  # noqa: ANN401 -- results of learners
+            data = TrainingData(episodes_refs=[ray.put(share or [Sample.nothing()]) for share in shares])
+            return self.learner_group.update(training_data=data, timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps})
+
+        results = self.ask_learners(update, changes=True)
+        self.metrics.aggregate(results, key=LEARNER_RESULTS)
+
+    def _sync_weights(self) -> None:
+        self.ask_learners(
+            lambda: self.env_runner_group.sync_weights(
+                from_worker_or_learner_group=self.learner_group, inference_only=True, timeout_seconds=None
+            )
+        )
+
+    def _log(self, batch: GroupBatch) -> None:
+        for name, value in batch.metrics.items():
+            self.metrics.log_value((GRPO_RESULTS, name), value, window=1)
+
+    def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:  # noqa: ANN401 -- RLlib's
+        """Play ``evaluation_duration`` puzzles of the evaluation's environment, always the same ones.
+
+        The likeliest tokens are taken, unless ``evaluation_config`` sets ``explore``.
+
+        Returns:
+            Acc, Score and others, with 95% intervals; see `agile_gym.learner.grpo.evaluation_metrics`.
+        """
+        config = self.config
+        if self.eval_env_runner_group is not None:
+            self.eval_env_runner_group.sync_weights(
+                from_worker_or_learner_group=self.learner_group, inference_only=True
+            )
+        shares = [task.weight for task in self._tasks]
+        count = config.evaluation_duration
+        if not isinstance(count, int) or count < 1:
+            raise ConfigurationError(f"evaluation_duration={count!r} is not allowed; give a number of episodes.")
+        specs = [
+            make_group(index, seed=config.seed or 0, size=1, shares=shares, stream=_EVALUATION)
+            for index in range(count)
+        ]
+        changes: Any = config.evaluation_config or {}
+        explore = bool(changes.get("explore", False)) if isinstance(changes, Mapping) else False
+        groups, failures, _ = self._play(specs, explore=explore, evaluation=True)
+        if not groups:
+            raise RuntimeError(f"No puzzle of the evaluation could be played: {next(iter(failures.values()), '')}")
+        episodes = [episode for group in groups for episode in group.episodes]
+        return evaluation_metrics(episodes, [self._tasks[group.spec.task].name for group in groups])
+
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 -- RLlib's
+        """Return the state, with the number of groups begun and the curriculum."""
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        state[GRPO_RESULTS] = {"groups_begun": self._groups_begun, "curriculum": self._curriculum.get_state()}
+        return state
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Take over a state."""
+        super().set_state(state)
+        if GRPO_RESULTS in state:
+            self._groups_begun = state[GRPO_RESULTS]["groups_begun"]
+            self._curriculum.set_state(state[GRPO_RESULTS]["curriculum"])

@@ -1,0 +1,357 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# The types of torch and transformers are incomplete.
+"""Loading of a vision-language model: processor, weights, adapter, and its number of threads.
+
+Products of small matrices are over before several threads have met. Where there is other work for the processor, each
+product waits until the last of its threads gets its turn, which takes many times as long as the product.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import sys
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agile_gym.errors import MissingDependencyError, ModelError, import_optional
+from agile_gym.models.sources import find_problem, first_line, import_transformers, load_config, locate, missing_package
+
+__all__ = [
+    "SMALL",
+    "VLM",
+    "check_processor",
+    "divide_threads",
+    "load_adapter",
+    "load_config",
+    "load_processor",
+    "load_vlm",
+    "own_threads",
+    "without_video",
+]
+
+SMALL = 10_000_000
+"""Parameters of a model that is computed in one thread, at most; the tiny model has 3.4 million."""
+_VARIABLE = "OMP_NUM_THREADS"
+_divided = False
+
+
+@contextmanager
+def own_threads(model: Any) -> Generator[None]:  # noqa: ANN401 -- a torch.nn.Module
+    """Compute in one thread for the length of the ``with`` block if the model is small and on a CPU.
+
+    The number that torch has besides is put back. If the user has set ``OMP_NUM_THREADS``, that number holds.
+
+    Args:
+        model: The model.
+    """
+    if (_VARIABLE in os.environ and not _divided) or not _is_small(model):
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def divide_threads(processes: int) -> None:
+    """Give torch, which is not imported yet, the share of this process in the processors, unless the user chose.
+
+    Args:
+        processes: How many processes share them.
+    """
+    global _divided
+    if _VARIABLE not in os.environ:
+        os.environ[_VARIABLE] = str(max(1, (os.cpu_count() or 1) // processes))
+        _divided = True
+
+
+def _is_small(model: Any) -> bool:  # noqa: ANN401 -- a torch.nn.Module
+    count = 0
+    for parameter in model.parameters():
+        count += parameter.numel()
+        if count > SMALL or parameter.device.type != "cpu":
+            return False
+    return True
+
+
+_NEED_TEMPLATE = (
+    "Save one with the processor (chat_template.jinja beside the tokenizer), or choose the instruction-tuned version "
+    "of the model."
+)
+
+
+def load_processor(path: str | Path) -> Any:  # noqa: ANN401 -- transformers is untyped
+    """Load a processor and check that it can be used in a conversation with images.
+
+    Without torchvision, some processors cannot be loaded for the sake of videos; then they are loaded without them.
+
+    Args:
+        path: A folder, or a name on the hub.
+
+    Raises:
+        ModelError: If it cannot be loaded, takes no images or has no chat template.
+        MissingDependencyError: If transformers, or a package that the processor needs, is not installed.
+    """
+    config = load_config(path)
+    transformers = import_transformers()
+    try:
+        processor = transformers.AutoProcessor.from_pretrained(locate(path), trust_remote_code=False)
+    except Exception as error:  # a damaged file raises whatever its reader raises
+        reason = str(error).replace(locate(path), "")
+        problem = find_problem(path, "tokenizer") or find_problem(path, "image processor")
+        if problem is not None:
+            raise ModelError(problem) from error
+        if not re.search("torchvision|video", reason, re.IGNORECASE):
+            if isinstance(error, ImportError):
+                raise missing_package(error, f"the processor of {str(path)!r}") from error
+            raise ModelError(f"The processor of {str(path)!r} cannot be loaded: {first_line(error)}") from error
+        processor = _load_without_video(path, config)
+    check_processor(processor, str(path))
+    return processor
+
+
+def check_processor(processor: Any, name: str) -> None:  # noqa: ANN401 -- transformers is untyped
+    """Check that a processor can be used in a conversation with images.
+
+    Raises:
+        ModelError: If it takes no images or has no chat template.
+    """
+    if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
+        raise ModelError(
+            f"The processor of {name!r} is a {type(processor).__name__}, which takes no images. Save the model's whole "
+            "processor, with its image processor, in the same folder."
+        )
+    if not getattr(processor, "chat_template", None) and not getattr(processor.tokenizer, "chat_template", None):
+        raise ModelError(f"The model {name!r} has no chat template. {_NEED_TEMPLATE}")
+
+
+def _load_without_video(path: str | Path, config: Any) -> Any:  # noqa: ANN401 -- transformers is untyped
+    """Load a processor whose video part needs torchvision, without that part."""
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+    try:
+        whole: Any = PROCESSOR_MAPPING[type(config)]
+    except KeyError as error:
+        raise MissingDependencyError(
+            f"The package 'torchvision' is needed for the processor of {str(path)!r}. Install it with: pip install "
+            "torchvision"
+        ) from error
+    try:
+        return without_video(whole).from_pretrained(locate(path))
+    except Exception as error:  # as above
+        if isinstance(error, ImportError) and "torchvision" not in str(error).lower():
+            raise missing_package(error, f"the processor of {str(path)!r}") from error
+        raise ModelError(
+            f"The processor of {str(path)!r} cannot be loaded without torchvision: {first_line(error)} Install it "
+            "with: pip install torchvision"
+        ) from error
+
+
+def without_video(whole: Any) -> Any:  # noqa: ANN401 -- transformers is untyped
+    """Return a processor class like the given one, but without the part for videos."""
+
+    class WithoutVideo(whole):
+        """A processor without the attributes that need torchvision."""
+
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            """Return the names of the processor's parts."""
+            return [name for name in whole.get_attributes() if "video" not in name]
+
+        @classmethod
+        def _get_arguments_from_pretrained(cls, *args: Any, **options: Any) -> list[Any]:  # noqa: ANN401 -- untyped
+            parts: list[Any] = super()._get_arguments_from_pretrained(*args, **options)
+            video = inspect.signature(whole.__init__).parameters["video_processor"]
+            return [*parts, None] if video.default is inspect.Parameter.empty else parts
+
+    WithoutVideo.__name__ = WithoutVideo.__qualname__ = whole.__name__  # what save_pretrained writes down
+    return WithoutVideo
+
+
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, eq=False)
+class VLM:
+    """A model that is ready to be used.
+
+    Attributes:
+        model: The Hugging Face model, in evaluation mode; a PEFT model if there is an adapter.
+        processor: Its processor.
+        name: Where it came from, for the record.
+    """
+
+    model: Any
+    processor: Any
+    name: str
+
+    @property
+    def device(self) -> Any:  # noqa: ANN401 -- a torch.device
+        """Where the model's inputs belong."""
+        return self.model.device
+
+    @property
+    def text_config(self) -> Any:  # noqa: ANN401 -- transformers is untyped
+        """The configuration of the text model."""
+        return self.model.config.get_text_config()
+
+
+def load_vlm(
+    path: str | Path,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    attention: str | None = None,
+    adapter: str | Path | None = None,
+) -> VLM:
+    """Load a model, its processor and perhaps an adapter.
+
+    Args:
+        path: A folder, or a name on the hub.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"`` to spread it over all GPUs (needs accelerate); by
+            default a GPU if there is one.
+        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; by default bfloat16 on a GPU and float32 on a CPU.
+        attention: ``"sdpa"``, ``"eager"`` or ``"flash_attention_2"``; transformers' choice by default.
+        adapter: A LoRA adapter that PEFT has written, or None.
+
+    Raises:
+        ModelError: If anything of it cannot be used; the message says what and what to do.
+        MissingDependencyError: If torch, transformers or PEFT is not installed.
+    """
+    torch = import_optional("torch", extra="vlm", purpose="run a vision-language model")
+    place = _device(torch, device)
+    if dtype not in (None, *_DTYPES):
+        raise ModelError(f"dtype={dtype!r} is not allowed; give one of {', '.join(map(repr, _DTYPES))}.")
+    on_cpu = place.startswith("cpu") or (place == "auto" and not torch.cuda.is_available())
+    processor = load_processor(path)
+    quantised = getattr(load_config(path), "quantization_config", None) is not None
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype or ("float32" if on_cpu else "bfloat16"))}
+    if attention is not None:
+        options["attn_implementation"] = attention
+    if place == "auto" or quantised:
+        options["device_map"] = "auto" if place == "auto" else {"": place}
+    model = _load_model(path, options, quantised=quantised)
+    if adapter is not None:
+        model = load_adapter(model, adapter)
+    if place != "auto" and not quantised:
+        try:
+            model = model.to(place)
+        except RuntimeError as error:
+            raise ModelError(f"The model cannot be moved to device={place!r}: {first_line(error)}") from error
+    return VLM(model.eval(), processor, str(path))
+
+
+def _device(torch: Any, device: str | None) -> str:  # noqa: ANN401 -- a module
+    """Return where a model goes.
+
+    Raises:
+        ModelError: If there is no such device.
+    """
+    cuda: bool = torch.cuda.is_available()
+    place = device or ("cuda" if cuda else "cpu")
+    if place.startswith("cuda") and not cuda:
+        raise ModelError(
+            f"device={place!r} is not there: torch finds no GPU. Give device='cpu', or install torch with CUDA."
+        )
+    if place == "auto":
+        return place
+    try:
+        number: int = torch.device(place).index or 0
+    except RuntimeError as error:
+        raise ModelError(f"device={place!r} is not allowed; give 'cpu', 'cuda', 'cuda:1' or 'auto'.") from error
+    if place.startswith("cuda") and number >= torch.cuda.device_count():
+        raise ModelError(f"device={place!r} is not there: torch finds {torch.cuda.device_count()} GPUs, from cuda:0.")
+    return place
+
+
+def _load_model(path: str | Path, options: dict[str, Any], *, quantised: bool) -> Any:  # noqa: ANN401 -- untyped
+    """Load a model's weights, which must be complete; pickles are not read, as they can hold code."""
+    transformers = import_transformers()
+    try:
+        with _quiet(transformers.utils.logging):
+            model, report = transformers.AutoModelForImageTextToText.from_pretrained(
+                locate(path),
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=not quantised,  # they are told of, and refused here
+                **options,
+            )
+    except ImportError as error:
+        raise missing_package(error, f"the model {str(path)!r}") from error
+    except Exception as error:  # damaged files raise whatever the reader of their format raises
+        problem = find_problem(path, "weights")
+        hint = " Weights are read as safetensors only; save them as such." if "safetensors" in str(error) else ""
+        told = problem or f"The model {str(path)!r} cannot be loaded: {first_line(error)}{hint}"
+        raise ModelError(told) from error
+    wrong = sorted(report["mismatched_keys"])
+    if wrong:
+        name, there, wanted = wrong[0]
+        raise ModelError(
+            f"The weights of {str(path)!r} do not fit its config.json: {len(wrong)} have other sizes, such as "
+            f"{name!r}, {tuple(there)} in the weights and {tuple(wanted)} by the configuration. They are of two "
+            "models, or one of them was changed; download or save both again."
+        )
+    missing: list[str] = sorted(report["missing_keys"])
+    if missing and not quantised:
+        raise ModelError(
+            f"The weights of {str(path)!r} are not complete: {len(missing)} are missing, such as {missing[0]!r}, and "
+            "would be random. Download or save the model again."
+        )
+    return model
+
+
+@contextmanager
+def _quiet(logging: Any) -> Generator[None]:  # noqa: ANN401 -- transformers is untyped
+    """Keep transformers from telling in tables what is told in a line here, and from progress that nobody sees."""
+    verbosity, progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if progress:
+            logging.enable_progress_bar()
+
+
+def load_adapter(model: Any, adapter: str | Path) -> Any:  # noqa: ANN401 -- transformers and PEFT are untyped
+    """Put an adapter on a model.
+
+    Raises:
+        ModelError: If there is none, it belongs to another model, or it is of a kind that adds tokens.
+        MissingDependencyError: If PEFT is not installed.
+    """
+    peft = import_optional("peft", extra="vlm", purpose="load an adapter")
+    if (Path(adapter) / "adapter_model.bin").exists() and not (Path(adapter) / "adapter_model.safetensors").exists():
+        raise ModelError(
+            f"The adapter {str(adapter)!r} is a pickle (adapter_model.bin), which is not read, as it can hold code. "
+            "Save it as safetensors: save_pretrained(..., safe_serialization=True)."
+        )
+    try:
+        with warnings.catch_warnings():
+            # Else weights that do not belong to this model would be passed over, and the adapter do nothing.
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            adapted = peft.PeftModel.from_pretrained(model, str(adapter), torch_device=str(model.device))
+    except Exception as error:  # as above
+        raise ModelError(
+            f"The adapter {str(adapter)!r} does not fit the model, or is not one: {first_line(error)} Give the folder "
+            "that PEFT's save_pretrained has written, and the base model that it was trained on."
+        ) from error
+    if adapted.active_peft_config.is_prompt_learning:
+        raise ModelError(
+            f"The adapter {str(adapter)!r} adds tokens to each conversation ({adapted.active_peft_config.peft_type}), "
+            "which HFVLMPolicy does not count. Use a LoRA adapter."
+        )
+    return adapted

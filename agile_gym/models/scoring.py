@@ -1,0 +1,211 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# The types of torch and transformers are incomplete.
+"""Log-probabilities of tokens that were written, computed anew in one forward pass: what a learner trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from agile_gym.models.chat import ChatFormat, Chunk
+from agile_gym.models.inputs import image_arguments, relative_positions, type_arguments
+from agile_gym.models.loading import VLM
+from agile_gym.models.pictures import process
+from agile_gym.models.sampling import end_tokens, forbidden_tokens, log_probs
+from agile_gym.transcripts.record import Image, Segment
+
+__all__ = ["PreparedSegment", "Scorer", "TokenScores", "segment_logps"]
+
+_CACHE_BYTES = 256 * 2**20
+"""Memory for pixels of images that may come again."""
+_GRIDS = ("image_grid_thw",)
+"""Tensors that positions depend on."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class PreparedSegment:
+    """A segment as a model takes it.
+
+    Attributes:
+        ids: (T,) int32, token ids.
+        is_image: (T,) bool, True on image placeholders.
+        positions: (1 or 3, T) int64, positions of the tokens.
+        mask: (T,) bool, True on the tokens that the model wrote.
+        pixels: The processor's tensors for each image.
+    """
+
+    ids: NDArray[np.int32]
+    is_image: NDArray[np.bool_]
+    positions: NDArray[np.int64]
+    mask: NDArray[np.bool_]
+    pixels: tuple[Mapping[str, Any], ...]
+
+    def __len__(self) -> int:
+        """Return the number of tokens, T."""
+        return len(self.mask)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TokenScores:
+    """What a model thinks of tokens. Column ``t`` is token ``t`` of a segment; rows are filled up at their end.
+
+    Attributes:
+        logps: (B, T) float32, the log-probability of each marked token given those before it, 0 elsewhere.
+        mask: (B, T) bool, True on marked tokens.
+        entropies: (B, T) float32, the entropy in nats of what each marked token was drawn from, no gradient unless
+            asked for; None if not asked for.
+    """
+
+    logps: torch.Tensor
+    mask: torch.Tensor
+    entropies: torch.Tensor | None = None
+
+
+class Scorer:
+    """Computes log-probabilities of segments, with gradients where they are enabled.
+
+    They are those of sampling: of the logits divided by the temperature, without the tokens that cannot be sampled.
+
+    Attributes:
+        vlm: The model.
+        chat: Its chat format.
+        temperature: What logits are divided by.
+    """
+
+    def __init__(self, vlm: VLM, chat: ChatFormat, *, temperature: float = 1.0) -> None:
+        """Make a scorer.
+
+        Args:
+            vlm: The model.
+            chat: Its chat format.
+            temperature: What segments were sampled with; 0 counts as 1.
+        """
+        self.vlm = vlm
+        self.chat = chat
+        self.temperature = temperature
+        self._ends = end_tokens(vlm.model, chat)
+        self._forbidden: torch.Tensor | None = None
+        self._known: dict[tuple[tuple[int, ...], bytes], Mapping[str, Any]] = {}
+        self._room = _CACHE_BYTES
+
+    def prepare(self, segment: Segment, images: Sequence[Image]) -> PreparedSegment:
+        """Run the processor over the images of a segment.
+
+        Args:
+            segment: The segment.
+            images: Its images, in order: those that `Segment.images` names.
+        """
+        pixels = tuple(map(self._pixels, images))
+        is_image = segment.ids == self.chat.image_token_id
+        grids = {name: torch.cat([entry[name] for entry in pixels]) for name in _GRIDS if pixels and name in pixels[0]}
+        positions = relative_positions(self.vlm.model, Chunk(segment.ids, is_image, grids, len(images)))
+        return PreparedSegment(segment.ids, is_image, positions, segment.mask, pixels)
+
+    def forget(self) -> None:
+        """Forget the images that were prepared, when others will come."""
+        self._known, self._room = {}, _CACHE_BYTES
+
+    def _pixels(self, image: Image) -> Mapping[str, Any]:
+        """Return the processor's tensors for an image, which episodes of one puzzle share."""
+        key = (image.shape, image.tobytes())
+        pixels = self._known.get(key)
+        if pixels is None:
+            pixels = _process(self.chat, image)
+            size = sum(tensor.nbytes for tensor in pixels.values()) + image.nbytes
+            if size > self._room:
+                self.forget()
+            self._known[key] = pixels
+            self._room -= size
+        return pixels
+
+    def __call__(self, rows: Sequence[PreparedSegment], *, entropies: bool | str = False) -> TokenScores:
+        """Score segments, one a row.
+
+        Args:
+            rows: The segments, at least one.
+            entropies: Whether entropies are computed; ``"gradient"`` if they are to be trained.
+
+        Returns:
+            Log-probabilities and entropies (B, T), where T is the length of the longest segment.
+        """
+        width = max(map(len, rows))
+        shape = (len(rows), width)
+        ids = np.full(shape, self.chat.end_of_turn or 0, np.int64)  # what fills up must not be read as an image
+        used, is_image, mask = (np.zeros(shape, np.bool_) for _ in range(3))
+        places = np.zeros((rows[0].positions.shape[0], *shape), np.int64)
+        for number, row in enumerate(rows):
+            count = len(row)
+            ids[number, :count], used[number, :count], mask[number, :count] = row.ids, True, row.mask
+            is_image[number, :count] = row.is_image
+            places[:, number, :count] = row.positions
+        mask[:, 0] = False  # nothing stands before the first token that could predict it
+        before: NDArray[np.bool_] = np.any(mask[:, 1:], axis=0)  # columns after which a model wrote
+        before[0] |= not before.any()
+        device, model = self.vlm.device, self.vlm.model
+        arguments = image_arguments(model, [pixels for row in rows for pixels in row.pixels])
+        arguments |= type_arguments(model, torch.from_numpy(is_image).to(device))
+        where, tokens, marked = (torch.from_numpy(array).to(device) for array in (places, ids, mask))
+        logits = model(
+            input_ids=tokens,
+            attention_mask=torch.from_numpy(used).long().to(device),
+            position_ids=where if len(where) > 1 else where[0],
+            use_cache=False,
+            logits_to_keep=torch.from_numpy(np.flatnonzero(before)).to(device),  # the others would fill the memory
+            **arguments,
+        ).logits
+        if self._forbidden is None or self._forbidden.device != logits.device:
+            self._forbidden = forbidden_tokens(self.chat, logits.shape[-1], self._ends).to(logits.device)
+        row_of, column_of = np.nonzero(mask)
+        kept = (np.cumsum(before) - 1)[column_of - 1]
+        chosen = logits[torch.from_numpy(row_of).to(device), torch.from_numpy(kept).to(device)]
+        scores = log_probs(chosen, self._forbidden, self.temperature)  # (M, V)
+        told = scores.gather(1, tokens[marked][:, None])[:, 0]
+        logps = torch.zeros(shape, dtype=torch.float32, device=device).masked_scatter(marked, told)
+        if not entropies:
+            return TokenScores(logps, marked)
+        with torch.set_grad_enabled(entropies == "gradient" and torch.is_grad_enabled()):
+            spread = -(scores.exp() * scores.masked_fill(self._forbidden, 0)).sum(-1)
+            return TokenScores(logps, marked, torch.zeros_like(logps).masked_scatter(marked, spread))
+
+
+def segment_logps(
+    vlm: VLM,
+    chat: ChatFormat,
+    segments: Sequence[Segment],
+    images: Sequence[Sequence[Image]],
+    *,
+    temperature: float = 1.0,
+) -> list[NDArray[np.float32]]:
+    """Compute the log-probability of each token of some segments, given those before it.
+
+    Args:
+        vlm: The model.
+        chat: Its chat format.
+        segments: The segments.
+        images: For each segment, the images of its transcript (`Transcript.images`).
+        temperature: What they were sampled with; 0 counts as 1.
+
+    Returns:
+        For each segment (T,) float32: the log-probability of each marked token, 0 elsewhere.
+    """
+    scorer = Scorer(vlm, chat, temperature=temperature)
+    rows = [
+        scorer.prepare(segment, [shown[number] for number in segment.images])
+        for segment, shown in zip(segments, images, strict=True)
+    ]
+    with torch.inference_mode():
+        logps = scorer(rows).logps.cpu().numpy()
+    return [logps[number, : len(row)] for number, row in enumerate(rows)]
+
+
+def _process(chat: ChatFormat, image: Image) -> Mapping[str, Any]:
+    """Return the processor's tensors for an image."""
+    pixels = dict(process(chat.processor, chat.processor.image_token, [image], add_special_tokens=False))
+    for name in ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"):
+        pixels.pop(name, None)
+    return pixels

@@ -1,0 +1,269 @@
+"""`HFVLMPolicy`: any Hugging Face vision-language model plays, turn by turn, with images in every turn."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from agile_gym.actions.prompt import HIDDEN_IMAGE, IMAGE_MARK
+from agile_gym.arguments import check_seed, is_whole, require
+from agile_gym.errors import ConfigurationError, ModelError, did_you_mean, import_optional
+from agile_gym.models.loading import own_threads
+from agile_gym.policies.base import GivenUp, Observation, slot_of
+from agile_gym.transcripts.record import PolicyRecord, TurnUsage
+
+if TYPE_CHECKING:
+    from agile_gym.models.inputs import Reader
+
+__all__ = ["HFVLMPolicy"]
+
+_log = logging.getLogger(__name__)
+
+
+class HFVLMPolicy:
+    """Plays with a Hugging Face vision-language model.
+
+    The model must load with ``AutoModelForImageTextToText`` and ``AutoProcessor``, have a chat template, and take
+    images in several turns: Qwen2.5-VL, Qwen3-VL, SmolVLM and Idefics3, Gemma3, LLaVA-OneVision, InternVL and others.
+
+    Episodes are played in a batch, whatever their lengths. The key-value cache of an episode is kept from turn to turn,
+    so that a turn costs its new tokens only. Tokens are appended only, and recorded as they were sampled, with their
+    log-probabilities (of the logits divided by the temperature, before ``top_k`` and ``top_p``; at temperature 0 of the
+    logits as they are). Image placeholders and control tokens cannot be sampled, but for the end of the turn.
+
+    What is drawn in an episode follows from ``info["policy_seed"]``, or else from the seed of `reset` and the number of
+    episodes begun since, and not from the batch.
+
+    Attributes:
+        vlm: The model and its processor.
+        chat: Its chat format.
+        options: How turns are sampled.
+    """
+
+    def __init__(
+        self,
+        model: Any,  # noqa: ANN401 -- a path, or a VLM
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        attention: str | None = None,
+        adapter: str | Path | None = None,
+        system: str | None = None,
+        window: int | None = None,
+        reuse_cache: bool = True,
+        seed: int | None = 0,
+        **sampling: Any,  # noqa: ANN401 -- see SamplingOptions
+    ) -> None:
+        """Load a model.
+
+        Args:
+            model: A folder, a name on the hub, or an `agile_gym.models.VLM`.
+            device: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"auto"``; by default a GPU if there is one.
+            dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; by default bfloat16 on a GPU, float32 on a CPU.
+            attention: ``"sdpa"``, ``"eager"`` or ``"flash_attention_2"``; transformers' choice by default.
+            adapter: Folder of a LoRA adapter that PEFT has written.
+            system: A system prompt, or None.
+            window: Keeps the images of this many turns of feedback; older ones become words. None keeps all.
+            reuse_cache: Whether the key-value cache is kept from turn to turn.
+            seed: Seed of what is drawn, until `reset` is called.
+            **sampling: ``temperature``, ``top_p``, ``top_k``, ``max_new_tokens`` and ``stop``; see
+                `agile_gym.models.SamplingOptions`.
+
+        Raises:
+            ModelError: If the model, its processor or its adapter cannot be used.
+            ConfigurationError: If an option is not allowed.
+            MissingDependencyError: If a package is missing.
+        """
+        import_optional("torch", extra="vlm", purpose="run a vision-language model")
+        from agile_gym.models.batch import HFGenerator
+        from agile_gym.models.cache import MAX_WINDOW
+        from agile_gym.models.chat import ChatFormat
+        from agile_gym.models.loading import VLM, check_processor, load_vlm
+        from agile_gym.models.sampling import SamplingOptions
+        from agile_gym.models.sources import check_config
+
+        names = [field.name for field in fields(SamplingOptions)]
+        for name in sampling:
+            if name not in names:
+                raise ConfigurationError(f"HFVLMPolicy has no option {name!r}. {did_you_mean(name, names)}")
+        if isinstance(sampling.get("stop"), list):
+            sampling["stop"] = tuple(sampling["stop"])
+        require(window is None or is_whole(window, MAX_WINDOW), "window", window, f"1 to {MAX_WINDOW}, or None")
+        if system is not None and not isinstance(system, str):
+            raise ConfigurationError(f"system={system!r:.200} is not allowed; give a text, or None.")
+        self.options = SamplingOptions(**sampling)
+        given = (device, dtype, attention, adapter)
+        if isinstance(model, VLM):
+            if any(value is not None for value in given):
+                raise ConfigurationError(
+                    "device, dtype, attention and adapter go with a path, not with a loaded model."
+                )
+            check_config(model.model.config, model.name)
+            check_processor(model.processor, model.name)
+            self.vlm = model
+        elif isinstance(model, str | Path):
+            self.vlm = load_vlm(model, device=device, dtype=dtype, attention=attention, adapter=adapter)
+        else:
+            raise ModelError(f"model={model!r:.200} is neither a path, nor a name on the hub, nor a loaded VLM.")
+        self.chat = ChatFormat(self.vlm.processor, system=system)
+        self.window = window
+        self._system = system
+        self._generator = HFGenerator(self.vlm, self.chat, self.options, reuse_cache=reuse_cache)
+        self.reset(seed)
+
+    def reset(self, seed: int | None = None) -> None:
+        """Forget all episodes, and seed what is drawn.
+
+        Raises:
+            ConfigurationError: If the seed is not a whole number of at least 0, or None.
+        """
+        self._seed = int(np.random.SeedSequence(check_seed(seed)).generate_state(1)[0])
+        self._begun = 0
+        self._episodes: dict[int, _Episode] = {}
+
+    def act(self, observations: Sequence[Observation], infos: Sequence[dict[str, Any]]) -> list[str]:
+        """Write the next turn of each episode.
+
+        Args:
+            observations: Observations of `agile_gym.envs.jigsaw.JigsawVisionEnv`.
+            infos: Their ``info``.
+
+        Returns:
+            One text an observation; a `GivenUp` where the image processor refuses the images of an episode.
+
+        Raises:
+            ConfigurationError: If the first observation of an episode was not given, two observations are of the same
+                slot, or a text has not as many image marks as there are images.
+            ModelError: If the model does not work, such as when it gives numbers that are none.
+
+        If anything is raised once tokens were read, the batch's episodes are forgotten: none goes on from half a turn.
+        """
+        slots = [slot_of(info, position) for position, info in enumerate(infos)]
+        self._check(slots, infos)
+        try:
+            with own_threads(self.vlm.model):
+                return self._act(slots, observations, infos)
+        except BaseException:
+            for slot in slots:
+                self._episodes.pop(slot, None)
+            raise
+
+    def _act(
+        self, slots: Sequence[int], observations: Sequence[Observation], infos: Sequence[dict[str, Any]]
+    ) -> list[str]:
+        from agile_gym.models.inputs import Reader
+
+        start = time.perf_counter()
+        reader = Reader(self.chat, self.vlm.model)
+        episodes = [
+            self._read(reader, slot, observation["text"], info)
+            for slot, observation, info in zip(slots, observations, infos, strict=True)
+        ]
+        going = [episode for episode in episodes if episode.given_up is None]
+        lengths = [len(episode.context) for episode in going]
+        rngs = [np.random.default_rng([episode.seed, len(episode.usage)]) for episode in going]
+        written = self._generator.generate([episode.context for episode in going], rngs)
+        seconds = time.perf_counter() - start
+        texts: list[str] = []
+        for episode, turn, length in zip(going, written, lengths, strict=True):
+            episode.usage.append(TurnUsage(seconds, length, turn.computed_tokens, len(turn.ids)))
+            episode.cut += not turn.stopped
+            texts.append(self.chat.decode(turn.ids))
+        told = iter(texts)
+        return [next(told) if episode.given_up is None else episode.given_up for episode in episodes]
+
+    def finish(self, slot: int) -> PolicyRecord:
+        """Return the tokens of the episode in a slot, and forget it.
+
+        Raises:
+            ConfigurationError: If there is no episode in this slot.
+        """
+        episode = self._episodes.pop(slot, None)
+        if episode is None:
+            raise ConfigurationError(f"There is no episode in slot {slot}.")
+        details: dict[str, Any] = {
+            "model": self.vlm.name,
+            "sampling": {**asdict(self.options), "stop": list(self.options.stop)},
+            "seed": episode.seed,
+            "window": self.window,
+            "turns_cut_short": episode.cut,
+            "system": self._system,
+        }
+        return PolicyRecord(tuple(episode.usage), episode.context.finished_segments(), details)
+
+    def _check(self, slots: Sequence[int], infos: Sequence[dict[str, Any]]) -> None:
+        """Check that each episode goes on from where it was.
+
+        Raises:
+            ConfigurationError: If one does not.
+        """
+        if len(set(slots)) < len(slots):
+            twice = next(slot for slot in slots if slots.count(slot) > 1)
+            raise ConfigurationError(
+                f"Two observations of a batch are in slot {twice}. Give each episode that is played side by side with "
+                "others a number of its own in info['slot']."
+            )
+        for slot, info in zip(slots, infos, strict=True):
+            episode = self._episodes.get(slot)
+            seen = 0 if episode is None else len(episode.usage)
+            if episode is not None and episode.given_up is not None:
+                continue
+            if info["turn"] not in (0, seen):
+                raise ConfigurationError(
+                    f"HFVLMPolicy was given turn {info['turn']} of an episode in slot {slot} of which it has seen "
+                    f"{seen} turns. Give it every observation, from the first; if positions in the batch change, put "
+                    "the number of the environment into info['slot']."
+                )
+
+    def _read(self, reader: Reader, slot: int, text: str, info: dict[str, Any]) -> _Episode:
+        """Add an observation to the episode in a slot, or begin it; give it up if its images are refused."""
+        from agile_gym.models.pictures import ImageRefusedError
+
+        if info["turn"] == 0:
+            self._episodes[slot] = self._begin(info)
+        episode = self._episodes[slot]
+        if episode.given_up is None:
+            try:
+                self._add(reader, episode, text, info)
+            except ImageRefusedError as error:
+                episode.given_up = GivenUp("image_refused", str(error))
+                _log.warning("An episode is given up. %s", episode.given_up.reason)
+        return episode
+
+    def _add(self, reader: Reader, episode: _Episode, text: str, info: dict[str, Any]) -> None:
+        images = info["images"]
+        if info["turn"] == 0:
+            episode.context.read(reader.opening(text, images), reader.positions)
+            return
+        after = episode.context.last_token
+        chunk = reader.follow_up(text, images, after=after)
+        hidden = None
+        if self.window is not None and images:
+            hidden = reader.follow_up(text.replace(IMAGE_MARK, HIDDEN_IMAGE), (), after=after)
+        episode.context.read(chunk, reader.positions, hidden)
+
+    def _begin(self, info: dict[str, Any]) -> _Episode:
+        from agile_gym.models.cache import Context
+
+        seed = check_seed(info.get("policy_seed"))
+        if seed is None:
+            seed = int(np.random.SeedSequence([self._seed, self._begun]).generate_state(1)[0])
+        self._begun += 1
+        return _Episode(Context(window=self.window), seed)
+
+
+class _Episode:
+    """What the policy keeps of an episode that it plays."""
+
+    def __init__(self, context: Any, seed: int) -> None:  # noqa: ANN401 -- a Context, imported late
+        self.context = context
+        self.seed = seed
+        self.usage: list[TurnUsage] = []
+        self.cut = 0
+        self.given_up: GivenUp | None = None

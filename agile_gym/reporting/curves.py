@@ -1,0 +1,257 @@
+"""Charts of a run's report and of an evaluation: curves, time by stage, Acc and Score by level."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from agile_gym.errors import import_optional
+from agile_gym.evaluation.metrics import AVERAGE, Estimate
+from agile_gym.evaluation.tables import INTERVALS, Interval, reference_rows, short_name
+from agile_gym.reporting.charts import STAGE_TITLES, Axis, Markup, Series, bars, duration, element, line_chart
+from agile_gym.reporting.outcome import StageResult
+from agile_gym.reporting.runlog import Record
+
+__all__ = ["StageTime", "curves", "plot_summary", "require_matplotlib", "stage_times", "timing_table"]
+
+
+class _Chart(NamedTuple):
+    """A chart: its title, and key and label of each curve."""
+
+    title: str
+    curves: tuple[tuple[str, str], ...]
+    percent: bool = False
+    from_zero: bool = False
+
+
+_CHARTS = (
+    _Chart("Acc", (("acc", "training"), ("eval/acc", "held out")), percent=True),
+    _Chart("Score", (("score", "training"), ("eval/score", "held out")), percent=True),
+    _Chart("Return", (("return", "training"),)),
+    _Chart(
+        "Reward, part by part", (("reward_accuracy", "accuracy"), ("reward_format", "format"), ("reward_step", "step"))
+    ),
+    _Chart("Loss of supervised stages", (("learner/loss", "cross-entropy"),), from_zero=True),
+    _Chart("Turns an episode", (("turns", "training"), ("eval/turns", "held out")), from_zero=True),
+    _Chart("Valid turns", (("valid", "training"), ("eval/valid", "held out")), percent=True),
+    _Chart("Episodes that use", (("crop", "crop"), ("zoom", "zoom")), percent=True),
+    _Chart("Entropy (nats a token)", (("learner/entropy", "training"),), from_zero=True),
+    _Chart("Groups without variance", (("share_constant", "of those played"),), percent=True),
+    _Chart("Clipped tokens", (("learner/clipped_low", "below"), ("learner/clipped_high", "above")), percent=True),
+    _Chart("KL to the reference (nats a token)", (("learner/kl_ref", "k3"),), from_zero=True),
+    _Chart("Norm of the gradient", (("learner/grad_norm", "before clipping"),), from_zero=True),
+    _Chart("Learning rate", (("learner/lr", "mean of an iteration"),), from_zero=True),
+    _Chart("Episodes a second", (("episodes_per_second", "whole iteration"),), from_zero=True),
+    _Chart(
+        "Tokens a second",
+        (("tokens_per_second", "written, while playing"), ("trained_tokens_per_second", "trained, while updating")),
+        from_zero=True,
+    ),
+)
+
+
+def curves(records: Sequence[Record], results: Sequence[StageResult]) -> list[Markup]:
+    """Draw all curves that the records have figures for.
+
+    Args:
+        records: The records of a run.
+        results: The evaluations after the stages; the Acc and Score before GRPO become level lines.
+
+    Returns:
+        The drawings.
+    """
+    drawings = (_draw(chart, records, results) for chart in _CHARTS)
+    return [drawing for drawing in drawings if drawing]
+
+
+def _draw(chart: _Chart, records: Sequence[Record], results: Sequence[StageResult]) -> Markup:
+    supervised = chart.curves[0][0] == "learner/loss"
+    chosen = [record for record in records if not supervised or record["stage"] != "grpo"]
+    keys = [key for key, _ in chart.curves]
+    stages = {record["stage"] for record in chosen if any(key in record for key in keys)}
+    mine = [record for record in chosen if record["stage"] in stages]
+    if not mine:
+        return Markup("")
+    axis = Axis(mine)
+    series = [
+        Series(label, number, axis.points(mine, key), dots=key.startswith("eval/"))
+        for number, (key, label) in enumerate(chart.curves, 1)
+    ]
+    marks = _levels(chart.title.lower(), results) if chart.title in ("Acc", "Score") and "grpo" in stages else []
+    return line_chart(chart.title, axis, series, percent=chart.percent, from_zero=chart.from_zero, marks=marks)
+
+
+def _levels(metric: str, results: Sequence[StageResult]) -> list[tuple[str, float]]:
+    """Return what the stage before GRPO has reached, if a single grid was evaluated."""
+    before = [result for result in results if result.name != "grpo"]
+    if not before or len(before[-1].report.summary) != 1:
+        return []
+    (columns,) = before[-1].report.summary.values()
+    return [(f"{before[-1].title}, held out", float(columns[AVERAGE][metric]["value"]))]
+
+
+StageTime = dict[str, float]
+"""``iterations``, and seconds: ``all``, ``rollout``, ``update``, ``sync`` and ``other``."""
+
+_PARTS = (("playing", "rollout", 1), ("update", "update", 2), ("sync", "sync", 3), ("other", "other", 4))
+
+
+def stage_times(records: Sequence[Record]) -> dict[str, StageTime]:
+    """Add up the time of each stage.
+
+    Args:
+        records: The records of a run, in order.
+
+    Returns:
+        For each stage its time. A stage lasts from the last record of the one before it to its own last record; what is
+        neither playing, updating nor syncing (evaluation, checkpoints, start) is ``other``.
+    """
+    times: dict[str, StageTime] = {}
+    since = 0.0
+    for stage in dict.fromkeys(record["stage"] for record in records):
+        mine = [record for record in records if record["stage"] == stage]
+        until = float(mine[-1]["seconds"])
+        parts = {
+            "rollout": sum(float(record.get("seconds_rollout", 0.0)) for record in mine),
+            "update": sum(float(record.get("seconds_update", record.get("learner/seconds", 0.0))) for record in mine),
+            "sync": sum(float(record.get("seconds_sync", 0.0)) for record in mine),
+        }
+        whole = max(until - since, sum(parts.values()))
+        other = whole - sum(parts.values())
+        times[stage] = {"iterations": float(len(mine)), "all": whole, **parts, "other": other}
+        since = until
+    return times
+
+
+def timing_table(records: Sequence[Record]) -> Markup:
+    """Return the table of `stage_times`, with a bar a stage; empty without records."""
+    times = stage_times(records)
+    if not times:
+        return Markup("")
+    keys = [
+        element("th", element("svg.swatch", element(f"rect.fill-{colour}", width=10, height=10), viewbox="0 0 10 10"),
+                name, scope="col")
+        for name, _, colour in _PARTS
+    ]  # fmt: skip
+    head = element(
+        "tr", *(element("th", name, scope="col") for name in ("stage", "iterations", "in all", "an iteration")), *keys,
+        element("th", "share", scope="col"),
+    )  # fmt: skip
+    rows = [_row(stage, time) for stage, time in times.items()]
+    table = element("table", element("thead", head), element("tbody", *rows))
+    return element("div.table", table, tabindex=0, role="region", aria_label="Time of each stage")
+
+
+def _row(stage: str, time: StageTime) -> Markup:
+    whole = time["all"] or 1.0
+    title = STAGE_TITLES.get(stage, stage)
+    parts = [(name, colour, time[key] / whole) for name, key, colour in _PARTS]
+    return element(
+        "tr",
+        element("th", title, scope="row"),
+        element("td", f"{time['iterations']:,.0f}"),
+        element("td", duration(time["all"])),
+        element("td", f"{time['all'] / time['iterations']:.3g} s"),
+        *(element("td", duration(time[key])) for _, key, _ in _PARTS),
+        element("td", bars(parts, label=f"Time of {title}")),
+    )
+
+
+# Okabe and Ito's colours, which people with any kind of colour vision tell apart; markers tell them apart in grey.
+_OWN = "#D55E00"
+_PAPER = {
+    "Qwen2.5-VL-7B + cold start + RL (AGILE)": ("paper: AGILE (Qwen2.5-VL-7B + cold start + RL)", "#0072B2", "s", "-"),
+    "Gemini-2.5-Pro": ("paper: Gemini-2.5-Pro", "#009E73", "^", "--"),
+    "GPT-4o": ("paper: GPT-4o", "#CC79A7", "v", "--"),
+    "Qwen2.5-VL-7B": ("paper: Qwen2.5-VL-7B", "#56B4E9", "D", "-."),
+    "Random": ("paper: Random", "#7F7F7F", "x", ":"),
+}
+_TITLES = {"acc": ("Acc", "puzzles with every piece right"), "score": ("Score", "pieces right")}
+_MAX_TICKS = 12
+
+
+Figure = Any
+"""A `matplotlib.figure.Figure`, which is optional and does not tell its types."""
+Axes = Any
+"""One of its panes."""
+
+
+def require_matplotlib() -> Any:  # noqa: ANN401 -- a module
+    """Make sure that pictures can be drawn.
+
+    Returns:
+        The module ``matplotlib.figure``.
+
+    Raises:
+        MissingDependencyError: If matplotlib is not installed.
+    """
+    return import_optional("matplotlib.figure", extra="plots", purpose="draw pictures of an evaluation")
+
+
+def plot_summary(summary: Mapping[str, Mapping[str, Any]], policy: str, *, interval: Interval = "puzzle") -> Figure:
+    """Draw Acc and Score by level, one row of pictures a grid.
+
+    Args:
+        summary: What `agile_gym.evaluation.summarize` returned, with at least one grid.
+        policy: Name of the policy.
+        interval: Whether the 95% intervals are over puzzles, or over photographs.
+
+    Returns:
+        The figure; ``figure.savefig(path)`` writes it.
+
+    Raises:
+        MissingDependencyError: If matplotlib is not installed.
+    """
+    figure: Any = require_matplotlib().Figure(figsize=(10, 0.9 + 3.1 * len(summary)), dpi=120, layout="constrained")
+    rows = figure.subplots(len(summary), 2, squeeze=False)
+    for axes, (grid, columns) in zip(rows, summary.items(), strict=True):
+        for pane, metric in zip(axes, _TITLES, strict=True):
+            _draw_row(pane, grid, metric, columns, policy, interval)
+    lines: dict[str, Any] = {}
+    for pane in rows.ravel():
+        handles, labels = pane.get_legend_handles_labels()
+        lines.update(zip(labels, handles, strict=True))
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+def _draw_row(pane: Axes, grid: str, metric: str, columns: Mapping[str, Any], policy: str, interval: Interval) -> None:
+    names = [name for name in columns if name != AVERAGE]
+    places = list(range(len(names)))
+    levels = [int(name.removeprefix("L")) for name in names]
+    for row in reference_rows(grid, metric):
+        if row.model in _PAPER:
+            label, colour, marker, line = _PAPER[row.model]
+            values = [row.levels[level] for level in levels]
+            pane.plot(
+                places, values, color=colour, marker=marker, linestyle=line, markersize=5, linewidth=1.4, label=label
+            )
+    key = metric if interval == INTERVALS[0] else f"{metric}_by_photograph"
+    estimates = [Estimate(**columns[name][key]) for name in names]
+    pane.errorbar(
+        places,
+        [100 * estimate.value for estimate in estimates],
+        yerr=[
+            [100 * (estimate.value - estimate.low) for estimate in estimates],
+            [100 * (estimate.high - estimate.value) for estimate in estimates],
+        ],
+        color=_OWN,
+        marker="o",
+        markersize=6,
+        linewidth=2.2,
+        capsize=4,
+        zorder=5,
+        label=f"{short_name(policy)}, with 95% interval over {interval}s",
+    )
+    title, meaning = _TITLES[metric]
+    pane.set_title(f"{grid}: {meaning}", fontsize=10, loc="left")
+    step = -(-len(names) // _MAX_TICKS)
+    pane.set_xticks(places[::step], names[::step])
+    pane.set_xlim(-0.3, len(names) - 0.7)
+    pane.set_ylim(-3, 105)
+    pane.set_xlabel("level (pieces in place at the start)", fontsize=9)
+    pane.set_ylabel(f"{title} (%)", fontsize=9)
+    pane.grid(axis="y", color="#DDDDDD", linewidth=0.8)
+    pane.set_axisbelow(True)
+    for side in ("top", "right"):
+        pane.spines[side].set_visible(False)

@@ -1,0 +1,240 @@
+"""What came of a run, from the evaluations after its stages: sentences, and tables beside the paper's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from agile_gym.arguments import is_number
+from agile_gym.errors import ConfigurationError
+from agile_gym.evaluation.compare import compare_reports
+from agile_gym.evaluation.metrics import AVERAGE, Estimate
+from agile_gym.evaluation.report import Report, read_report
+from agile_gym.evaluation.run import MAX_COUNT
+from agile_gym.evaluation.tables import reference_rows
+from agile_gym.reporting.charts import Markup, element, join
+
+__all__ = ["EVALUATIONS", "StageResult", "Verdict", "read_results", "result_tables", "verdicts"]
+
+EVALUATIONS = {"untrained": "untrained", "eyes": "eyes", "coldstart": "cold start", "grpo": "GRPO"}
+"""Names of the files of results, and what they are called, in the order of the stages."""
+_PAPER = (
+    "Random",
+    "Qwen2.5-VL-7B",
+    "Qwen2.5-VL-7B + cold start",
+    "Qwen2.5-VL-7B + cold start + RL (AGILE)",
+    "GPT-4o",
+    "Gemini-2.5-Pro",
+)
+"""The paper's rows that are shown."""
+_METRICS = (("acc", "Acc", "puzzles with every piece right"), ("score", "Score", "pieces right"))
+
+
+class StageResult(NamedTuple):
+    """An evaluation after a stage.
+
+    Attributes:
+        name: Name of its file, such as ``"coldstart"``.
+        title: What the stage is called.
+        report: The results.
+        transcripts: Folder of the transcripts, which may not exist.
+    """
+
+    name: str
+    title: str
+    report: Report
+    transcripts: Path
+
+
+class Verdict(NamedTuple):
+    """What GRPO did to a grid.
+
+    Attributes:
+        kind: ``"gain"``, ``"loss"`` or ``"unclear"``; ``"none"`` where there is nothing to compare with.
+        text: A sentence or two.
+    """
+
+    kind: str
+    text: str
+
+
+def read_results(folder: Path) -> list[StageResult]:
+    """Read the evaluations that are there.
+
+    Args:
+        folder: Where they are.
+
+    Returns:
+        The results, in the order of the stages.
+
+    Raises:
+        ConfigurationError: If one is damaged.
+    """
+    return [
+        StageResult(name, title, _checked(read_report(path)), folder / f"{name}-transcripts")
+        for name, title in EVALUATIONS.items()
+        if (path := folder / f"{name}.json").exists()
+    ]
+
+
+def _checked(report: Report) -> Report:
+    """Return a report whose summary has all that is shown of it.
+
+    Raises:
+        ConfigurationError: If it does not.
+    """
+    try:
+        for columns in report.summary.values():
+            for name in {**columns, AVERAGE: None}:
+                column = columns[name]
+                values = [value for metric, *_ in _METRICS for value in Estimate(**column[metric])]
+                values += [column[key] for key in ("turns", "valid", "answered", "reward", "puzzles", "photographs")]
+                if not all(is_number(value, -MAX_COUNT, MAX_COUNT) for value in (*values, *column["uses"].values())):
+                    raise ValueError("no number where one must be")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigurationError(f"The summary in {report.path} is damaged: {error!r:.200}. Evaluate again.") from error
+    return report
+
+
+def verdicts(results: Sequence[StageResult]) -> list[Verdict]:
+    """Say for each grid whether GRPO has gained over the stage before it, outside of the 95% intervals.
+
+    Args:
+        results: The evaluations, in the order of the stages.
+
+    Returns:
+        One verdict a grid; none without evaluations.
+    """
+    if not results:
+        return []
+    last = results[-1]
+    before = results[-2] if len(results) > 1 and last.name == "grpo" else None
+    found: list[Verdict] = []
+    for grid, columns in last.report.summary.items():
+        column = columns[AVERAGE]
+        acc = Estimate(**column["acc"])
+        puzzles = f"{column['puzzles']:,} held-out puzzles ({grid})"
+        if before is None or grid not in before.report.summary:
+            score = Estimate(**column["score"])
+            text = f"After the stage {last.title}, Acc on {puzzles} is {_value(acc)}, and Score {_value(score)}."
+            found.append(Verdict("none", text))
+            continue
+        earlier = Estimate(**before.report.summary[grid][AVERAGE]["acc"])
+        found.append(_verdict(puzzles, before, earlier, acc, _paired(before.report, last.report, grid)))
+    return found
+
+
+def _verdict(
+    puzzles: str, before: StageResult, earlier: Estimate, acc: Estimate, paired: Mapping[str, Any] | None
+) -> Verdict:
+    points = 100 * (acc.value - earlier.value)
+    change = "raised" if points > 0 else "lowered" if points < 0 else "did not change"
+    text = f"On {puzzles}, GRPO {change} Acc: from {_value(earlier)} after the stage {before.title} to {_value(acc)}"
+    difference = f"{points:+.1f} points"
+    if paired is not None:
+        difference += (
+            f" (95% interval of the paired difference {100 * paired['low']:+.1f} to {100 * paired['high']:+.1f}, "
+            f"p {_p_value(paired['p'])})"
+        )
+    text += f", {difference}. "
+    if acc.low > earlier.high:
+        return Verdict("gain", f"{text}The gain is outside of the 95% intervals: they do not overlap.")
+    if acc.high < earlier.low:
+        return Verdict("loss", f"{text}The loss is outside of the 95% intervals: they do not overlap.")
+    what = "gain" if points > 0 else "loss" if points < 0 else "difference"
+    return Verdict("unclear", f"{text}The {what} is not outside of the 95% intervals: they overlap.")
+
+
+def _paired(first: Report, second: Report, grid: str) -> Mapping[str, Any] | None:
+    """Return the paired difference of Acc, or None if the puzzles are not the same."""
+    try:
+        columns = compare_reports(first, second).get(grid)
+    except ConfigurationError:
+        return None
+    return None if columns is None else columns[AVERAGE]["acc"]
+
+
+def _p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
+def _value(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:.1f}% ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
+
+
+def result_tables(results: Sequence[StageResult]) -> Markup:
+    """Return for each grid the tables of Acc and Score after each stage beside the paper's, and of behaviour."""
+    grids = dict.fromkeys(grid for result in results for grid in result.report.summary)
+    return join(*(_grid_tables(grid, results) for grid in grids))
+
+
+def _grid_tables(grid: str, results: Sequence[StageResult]) -> Markup:
+    mine = [(result.title, result.report.summary[grid]) for result in results if grid in result.report.summary]
+    names = list(dict.fromkeys(name for _, columns in mine for name in columns if name != AVERAGE))
+    if len(names) != 1:  # the mean over a single level is that level
+        names.append(AVERAGE)
+    tables: list[Markup] = []
+    for metric, title, meaning in _METRICS:
+        rows = [
+            element("tr.own", element("th", stage, scope="row"), *(_cell(columns.get(name), metric) for name in names))
+            for stage, columns in mine
+        ]
+        paper = _paper_rows(grid, metric, names)
+        if paper:
+            note = "The paper: other models (Qwen2.5-VL-7B and larger), other photographs"
+            rows.append(element("tr.between", element("th", note, colspan=len(names) + 1, scope="rowgroup")))
+        tables.append(_table(f"{grid} {title}: {meaning} (%)", ["", *names], [*rows, *paper]))
+    return element("div.tables", *tables, _behaviour(grid, mine))
+
+
+def _cell(column: Mapping[str, Any] | None, metric: str) -> Markup:
+    if column is None:
+        return element("td", "\u2013")
+    value = Estimate(**column[metric])
+    interval = element("small", f"{100 * value.low:.1f} to {100 * value.high:.1f}")
+    return element("td", f"{100 * value.value:.1f}", interval)
+
+
+def _paper_rows(grid: str, metric: str, names: Sequence[str]) -> list[Markup]:
+    """Return the paper's rows; their averages are over the same levels as one's own."""
+    rows: list[Markup] = []
+    for row in reference_rows(grid, metric):
+        paper = {f"L{level}": value for level, value in enumerate(row.levels)}
+        known = [paper[name] for name in names if name in paper]
+        if row.model not in _PAPER or not known:
+            continue
+        paper[AVERAGE] = row.average if len(known) == len(row.levels) else fmean(known)
+        cells = [f"{paper[name]:.1f}" if name in paper else "\u2013" for name in names]
+        rows.append(
+            element("tr.paper", element("th", row.model, scope="row"), *(element("td", cell) for cell in cells))
+        )
+    return rows
+
+
+def _behaviour(grid: str, mine: Sequence[tuple[str, Mapping[str, Any]]]) -> Markup:
+    """Return the table of what the model did after each stage."""
+    columns = [every[AVERAGE] for _, every in mine]
+    rows: list[tuple[str, list[str]]] = [
+        ("turns an episode", [f"{column['turns']:.2f}" for column in columns]),
+        ("valid turns (%)", [f"{100 * column['valid']:.1f}" for column in columns]),
+        ("episodes with an answer (%)", [f"{100 * column['answered']:.1f}" for column in columns]),
+        ("reward", [f"{column['reward']:.3f}" for column in columns]),
+    ]
+    for action in sorted({name for column in columns for name in column["uses"]}):
+        rows.append((f"{action} an episode", [f"{column['uses'].get(action, 0):.2f}" for column in columns]))
+    rows.append(("puzzles", [f"{column['puzzles']:,}" for column in columns]))
+    rows.append(("photographs", [f"{column['photographs']:,}" for column in columns]))
+    body = [_row(label, cells) for label, cells in rows]
+    return _table(f"{grid}: what the model did", ["", *(title for title, _ in mine)], body)
+
+
+def _row(label: str, cells: Sequence[str], kind: str = "tr") -> Markup:
+    return element(kind, element("th", label, scope="row"), *(element("td", cell) for cell in cells))
+
+
+def _table(caption: str, header: Sequence[str], rows: Sequence[Markup]) -> Markup:
+    head = element("tr", *(element("th", name, scope="col") for name in header))
+    table = element("table", element("caption", caption), element("thead", head), element("tbody", *rows))
+    return element("div.table", table, tabindex=0, role="region", aria_label=caption)

@@ -1,0 +1,252 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# The types of transformers are incomplete.
+"""Transcripts as the JSON values that a viewer's page holds, tokens as texts."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agile_gym.actions.tags import thoughts
+from agile_gym.errors import ModelError, import_optional
+from agile_gym.reporting.boards import BoardImage, PieceReader, Puzzle, Tile, answer_tiles, tiles_of
+from agile_gym.transcripts.record import Image, Segment, Transcript, Turn
+
+__all__ = ["MIN_RUN", "TokenTexts", "episode_record", "index_row", "load_token_texts", "plain_json", "segment_record"]
+
+_WORD_START = "\u2581"  # how SentencePiece writes the space before a word, which decoding one token alone drops
+
+
+class TokenTexts(NamedTuple):
+    """What is known of a model's tokens.
+
+    Attributes:
+        decode: Returns the text of a token.
+        image_tokens: Ids of the tokens that stand for images.
+    """
+
+    decode: Callable[[int], str]
+    image_tokens: frozenset[int]
+
+
+def load_token_texts(path: str | Path) -> TokenTexts:
+    """Load a tokenizer; no code that may be beside it is run.
+
+    Args:
+        path: A model's folder, or its name on the hub.
+
+    Raises:
+        ModelError: If there is no tokenizer.
+        MissingDependencyError: If transformers is not installed.
+    """
+    transformers = import_optional("transformers", extra="vlm", purpose="read a tokenizer")
+    try:
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelError(
+            f"There is no tokenizer at {str(path)!r}: {reason} Give the folder of the model that was played, or its "
+            "name on the hub; or leave it out to see tokens as numbers."
+        ) from error
+
+    def decode(token: int) -> str:
+        if not 0 <= token < len(tokenizer):
+            return f"({token})"
+        text = str(tokenizer.decode([token]))
+        piece = tokenizer.convert_ids_to_tokens(token)
+        dropped = isinstance(piece, str) and piece.startswith(_WORD_START) and not text.startswith(" ")
+        return f" {text}" if dropped else text
+
+    return TokenTexts(decode, _image_tokens(path, tokenizer, transformers))
+
+
+def _image_tokens(path: str | Path, tokenizer: Any, transformers: Any) -> frozenset[int]:  # noqa: ANN401 -- untyped
+    """Look for the id of the image token in the tokenizer, then in the model's configuration."""
+    found = getattr(tokenizer, "image_token_id", None)
+    if not isinstance(found, int):
+        try:
+            config = transformers.AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+        except (OSError, ValueError, KeyError):  # a tokenizer alone, without a model
+            return frozenset()
+        found = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
+    return frozenset([found]) if isinstance(found, int) else frozenset()
+
+
+MIN_RUN = 4
+"""From so many on, equal tokens in a row that the model did not write are kept as one entry with a count."""
+_DIGITS = 5
+_MAX_INT = 2**53 - 1  # JavaScript reads larger numbers as their neighbours
+
+
+def plain_json(value: object) -> Any:  # noqa: ANN401 -- any JSON value
+    """Return a value in the types that a browser reads: numbers that are not finite, or too large, become text."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return value if abs(value) <= _MAX_INT else str(value)
+    if isinstance(value, np.generic):
+        return plain_json(cast(object, value.item()))
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain_json(item) for key, item in cast(Mapping[object, object], value).items()}
+    if isinstance(value, list | tuple):
+        return [plain_json(item) for item in cast(Sequence[object], value)]
+    return str(value)
+
+
+def index_row(transcript: Transcript) -> dict[str, Any]:
+    """Return what the list of episodes shows of a transcript."""
+    turns = transcript.turns
+    tokens = [turn.usage.new_tokens for turn in turns if turn.usage.new_tokens is not None]
+    return {
+        "id": transcript.id,
+        "policy": transcript.policy,
+        "grid": transcript.task.get("grid"),
+        "level": plain_json(transcript.task.get("level")),
+        "solved": transcript.solved,
+        "score": plain_json(transcript.score),
+        "reward": plain_json(transcript.reward["total"]),
+        "turns": len(turns),
+        "errors": dict(Counter(turn.error for turn in turns if turn.error is not None)),
+        "truncated": transcript.truncated,
+        "seconds": plain_json(round(sum(turn.usage.seconds + turn.env_seconds for turn in turns), 6)),
+        "tokens": plain_json(sum(tokens)) if tokens else None,
+    }
+
+
+def episode_record(transcript: Transcript, puzzle: Puzzle, add_image: Callable[[Image, bool], int]) -> dict[str, Any]:
+    """Return all that the page shows of an episode, but its tokens.
+
+    Args:
+        transcript: The episode.
+        puzzle: Its puzzle.
+        add_image: Stores an image and returns its number; told whether it is a piece.
+    """
+    reader = PieceReader(puzzle)
+    pieces = [add_image(piece, True) for piece in puzzle.pieces]
+
+    def reference(image: Image, expected: Sequence[Tile] | None) -> dict[str, Any]:
+        board = None if len(pieces) == 1 else reader.read(image, expected)
+        if board is None:
+            return {"image": add_image(image, False)}
+        return _board_reference(board, image)
+
+    rotations = bool(transcript.task.get("rotations"))
+    return {
+        "id": transcript.id,
+        "policy": transcript.policy,
+        "task": plain_json(transcript.task),
+        "rows": puzzle.rows,
+        "cols": puzzle.cols,
+        "names": puzzle.names,
+        "pieces": pieces,
+        "start": puzzle.start,
+        "solution": plain_json(transcript.solution),
+        "solution_tiles": puzzle.solution,
+        "system": transcript.system,
+        "prompt": transcript.prompt,
+        "prompt_images": [reference(image, puzzle.start) for image in transcript.prompt_images],
+        "turns": [_turn_record(turn, puzzle, rotations, reference) for turn in transcript.turns],
+        "solved": transcript.solved,
+        "score": plain_json(transcript.score),
+        "reward": plain_json(transcript.reward),
+        "truncated": transcript.truncated,
+        "details": plain_json(transcript.details),
+    }
+
+
+def _turn_record(
+    turn: Turn,
+    puzzle: Puzzle,
+    rotations: bool,
+    reference: Callable[[Image, Sequence[Tile] | None], dict[str, Any]],
+) -> dict[str, Any]:
+    tiles = tiles_of(turn.state, puzzle.names)
+    return {
+        "text": turn.text,
+        "thoughts": [[_utf16(turn.text, place) for place in span] for span in thoughts(turn.text)],
+        "feedback": turn.feedback,
+        "images": [reference(image, tiles) for image in turn.images],
+        "primitives": turn.primitives,
+        "error": turn.error,
+        "state": plain_json(turn.state),
+        "tiles": tiles,
+        "answer_tiles": answer_tiles(turn, puzzle, rotations=rotations),
+        "reward": plain_json(turn.reward),
+        "env_seconds": plain_json(turn.env_seconds),
+        "usage": plain_json(asdict(turn.usage)),
+    }
+
+
+def _utf16(text: str, place: int) -> int:
+    """Return a place in a text as JavaScript counts it."""
+    return place if text.isascii() else len(text[:place].encode("utf-16-le", "surrogatepass")) // 2
+
+
+def _board_reference(board: BoardImage, image: Image) -> dict[str, Any]:
+    height, width = image.shape[:2]
+    return {"board": board.tiles, "gap": board.gap, "size": (width, height)}
+
+
+def segment_record(segment: Segment) -> dict[str, Any]:
+    """Return the tokens of a segment.
+
+    Returns:
+        ``length``; ``ids``, where equal ids in a row that the model did not write can be one [id, count]; ``mask``, the
+        [start, end) spans that the model wrote; ``logps`` of the marked tokens, in order; ``turns`` and ``advantages``
+        (or None) of all tokens as [value, count] runs; ``images``.
+    """
+    ids, mask = segment.ids, segment.mask
+    edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
+    return {
+        "length": len(ids),
+        "ids": _collapsed(ids, mask),
+        "mask": edges.reshape(-1, 2).tolist(),
+        "logps": _numbers(segment.logps[mask]),
+        "turns": _runs(segment.turns),
+        "advantages": None if segment.advantages is None else _runs(segment.advantages),
+        "images": list(segment.images),
+    }
+
+
+def _collapsed(ids: NDArray[np.int32], mask: NDArray[np.bool_]) -> list[Any]:
+    entries: list[Any] = []
+    for start, end in _run_spans(np.stack([ids, mask.astype(np.int32)])):
+        count, token = end - start, int(ids[start])
+        entries += [[token, count]] if count >= MIN_RUN and not mask[start] else [token] * count
+    return entries
+
+
+def _runs(values: NDArray[Any]) -> list[list[Any]]:
+    spans = _run_spans(values[None])
+    numbers = _numbers(values[[start for start, _ in spans]])
+    return [[number, end - start] for (start, end), number in zip(spans, numbers, strict=True)]
+
+
+def _run_spans(rows: NDArray[Any]) -> list[tuple[int, int]]:
+    """Return the [start, end) spans in which the columns of (R, T) are equal."""
+    length = rows.shape[1]
+    if length == 0:
+        return []
+    changes = np.flatnonzero((rows[:, 1:] != rows[:, :-1]).any(axis=0)) + 1
+    ends: list[int] = [*changes.tolist(), length]
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def _numbers(values: Iterable[Any]) -> list[Any]:
+    """Return numbers, rounded to five significant digits if they are not whole."""
+    return [
+        plain_json(number if isinstance(number, int) else _rounded(number)) for number in np.asarray(values).tolist()
+    ]
+
+
+def _rounded(number: float) -> float:
+    return float(f"{number:.{_DIGITS}g}")

@@ -1,0 +1,187 @@
+"""What an episode is after it was played: one record for training, export, evaluation and inspection alike.
+
+A transcript holds what the model saw and wrote, and, where a policy samples tokens itself, the very tokens that were
+sampled. Tokens are only ever appended: nothing is decoded and tokenised again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agile_gym.envs.jigsaw.reward import RewardParts
+
+__all__ = ["Image", "Message", "PolicyRecord", "Segment", "Transcript", "Turn", "TurnUsage"]
+
+Image = NDArray[np.uint8]
+"""(h, w, 3) uint8, RGB."""
+
+
+class Message(NamedTuple):
+    """A message of the conversation.
+
+    Attributes:
+        role: ``"system"``, ``"user"`` or ``"assistant"``.
+        text: What was said, with ``<image>`` wherever an image belongs.
+        images: Those images, in order.
+    """
+
+    role: Literal["system", "user", "assistant"]
+    text: str
+    images: tuple[Image, ...] = ()
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Segment:
+    """A stretch of tokens that a model read and wrote, which only ever grew at its end.
+
+    An episode is one segment, unless older images were dropped from the context on the way: then each change of the
+    context begins a new one. Every sampled token is marked in exactly one segment, the one whose context it was sampled
+    in.
+
+    Attributes:
+        ids: (T,) int32, token ids, image placeholders included.
+        mask: (T,) bool, True on the tokens that the model wrote in this segment.
+        logps: (T,) float32, log-probability of each of those when it was sampled; 0 elsewhere.
+        turns: (T,) int16, the turn, from 0, in which the model wrote a marked token; -1 elsewhere.
+        images: Indices into `Transcript.images` of the images whose placeholders are in ``ids``, in order.
+        advantages: (T,) float32, what each token is trained with, or None when it has not been computed.
+    """
+
+    ids: NDArray[np.int32]
+    mask: NDArray[np.bool_]
+    logps: NDArray[np.float32]
+    turns: NDArray[np.int16]
+    images: tuple[int, ...]
+    advantages: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the arrays belong together.
+
+        Raises:
+            ValueError: If their lengths differ.
+        """
+        arrays = [self.ids, self.mask, self.logps, self.turns]
+        if self.advantages is not None:
+            arrays.append(self.advantages)
+        if len({array.shape for array in arrays}) != 1 or self.ids.ndim != 1:
+            raise ValueError(f"The arrays of a segment have the shapes {[array.shape for array in arrays]}.")
+
+
+@dataclass(frozen=True, slots=True)
+class TurnUsage:
+    """What a policy spent on a turn.
+
+    Attributes:
+        seconds: Time from the observation to the text; in a batch, the time of the whole batch.
+        context_tokens: Tokens of the context that the turn was written in.
+        computed_tokens: Those of them that had to be computed, which a cache makes fewer; None if not known.
+        new_tokens: Tokens written.
+    """
+
+    seconds: float
+    context_tokens: int | None = None
+    computed_tokens: int | None = None
+    new_tokens: int | None = None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class PolicyRecord:
+    """What a policy tells of an episode that it has played; see `agile_gym.policies.RecordingPolicy`.
+
+    Attributes:
+        usage: One entry a turn.
+        segments: The tokens, where the policy knows them.
+        details: More about it, in JSON's types: model, sampling, cost.
+    """
+
+    usage: tuple[TurnUsage, ...] = ()
+    segments: tuple[Segment, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Turn:
+    """A turn: what the model wrote, and what the environment answered.
+
+    Attributes:
+        text: What the model wrote.
+        feedback: The environment's text, with ``<image>`` wherever an image belongs.
+        images: Those images, in order.
+        primitives: What was carried out, as `agile_gym.actions.primitives` writes it, such as ``"Swap"``: names only.
+        error: Kind of the error, or None.
+        state: The board after the turn, as a model writes it: names, or [name, angle] pairs.
+        reward: The parts of the reward.
+        env_seconds: Time that the environment took.
+        usage: What the policy spent.
+    """
+
+    text: str
+    feedback: str
+    images: tuple[Image, ...]
+    primitives: tuple[str, ...]
+    error: str | None
+    state: tuple[Any, ...]
+    reward: RewardParts
+    env_seconds: float
+    usage: TurnUsage
+
+
+@dataclass(frozen=True, eq=False)
+class Transcript:
+    """A whole episode.
+
+    Attributes:
+        id: Names the episode within its run: letters, digits, ``-``, ``_`` and ``.``.
+        policy: Name of the policy.
+        task: The puzzle, in JSON's types: ``grid`` (such as ``"2x2"``), ``level``, ``names``, ``dialect``,
+            ``initial_view``, ``piece_size``, ``rotations``, ``max_turns``, ``seed`` and ``policy_seed`` (None if not
+            known), and ``image_id``, the hash of the photograph.
+        prompt: The first observation's text.
+        prompt_images: The images of its marks, in order.
+        turns: The turns.
+        solution: The right answer, as a model would write it.
+        solved: Whether it was given.
+        score: Share of pieces right in the answer, 0 to 1.
+        reward: The parts of the reward of the whole episode.
+        truncated: Whether the turns ran out.
+        system: The system prompt, or None.
+        segments: The tokens, where the policy knows them.
+        details: More about the policy, in JSON's types: model, sampling, cost; ``given_up``, with ``kind`` and
+            ``reason``, if it could not go on (`agile_gym.policies.GivenUp`). Then the last turn has no text, the kind
+            as its error and the reason as its feedback.
+    """
+
+    id: str
+    policy: str
+    task: Mapping[str, Any]
+    prompt: str
+    prompt_images: tuple[Image, ...]
+    turns: tuple[Turn, ...]
+    solution: tuple[Any, ...]
+    solved: bool
+    score: float
+    reward: RewardParts
+    truncated: bool
+    system: str | None = None
+    segments: tuple[Segment, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @cached_property
+    def images(self) -> tuple[Image, ...]:
+        """All images, in the order in which they were seen."""
+        return (*self.prompt_images, *(image for turn in self.turns for image in turn.images))
+
+    def messages(self) -> list[Message]:
+        """Return the conversation; the last message is the model's, as nobody reads the feedback to the last turn."""
+        messages = [] if self.system is None else [Message("system", self.system)]
+        messages.append(Message("user", self.prompt, self.prompt_images))
+        for turn in self.turns:
+            messages.append(Message("assistant", turn.text))
+            messages.append(Message("user", turn.feedback, turn.images))
+        return messages[:-1] if self.turns else messages

@@ -1,5 +1,0 @@
-"""Gymnasium wrappers."""
-
-from agile_gym.wrappers.discrete import DiscreteActions, ImageObservation, JigsawVisionDiscreteEnv
-
-__all__ = ["DiscreteActions", "ImageObservation", "JigsawVisionDiscreteEnv"]
