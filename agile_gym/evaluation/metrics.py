@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,6 @@ __all__ = [
     "wilson",
 ]
 
-_Z = 1.959963984540054
-"""The 97.5% quantile of the standard normal distribution."""
 RESAMPLES = 2000
 
 
@@ -57,14 +55,15 @@ def wilson(successes: int, trials: int) -> Estimate:
     """
     if not 0 <= successes <= trials or trials < 1:
         raise ValueError(f"{successes} successes in {trials} trials make no sense.")
-    share = successes / trials
-    scale = 1 + _Z**2 / trials
-    centre = (share + _Z**2 / (2 * trials)) / scale
-    half = _Z / scale * math.sqrt(share * (1 - share) / trials + _Z**2 / (4 * trials**2))
-    # At 0 and 1 the bound on that side is exact; rounding would miss it.
-    low = 0.0 if successes == 0 else centre - half
-    high = 1.0 if successes == trials else centre + half
-    return Estimate(share, low, high)
+    interval = _binomial_test(successes, trials).proportion_ci(method="wilson")
+    return Estimate(successes / trials, float(interval.low), float(interval.high))
+
+
+def _binomial_test(successes: int, trials: int) -> Any:  # noqa: ANN401 -- scipy has no types
+    """Return scipy's binomial test of an even chance; its import takes a second, so it waits for the first use."""
+    from scipy.stats import binomtest  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+
+    return cast(Any, binomtest)(successes, trials)
 
 
 def bootstrap_mean(
@@ -163,8 +162,6 @@ def pass_at_k(samples: int, solved: int, k: int) -> float:
     return 1.0 - math.comb(samples - solved, k) / math.comb(samples, k)
 
 
-MAX_EXACT = 20_000
-"""Most pairs that differ for which McNemar's test is computed in whole numbers."""
 MAX_LATTICE = 1 << 22
 FLIPS = 20_000
 
@@ -178,20 +175,10 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
     Returns:
         The chance that puzzles solved by one alone split as unevenly as these or more, if each is as likely to be the
-        one's as the other's. It is exact, but for more than `MAX_EXACT` such puzzles to one part in a million.
+        one's as the other's.
     """
-    count, few = only_first + only_second, min(only_first, only_second)
-    if count > MAX_EXACT:  # the same sum in logarithms
-        successes = np.arange(few, dtype=np.float64)
-        terms = np.concatenate([[0.0], np.cumsum(np.log((count - successes) / (successes + 1)))])
-        largest = float(terms.max())
-        tail = largest + math.log(float(np.exp(terms - largest).sum()))
-        return min(1.0, math.exp(tail + (1 - count) * math.log(2)))
-    term = tail = 1
-    for successes in range(few):
-        term = term * (count - successes) // (successes + 1)
-        tail += term
-    return min(1.0, float(Fraction(2 * tail, 2**count)))
+    count = only_first + only_second
+    return float(_binomial_test(only_first, count).pvalue) if count else 1.0
 
 
 def sign_flip(differences: Sequence[Fraction], *, seed: int = 0) -> float:
