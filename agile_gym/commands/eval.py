@@ -79,7 +79,7 @@ def _eval(options: argparse.Namespace) -> int:
     _check_output(output)
     format_tables({}, "", interval=options.interval)
     if options.plots:
-        from agile_gym.reporting.curves import require_matplotlib
+        from agile_gym.reporting.charts import require_matplotlib
 
         require_matplotlib()
         check_replaceable(output.with_suffix(".png"), is_generated, "a picture of agile-gym eval")

@@ -1,32 +1,29 @@
-"""Curves as SVG, with escaped markup; colours come from the page's style sheet."""
+"""Key figures of a run as texts, and its curves as SVG, whose colours are those of the page."""
 
 from __future__ import annotations
 
-import html
-import math
+import io
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise
-from statistics import fmean
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
+import numpy as np
+from numpy.typing import NDArray
+
+from agile_gym.errors import import_optional
 from agile_gym.terminal import printable
 
 __all__ = [
     "KEY_FIGURES",
     "STAGE_TITLES",
-    "Axis",
+    "Chart",
     "Figure",
-    "Markup",
-    "Point",
     "Series",
-    "bars",
+    "draw_chart",
     "duration",
-    "element",
-    "join",
-    "line_chart",
+    "require_matplotlib",
     "shown",
-    "text",
 ]
 
 STAGE_TITLES = {"eyes": "eyes", "sft": "cold start", "grpo": "GRPO"}
@@ -83,85 +80,47 @@ def duration(seconds: float) -> str:
     return f"{whole // _HOUR}:{minutes}" if whole >= _HOUR else minutes.removeprefix("0")
 
 
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff\ufffe\uffff]"
-)
-_VOID = frozenset(("br", "img", "meta", "path", "rect", "line", "circle", "use", "image", "polyline"))
-
-
-class Markup(str):
-    """Markup that is ready to stand in a page."""
-
-    __slots__ = ()
-
-
-def text(value: object) -> Markup:
-    """Return a text as markup; characters that cannot be seen, or that reorder others, stand as their numbers."""
-    if isinstance(value, Markup):
-        return value
-    escaped = html.escape(str(value), quote=True)
-    return Markup(_UNSEEN.sub(lambda found: f'<span class="unseen">U+{ord(found[0]):04X}</span>', escaped))
-
-
-def element(name: str, *children: str | None, **attributes: object) -> Markup:
-    """Return an element.
-
-    Args:
-        name: Its name, with classes after dots, such as ``"p.quiet"``.
-        *children: What is in it; texts are escaped, None is left out.
-        **attributes: Its attributes. A trailing ``_`` is dropped and other ``_`` become ``-``; True has no value, None
-            and False are left out.
-    """
-    tag, *classes = name.split(".")
-    parts = [tag]
-    if classes:
-        parts.append(f'class="{" ".join(classes)}"')
-    for key, value in attributes.items():
-        key = key.removesuffix("_").replace("_", "-").replace("viewbox", "viewBox")
-        if value is True:
-            parts.append(key)
-        elif value is not None and value is not False:
-            shown = f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
-            parts.append(f'{key}="{html.escape(printable(shown), quote=True)}"')
-    head = " ".join(parts)
-    if tag in _VOID:
-        return Markup(f"<{head}/>")
-    return Markup(f"<{head}>{join(*children)}</{tag}>")
-
-
-def join(*children: str | None) -> Markup:
-    """Return markup of several parts, one after the other; texts are escaped, None is left out."""
-    return Markup("".join(text(child) for child in children if child is not None))
-
-
-WIDTH, HEIGHT = 400.0, 210.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 10.0, 22.0, 24.0
+WIDTH, HEIGHT = 400, 210
+"""Size of a drawing in its own units, which the page scales to its column."""
+_MARGINS = {"left": 50 / WIDTH, "right": 1 - 10 / WIDTH, "top": 1 - 22 / HEIGHT, "bottom": 24 / HEIGHT, "wspace": 0.06}
 _MOST = 400
 """Points of a line at most; more are averaged."""
 _MANY = 40
 """From so many on, a line is drawn with a smoother one over it."""
 _LEAST_SHARE = 0.22
 """Least share of the width that a stage takes."""
-
-
-_Scale = Callable[[float, float], tuple[float, float]]
-"""Returns the place in the drawing of a place on the axis and a value."""
-
-
-class Point(NamedTuple):
-    """A point of a curve.
-
-    Attributes:
-        x: Place along the axis, 0 to 1.
-        y: Value.
-        low: Lower end of its interval, or None.
-        high: Upper end.
-    """
-
-    x: float
-    y: float
-    low: float | None = None
-    high: float | None = None
+_COLOURS = ("#2457c5", "#c2570c", "#14804a", "#8a3fb0")
+_QUIET, _GRID = "#5a5f66", "#e4e4de"
+_VARIABLES = {_QUIET: "var(--quiet)", _GRID: "var(--grid)"} | {
+    colour: f"var(--c{number})" for number, colour in enumerate(_COLOURS, 1)
+}
+"""The colours of drawings, and what the page's style sheet calls them, which has others for the dark."""
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 11.5,
+    "text.color": _QUIET,
+    "axes.edgecolor": _QUIET,
+    "axes.grid.axis": "y",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.bottom": False,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11.5,
+    "axes.titlepad": 5,
+    "grid.color": _GRID,
+    "grid.linewidth": 1,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+    "xtick.labelcolor": _QUIET,
+    "ytick.labelcolor": _QUIET,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.major.pad": 6,
+    "ytick.major.pad": 5,
+}
 
 
 class Series(NamedTuple):
@@ -169,246 +128,149 @@ class Series(NamedTuple):
 
     Attributes:
         label: What it is called.
-        colour: Number of its colour, from 1.
-        points: Its points, in order of x.
+        key: The figure of the records that it shows, and the ends of its intervals: ``KEY_low`` and ``KEY_high``.
         dots: Draws each point, and its interval as a band.
     """
 
     label: str
-    colour: int
-    points: Sequence[Point]
+    key: str
     dots: bool = False
 
 
-class Axis:
-    """The iterations of one or several stages, one stage after the other.
+class Chart(NamedTuple):
+    """A drawing of curves.
 
     Attributes:
-        spans: For each stage its start and end on the axis, 0 to 1, and its first and last iteration.
+        title: What it shows.
+        legend: Number of the colour (from 1), label and last value of each curve.
+        svg: The drawing as an ``svg`` element.
     """
 
-    def __init__(self, records: Iterable[Mapping[str, float]]) -> None:
-        """Lay out the stages of records, by their number of iterations, but none too narrow."""
-        ranges: dict[str, tuple[int, int]] = {}
-        for record in records:
-            stage, number = str(record.get("stage", "")), int(record["iteration"])
-            low, high = ranges.get(stage, (number, number))
-            ranges[stage] = min(low, number), max(high, number)
-        lengths = {stage: high - low + 1 for stage, (low, high) in ranges.items()}
-        total = sum(lengths.values())
-        weights = {stage: max(length / total, _LEAST_SHARE) for stage, length in lengths.items()}
-        whole, start = sum(weights.values()), 0.0
-        self.spans: dict[str, tuple[float, float, int, int]] = {}
-        for stage, weight in weights.items():
-            end = start + weight / whole
-            self.spans[stage] = start, end, *ranges[stage]
-            start = end
-
-    def place(self, record: Mapping[str, float]) -> float:
-        """Return where a record is on the axis, 0 to 1."""
-        start, end, low, high = self.spans[str(record.get("stage", ""))]
-        return start + (end - start) * _share(record["iteration"], low, high)
-
-    def points(self, records: Iterable[Mapping[str, float]], key: str) -> list[Point]:
-        """Return a figure of records as points, with the interval ``KEY_low`` to ``KEY_high`` where it is there."""
-        return [
-            Point(self.place(record), record[key], record.get(f"{key}_low"), record.get(f"{key}_high"))
-            for record in records
-            if key in record
-        ]
+    title: str
+    legend: list[tuple[int, str, str]]
+    svg: str
 
 
-def line_chart(
+def require_matplotlib() -> Any:  # noqa: ANN401 -- a module
+    """Make sure that pictures can be drawn.
+
+    Returns:
+        The module ``matplotlib.figure``.
+
+    Raises:
+        MissingDependencyError: If matplotlib is not installed.
+    """
+    return import_optional("matplotlib.figure", extra="plots", purpose="draw pictures")
+
+
+def draw_chart(
     title: str,
-    axis: Axis,
+    stages: Mapping[str, Sequence[Mapping[str, float]]],
     series: Sequence[Series],
     *,
     percent: bool = False,
     marks: Sequence[tuple[str, float]] = (),
     from_zero: bool = False,
-) -> Markup:
-    """Draw curves over iterations.
+) -> Chart | None:
+    """Draw curves over the iterations of one or several stages, one stage after the other.
 
     Args:
         title: What the chart shows.
-        axis: Where iterations are.
+        stages: The records of each stage.
         series: The curves; those without points are left out.
         percent: Whether values are shares.
         marks: Labels and values of dashed level lines.
         from_zero: Whether the vertical axis begins at 0.
 
     Returns:
-        A ``figure``; empty if no curve has a point.
+        The drawing, the same bytes for the same figures; None if no curve has a point.
+
+    Raises:
+        MissingDependencyError: If matplotlib is not installed.
     """
-    series = [one for one in series if one.points]
-    if not series:
-        return Markup("")
-    low, high = _range(series, [value for _, value in marks], percent=percent, from_zero=from_zero)
-    ticks = _ticks(low, high)
-    low, high = min(low, ticks[0]), max(high, ticks[-1])
+    figures = require_matplotlib()
+    from matplotlib import style, ticker
 
-    def at(x: float, y: float) -> tuple[float, float]:
-        across = _LEFT + x * (WIDTH - _LEFT - _RIGHT)
-        return across, HEIGHT - _BOTTOM - (y - low) / (high - low) * (HEIGHT - _TOP - _BOTTOM)
-
-    parts = [*_grid(ticks, at, percent=percent), *_stages(axis, at, low)]
-    for label, value in marks:
-        (x1, y), (x2, _) = at(0, value), at(1, value)
-        parts.append(element("line.mark", x1=x1, x2=x2, y1=y, y2=y))
-        parts.append(element("text.mark-label", label, x=x2 - 3, y=y - 3, text_anchor="end"))
-    for one in series:
-        for start, end, *_ in axis.spans.values():  # curves do not run on from one stage to the next
-            points = [point for point in one.points if start < point.x < end]
-            if points:
-                parts += _curve(one._replace(points=points), at)
-    last = "; ".join(f"{one.label} {_number(one.points[-1].y, percent=percent)} at last" for one in series)
-    drawing = element("svg", *parts, viewbox=f"0 0 {WIDTH:.0f} {HEIGHT:.0f}", role="img", aria_label=f"{title}: {last}")
-    return element("figure.chart", element("figcaption", title, _legend(series, percent=percent)), drawing)
-
-
-def bars(parts: Sequence[tuple[str, int, float]], *, label: str) -> Markup:
-    """Draw a bar that is divided into parts.
-
-    Args:
-        parts: Name, number of the colour, and share (0 to 1) of each part.
-        label: What it shows, for those who do not see it.
-    """
-    shapes: list[Markup] = []
-    start = 0.0
-    for name, colour, share in parts:
-        width = 100 * max(0.0, share)
-        hint = element("title", f"{name}: {100 * share:.0f}%")
-        shapes.append(element(f"g.fill-{colour}", hint, element("rect", x=start, y=0, width=width, height=8)))
-        start += width
-    return element("svg.bars", *shapes, viewbox="0 0 100 8", preserveAspectRatio="none", role="img", aria_label=label)
-
-
-def _share(number: float, low: int, high: int) -> float:
-    """Return where an iteration is within its stage, between 0 and 1."""
-    return (number - low + 0.5) / (high - low + 1)
-
-
-def _curve(series: Series, at: _Scale) -> list[Markup]:
-    colour = series.colour
-    points = _averaged(series.points)
-    parts: list[Markup] = []
-    if series.dots:
-        band = [point for point in points if point.low is not None and point.high is not None]
-        if len(band) > 1:
-            upper = [at(point.x, point.high or 0.0) for point in band]
-            lower = [at(point.x, point.low or 0.0) for point in reversed(band)]
-            parts.append(element(f"path.band-{colour}", d=f"{_path([*upper, *lower])}Z"))
-        else:
-            for point in band:
-                (x, y1), (_, y2) = at(point.x, point.low or 0.0), at(point.x, point.high or 0.0)
-                parts.append(element(f"line.stroke-{colour}", x1=x, x2=x, y1=y1, y2=y2))
-        parts.append(element(f"path.stroke-{colour}", d=_path([at(point.x, point.y) for point in points])))
-        for point in points:
-            x, y = at(point.x, point.y)
-            parts.append(element(f"circle.dot-{colour}", cx=x, cy=y, r=2.6))
-        return parts
-    line = [at(point.x, point.y) for point in points]
-    if len(points) < 2:
-        return [element(f"circle.dot-{colour}", cx=x, cy=y, r=2.6) for x, y in line]
-    if len(points) >= _MANY:
-        smooth = [at(point.x, point.y) for point in _smoothed(points)]
-        return [
-            element(f"path.stroke-{colour}.faint", d=_path(line)),
-            element(f"path.stroke-{colour}", d=_path(smooth)),
-        ]
-    return [element(f"path.stroke-{colour}", d=_path(line))]
-
-
-def _path(points: Sequence[tuple[float, float]]) -> str:
-    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-
-
-def _averaged(points: Sequence[Point]) -> list[Point]:
-    """Return at most `_MOST` points: means of neighbours."""
-    size = -(-len(points) // _MOST)
-    if size == 1:
-        return list(points)
-    groups = [points[start : start + size] for start in range(0, len(points), size)]
-    return [Point(fmean(p.x for p in group), fmean(p.y for p in group)) for group in groups]
-
-
-def _smoothed(points: Sequence[Point]) -> list[Point]:
-    """Return moving averages over a twentieth of the points."""
-    half = max(1, len(points) // 40)
-    return [
-        Point(point.x, fmean(p.y for p in points[max(0, place - half) : place + half + 1]))
-        for place, point in enumerate(points)
+    records = [record for mine in stages.values() for record in mine]
+    last = {one.key: [record[one.key] for record in records if one.key in record][-1:] for one in series}
+    if not any(last.values()):
+        return None
+    form = ticker.PercentFormatter(1) if percent else ticker.StrMethodFormatter("{x:,.10g}")
+    file = io.StringIO()
+    with style.context(["default", {**_STYLE, "svg.hashsalt": title}]):
+        figure = figures.Figure(figsize=(WIDTH / 72, HEIGHT / 72))
+        ends = [[end(record["iteration"] for record in mine) for end in (min, max)] for mine in stages.values()]
+        total = sum(high - low + 1 for low, high in ends)
+        shares = [max((high - low + 1) / total, _LEAST_SHARE) for low, high in ends]
+        panes = figure.subplots(1, len(stages), sharey=True, squeeze=False, width_ratios=shares)[0]
+        figure.subplots_adjust(**_MARGINS)
+        for pane, (stage, mine), (low, high) in zip(panes, stages.items(), ends, strict=True):
+            for colour, one in zip(_COLOURS, series, strict=False):
+                _draw_curve(pane, one, colour, mine)
+            for _, value in marks:
+                pane.axhline(value, color=_QUIET, linewidth=1, linestyle=(0, (5, 4)))
+            pane.yaxis.set_major_formatter(form)
+            pane.yaxis.set_major_locator(ticker.MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+            pane.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+            pane.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
+            if len(stages) > 1:
+                pane.set_title(printable(STAGE_TITLES.get(stage, stage)), parse_math=False)
+                pane.set_xticks([high])
+            pane.set_xlim(low - 0.5, high + 0.5)
+        for pane in panes[1:]:
+            pane.spines["left"].set(visible=True, linestyle=(0, (2, 3)))
+        _set_range(panes[0], percent=percent, from_zero=from_zero)
+        for label, value in marks:
+            across = panes[-1].get_yaxis_transform()
+            panes[-1].text(1, value, label, ha="right", va="bottom", transform=across, parse_math=False)
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    legend = [
+        (number, one.label, _number(last[one.key][0], percent=percent))
+        for number, one in enumerate(series, 1)
+        if last[one.key]
     ]
+    told = "; ".join(f"{label} {value} at last" for _, label, value in legend)
+    return Chart(title, legend, _inline(file.getvalue(), f"{title}: {told}"))
 
 
-def _grid(ticks: Sequence[float], at: _Scale, *, percent: bool) -> list[Markup]:
-    parts: list[Markup] = []
-    for tick in ticks:
-        (x1, y), (x2, _) = at(0, tick), at(1, tick)
-        parts.append(element("line.grid", x1=x1, x2=x2, y1=y, y2=y))
-        label = _tick_label(tick, ticks, percent=percent)
-        parts.append(element("text.tick", label, x=x1 - 6, y=y + 3.5, text_anchor="end"))
-    return parts
+def _draw_curve(pane: Any, series: Series, colour: str, records: Sequence[Mapping[str, float]]) -> None:  # noqa: ANN401
+    """Draw a curve of one stage into its pane."""
+    found = [record for record in records if series.key in record]
+    x, y = (np.array([record[key] for record in found], np.float64) for key in ("iteration", series.key))
+    if series.dots:
+        ends = [(record.get(f"{series.key}_low"), record.get(f"{series.key}_high")) for record in found]
+        known = [place for place, (low, high) in enumerate(ends) if low is not None and high is not None]
+        low, high = np.array([ends[place] for place in known], np.float64).reshape(-1, 2).T
+        if len(known) > 1:
+            pane.fill_between(x[known], low, high, color=colour, alpha=0.18, linewidth=0, clip_on=False)
+        else:
+            pane.vlines(x[known], low, high, color=colour, clip_on=False)
+        pane.plot(x, y, color=colour, marker="o", clip_on=False)
+        return
+    x, y = _averaged(x), _averaged(y)
+    if len(x) >= _MANY:
+        from scipy.ndimage import uniform_filter1d  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+
+        pane.plot(x, y, color=colour, alpha=0.35, linewidth=1, clip_on=False)
+        y: Any = uniform_filter1d(y, 2 * (len(y) // 40) + 1, mode="nearest")
+    pane.plot(x, y, color=colour, marker="o" if len(x) == 1 else "", clip_on=False)
 
 
-def _stages(axis: Axis, at: _Scale, bottom: float) -> list[Markup]:
-    """Return the numbers of iterations below, and, where there are several stages, their names above."""
-    parts: list[Markup] = []
-    several = len(axis.spans) > 1
-    for stage, (start, end, low, high) in axis.spans.items():
-        (x1, y), (x2, _) = at(start, bottom), at(end, bottom)
-        if several:
-            if start > 0:
-                parts.append(element("line.divider", x1=x1, x2=x1, y1=_TOP - 12, y2=y))
-            parts.append(element("text.stage", STAGE_TITLES.get(stage, stage), x=x1 + 4, y=_TOP - 5))
-        numbers = [high] if several else [tick for tick in _ticks(low, high) if low <= tick <= high and tick % 1 == 0]
-        for number in numbers:
-            share = _share(number, low, high)
-            anchor = "end" if number == high and high > low else "middle"
-            label = f"{number:,.0f}"
-            parts.append(element("text.tick", label, x=x1 + share * (x2 - x1), y=y + 15, text_anchor=anchor))
-    return parts
+def _averaged(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return at most `_MOST` values: means of neighbours."""
+    size = max(1, -(-len(values) // _MOST))
+    return np.array([values[start : start + size].mean() for start in range(0, len(values), size)])
 
 
-def _range(series: Sequence[Series], marks: Sequence[float], *, percent: bool, from_zero: bool) -> tuple[float, float]:
-    values = [*marks]
-    for one in series:
-        for point in one.points:
-            values.append(point.y)
-            if one.dots:
-                values += [end for end in (point.low, point.high) if end is not None]
-    low, high = min(values), max(values)
-    if from_zero or percent:
+def _set_range(pane: Any, *, percent: bool, from_zero: bool) -> None:  # noqa: ANN401 -- untyped
+    """Let the vertical axis begin at 0, and end at 100%, where it should, with round numbers at both ends."""
+    low, high = pane.dataLim.intervaly
+    if percent or from_zero:
         low = min(low, 0.0)
     if percent and high > 0.5:
         high = max(high, 1.0)
-    if high - low < 1e-9 * max(1.0, abs(high)):
-        low = low if low == 0.0 and (from_zero or percent) else low - max(0.05, abs(low) * 0.1)
-        high += max(0.05, abs(high) * 0.1)
-    return low, high
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Return about four round numbers that a range is divided by, both ends included or exceeded."""
-    if high <= low:
-        return [low]
-    rough = (high - low) / 4
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [number * step for number in range(first, last + 1)]
-
-
-def _tick_label(tick: float, ticks: Sequence[float], *, percent: bool) -> str:
-    scale = 100 if percent else 1
-    step = min((after - before for before, after in pairwise(ticks)), default=1.0) * scale
-    digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    digits += abs(step * 10**digits - round(step * 10**digits)) > 1e-6  # a step of 2.5
-    value = tick * scale
-    if digits > 3 or abs(value) >= 1e6:
-        return f"{value:.3g}" if value == 0 or abs(value) >= 0.01 else f"{value:.1e}".replace("e-0", "e-")
-    label = f"{value:,.{digits}f}"
-    return f"{label}%" if percent else label
+    ticks = pane.yaxis.get_major_locator().tick_values(low, high)
+    pane.set_ylim(ticks[0], ticks[-1])
 
 
 def _number(value: float, *, percent: bool) -> str:
@@ -417,15 +279,24 @@ def _number(value: float, *, percent: bool) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _legend(series: Sequence[Series], *, percent: bool) -> Markup:
-    entries = [
-        element(
-            "span.key",
-            element("svg.swatch", element(f"rect.fill-{one.colour}", width=10, height=10), viewbox="0 0 10 10"),
-            one.label,
-            " ",
-            element("b", _number(one.points[-1].y, percent=percent)),
-        )
-        for one in series
-    ]
-    return element("span.legend", join(*entries))
+def _inline(svg: str, label: str) -> str:
+    """Return a drawing of matplotlib's as an element of a page.
+
+    The page's policy refuses style attributes, so they become attributes of their own; colours become the page's.
+    """
+    root, used = ElementTree.fromstring(svg), set(re.findall(r"#(\w+)", svg))
+    for parent in list(root.iter()):
+        for child in [child for child in parent if child.tag.endswith(("}metadata", "}style"))]:
+            parent.remove(child)
+    for node in root.iter():
+        node.tag = node.tag.rpartition("}")[2]
+        given, node.attrib = node.attrib, {}
+        for name, value in given.items():
+            node.attrib |= dict(re.findall(r"([\w-]+): ([^;]+)", value)) if name == "style" else {name: value}
+        node.attrib = {
+            name.rpartition("}")[2]: _VARIABLES.get(value, value)
+            for name, value in node.attrib.items()
+            if name != "font-family" and (name != "id" or value in used)
+        }
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": label}
+    return ElementTree.tostring(root, encoding="unicode")

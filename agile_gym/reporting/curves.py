@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from agile_gym.errors import import_optional
 from agile_gym.evaluation.metrics import AVERAGE, Estimate
 from agile_gym.evaluation.tables import INTERVALS, Interval, reference_rows, short_name
-from agile_gym.reporting.charts import STAGE_TITLES, Axis, Markup, Series, bars, duration, element, line_chart
+from agile_gym.reporting.charts import Chart, Series, draw_chart, require_matplotlib
 from agile_gym.reporting.outcome import StageResult
 from agile_gym.reporting.runlog import Record
 
-__all__ = ["StageTime", "curves", "plot_summary", "require_matplotlib", "stage_times", "timing_table"]
+__all__ = ["StageTime", "curves", "plot_summary", "stage_times"]
 
 
-class _Chart(NamedTuple):
+class _Plot(NamedTuple):
     """A chart: its title, and key and label of each curve."""
 
     title: str
@@ -24,25 +23,25 @@ class _Chart(NamedTuple):
     from_zero: bool = False
 
 
-_CHARTS = (
-    _Chart("Acc", (("acc", "training"), ("eval/acc", "held out")), percent=True),
-    _Chart("Score", (("score", "training"), ("eval/score", "held out")), percent=True),
-    _Chart("Return", (("return", "training"),)),
-    _Chart(
+_PLOTS = (
+    _Plot("Acc", (("acc", "training"), ("eval/acc", "held out")), percent=True),
+    _Plot("Score", (("score", "training"), ("eval/score", "held out")), percent=True),
+    _Plot("Return", (("return", "training"),)),
+    _Plot(
         "Reward, part by part", (("reward_accuracy", "accuracy"), ("reward_format", "format"), ("reward_step", "step"))
     ),
-    _Chart("Loss of supervised stages", (("learner/loss", "cross-entropy"),), from_zero=True),
-    _Chart("Turns an episode", (("turns", "training"), ("eval/turns", "held out")), from_zero=True),
-    _Chart("Valid turns", (("valid", "training"), ("eval/valid", "held out")), percent=True),
-    _Chart("Episodes that use", (("crop", "crop"), ("zoom", "zoom")), percent=True),
-    _Chart("Entropy (nats a token)", (("learner/entropy", "training"),), from_zero=True),
-    _Chart("Groups without variance", (("share_constant", "of those played"),), percent=True),
-    _Chart("Clipped tokens", (("learner/clipped_low", "below"), ("learner/clipped_high", "above")), percent=True),
-    _Chart("KL to the reference (nats a token)", (("learner/kl_ref", "k3"),), from_zero=True),
-    _Chart("Norm of the gradient", (("learner/grad_norm", "before clipping"),), from_zero=True),
-    _Chart("Learning rate", (("learner/lr", "mean of an iteration"),), from_zero=True),
-    _Chart("Episodes a second", (("episodes_per_second", "whole iteration"),), from_zero=True),
-    _Chart(
+    _Plot("Loss of supervised stages", (("learner/loss", "cross-entropy"),), from_zero=True),
+    _Plot("Turns an episode", (("turns", "training"), ("eval/turns", "held out")), from_zero=True),
+    _Plot("Valid turns", (("valid", "training"), ("eval/valid", "held out")), percent=True),
+    _Plot("Episodes that use", (("crop", "crop"), ("zoom", "zoom")), percent=True),
+    _Plot("Entropy (nats a token)", (("learner/entropy", "training"),), from_zero=True),
+    _Plot("Groups without variance", (("share_constant", "of those played"),), percent=True),
+    _Plot("Clipped tokens", (("learner/clipped_low", "below"), ("learner/clipped_high", "above")), percent=True),
+    _Plot("KL to the reference (nats a token)", (("learner/kl_ref", "k3"),), from_zero=True),
+    _Plot("Norm of the gradient", (("learner/grad_norm", "before clipping"),), from_zero=True),
+    _Plot("Learning rate", (("learner/lr", "mean of an iteration"),), from_zero=True),
+    _Plot("Episodes a second", (("episodes_per_second", "whole iteration"),), from_zero=True),
+    _Plot(
         "Tokens a second",
         (("tokens_per_second", "written, while playing"), ("trained_tokens_per_second", "trained, while updating")),
         from_zero=True,
@@ -50,7 +49,7 @@ _CHARTS = (
 )
 
 
-def curves(records: Sequence[Record], results: Sequence[StageResult]) -> list[Markup]:
+def curves(records: Sequence[Record], results: Sequence[StageResult]) -> list[Chart]:
     """Draw all curves that the records have figures for.
 
     Args:
@@ -60,25 +59,20 @@ def curves(records: Sequence[Record], results: Sequence[StageResult]) -> list[Ma
     Returns:
         The drawings.
     """
-    drawings = (_draw(chart, records, results) for chart in _CHARTS)
-    return [drawing for drawing in drawings if drawing]
+    drawings = (_draw(plot, records, results) for plot in _PLOTS)
+    return [drawing for drawing in drawings if drawing is not None]
 
 
-def _draw(chart: _Chart, records: Sequence[Record], results: Sequence[StageResult]) -> Markup:
-    supervised = chart.curves[0][0] == "learner/loss"
-    chosen = [record for record in records if not supervised or record["stage"] != "grpo"]
-    keys = [key for key, _ in chart.curves]
-    stages = {record["stage"] for record in chosen if any(key in record for key in keys)}
-    mine = [record for record in chosen if record["stage"] in stages]
-    if not mine:
-        return Markup("")
-    axis = Axis(mine)
-    series = [
-        Series(label, number, axis.points(mine, key), dots=key.startswith("eval/"))
-        for number, (key, label) in enumerate(chart.curves, 1)
-    ]
-    marks = _levels(chart.title.lower(), results) if chart.title in ("Acc", "Score") and "grpo" in stages else []
-    return line_chart(chart.title, axis, series, percent=chart.percent, from_zero=chart.from_zero, marks=marks)
+def _draw(plot: _Plot, records: Sequence[Record], results: Sequence[StageResult]) -> Chart | None:
+    keys = [key for key, _ in plot.curves]
+    stages: dict[str, list[Record]] = {}
+    for record in records:
+        if record["stage"] != "grpo" or "learner/loss" not in keys:
+            stages.setdefault(record["stage"], []).append(record)
+    stages = {stage: mine for stage, mine in stages.items() if any(key in record for record in mine for key in keys)}
+    series = [Series(label, key, dots=key.startswith("eval/")) for key, label in plot.curves]
+    marks = _levels(plot.title.lower(), results) if plot.title in ("Acc", "Score") and "grpo" in stages else []
+    return draw_chart(plot.title, stages, series, percent=plot.percent, from_zero=plot.from_zero, marks=marks)
 
 
 def _levels(metric: str, results: Sequence[StageResult]) -> list[tuple[str, float]]:
@@ -92,9 +86,6 @@ def _levels(metric: str, results: Sequence[StageResult]) -> list[tuple[str, floa
 
 StageTime = dict[str, float]
 """``iterations``, and seconds: ``all``, ``rollout``, ``update``, ``sync`` and ``other``."""
-
-_PARTS = (("playing", "rollout", 1), ("update", "update", 2), ("sync", "sync", 3), ("other", "other", 4))
-
 
 def stage_times(records: Sequence[Record]) -> dict[str, StageTime]:
     """Add up the time of each stage.
@@ -123,40 +114,6 @@ def stage_times(records: Sequence[Record]) -> dict[str, StageTime]:
     return times
 
 
-def timing_table(records: Sequence[Record]) -> Markup:
-    """Return the table of `stage_times`, with a bar a stage; empty without records."""
-    times = stage_times(records)
-    if not times:
-        return Markup("")
-    keys = [
-        element("th", element("svg.swatch", element(f"rect.fill-{colour}", width=10, height=10), viewbox="0 0 10 10"),
-                name, scope="col")
-        for name, _, colour in _PARTS
-    ]  # fmt: skip
-    head = element(
-        "tr", *(element("th", name, scope="col") for name in ("stage", "iterations", "in all", "an iteration")), *keys,
-        element("th", "share", scope="col"),
-    )  # fmt: skip
-    rows = [_row(stage, time) for stage, time in times.items()]
-    table = element("table", element("thead", head), element("tbody", *rows))
-    return element("div.table", table, tabindex=0, role="region", aria_label="Time of each stage")
-
-
-def _row(stage: str, time: StageTime) -> Markup:
-    whole = time["all"] or 1.0
-    title = STAGE_TITLES.get(stage, stage)
-    parts = [(name, colour, time[key] / whole) for name, key, colour in _PARTS]
-    return element(
-        "tr",
-        element("th", title, scope="row"),
-        element("td", f"{time['iterations']:,.0f}"),
-        element("td", duration(time["all"])),
-        element("td", f"{time['all'] / time['iterations']:.3g} s"),
-        *(element("td", duration(time[key])) for _, key, _ in _PARTS),
-        element("td", bars(parts, label=f"Time of {title}")),
-    )
-
-
 # Okabe and Ito's colours, which people with any kind of colour vision tell apart; markers tell them apart in grey.
 _OWN = "#D55E00"
 _PAPER = {
@@ -174,18 +131,6 @@ Figure = Any
 """A `matplotlib.figure.Figure`, which is optional and does not tell its types."""
 Axes = Any
 """One of its panes."""
-
-
-def require_matplotlib() -> Any:  # noqa: ANN401 -- a module
-    """Make sure that pictures can be drawn.
-
-    Returns:
-        The module ``matplotlib.figure``.
-
-    Raises:
-        MissingDependencyError: If matplotlib is not installed.
-    """
-    return import_optional("matplotlib.figure", extra="plots", purpose="draw pictures of an evaluation")
 
 
 def plot_summary(summary: Mapping[str, Mapping[str, Any]], policy: str, *, interval: Interval = "puzzle") -> Figure:

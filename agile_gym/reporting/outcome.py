@@ -14,9 +14,8 @@ from agile_gym.evaluation.metrics import AVERAGE, Estimate
 from agile_gym.evaluation.report import Report, read_report
 from agile_gym.evaluation.run import MAX_COUNT
 from agile_gym.evaluation.tables import reference_rows
-from agile_gym.reporting.charts import Markup, element, join
 
-__all__ = ["EVALUATIONS", "StageResult", "Verdict", "read_results", "result_tables", "verdicts"]
+__all__ = ["EVALUATIONS", "Row", "StageResult", "Table", "Verdict", "read_results", "result_tables", "verdicts"]
 
 EVALUATIONS = {"untrained": "untrained", "eyes": "eyes", "coldstart": "cold start", "grpo": "GRPO"}
 """Names of the files of results, and what they are called, in the order of the stages."""
@@ -58,6 +57,34 @@ class Verdict(NamedTuple):
 
     kind: str
     text: str
+
+
+class Row(NamedTuple):
+    """A row of a table.
+
+    Attributes:
+        label: Its name.
+        cells: Text of each cell, and the interval below it or "".
+    """
+
+    label: str
+    cells: list[tuple[str, str]]
+
+
+class Table(NamedTuple):
+    """A table of results.
+
+    Attributes:
+        caption: What it shows.
+        header: Names of its columns, but that of the labels.
+        rows: The run's own rows.
+        paper: The paper's rows.
+    """
+
+    caption: str
+    header: list[str]
+    rows: list[Row]
+    paper: list[Row] = []  # noqa: RUF012 -- a field of a tuple; no one changes it
 
 
 def read_results(folder: Path) -> list[StageResult]:
@@ -164,56 +191,45 @@ def _value(estimate: Estimate) -> str:
     return f"{100 * estimate.value:.1f}% ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
 
 
-def result_tables(results: Sequence[StageResult]) -> Markup:
+def result_tables(results: Sequence[StageResult]) -> list[list[Table]]:
     """Return for each grid the tables of Acc and Score after each stage beside the paper's, and of behaviour."""
     grids = dict.fromkeys(grid for result in results for grid in result.report.summary)
-    return join(*(_grid_tables(grid, results) for grid in grids))
+    return [_grid_tables(grid, results) for grid in grids]
 
 
-def _grid_tables(grid: str, results: Sequence[StageResult]) -> Markup:
+def _grid_tables(grid: str, results: Sequence[StageResult]) -> list[Table]:
     mine = [(result.title, result.report.summary[grid]) for result in results if grid in result.report.summary]
     names = list(dict.fromkeys(name for _, columns in mine for name in columns if name != AVERAGE))
     if len(names) != 1:  # the mean over a single level is that level
         names.append(AVERAGE)
-    tables: list[Markup] = []
+    tables: list[Table] = []
     for metric, title, meaning in _METRICS:
-        rows = [
-            element("tr.own", element("th", stage, scope="row"), *(_cell(columns.get(name), metric) for name in names))
-            for stage, columns in mine
-        ]
-        paper = _paper_rows(grid, metric, names)
-        if paper:
-            note = "The paper: other models (Qwen2.5-VL-7B and larger), other photographs"
-            rows.append(element("tr.between", element("th", note, colspan=len(names) + 1, scope="rowgroup")))
-        tables.append(_table(f"{grid} {title}: {meaning} (%)", ["", *names], [*rows, *paper]))
-    return element("div.tables", *tables, _behaviour(grid, mine))
+        own = [Row(stage, [_cell(columns.get(name), metric) for name in names]) for stage, columns in mine]
+        tables.append(Table(f"{grid} {title}: {meaning} (%)", names, own, _paper_rows(grid, metric, names)))
+    return [*tables, _behaviour(grid, mine)]
 
 
-def _cell(column: Mapping[str, Any] | None, metric: str) -> Markup:
+def _cell(column: Mapping[str, Any] | None, metric: str) -> tuple[str, str]:
     if column is None:
-        return element("td", "\u2013")
+        return "\u2013", ""
     value = Estimate(**column[metric])
-    interval = element("small", f"{100 * value.low:.1f} to {100 * value.high:.1f}")
-    return element("td", f"{100 * value.value:.1f}", interval)
+    return f"{100 * value.value:.1f}", f"{100 * value.low:.1f} to {100 * value.high:.1f}"
 
 
-def _paper_rows(grid: str, metric: str, names: Sequence[str]) -> list[Markup]:
+def _paper_rows(grid: str, metric: str, names: Sequence[str]) -> list[Row]:
     """Return the paper's rows; their averages are over the same levels as one's own."""
-    rows: list[Markup] = []
+    rows: list[Row] = []
     for row in reference_rows(grid, metric):
         paper = {f"L{level}": value for level, value in enumerate(row.levels)}
         known = [paper[name] for name in names if name in paper]
         if row.model not in _PAPER or not known:
             continue
         paper[AVERAGE] = row.average if len(known) == len(row.levels) else fmean(known)
-        cells = [f"{paper[name]:.1f}" if name in paper else "\u2013" for name in names]
-        rows.append(
-            element("tr.paper", element("th", row.model, scope="row"), *(element("td", cell) for cell in cells))
-        )
+        rows.append(Row(row.model, [(f"{paper[name]:.1f}" if name in paper else "\u2013", "") for name in names]))
     return rows
 
 
-def _behaviour(grid: str, mine: Sequence[tuple[str, Mapping[str, Any]]]) -> Markup:
+def _behaviour(grid: str, mine: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
     """Return the table of what the model did after each stage."""
     columns = [every[AVERAGE] for _, every in mine]
     rows: list[tuple[str, list[str]]] = [
@@ -226,15 +242,5 @@ def _behaviour(grid: str, mine: Sequence[tuple[str, Mapping[str, Any]]]) -> Mark
         rows.append((f"{action} an episode", [f"{column['uses'].get(action, 0):.2f}" for column in columns]))
     rows.append(("puzzles", [f"{column['puzzles']:,}" for column in columns]))
     rows.append(("photographs", [f"{column['photographs']:,}" for column in columns]))
-    body = [_row(label, cells) for label, cells in rows]
-    return _table(f"{grid}: what the model did", ["", *(title for title, _ in mine)], body)
-
-
-def _row(label: str, cells: Sequence[str], kind: str = "tr") -> Markup:
-    return element(kind, element("th", label, scope="row"), *(element("td", cell) for cell in cells))
-
-
-def _table(caption: str, header: Sequence[str], rows: Sequence[Markup]) -> Markup:
-    head = element("tr", *(element("th", name, scope="col") for name in header))
-    table = element("table", element("caption", caption), element("thead", head), element("tbody", *rows))
-    return element("div.table", table, tabindex=0, role="region", aria_label=caption)
+    body = [Row(label, [(cell, "") for cell in cells]) for label, cells in rows]
+    return Table(f"{grid}: what the model did", [title for title, _ in mine], body)

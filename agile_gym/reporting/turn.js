@@ -102,14 +102,14 @@ function turnCost(turn) {
   return parts.join(" \u00b7 ");
 }
 
-/** Return the card of a turn. */
-function turnCard(record, number) {
+/** Return the card of a turn; `name` begins its id, which is the page's own. */
+function turnCard(record, number, name = "turn") {
   const turn = record.turns[number];
   const blocks = textBlocks(turn);
-  const title = `turn-${number + 1}-title`;
+  const title = `${name}-${number + 1}-title`;
   return element(
     "article.turn",
-    { id: `turn-${number + 1}`, tabindex: -1, "aria-labelledby": title, class: turn.error ? "turn failed" : "turn" },
+    { id: `${name}-${number + 1}`, tabindex: -1, "aria-labelledby": title, class: turn.error ? "turn failed" : "turn" },
     element(
       "header",
       {},

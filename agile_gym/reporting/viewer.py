@@ -1,34 +1,31 @@
-"""Episodes as one HTML page that needs nothing else: no network, no server, no other file.
+"""Episodes as one HTML page that needs nothing else, and the parts that show an episode on other pages.
 
-The page holds its data in blocks of JSON, which browsers do not run, and a policy (Content-Security-Policy) that allows
-its own scripts and styles, by their hash, and no connection to anywhere. It opens with the index of all episodes only;
-an episode's block is read when it is opened. Scripts insert all text as text.
+A page holds its data in blocks of JSON, which browsers do not run. It opens with the index of all episodes only; an
+episode's block is read when it is opened.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import io
-import json
-from collections.abc import Callable, Collection, Iterable
-from importlib.resources import files
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image as PILImage
 from PIL import features
 
 from agile_gym.errors import ConfigurationError
-from agile_gym.files import write_text
 from agile_gym.outputs import check_replaceable, is_generated
 from agile_gym.reporting.boards import puzzle_of
+from agile_gym.reporting.pages import write_html
 from agile_gym.reporting.record import episode_record, index_row, segment_record
 from agile_gym.transcripts.record import Image, Transcript
 
-__all__ = ["SCRIPTS", "STYLES", "PageInfo", "PictureStore", "StoredPicture", "json_text", "shrink", "write_page"]
+__all__ = ["BOARD", "SCRIPTS", "STYLES", "Block", "EpisodeBlocks", "PageInfo", "PictureStore", "shrink", "write_page"]
 
 StoredPicture = tuple[int, int, str]
 """Width and height of the original in pixels, and the file as a base64 text."""
@@ -96,16 +93,14 @@ def shrink(image: PILImage.Image, max_side: int) -> PILImage.Image:
     return image.resize(size, PILImage.Resampling.LANCZOS, reducing_gap=2.0)
 
 
+BOARD = ("dom.js", "data.js", "board.js", "turn.js", "episode.js")
+"""The scripts that show an episode, on any page whose blocks are those of `EpisodeBlocks`."""
 STYLES = ("base.css", "list.css", "episode.css", "turn.css", "narrow.css")
 """The style sheets of the page, in their order."""
-SCRIPTS = ("dom.js", "data.js", "board.js", "turn.js", "tokens.js", "episode.js", "overview.js", "list.js", "main.js")
+SCRIPTS = (*BOARD, "tokens.js", "overview.js", "list.js", "main.js")
 """The scripts of the page, in the order in which they run."""
 BOARD_SIDES = 2
 """How many times the largest side of an image a board may have."""
-_POLICY = (
-    "default-src 'none'; img-src data:; style-src {styles}; script-src {scripts}; connect-src 'none'; "
-    "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
-)
 
 
 class PageInfo(NamedTuple):
@@ -164,78 +159,84 @@ def write_page(
             f"The page cannot be written to {target}; give the name of a file in a folder that exists."
         )
     check_replaceable(target, is_generated, "a page of agile-gym view")
-    before, after = _template(title)
-    with write_text(target) as file:
-        file.write(before)
-        episodes, images = _write_data(transcripts, file, max_side, quality, decode, image_tokens)
-        file.write(after)
-    return PageInfo(episodes, images, target.stat().st_size)
+    blocks = EpisodeBlocks(max_side, quality, decode, image_tokens)
+    write_html(target, "page.html", STYLES, SCRIPTS, title=title, blocks=blocks.read(_with_ids(transcripts)))
+    return PageInfo(len(blocks.rows), blocks.store.count, target.stat().st_size)
 
 
-def _write_data(
-    transcripts: Iterable[Transcript],
-    file: IO[str],
-    max_side: int,
-    quality: int,
-    decode: Callable[[int], str] | None,
-    image_tokens: Collection[int],
-) -> tuple[int, int]:
-    store = PictureStore(quality)
-    index: dict[str, dict[str, Any]] = {}
-    tokens: set[int] = set()
+def _with_ids(transcripts: Iterable[Transcript]) -> Iterator[Transcript]:
+    """Pass on transcripts that have ids of their own, at least one."""
+    seen: set[str] = set()
     for transcript in transcripts:
-        if transcript.id in index:
+        if transcript.id in seen:
             raise ConfigurationError(
                 f"Two episodes have the id {transcript.id!r}; a page needs an id for each of its own."
             )
-        puzzle = puzzle_of(transcript)
-        piece_side = min(max(BOARD_SIDES * max_side // max(puzzle.rows, puzzle.cols), 8), max_side)
-
-        def add_image(image: Image, is_piece: bool, limit: int = piece_side) -> int:
-            return store.add(image, limit if is_piece else max_side)
-
-        record = episode_record(transcript, puzzle, add_image)
-        first, pictures = store.take_new()
-        if pictures:
-            _write_block(file, "images", pictures, first=first)
-        _write_block(file, "episode", record)
-        if transcript.segments:
-            _write_block(
-                file, "tokens", [segment_record(segment) for segment in transcript.segments], episode=len(index)
-            )
-            tokens.update(*(segment.ids.tolist() for segment in transcript.segments))
-        index[transcript.id] = index_row(transcript)
-    if not index:
+        seen.add(transcript.id)
+        yield transcript
+    if not seen:
         raise ConfigurationError("There is no episode to show; a page needs at least one.")
-    texts = {} if decode is None else {token: decode(token) for token in sorted(tokens)}
-    _write_block(file, "vocabulary", {"texts": texts, "image_tokens": sorted(tokens.intersection(image_tokens))})
-    _write_block(file, "index", {"mime": store.mime, "rows": list(index.values())})
-    return len(index), store.count
 
 
-def json_text(value: object) -> str:
-    """Return JSON that can stand in a script element: ASCII only, and no ``<``, so that no tag can begin in it."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False).replace("<", "\\u003c")
+class Block(NamedTuple):
+    """A block of JSON in a page.
+
+    Attributes:
+        kind: What it holds.
+        value: The JSON value.
+        numbers: Numbers that say which it is, by name.
+    """
+
+    kind: str
+    value: object
+    numbers: Mapping[str, int] = MappingProxyType({})
 
 
-def _write_block(file: IO[str], kind: str, value: object, **numbers: int) -> None:
-    attributes = "".join(f' data-{name}="{number}"' for name, number in numbers.items())
-    file.write(f'<script type="application/json" data-kind="{kind}"{attributes}>{json_text(value)}</script>\n')
+class EpisodeBlocks:
+    """Makes the blocks that hold episodes; scripts read an episode's when it is shown.
 
+    Attributes:
+        rows: The index, one entry an episode.
+        store: The images.
+    """
 
-def _template(title: str) -> tuple[str, str]:
-    """Return the page before and after its data, with styles, scripts and the policy that allows them."""
-    folder = files("agile_gym.reporting")
-    style = "\n".join(folder.joinpath(name).read_text(encoding="ascii") for name in STYLES)
-    scripts = [folder.joinpath(name).read_text(encoding="ascii") for name in SCRIPTS]
-    policy = _POLICY.format(styles=_source_hash(style), scripts=" ".join(map(_source_hash, scripts)))
-    before, mark, after = folder.joinpath("page.html").read_text(encoding="ascii").partition("<!-- data -->\n")
-    if not mark:
-        raise RuntimeError("page.html has no place for the data.")
-    name = html.escape(title).encode("ascii", "xmlcharrefreplace").decode("ascii")
-    before = before.replace("{policy}", policy).replace("{style}", style).replace("{title}", name)
-    return before, after.replace("{scripts}", "\n".join(f"<script>{script}</script>" for script in scripts))
+    def __init__(
+        self,
+        max_side: int,
+        quality: int,
+        decode: Callable[[int], str] | None = None,
+        image_tokens: Collection[int] = (),
+    ) -> None:
+        """Begin without episodes; see `write_page` for the arguments."""
+        self.rows: list[dict[str, Any]] = []
+        self.store = PictureStore(quality)
+        self._max_side, self._decode, self._image_tokens = max_side, decode, image_tokens
 
+    def read(self, transcripts: Iterable[Transcript]) -> Iterator[Block]:
+        """Yield the blocks of episodes, and at last those that all share.
 
-def _source_hash(source: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
+        Raises:
+            ConfigurationError: If an episode has no puzzle.
+        """
+        tokens: set[int] = set()
+        for transcript in transcripts:
+            puzzle = puzzle_of(transcript)
+            piece_side = min(max(BOARD_SIDES * self._max_side // max(puzzle.rows, puzzle.cols), 8), self._max_side)
+
+            def add_image(image: Image, is_piece: bool, limit: int = piece_side) -> int:
+                return self.store.add(image, limit if is_piece else self._max_side)
+
+            record = episode_record(transcript, puzzle, add_image)
+            first, pictures = self.store.take_new()
+            if pictures:
+                yield Block("images", pictures, {"first": first})
+            yield Block("episode", record)
+            if transcript.segments:
+                segments = [segment_record(segment) for segment in transcript.segments]
+                yield Block("tokens", segments, {"episode": len(self.rows)})
+                tokens.update(*(segment.ids.tolist() for segment in transcript.segments))
+            self.rows.append(index_row(transcript))
+        texts = {} if self._decode is None else {token: self._decode(token) for token in sorted(tokens)}
+        image_tokens = sorted(tokens.intersection(self._image_tokens))
+        yield Block("vocabulary", {"texts": texts, "image_tokens": image_tokens})
+        yield Block("index", {"mime": self.store.mime, "rows": self.rows})
