@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
@@ -249,10 +250,9 @@ def _draw_curve(pane: Any, series: Series, colour: str, records: Sequence[Mappin
         return
     x, y = _averaged(x), _averaged(y)
     if len(x) >= _MANY:
-        from scipy.ndimage import uniform_filter1d  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
-
+        ndimage: Any = import_module("scipy.ndimage")
         pane.plot(x, y, color=colour, alpha=0.35, linewidth=1, clip_on=False)
-        y: Any = uniform_filter1d(y, 2 * (len(y) // 40) + 1, mode="nearest")
+        y = np.asarray(ndimage.uniform_filter1d(y, 2 * (len(y) // 40) + 1, mode="nearest"), np.float64)
     pane.plot(x, y, color=colour, marker="o" if len(x) == 1 else "", clip_on=False)
 
 

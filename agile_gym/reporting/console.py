@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
-import textwrap
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Any, Self, TextIO, cast
+
+from rich.columns import Columns
+from rich.console import Console, Group, RenderableType
+from rich.control import Control
+from rich.live import Live
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.segment import ControlType, Segment
+from rich.table import Table
+from rich.text import Text
 
 from agile_gym.reporting.charts import KEY_FIGURES, STAGE_TITLES, duration, shown
 from agile_gym.terminal import one_line, printable
 
-__all__ = ["LiveTable", "Progress", "frame_lines", "header_line", "plain_line", "rows_of", "started_line"]
+__all__ = ["LiveTable", "Progress", "frame", "header_line", "plain_line", "started_line"]
 
 Figures = Mapping[str, float]
 
 BAR = 24
 """Characters of the bar at most."""
-_BOLD, _DIM, _WARN, _GOOD, _OFF = "\x1b[1m", "\x1b[2m", "\x1b[33m", "\x1b[36m", "\x1b[0m"
-_STYLE = re.compile(r"\x1b\[\d*m")
+_NARROW = 60
+"""In windows of fewer columns there is no bar."""
 _COLUMN = 10
 """Width of a column of plain lines."""
-_CELL_GAP = 3
 
 
 @dataclass
@@ -72,39 +80,55 @@ class Progress:
         return (now - self.begun) / done * max(0, self.total - self.iteration)
 
 
-def frame_lines(progress: Progress, now: float, width: int, *, colour: bool, rich: bool) -> list[str]:
-    """Return the lines of a frame.
+def frame(progress: Progress, now: float, width: int) -> RenderableType:
+    """Return a frame of the table; nothing of what it shows is read as markup.
 
     Args:
         progress: What is shown.
         now: Seconds of the clock.
-        width: Columns of the terminal; no line has as many characters, so that none is wrapped.
-        colour: Whether lines may hold colours.
-        rich: Whether the bar may have characters beyond ASCII.
-
-    Returns:
-        The lines, without line ends; none before the first stage.
+        width: Columns of the terminal.
     """
-    if not progress.stage:
-        return []
-    room = max(1, width - 1)
-    lines = [_styled(_head(progress, now, room, rich), _BOLD, colour)]
+    return Group(*_parts(progress, now, width))
+
+
+def _parts(progress: Progress, now: float, width: int) -> Iterator[RenderableType]:
+    left = progress.remaining(now)
+    name = f"{progress.title} {progress.iteration}/{progress.total}"
+    share = min(1.0, progress.iteration / progress.total) if progress.total > 0 else 0.0
+    times = f"{duration(now - progress.since)} elapsed" + ("" if left is None else f", {duration(left)} left")
+    if width < _NARROW:
+        yield _line(f"{name} {100 * share:3.0f}% {times}", "bold")
+    else:
+        head = Table.grid(padding=(0, 2))
+        head.add_column(no_wrap=True)
+        head.add_column(max_width=BAR)
+        head.add_column(no_wrap=True)
+        head.add_column(no_wrap=True)
+        bar = ProgressBar(completed=100 * share)
+        head.add_row(_line(name, "bold"), bar, _line(f"{100 * share:3.0f}%", "bold"), _line(times, "bold"))
+        yield head
     if progress.finished:
         done = ", ".join(f"{_title(stage)} {duration(seconds)}" for stage, seconds in progress.finished)
-        lines.append(_styled(f"  done: {done}"[:room], _DIM, colour))
-    lines += _cells(progress, room)
+        yield _line(f"  done: {done}", "dim")
+    cells = [(figure.label, value) for figure in KEY_FIGURES if (value := shown(figure, progress.record)) is not None]
+    if cells:
+        label, value = (max(len(cell[side]) for cell in cells) for side in (0, 1))
+        texts = [_line(f"{name.ljust(label)} {text.rjust(value)}") for name, text in cells]
+        yield Padding(Columns(texts, padding=(0, 3), equal=True), (0, 0, 0, 2))
     if progress.held_out:
-        lines.append(_styled(_held_out(progress.held_out)[:room], _GOOD, colour))
-    for alarm in progress.alarms:
-        lines += [_styled(line, _WARN, colour) for line in _wrapped(alarm, room)]
+        yield _line(f"  {_held_out(progress.held_out)}", "cyan")
+    if progress.alarms:
+        alarms = Table.grid(padding=(0, 1))
+        for alarm in progress.alarms:
+            alarms.add_row(Text("  !", "yellow", no_wrap=True), Text(alarm, "yellow"))
+        yield alarms
     if progress.status:
-        lines.append(_styled(f"  {progress.status}"[:room], _DIM, colour))
-    return lines
+        yield _line(f"  {progress.status}", "dim")
 
 
-def rows_of(line: str) -> int:
-    """Return how many characters of a line are seen."""
-    return len(_STYLE.sub("", line))
+def _line(text: str, style: str = "") -> Text:
+    """Return a text that is cut off where it does not fit."""
+    return Text(text, style, no_wrap=True, overflow="ellipsis")
 
 
 def started_line(progress: Progress) -> str:
@@ -130,7 +154,7 @@ def plain_line(progress: Progress, now: float) -> str:
         *(value for value in values if value is not None),
     ]
     line = "".join(_pad(cell) for cell in cells)
-    return f"{line}   {_held_out(progress.record).strip()}" if "eval/acc" in progress.record else line
+    return f"{line}   {_held_out(progress.record)}" if "eval/acc" in progress.record else line
 
 
 def _pad(cell: str) -> str:
@@ -141,44 +165,8 @@ def _title(stage: str) -> str:
     return printable(STAGE_TITLES.get(stage, stage))
 
 
-def _styled(line: str, style: str, colour: bool) -> str:
-    return f"{style}{line}{_OFF}" if colour and line else line
-
-
-def _head(progress: Progress, now: float, room: int, rich: bool) -> str:
-    """Return stage, bar and clocks; what does not fit is left out, the bar first."""
-    left = progress.remaining(now)
-    name = f"{progress.title} {progress.iteration}/{progress.total}"
-    share = min(1.0, progress.iteration / progress.total) if progress.total > 0 else 0.0
-    times = f"{duration(now - progress.since)} elapsed"
-    if left is not None:
-        times += f", {duration(left)} left"
-    percent = f"{100 * share:3.0f}%"
-    free = room - len(name) - len(percent) - len(times) - 8
-    if free >= 5:
-        length = min(BAR, free)
-        full, empty = ("\u2588", "\u2591") if rich else ("#", ".")
-        count = round(share * length)
-        return f"{name}  [{full * count}{empty * (length - count)}] {percent}  {times}"
-    return f"{name} {percent} {times}"[:room]
-
-
-def _cells(progress: Progress, room: int) -> list[str]:
-    """Return label and value of each figure, in columns, as many as fit."""
-    cells = [(figure.label, value) for figure in KEY_FIGURES if (value := shown(figure, progress.record)) is not None]
-    if not cells:
-        return []
-    label, value = (max(len(cell[side]) for cell in cells) for side in (0, 1))
-    size = label + 1 + value
-    per_line = max(1, min((room - 2 + _CELL_GAP) // (size + _CELL_GAP), 5))
-    per_line = -(-len(cells) // -(-len(cells) // per_line))  # as many on each line
-    texts = [f"{name.ljust(label)} {text.rjust(value)}" for name, text in cells]
-    gap = " " * _CELL_GAP
-    return [f"  {gap.join(texts[start : start + per_line])}"[:room] for start in range(0, len(texts), per_line)]
-
-
 def _held_out(record: Figures) -> str:
-    text = f"  held-out Acc {100 * record['eval/acc']:.1f}%"
+    text = f"held-out Acc {100 * record['eval/acc']:.1f}%"
     if "eval/acc_low" in record and "eval/acc_high" in record:
         text += f" ({100 * record['eval/acc_low']:.1f} to {100 * record['eval/acc_high']:.1f})"
     if "eval/score" in record:
@@ -186,15 +174,8 @@ def _held_out(record: Figures) -> str:
     return f"{text} (iteration {int(record['iteration'])})" if "iteration" in record else text
 
 
-def _wrapped(alarm: str, room: int) -> list[str]:
-    indent = "  ! " if room >= 20 else ""
-    return textwrap.wrap(alarm, max(1, room), initial_indent=indent, subsequent_indent=" " * len(indent)) or [""]
-
-
-INTERVAL = 1.0
-"""Seconds between two frames where nothing happens, so that clocks go on."""
-LEAST = 0.05
-"""Seconds between two frames at least."""
+PER_SECOND = 4
+"""Frames of the table a second."""
 HEADER_EVERY = 20
 """Plain lines from one header to the next."""
 
@@ -202,8 +183,8 @@ HEADER_EVERY = 20
 class LiveTable:
     """Shows how a run goes. Use it in a ``with`` block, or call `close`.
 
-    On a terminal, a thread of its own draws, so that Ctrl-C never falls into the middle of a frame; nothing else should
-    write to the terminal meanwhile, but through `print_above`. If the terminal goes away, the run goes on unseen.
+    On a terminal, a thread of its own draws, so that Ctrl-C never falls into the middle of a frame; what else is printed meanwhile stands above the table. If the terminal
+    goes away, the run goes on unseen.
     """
 
     def __init__(self, stream: TextIO | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -213,9 +194,8 @@ class LiveTable:
             stream: Where to; standard output by default.
             clock: Tells seconds.
         """
-        self._stream = sys.stdout if stream is None else stream
-        self._live = _is_terminal(self._stream)
-        self._colour = self._live and not os.environ.get("NO_COLOR")
+        given = sys.stdout if stream is None else stream
+        self._stream, self._terminal = _Stream(given), given
         self._clock = clock
         self._lock = threading.Lock()
         self._progress = Progress(since=clock())
@@ -223,12 +203,13 @@ class LiveTable:
         self._drawn: list[int] = []
         self._header, self._lines = "", 0
         self._alarms: set[str] = set()
-        self._gone = self._closed = False
-        self._wake, self._end = threading.Event(), threading.Event()
-        self._thread: threading.Thread | None = None
-        if self._live:
-            self._thread = threading.Thread(target=self._draw_on, name="progress", daemon=True)
-            self._thread.start()
+        self._live: Live | None = None
+        if _is_terminal(given):
+            self._console = Console(
+                file=cast(Any, self._stream), force_terminal=True, force_interactive=True, markup=False, emoji=False,
+                highlight=False,
+            )  # fmt: skip
+            self._live = Live(console=self._console, get_renderable=self._frame, refresh_per_second=PER_SECOND)
 
     def begin(self, stage: str, total: int, *, done: int = 0) -> None:
         """Begin a stage.
@@ -245,9 +226,10 @@ class LiveTable:
             progress.stage, progress.total, progress.iteration, progress.first = stage, total, done, done
             progress.begun, progress.record, progress.alarms, progress.status = self._clock(), {}, [], ""
             self._header = ""
-            if not self._live:
-                self._write(started_line(progress) + "\n")
-        self._wake.set()
+            if self._live is None:
+                self._write(started_line(progress))
+        if self._live is not None:
+            self._live.start(refresh=True)
 
     def update(self, record: Mapping[str, float]) -> None:
         """Show an iteration.
@@ -261,55 +243,46 @@ class LiveTable:
             progress.record, progress.status = dict(record), ""
             if "eval/acc" in record:
                 progress.held_out = dict(record)
-            if not self._live:
+            if self._live is None:
                 now = self._clock()
                 header = header_line(progress)
                 if header != self._header or self._lines % HEADER_EVERY == 0:
                     self._header, self._lines = header, 0
-                    self._write(f"{header}\n")
+                    self._write(header)
                 self._lines += 1
-                self._write(f"{plain_line(progress, now)}\n")
-        self._wake.set()
+                self._write(plain_line(progress, now))
 
     def status(self, text: str) -> None:
         """Say what is being done, such as ``"playing 64 groups"``, until the next iteration is shown."""
         with self._lock:
             self._progress.status = one_line(text, 200)
-        self._wake.set()
 
     def alarms(self, sentences: Sequence[str]) -> None:
         """Show alarms under the table until they are given anew; elsewhere, each new one as a line."""
         texts = [one_line(sentence, 600) for sentence in sentences]
         with self._lock:
             self._progress.alarms = texts
-            if not self._live:
+            if self._live is None:
                 # Numbers change from iteration to iteration; how a sentence begins tells which it is.
                 fresh = [text for text in texts if _kind(text) not in self._alarms]
-                self._write("".join(f"! {text}\n" for text in fresh))
+                self._write(*(f"! {text}" for text in fresh))
             self._alarms = {_kind(text) for text in texts}
-        self._wake.set()
 
     def print_above(self, text: str) -> None:
         """Write lines above the table, where they stay; control characters stand as their numbers."""
         lines = [one_line(line) for line in text.splitlines()] or [""]
-        with self._lock:
-            if self._live and self._thread is not None and self._thread.is_alive():
+        if self._live is not None and self._live.is_started:
+            with self._lock:
                 self._above += lines
-            else:
-                self._write("".join(f"{line}\n" for line in lines))
-        self._wake.set()
+        else:
+            self._write(*lines)
 
     def close(self) -> None:
         """Draw for the last time, and leave the table where it is."""
-        if self._closed:
-            return
-        self._closed = True
         with self._lock:
             self._progress.status = ""
-        self._end.set()
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join(timeout=5)
+        if self._live is not None:
+            self._live.stop()
 
     def __enter__(self) -> Self:
         """Return the table itself."""
@@ -321,40 +294,44 @@ class LiveTable:
         """Close the table."""
         self.close()
 
-    def _draw_on(self) -> None:
-        while not self._end.is_set() and not self._gone:
-            self._wake.wait(INTERVAL)
-            self._wake.clear()
-            self._draw()
-            self._end.wait(LEAST)
-        self._draw()
-
-    def _draw(self) -> None:
-        """Draw a frame over the last one, in one piece."""
-        width, height = _size(self._stream)
+    def _frame(self) -> RenderableType:
+        """Return the frame that is drawn now, and go to where the last one begins if the window became narrower."""
+        width, height = self._console.size = _size(self._terminal)
+        # What was drawn takes more rows than it had lines, if the terminal has wrapped them.
+        more = sum(max(1, -(-length // width)) for length in self._drawn) - len(self._drawn)
+        if more > 0:
+            self._console.control(Control(*((ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1)) * more))
         with self._lock:
             above, self._above = self._above, []
-            lines = frame_lines(self._progress, self._clock(), width, colour=self._colour, rich=_is_rich(self._stream))
-        lines = lines[: max(1, height - 1)]
-        # What was drawn may take more rows by now, if the window became narrower.
-        rows = sum(max(1, -(-length // width)) for length in self._drawn)
-        back = f"\x1b[{min(rows, height - 1)}A" if rows and height > 1 else ""
-        text = "".join(f"{line}\n" for line in (*above, *lines))
-        self._write(f"{back}\r\x1b[J{text}")
-        self._drawn = [rows_of(line) for line in lines]
+            shown = frame(self._progress, self._clock(), width)
+        if above:
+            self._console.print(Text("\n".join(above)), soft_wrap=True)
+        lines = self._console.render_lines(shown, pad=False)
+        self._drawn = [Segment.get_line_length(line) for line in lines[:height]]
+        return shown
 
-    def _write(self, text: str) -> None:
-        if self._gone or not text:
-            return
-        try:
-            self._stream.write(text)
+    def _write(self, *lines: str) -> None:
+        self._stream.write("".join(f"{line}\n" for line in lines))
+        self._stream.flush()
+
+
+class _Stream:
+    """A stream that takes any character; its terminal, or the reader of its pipe, may go away."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.encoding = stream.encoding or "ascii"
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError:
+                self._stream.write(text.encode(self.encoding, "backslashreplace").decode(self.encoding))
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
             self._stream.flush()
-        except UnicodeEncodeError:
-            encoding = self._stream.encoding or "ascii"
-            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-            self._stream.flush()
-        except (OSError, ValueError):  # the terminal, or the reader of a pipe, is gone
-            self._gone = True
 
 
 def _kind(text: str) -> str:
@@ -366,11 +343,6 @@ def _is_terminal(stream: TextIO) -> bool:
         return stream.isatty() and os.environ.get("TERM", "") != "dumb"
     except ValueError:
         return False
-
-
-def _is_rich(stream: TextIO) -> bool:
-    """Tell whether a stream takes the characters of a smooth bar."""
-    return (stream.encoding or "").lower().replace("-", "") == "utf8"
 
 
 def _size(stream: TextIO) -> tuple[int, int]:

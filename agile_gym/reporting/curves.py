@@ -87,6 +87,7 @@ def _levels(metric: str, results: Sequence[StageResult]) -> list[tuple[str, floa
 StageTime = dict[str, float]
 """``iterations``, and seconds: ``all``, ``rollout``, ``update``, ``sync`` and ``other``."""
 
+
 def stage_times(records: Sequence[Record]) -> dict[str, StageTime]:
     """Add up the time of each stage.
 

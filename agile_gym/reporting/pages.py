@@ -64,10 +64,18 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "duration": duration,
         "readable": _seen(lambda code: f'<span class="unseen">{code}</span>'),
-        "sha256": lambda source: base64.b64encode(hashlib.sha256(source.encode()).digest()).decode(),
-        "stage_title": lambda stage: STAGE_TITLES.get(stage, stage),
+        "sha256": _sha256,
+        "stage_title": _stage_title,
     }
     return environment
+
+
+def _sha256(source: str) -> str:
+    return base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+
+
+def _stage_title(stage: str) -> str:
+    return STAGE_TITLES.get(stage, stage)
 
 
 def _seen(shown: Callable[[str], str]) -> Callable[[Any], Any]:

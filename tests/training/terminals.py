@@ -8,7 +8,7 @@ import struct
 import termios
 import time
 
-_PART = re.compile(r"\x1b\[(\d*)([A-Za-z])|([\r\n])|([^\x1b\r\n]+)|(\x1b)")
+_PART = re.compile(r"\x1b\[(\??[\d;]*)([A-Za-z])|([\r\n])|([^\x1b\r\n]+)|(\x1b)")
 
 
 class Screen:
@@ -25,7 +25,7 @@ class Screen:
 
     def feed(self, text):
         text = self._rest + text
-        cut = re.search(r"(\x1b(\[\d*)?)?\Z", text).start()  # a command that is not there to its end
+        cut = re.search(r"(\x1b(\[\??[\d;]*)?)?\Z", text).start()  # a command that is not there to its end
         text, self._rest = text[:cut], text[cut:]
         for number, command, move, plain, escape in _PART.findall(text):
             assert not escape, repr(text)
@@ -35,8 +35,11 @@ class Screen:
             elif command == "J":
                 self.rows = self.rows[: self.row + 1]
                 self.rows[-1] = self.rows[-1][: self.column]
+            elif command == "K":
+                assert number == "2", number
+                self.rows[self.row] = []
             elif command:
-                assert command == "m", command
+                assert command == "m" or number == "?25", command  # colours, and whether the cursor is seen
             elif move == "\r":
                 self.column = 0
             elif move == "\n":
@@ -47,6 +50,7 @@ class Screen:
                     self._down()
                     self.column = 0
                 line = self.rows[self.row]
+                line += " " * (self.column - len(line))
                 line[self.column : self.column + 1] = [character]
                 self.column += 1
 
@@ -56,17 +60,20 @@ class Screen:
             self.rows.append([])
 
     def resize(self, width):
-        """Change the width; as most terminals do, wrap what became too long, the cursor staying at its line."""
-        rows = []
+        """Change the width; as most terminals do, wrap what became too long, the cursor staying at its character."""
+        rows, at = [], self.row
         for number, line in enumerate(self.rows):
-            if number == self.row:
-                self.row = len(rows)
+            if number == at:
+                self.row = len(rows) + max(0, self.column - 1) // width
             rows += [line[start : start + width] for start in range(0, max(1, len(line)), width)]
         self.rows, self.width = rows, width
 
     @property
     def lines(self):
-        return ["".join(line).rstrip() for line in self.rows]
+        """What is seen, down to the cursor or to the last text."""
+        lines = ["".join(line).rstrip() for line in self.rows]
+        last = max(self.row, *(number for number, line in enumerate(lines) if line), 0)
+        return lines[: last + 1]
 
 
 class Terminal:
