@@ -211,7 +211,6 @@ def draw_chart(
             for _, value in marks:
                 pane.axhline(value, color=_QUIET, linewidth=1, linestyle=(0, (5, 4)))
             pane.yaxis.set_major_formatter(form)
-            pane.yaxis.set_major_locator(ticker.MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
             pane.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
             pane.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
             if len(stages) > 1:
@@ -220,7 +219,7 @@ def draw_chart(
             pane.set_xlim(low - 0.5, high + 0.5)
         for pane in panes[1:]:
             pane.spines["left"].set(visible=True, linestyle=(0, (2, 3)))
-        _set_range(panes[0], percent=percent, from_zero=from_zero)
+        _set_range(panes, percent=percent, from_zero=from_zero)
         for label, value in marks:
             across = panes[-1].get_yaxis_transform()
             panes[-1].text(1, value, label, ha="right", va="bottom", transform=across, parse_math=False)
@@ -262,15 +261,21 @@ def _averaged(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([values[start : start + size].mean() for start in range(0, len(values), size)])
 
 
-def _set_range(pane: Any, *, percent: bool, from_zero: bool) -> None:  # noqa: ANN401 -- untyped
+def _set_range(panes: Any, *, percent: bool, from_zero: bool) -> None:  # noqa: ANN401 -- untyped
     """Let the vertical axis begin at 0, and end at 100%, where it should, with round numbers at both ends."""
-    low, high = pane.dataLim.intervaly
+    from matplotlib.ticker import MaxNLocator
+
+    least, most = min(pane.dataLim.ymin for pane in panes), max(pane.dataLim.ymax for pane in panes)
+    level = most - least < 1e-9 * max(1.0, abs(most))
+    margin = max(0.05, 0.1 * abs(most)) if level else 0.0
+    low, high = least - margin, most + margin
     if percent or from_zero:
-        low = min(low, 0.0)
+        low = min(least, 0.0)
     if percent and high > 0.5:
         high = max(high, 1.0)
-    ticks = pane.yaxis.get_major_locator().tick_values(low, high)
-    pane.set_ylim(ticks[0], ticks[-1])
+    ticks = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    panes[0].set_yticks(ticks)
+    panes[0].set_ylim(ticks[0], ticks[-1])
 
 
 def _number(value: float, *, percent: bool) -> str:

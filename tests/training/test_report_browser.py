@@ -11,12 +11,12 @@ import time
 import pytest
 from run_samples import make_run
 
-from agile_gym.reporting.report import write_report
+from agile_gym.reporting.report import SCRIPTS, choose_pairs, write_report
 from agile_gym.transcripts import TranscriptWriter, read_transcripts
 
 
 class Report:
-    """The page, without waiting for a script of its own: it has none."""
+    """The page; its scripts have run when it is loaded."""
 
     def __init__(self, browser, address, *, width=1360, height=900, theme="light"):
         self.browser = browser
@@ -48,12 +48,12 @@ def test_themes_are_legible(browser, report, theme):
     assert len(texts) > 500
     drawn = page.js("return [...document.querySelectorAll('svg text')].map((node) => node.textContent)")
     assert sorted(text for text in texts if text[0] < 4.5 and text[1] not in drawn) == []
-    # The text of drawings has the colour of `fill`.
-    fills = page.js(
-        "return [...new Set([...document.querySelectorAll('.chart svg text')].map((n) => getComputedStyle(n).fill))]"
-    )
-    quiet = page.js("const p = document.querySelector('section > p.quiet'); return getComputedStyle(p).color")
-    assert fills == [quiet]
+    # The text of drawings has the colour of `fill`, which the style sheet names, and so have the curves.
+    colours = "return [...new Set([...document.querySelectorAll(arguments[0])].map((n) => getComputedStyle(n)[arguments[1]]))]"
+    assert page.js(colours, ".chart svg text", "fill") == page.js(colours, "section > p.quiet", "color")
+    strokes = set(page.js(colours, ".chart svg path", "stroke"))
+    assert set(page.js(colours, ".chart .swatch rect", "fill")) <= strokes
+    assert "rgb(0, 0, 0)" not in strokes
     assert page.complaints() == []
 
 
@@ -65,7 +65,7 @@ def test_the_page_is_not_wider_than_the_window(browser, report, width):
         assert box[0] <= box[1] == width
         page.unfold()
     cut = page.js(
-        "return [...document.querySelectorAll('.chart, .pair, .verdict, .one-turn, .side, .alarm-list li')]"
+        "return [...document.querySelectorAll('.chart, .pair, .verdict, .turn, .side, .alarm-list li')]"
         ".filter((node) => node.scrollWidth > node.clientWidth + 1).map((node) => node.className)"
     )
     assert cut == []
@@ -76,13 +76,40 @@ def test_drawings_show_pieces_and_curves(browser, report):
     page = Report(browser, report.as_uri())
     page.unfold()
     boxes = page.js(
-        "return [...document.querySelectorAll('.board-drawing use, .chart path')]"
+        "return [...document.querySelectorAll('.board img, .chart g > path')]"
         ".map((node) => { const box = node.getBoundingClientRect(); return [box.width, box.height]; })"
     )
     assert len(boxes) > 200
     assert all(max(box) > 5 for box in boxes)
-    named = page.js("return [...document.querySelectorAll('svg[role=img]')].every((n) => n.getAttribute('aria-label'))")
+    named = page.js("return [...document.querySelectorAll('[role=img]')].every((n) => n.getAttribute('aria-label'))")
     assert named
+    ids = page.js("return [...document.querySelectorAll('[id]')].map((node) => node.id)")
+    assert len(set(ids)) == len(ids)
+
+
+def test_the_same_puzzles_are_shown_side_by_side(browser, run, report):
+    page = Report(browser, report.as_uri())
+    pairs = choose_pairs(*(run / "evaluation" / f"{name}-transcripts" for name in ("coldstart", "grpo")))
+    heads = page.js("return [...document.querySelectorAll('.pair-head h3')].map((node) => node.textContent)")
+    assert heads == [first.id for first, _ in pairs]
+    folds = page.js("return [...document.querySelectorAll('.pair details')].map((fold) => fold.open)")
+    assert folds == [True] + [False] * 9
+    right = sum(episode.solved for pair in pairs for episode in pair)
+    assert 0 < right < 20
+    text = page.js("return document.querySelector('#pairs').textContent")
+    assert text.count("\u2713 right") == 2 * right  # in the head of a pair, and in its column
+    assert text.count("Is the edge of B straight?") == 10
+    turns = page.js("return [...document.querySelectorAll('.side')].map((n) => n.querySelectorAll('.turn').length)")
+    assert turns == [len(episode.turns) for pair in pairs for episode in pair]
+    labels = page.js(
+        "return [...document.querySelectorAll('.pair .film .board')].map((n) => n.getAttribute('aria-label'))"
+    )
+    for place, (first, second) in enumerate(pairs):
+        names = [" ".join(state) for state in (first.task["names"], first.turns[-1].state, second.solution)]
+        assert labels[4 * place].startswith(f"Board: {names[0]};")
+        assert labels[4 * place + 3] == f"Board: {names[2]}; 4/4 in place"
+        answers = labels[4 * place + 1], labels[4 * place + 2]
+        assert [answer.endswith("4/4 in place") for answer in answers] == [first.solved, second.solved]
 
 
 @pytest.fixture
@@ -121,7 +148,7 @@ def test_what_models_wrote_stays_text(browser, server):
         report = json.loads(path.read_text())
         report["summary"][hostile.replace("\ud800", "")] = report["summary"].pop("2x2")
         path.write_text(json.dumps(report))
-    write_report(run, folder / "page.html", title=hostile + "{policy}{style}{body}")
+    write_report(run, folder / "page.html", title=hostile + "{{ style }}{% block body %}")
     browser.get_log("performance")
     page = Report(browser, f"{address}/page.html")
     page.unfold()
@@ -130,11 +157,18 @@ def test_what_models_wrote_stays_text(browser, server):
     assert not any(message["method"] == "Page.javascriptDialogOpening" for message in messages)
     assert asked == ["/page.html"]
     assert (
-        page.js("return document.querySelectorAll('script, iframe, img, main a, main style, base, form').length") == 0
+        page.js(
+            "return document.querySelectorAll('iframe, main a[href*=\"/\"], main style, main script, base, form').length"
+        )
+        == 0
     )
     assert page.js("return document.querySelectorAll('style').length") == 1
+    assert page.js("return [...document.images].every((image) => image.src.startsWith('data:image/'))")
+    kinds = page.js("return [...document.querySelectorAll('script')].map((node) => node.dataset.kind ?? '')")
+    assert kinds.count("") == len(SCRIPTS)
+    assert kinds.count("episode") == 6
     title = page.js("return document.querySelector('h1').textContent")
-    assert title.endswith("{policy}{style}{body}")
+    assert title.endswith("{{ style }}{% block body %}")
     written = page.js("return [...document.querySelectorAll('.written p')].map((node) => node.textContent)")
     assert len(written) > 10
     assert '</script><script>alert(1)</script><img src=x onerror="alert(2)"> <!-- <script> ]]>' in written[0]
@@ -165,16 +199,18 @@ def test_the_policy_of_the_page_holds(browser, run, server):
     outcome = page.js(
         """
         const script = document.createElement("script");
-        script.text = "window.ran = true";
-        document.body.append(script);
+        try { script.text = "window.ran = true"; document.body.append(script); } catch { }
+        const inline = document.querySelector("main");
+        inline.setAttribute("style", "display: none");
+        const styled = getComputedStyle(inline).display === "none" ? "styled" : "not styled";
         const image = document.createElement("img");
         image.src = "/stolen.png";
         document.body.append(image);
         const ran = window.ran === undefined ? "no script" : "script";
-        return fetch("/stolen.json").then(() => "fetched", () => "not fetched").then((last) => [ran, last]);
+        return fetch("/stolen.json").then(() => "fetched", () => "not fetched").then((last) => [ran, styled, last]);
         """
     )
-    assert outcome == ["no script", "not fetched"]
+    assert outcome == ["no script", "not styled", "not fetched"]
     time.sleep(0.2)
     assert asked == ["/page.html"]
     assert len(page.complaints()) >= 3  # the browser tells what it refused

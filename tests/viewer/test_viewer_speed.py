@@ -1,11 +1,12 @@
 """How quickly a page of a thousand episodes opens."""
 
+import json
+
 import numpy as np
 from viewer_browser import Page, scaled
 from viewer_samples import LOOKS, Blocks, decode, play, with_tokens
 
 from agile_gym.reporting import write_page
-from agile_gym.reporting.viewer import json_text
 
 MOST_SECONDS = 2.0
 """Time in which the page must be ready."""
@@ -31,7 +32,8 @@ def grow(source, target, times):
     with target.open("w", encoding="ascii") as file:
 
         def write(kind, value, attributes=""):
-            file.write(f'<script type="application/json" data-kind="{kind}"{attributes}>{json_text(value)}</script>\n')
+            text = json.dumps(value).replace("<", "\\u003c")
+            file.write(f'<script type="application/json" data-kind="{kind}"{attributes}>{text}</script>\n')
 
         file.write(text[:start])
         for copy in range(times):
