@@ -183,8 +183,8 @@ HEADER_EVERY = 20
 class LiveTable:
     """Shows how a run goes. Use it in a ``with`` block, or call `close`.
 
-    On a terminal, a thread of its own draws, so that Ctrl-C never falls into the middle of a frame; what else is printed meanwhile stands above the table. If the terminal
-    goes away, the run goes on unseen.
+    On a terminal, a thread of its own draws, so that Ctrl-C never falls into the middle of a frame; what else is
+    printed meanwhile stands above the table. If the terminal goes away, the run goes on unseen.
     """
 
     def __init__(self, stream: TextIO | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
