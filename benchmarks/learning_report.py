@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 
 from agile_gym.evaluation import Estimate, bootstrap_mean, compare_reports, read_report
-from agile_gym.reporting.curves import require_matplotlib
+from agile_gym.reporting.charts import require_matplotlib
 from agile_gym.reporting.runlog import read_records
 from agile_gym.training.settings import read_settings
 

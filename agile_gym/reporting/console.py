@@ -114,7 +114,7 @@ def _parts(progress: Progress, now: float, width: int) -> Iterator[RenderableTyp
     if cells:
         label, value = (max(len(cell[side]) for cell in cells) for side in (0, 1))
         texts = [_line(f"{name.ljust(label)} {text.rjust(value)}") for name, text in cells]
-        yield Padding(Columns(texts, padding=(0, 3), equal=True), (0, 0, 0, 2))
+        yield Padding(Columns(texts, padding=(0, 3), equal=True), (0, 0, 0, 2), expand=False)
     if progress.held_out:
         yield _line(f"  {_held_out(progress.held_out)}", "cyan")
     if progress.alarms:
@@ -199,6 +199,7 @@ class LiveTable:
         self._clock = clock
         self._lock = threading.Lock()
         self._progress = Progress(since=clock())
+        self._closed = False
         self._above: list[str] = []
         self._drawn: list[int] = []
         self._header, self._lines = "", 0
@@ -209,7 +210,10 @@ class LiveTable:
                 file=cast(Any, self._stream), force_terminal=True, force_interactive=True, markup=False, emoji=False,
                 highlight=False,
             )  # fmt: skip
-            self._live = Live(console=self._console, get_renderable=self._frame, refresh_per_second=PER_SECOND)
+            self._live = Live(
+                console=self._console, get_renderable=self._frame, refresh_per_second=PER_SECOND,
+                redirect_stdout=given is sys.stdout, redirect_stderr=_is_terminal(sys.stderr),
+            )  # fmt: skip
 
     def begin(self, stage: str, total: int, *, done: int = 0) -> None:
         """Begin a stage.
@@ -280,7 +284,7 @@ class LiveTable:
     def close(self) -> None:
         """Draw for the last time, and leave the table where it is."""
         with self._lock:
-            self._progress.status = ""
+            self._progress.status, self._closed = "", True
         if self._live is not None:
             self._live.stop()
 
@@ -304,6 +308,8 @@ class LiveTable:
         with self._lock:
             above, self._above = self._above, []
             shown = frame(self._progress, self._clock(), width)
+            if not self._closed:  # the cursor has a line of its own, which takes the ^C that a terminal echoes
+                shown = Group(shown, "")
         if above:
             self._console.print(Text("\n".join(above)), soft_wrap=True)
         lines = self._console.render_lines(shown, pad=False)

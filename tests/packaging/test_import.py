@@ -18,7 +18,7 @@ OWN_LIMIT = 0.1
 TRIES = 10
 HEAVY = (
     *("torch", "torchvision", "transformers", "ray", "peft"),
-    *("cv2", "skimage", "scipy", "PIL", "datasets", "pyarrow", "pandas", "tqdm"),
+    *("cv2", "skimage", "scipy", "PIL", "datasets", "pyarrow", "pandas", "tqdm", "jinja2", "matplotlib", "rich"),
 )
 MEASURE = """
 import sys, time

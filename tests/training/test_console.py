@@ -11,6 +11,7 @@ import textwrap
 import time
 
 import pytest
+from rich.cells import cell_len
 from terminals import Screen, Terminal
 
 from agile_gym.reporting.charts import duration
@@ -72,6 +73,7 @@ def test_the_table_is_drawn_in_place(terminal):
             "  held-out Acc 45.1% (39.0 to 51.3), Score 62.3% (iteration 37)",
             "  ! The entropy has fallen from 0.12 to 0.004 nats a token. Go on from an earlier checkpoint.",
             "  playing 64 groups",
+            "",
         ]
         table.update({**RECORD, "iteration": 38, "acc": 0.5})
         table.alarms([])
@@ -126,6 +128,51 @@ def test_resizing_leaves_no_traces(terminal):
     assert len(lines) == 9
     assert lines[0] == "above"
     assert sum("GRPO" in line for line in lines) == sum("held-out" in line for line in lines) == 1
+
+
+HOSTILE = "[bold red]x[/bold red] [link=file:///etc]y[/link] :smile: {0} \x1b]0;title\x07 \x1b[2J \u202e \r z"
+SEEN = r"[bold red]x[/bold red] [link=file:///etc]y[/link] :smile: {0} \x1b]0;title\x07 \x1b[2J \u202e z"
+
+
+def test_texts_are_no_markup_and_no_commands(terminal):
+    screen = terminal(200)
+    with LiveTable(screen.stream) as table:
+        table.begin(HOSTILE, 3)
+        table.update({**RECORD, "iteration": 1})
+        table.alarms([HOSTILE])
+        table.print_above(HOSTILE.replace("\r", ""))
+        table.status(HOSTILE)
+        lines = screen.read(lambda lines: lines[-2:] == [f"  {SEEN}", ""])
+    assert lines[0] == SEEN
+    assert lines[1].startswith("[bold red]x[/bold red] [link=file:///etc]y[/link] :smile: {0} \\x1b]0;title")
+    assert f"  ! {SEEN}" in lines
+    assert "\x1b]" not in screen.raw
+    assert {found[-1] for found in re.findall(r"\x1b\[[^A-Za-z]*[A-Za-z]", screen.raw)} <= set("AKmhl")
+
+
+@pytest.mark.parametrize("width", [7, 24, 41, 80])
+def test_wide_characters_take_two_columns(terminal, width):
+    screen = terminal(width, 200)
+    with LiveTable(screen.stream) as table:
+        table.begin("\u6f22\u5b57" * 30, 3)
+        table.update({**RECORD, "iteration": 1})
+        table.alarms(["\u6f22\u5b57" * 50, "e\u0301" * 100])
+        table.status("\U0001f600" * 60)
+        lines = screen.read(lambda lines: "\u6f22" in " ".join(lines[1:]))
+    assert all(cell_len(line) <= width for line in lines)
+    assert "\u6f22" in lines[0]
+
+
+def test_what_is_printed_meanwhile_stands_above_the_table(terminal, monkeypatch):
+    screen = terminal(80)
+    monkeypatch.setattr("sys.stdout", screen.stream)
+    with LiveTable() as table:
+        table.begin("grpo", 2)
+        screen.read(lambda lines: "GRPO" in lines[0])
+        print("[b]from a library[/b]")
+        table.update({**RECORD, "iteration": 1})
+        screen.read(lambda lines: lines[0] == "[b]from a library[/b]" and lines[1].startswith("GRPO 1/2"))
+    assert sys.stdout is screen.stream
 
 
 def test_clocks_go_on_by_themselves(terminal):
