@@ -275,6 +275,7 @@ from agile_gym.reporting.console import LiveTable
 try:
     with LiveTable() as table:
         table.begin("grpo", 10**6)
+        table.alarms(["x" * 76])
         for number in range(10**6):
             table.update({"iteration": number, "acc": 0.5})
             if number == 50:
@@ -313,7 +314,8 @@ def test_ctrl_c_leaves_a_whole_table_and_a_free_line(tmp_path):
     assert screen.lines[0] == "ready"
     assert screen.lines[-2:] == ["Interrupted; resume with: agile-gym train --resume", ""]
     assert sum("GRPO" in line for line in screen.lines) == 1
-    assert len(screen.lines) == 5
+    assert screen.lines[-3] == f"  ! {'x' * 76}"  # as wide as the window: the echo of ^C does not fit behind it
+    assert len(screen.lines) == 6
 
 
 @pytest.mark.parametrize(

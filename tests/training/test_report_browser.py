@@ -165,6 +165,9 @@ def test_what_models_wrote_stays_text(browser, server):
     assert kinds.count("episode") == 6
     title = page.js("return document.querySelector('h1').textContent")
     assert title.endswith("{{ style }}{% block body %}")
+    seen = page.js("return document.title + document.querySelector('#results').textContent")
+    assert not set("\u2028\u2029\u202e") & set(seen)
+    assert seen.count("U+202E") > 3
     written = page.js("return [...document.querySelectorAll('.written p')].map((node) => node.textContent)")
     assert len(written) > 10
     assert '</script><script>alert(1)</script><img src=x onerror="alert(2)"> <!-- <script> ]]>' in written[0]
