@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -90,6 +90,7 @@ _MANY = 40
 """From so many on, a line is drawn with a smoother one over it."""
 _LEAST_SHARE = 0.22
 """Least share of the width that a stage takes."""
+_FURTHEST = 1e300
 _COLOURS = ("#2457c5", "#c2570c", "#14804a", "#8a3fb0")
 _QUIET, _GRID = "#5a5f66", "#e4e4de"
 _VARIABLES = {_QUIET: "var(--quiet)", _GRID: "var(--grid)"} | {
@@ -236,11 +237,11 @@ def draw_chart(
 def _draw_curve(pane: Any, series: Series, colour: str, records: Sequence[Mapping[str, float]]) -> None:  # noqa: ANN401
     """Draw a curve of one stage into its pane."""
     found = [record for record in records if series.key in record]
-    x, y = (np.array([record[key] for record in found], np.float64) for key in ("iteration", series.key))
+    x, y = (_numbers(record[key] for record in found) for key in ("iteration", series.key))
     if series.dots:
         ends = [(record.get(f"{series.key}_low"), record.get(f"{series.key}_high")) for record in found]
         known = [place for place, (low, high) in enumerate(ends) if low is not None and high is not None]
-        low, high = np.array([ends[place] for place in known], np.float64).reshape(-1, 2).T
+        low, high = (_numbers(ends[place][side] or 0.0 for place in known) for side in (0, 1))
         if len(known) > 1:
             pane.fill_between(x[known], low, high, color=colour, alpha=0.18, linewidth=0, clip_on=False)
         else:
@@ -253,6 +254,11 @@ def _draw_curve(pane: Any, series: Series, colour: str, records: Sequence[Mappin
         pane.plot(x, y, color=colour, alpha=0.35, linewidth=1, clip_on=False)
         y = np.asarray(ndimage.uniform_filter1d(y, 2 * (len(y) // 40) + 1, mode="nearest"), np.float64)
     pane.plot(x, y, color=colour, marker="o" if len(x) == 1 else "", clip_on=False)
+
+
+def _numbers(values: Iterable[float]) -> NDArray[np.float64]:
+    """Return values as an array; none is so large that the axis could not go beyond it."""
+    return np.clip(np.array(list(values), np.float64), -_FURTHEST, _FURTHEST)
 
 
 def _averaged(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -52,6 +52,8 @@ def ticks(svg):
 @example([-3.0], True, False)
 @example([5.0] * 3, False, False)
 @example([125001.0, 225001.0], False, False)
+@example([1e308, 1e308], False, True)
+@example([-1.7e308, 1.7e308], False, False)
 def test_any_values_stay_within_the_drawing(values, percent, from_zero):
     svg = parsed(draw_chart("T", records(values), S, percent=percent, from_zero=from_zero))
     assert 2 <= len({label for label, _ in ticks(svg)}) == len(ticks(svg)) <= 8
