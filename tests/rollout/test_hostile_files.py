@@ -101,8 +101,8 @@ def test_what_cannot_be_walked_through_is_neither_read_nor_written(tmp_path, key
 def test_no_line_is_written_that_would_not_be_read(tmp_path, monkeypatch):
     write(tmp_path, [made(0)])
     size = (tmp_path / "episodes.jsonl").stat().st_size
-    for module in ("lines", "records"):
-        monkeypatch.setattr(f"agile_gym.rollout.{module}.MAX_LINE", size)
+    for module in ("reading", "values"):
+        monkeypatch.setattr(f"agile_gym.transcripts.{module}.MAX_LINE", size)
     with TranscriptWriter(tmp_path, resume=True) as writer:
         with pytest.raises(ConfigurationError, match=rf"it has {size + 1:,} bytes, and {size:,} can be read back"):
             writer.append(replace(made(1), policy="made up!"))

@@ -211,19 +211,3 @@ def test_bad_input_is_told(run, tmp_path):
         with pytest.raises(ConfigurationError, match=r"The summary in .* is damaged"):
             write_report(tmp_path, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
-
-
-def test_turns_are_cut_outside_their_thoughts():
-    thought = "The form is <think>...</think>, then <code>x</code>."
-    text = f"<think>{thought}</think> so <code>swap(0, 1)</code><answer>[<think>open"
-    assert _cut(text) == [
-        ("think", thought, True),
-        ("outside", " so ", True),
-        ("code", "swap(0, 1)", True),
-        ("answer", "[", False),
-        ("think", "open", False),
-    ]
-    assert _cut("from the prompt</think><answer>[]</answer>") == [
-        ("think", "from the prompt", True),
-        ("answer", "[]", True),
-    ]
