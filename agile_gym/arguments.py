@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from agile_gym.errors import ConfigurationError
+from agile_gym.errors import ConfigurationError, did_you_mean
 
 __all__ = [
     "MAX_SEED",
+    "check_call",
     "check_fields",
     "check_seed",
     "check_types",
@@ -177,3 +179,39 @@ def _in_words(kind: Any) -> str:  # noqa: ANN401 -- any annotation
     if origin is not None:
         return "a function, which only Python code can give"
     return f"a {kind.__name__}"
+
+
+def check_call(
+    maker: Callable[..., Any],
+    options: Mapping[str, Any],
+    what: str,
+    given: tuple[str, ...] = (),
+    *,
+    fill: str | None = None,
+) -> None:
+    """Check that a maker takes what it is to be given.
+
+    Args:
+        maker: A class or a function.
+        options: What it is given by name.
+        what: What it makes, for the message, such as ``"policy 'edge'"``.
+        given: What it is given by place.
+        fill: What can be written as ``"NAME:TEXT"`` to give the first argument, if that is missing.
+
+    Raises:
+        ConfigurationError: If it does not.
+    """
+    try:
+        signature = inspect.signature(maker)
+    except (TypeError, ValueError):
+        return  # made in C, without a signature: the call will tell
+    try:
+        signature.bind(*given, **options)
+    except TypeError as error:
+        kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        names = [parameter.name for parameter in signature.parameters.values() if parameter.kind in kinds]
+        wrong = [option for option in options if option not in names]
+        hint = f" {did_you_mean(wrong[0], names)}" if wrong and names else ""
+        if fill is not None and not given and "missing" in str(error):
+            hint = f" Write '{fill}:{names[0].upper()}'." if names else hint
+        raise ConfigurationError(f"The {what} cannot be made: {error}.{hint}") from error

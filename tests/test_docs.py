@@ -37,6 +37,12 @@ def blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
+def beside_examples():
+    """Return an environment in which the examples' modules are found, as if a command was run in their folder."""
+    paths = [str(ROOT / "examples"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
 def needs_ray(page):
     if page.name in WITH_RAY:
         pytest.importorskip("ray")
@@ -64,7 +70,9 @@ def test_commands_run(page, tmp_path):
         if arguments[0] == "train" and "--resume" not in arguments:
             arguments += [f"--set={key}={value}" for key, value in SMALL.items()]
         command = [sys.executable, "-m", "agile_gym", *arguments]
-        result = subprocess.run(command, cwd=tmp_path, input="answer\n", capture_output=True, text=True, check=False)
+        result = subprocess.run(
+            command, cwd=tmp_path, env=beside_examples(), input="answer\n", capture_output=True, text=True, check=False
+        )
         assert result.returncode == 0, f"{line}\n{result.stderr}"
         assert "agile-gym: " not in result.stderr
 
@@ -141,7 +149,7 @@ def test_the_policy_of_the_example_plays_on_the_command_line(tmp_path):
 
 def test_every_example_is_run():
     here = {"quickstart.py", "custom_policy.py", "vector_rollout.py", "evaluate_hf.py", "write_transcripts.py"}
-    elsewhere = {"evaluate_api.py"}  # by the tests of endpoints, which have a server for it
+    elsewhere = {"evaluate_api.py", "custom_env.py"}  # by the tests of endpoints and of other environments
     with_ray = {"rllib_grpo.py", "rllib_ppo.py", "tune_sweep.py"}
     by_hand = {"assemble_vlm.py"}  # needs packages with pretrained weights
     assert {path.name for path in (ROOT / "examples").glob("*.py")} == here | elsewhere | with_ray | by_hand

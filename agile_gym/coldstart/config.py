@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -15,10 +15,11 @@ from agile_gym.coldstart.expert import MISTAKES, cells_of, check_turns
 from agile_gym.coldstart.filters import Quotas
 from agile_gym.coldstart.knowledge import FACTORS, zoom_factors
 from agile_gym.coldstart.steps import LOOKS, Cell, check_looks, expert_cells
+from agile_gym.envs.contract import env_name, make_env, probe_env
 from agile_gym.envs.jigsaw.config import JigsawConfig, JigsawRules, resolve
 from agile_gym.envs.jigsaw.env import JigsawVisionEnv, open_source
 from agile_gym.errors import ConfigurationError
-from agile_gym.evaluation.plan import EvaluationPlan, SuiteEntry, Task, grid_name
+from agile_gym.evaluation.plan import EnvironmentEntry, EvaluationPlan, SuiteEntry, Task, grid_name
 from agile_gym.evaluation.run import PreparedPlan
 from agile_gym.images.opening import ImagesLike
 from agile_gym.puzzle.board import allowed_levels, count_permutations
@@ -29,6 +30,8 @@ EXPERT = "expert"
 """Name of the teacher that knows the solution, `ExpertPolicy`."""
 _EXPERT_MAKER = "agile_gym.coldstart:ExpertPolicy"
 MAX_COUNT = 1_000_000
+MAX_TURNS = 1000
+AGILE_TURNS = (4, 8)
 ATTEMPTS_EACH = 10
 """Attempts for each episode wanted, unless a limit is given."""
 _SET_HERE = {
@@ -46,12 +49,14 @@ class ColdStartConfig:
 
     Attributes:
         count: Episodes wanted.
-        teacher: ``"expert"``, or the name of a policy, as `agile_gym.policies.make_policy` reads it.
+        teacher: ``"expert"``, which plays the jigsaw only, or the name of a policy, as
+            `agile_gym.policies.make_policy` reads it.
         teacher_options: Options of the teacher; of the expert, those of `ExpertPolicy` but ``turns``. It thinks in few
             words where the prompt is short, unless ``style`` is given.
         grid: A grid, or several, which get equal shares.
         level: How many pieces start in their place; as for `JigsawConfig`.
-        turns: Smallest and largest number of turns, the answer included (AGILE: 4 to 8).
+        turns: Smallest and largest number of turns, the answer included; 4 to 8 by default, as AGILE's, and any number
+            in another environment than the jigsaw.
         balance: What episodes are balanced over: ``"both"`` numbers of turns and ways of looking closer, ``"turns"``,
             ``"looks"``, or ``"none"``.
         looks: How episodes may look closer: one or more of ``"board"`` (not at all), ``"crop"``, ``"zoom"``, and
@@ -61,10 +66,12 @@ class ColdStartConfig:
         seed: Seed of puzzles and episodes, 0 to `agile_gym.arguments.MAX_SEED`.
         options: Further options of the environment. ``crop`` is ``"random"`` and ``max_turns`` the largest number of
             turns unless given.
-        distinct_texts: Whether the same text is kept once only; None means so unless the prompt is short, when texts
-            are too short to differ.
+        distinct_texts: Whether the same text is kept once only; None means so for a jigsaw, unless the prompt is short,
+            when texts are too short to differ.
         allow_errors: Whether episodes with a turn that was an error are kept; of the expert, those with planned ones.
         max_attempts: How many episodes are played at most; None means 10 for each one wanted.
+        env: Another environment than the jigsaw, as `agile_gym.envs.contract.find_env` reads it. Then ``grid``,
+            ``level``, ``looks`` and ``split`` do not count, and episodes are balanced over turns at most.
     """
 
     count: int = 1600
@@ -72,7 +79,7 @@ class ColdStartConfig:
     teacher_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     grid: Any = 2
     level: int | str | Sequence[int] | None = 0
-    turns: int | Sequence[int] = (4, 8)
+    turns: int | Sequence[int] | None = None
     balance: str = "both"
     looks: str | Sequence[str] = LOOKS
     images: ImagesLike = None
@@ -82,6 +89,7 @@ class ColdStartConfig:
     distinct_texts: bool | None = None
     allow_errors: bool = False
     max_attempts: int | None = None
+    env: str | None = None
 
     def __post_init__(self) -> None:
         """Check what can be checked without opening anything.
@@ -99,9 +107,15 @@ class ColdStartConfig:
                 "or None if all images are for training."
             )
         object.__setattr__(self, "seed", require_seed(self.seed))
-        low, high = check_turns(self.turns)
+        if self.turns is not None:
+            low, high = check_turns(self.turns)
+        else:
+            low, high = AGILE_TURNS if self.env is None else (1, MAX_TURNS)
         object.__setattr__(self, "turns", (low, high))
         object.__setattr__(self, "looks", check_looks(self.looks))
+        if self.env is not None:
+            self._check_other(self.env)
+            return
         object.__setattr__(self, "grid", self._grids())
         for name in self.options:
             if name in _SET_HERE:
@@ -121,6 +135,17 @@ class ColdStartConfig:
                 "(--allow-errors), too."
             )
 
+    def _check_other(self, env: str) -> None:
+        """Check the settings for another environment than the jigsaw, and put its name where the grid stands."""
+        if self.is_expert:
+            raise ConfigurationError(
+                f"The expert plays the jigsaw only: give a teacher (--teacher) that plays {env}, such as "
+                "'module:Class' or 'api:MODEL'."
+            )
+        object.__setattr__(self, "grid", (env_name(env),))
+        if self.balance in ("both", "looks"):
+            object.__setattr__(self, "balance", "none")
+
     def _grids(self) -> tuple[str, ...]:
         given: Any = self.grid
         several = isinstance(given, Sequence) and not isinstance(given, str)
@@ -134,7 +159,7 @@ class ColdStartConfig:
 
     @property
     def grids(self) -> tuple[str, ...]:
-        """The grids, each once."""
+        """The grids, each once; of another environment, its name."""
         return self.grid
 
     @property
@@ -145,7 +170,8 @@ class ColdStartConfig:
     @property
     def turn_range(self) -> tuple[int, int]:
         """Smallest and largest number of turns."""
-        return check_turns(self.turns)
+        low, high = cast("tuple[int, int]", self.turns)
+        return low, high
 
     @property
     def limit(self) -> int:
@@ -155,7 +181,9 @@ class ColdStartConfig:
     @property
     def wants_distinct_texts(self) -> bool:
         """Whether the same text is kept once only."""
-        return self.options.get("prompt") != "short" if self.distinct_texts is None else self.distinct_texts
+        if self.distinct_texts is None:
+            return self.env is None and self.options.get("prompt") != "short"
+        return self.distinct_texts
 
     def policy_call(self) -> tuple[str, dict[str, Any]]:
         """Return name and options of the policy, for `agile_gym.policies.make_policy`."""
@@ -169,6 +197,8 @@ class ColdStartConfig:
         """Return the settings that fix the episodes, as plain values; what is no plain value becomes its ``repr``."""
         settings = asdict(self)
         del settings["max_attempts"]
+        if self.env is None:
+            del settings["env"]
         return {key: _plain(value) for key, value in settings.items()}
 
 
@@ -194,6 +224,22 @@ def prepare(config: ColdStartConfig) -> tuple[PreparedPlan, Quotas]:
         ConfigurationError: If an option is not allowed.
         ImageError: If no photographs are found.
     """
+    name, policy_options = config.policy_call()
+    if config.env is not None:
+        options = dict(config.options) if config.images is None else {**config.options, "images": config.images}
+        probe_env(config.env, options)
+        (grid,) = config.grids
+        low, high = config.turn_range
+        cells = {grid: [Cell(turns, looks) for turns in range(low, high + 1) for looks in LOOKS]}
+        plan = EvaluationPlan(name, [EnvironmentEntry(config.env)], seed=config.seed, policy_options=policy_options)
+        makers = {grid: partial(make_env, config.env, options)}
+        return PreparedPlan(plan, None, makers), Quotas(config.count, config.grids, cells, config.balance)
+    return _prepare_jigsaw(config, name, policy_options)
+
+
+def _prepare_jigsaw(
+    config: ColdStartConfig, name: str, policy_options: Mapping[str, Any]
+) -> tuple[PreparedPlan, Quotas]:
     options: dict[str, Any] = {"crop": "random", "max_turns": config.turn_range[1], **config.options}
     shared = JigsawConfig.from_options({"images": config.images, "split": config.split, **options})
     source = open_source(shared)
@@ -207,11 +253,10 @@ def prepare(config: ColdStartConfig) -> tuple[PreparedPlan, Quotas]:
     cells: dict[str, Sequence[Cell]] = {}
     entries: list[SuiteEntry] = []
     for grid, make in makers.items():
-        env = make()
-        cells[grid] = _cells(config, env.rules)
-        entries.append(SuiteEntry(grid, env.rules.levels, 1))
-        env.close()
-    name, policy_options = config.policy_call()
+        make().close()  # its mistakes show now
+        rules = resolve(JigsawConfig.from_options(make.keywords))
+        cells[grid] = _cells(config, rules)
+        entries.append(SuiteEntry(grid, rules.levels, 1))
     images = config.images if isinstance(config.images, str) else None
     plan = EvaluationPlan(name, entries, seed=config.seed, images=images, policy_options=policy_options)
     return PreparedPlan(plan, source, makers), Quotas(config.count, config.grids, cells, config.balance)
@@ -237,7 +282,7 @@ def attempts_of(config: ColdStartConfig, start: int) -> Iterator[Task]:
     of episode.
     """
     first = int(np.random.SeedSequence([config.seed, len(config.grids)]).generate_state(1)[0])
-    levels = {grid: _level_weights(config, grid) for grid in config.grids}
+    levels = {grid: ([0], [1.0]) if config.env else _level_weights(config, grid) for grid in config.grids}
     for number in range(start, config.limit):
         round_, place = divmod(number, len(config.grids))
         grid = config.grids[place]

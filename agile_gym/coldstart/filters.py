@@ -42,11 +42,16 @@ class Kind(NamedTuple):
     looks: Looks
 
 
-def kind_of(transcript: Transcript) -> Kind:
-    """Return the kind of an episode, from what was carried out."""
+def kind_of(transcript: Transcript, name: str | None = None) -> Kind:
+    """Return the kind of an episode, from what was carried out.
+
+    Args:
+        transcript: The episode.
+        name: What stands for its grid, if it is of another environment than the jigsaw.
+    """
     done = {primitive for turn in transcript.turns for primitive in turn.primitives}
     looks = LOOKS[("Crop" in done) + 2 * ("Zoom" in done)]
-    return Kind(transcript.task["grid"], len(transcript.turns), looks)
+    return Kind(transcript.task["grid"] if name is None else name, len(transcript.turns), looks)
 
 
 def share_out(count: int, parts: int, shift: int = 0) -> list[int]:
@@ -152,8 +157,9 @@ REASONS: dict[Reason, str] = {
 
 
 def puzzle_key(transcript: Transcript) -> str:
-    """Return a hash of the puzzle: of the pieces' pixels, in the order in which they are shown."""
-    digest = hashlib.sha256(transcript.task["grid"].encode())
+    """Return a hash of the puzzle: of the pixels of the pieces, or images, in the order in which they are shown."""
+    task = transcript.task
+    digest = hashlib.sha256(str(task.get("grid", transcript.prompt)).encode())
     for image in transcript.prompt_images:
         digest.update(repr(image.shape).encode())
         digest.update(image.tobytes())
@@ -176,13 +182,14 @@ class Filters:
         steps: Turns of kept episodes by what an expert did in them.
     """
 
-    def __init__(self, quotas: Quotas, *, distinct_texts: bool, allow_errors: bool) -> None:
+    def __init__(self, quotas: Quotas, *, distinct_texts: bool, allow_errors: bool, name: str | None = None) -> None:
         """Begin.
 
         Args:
             quotas: The episodes that are wanted.
             distinct_texts: Whether every text is kept once only.
             allow_errors: Whether episodes with errors are kept, if they were solved in the end.
+            name: Name of the environment, if it is another one than the jigsaw.
         """
         self.quotas = quotas
         self.rejected: Counter[Reason] = Counter()
@@ -190,6 +197,7 @@ class Filters:
         self.steps: Counter[str] = Counter()
         self._distinct = distinct_texts
         self._allow_errors = allow_errors
+        self._name = name
         self._puzzles: set[str] = set()
         self._texts: set[str] = set()
 
@@ -223,14 +231,14 @@ class Filters:
         return {"puzzle": puzzle_key(transcript), "rejected": dict(sorted(self.rejected.items()))}
 
     def _take(self, transcript: Transcript, puzzle: str) -> None:
-        self.quotas.add(kind_of(transcript))
+        self.quotas.add(kind_of(transcript, self._name))
         self.actions.update(name for turn in transcript.turns for name in set(turn.primitives))
         self.steps.update(transcript.details.get("steps", ()))
         self._puzzles.add(puzzle)
         self._texts.add(text_key(transcript))
 
     def _judge(self, transcript: Transcript, puzzle: str) -> Reason | None:
-        kind = kind_of(transcript)
+        kind = kind_of(transcript, self._name)
         if not transcript.solved:
             return "unsolved"
         if self._has_errors(transcript):

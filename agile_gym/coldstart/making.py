@@ -14,7 +14,7 @@ from agile_gym.coldstart.config import ColdStartConfig, attempts_of, prepare
 from agile_gym.coldstart.filters import REASONS, Filters, Kind
 from agile_gym.coldstart.steps import LOOKS
 from agile_gym.errors import ConfigurationError, reason_of
-from agile_gym.evaluation.plan import Task
+from agile_gym.evaluation.plan import Task, pieces_of
 from agile_gym.evaluation.run import PreparedPlan, hold_back, play_tasks
 from agile_gym.evaluation.workers import MAX_WORKERS, play_in_workers
 from agile_gym.files import write_text
@@ -124,7 +124,7 @@ def _table(grid: str, found: Mapping[Kind, int]) -> str:
     kinds = {(kind.turns, kind.looks): count for kind, count in found.items() if kind.grid == grid}
     numbers = sorted({turns for turns, _ in kinds})
     lines = [f"{grid + ', turns:':16}" + "".join(f"{turns:>7}" for turns in numbers) + "    all"]
-    for looks in LOOKS:
+    for looks in LOOKS if pieces_of(grid) else ():
         row = [kinds.get((turns, looks), 0) for turns in numbers]
         lines.append(f"{_WORDS[looks]:16}" + "".join(f"{count:>7,}" for count in [*row, sum(row)]))
     columns = [sum(count for (turns, _), count in kinds.items() if turns == number) for number in numbers]
@@ -162,7 +162,7 @@ def make_cold_start(
         output: The folder. Each transcript's ``details["cold_start"]`` tells which attempt it was.
         config: The settings; `ColdStartConfig`'s by default.
         teacher: A policy that plays instead of the one that the settings name, which then only name it. It is told the
-            solution (``reveal=True``).
+            solution of a jigsaw (``reveal=True``).
         batch: How many episodes are played side by side, in each process.
         workers: Number of processes; more than one make their own policies by name.
         format: ``"jsonl"`` or ``"parquet"``; see `TranscriptWriter`.
@@ -191,7 +191,12 @@ def make_cold_start(
     if policy is None and workers == 1:
         policy = make_policy(name, **options)
     prepared, quotas = prepare(config)
-    filters = Filters(quotas, distinct_texts=config.wants_distinct_texts, allow_errors=config.allow_errors)
+    filters = Filters(
+        quotas,
+        distinct_texts=config.wants_distinct_texts,
+        allow_errors=config.allow_errors,
+        name=None if config.env is None else config.grids[0],
+    )
     folder = Path(output)
     if not resume:
         check_replaceable(folder / MANIFEST, _is_manifest, "what agile-gym coldstart wrote")

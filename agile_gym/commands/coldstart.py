@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agile_gym.commands.shared import read_pairs
+from agile_gym.commands.shared import add_env, env_of, find_modules_here, read_pairs
 from agile_gym.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -38,11 +37,12 @@ def add_coldstart_command(commands: Any) -> None:  # noqa: ANN401 -- argparse na
     add("--style", default=None, help="of the expert: full, short or none (default: as the prompt)")
     add("--mistakes", type=float, default=None, help="of the expert: share with wrong moves (default: 0.3)")
     add("--slips", type=float, default=None, help="of the expert: share with actions that are errors (default: 0)")
-    add("--grid", nargs="+", default=["2"], help="grids, such as 2 or 2 3 2x4 (default: 2)")
-    add("--level", default="0", help="pieces in place at the start: 0, 0-2, all or any (default: %(default)s)")
-    add("--turns", type=int, nargs="+", default=[4, 8], metavar="N", help="smallest and largest (default: 4 8)")
+    add_env(command)
+    add("--grid", nargs="+", default=None, help="grids, such as 2 or 2 3 2x4 (default: 2)")
+    add("--level", default=None, help="pieces in place at the start: 0, 0-2, all or any (default: 0)")
+    add("--turns", type=int, nargs="+", default=None, metavar="N", help="smallest and largest (default: 4 8)")
     add("--balance", default="both", help="over turns, looks, both or none (default: %(default)s)")
-    add("--looks", nargs="+", default=[], help="board (no closer look), crop, zoom, both (default: all)")
+    add("--looks", nargs="+", default=None, help="board (no closer look), crop, zoom, both (default: all)")
     add("--images", default=None, help="folder, file, or hf:NAME[:SPLIT[:COLUMN]] (default: built-in photographs)")
     add("--split", default="train", choices=("train", "all"), help="all: no image is for tests (default: train)")
     add("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the environment")
@@ -65,8 +65,8 @@ def _coldstart(options: argparse.Namespace) -> int:
     from agile_gym.interruption import stop_signals
 
     config = _config(options)
-    if not config.is_expert and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # so that a module beside the user is found
+    if not config.is_expert:
+        find_modules_here()
     with tqdm(total=config.count, unit="episode", file=sys.stderr) as bar, stop_signals() as stops:
 
         def show(attempts: int, kept: int) -> None:
@@ -108,14 +108,17 @@ def _config(options: argparse.Namespace) -> ColdStartConfig:
             if options.teacher != "expert":
                 raise ConfigurationError(f"--{name} is an option of the expert; leave it out with another teacher.")
             teacher_options[name] = value
-    turns: list[int] = options.turns
+    jigsaw_only = ("grid", "level", "looks", *_EXPERT_FLAGS)
+    env = env_of(options, {name: f"--{name}" for name in jigsaw_only})
+    turns: list[int] | None = options.turns
+    level = "0" if options.level is None else options.level
     return ColdStartConfig(
         count=options.count,
         teacher=options.teacher,
         teacher_options=teacher_options,
-        grid=options.grid,
-        level=None if options.level == "any" else int(options.level) if options.level.isdecimal() else options.level,
-        turns=turns[0] if len(turns) == 1 else turns,
+        grid=options.grid or ["2"],
+        level=None if level == "any" else int(level) if level.isdecimal() else level,
+        turns=turns[0] if turns is not None and len(turns) == 1 else turns,
         balance=options.balance,
         **({"looks": options.looks} if options.looks else {}),
         images=options.images,
@@ -125,4 +128,5 @@ def _config(options: argparse.Namespace) -> ColdStartConfig:
         distinct_texts=False if options.same_texts else None,
         allow_errors=options.allow_errors,
         max_attempts=options.max_attempts,
+        env=env,
     )

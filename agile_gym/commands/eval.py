@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agile_gym.commands.shared import read_pairs
+from agile_gym.commands.shared import add_env, env_of, find_modules_here, read_pairs
 from agile_gym.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -34,9 +33,10 @@ def add_eval_command(commands: Subparsers) -> None:
     add = command.add_argument
     add("--policy", default="edge", help="edge, random, hf:PATH, api:MODEL or module:attribute (default: %(default)s)")
     add("--policy-option", action="append", default=[], metavar="KEY=VALUE", help="option of the policy")
+    add_env(command)
     add("--suite", default=None, help="paper, quick, large, or a TOML file (default: paper)")
     add("--grid", nargs="+", default=None, help="grids instead of a suite, such as 2 3 2x4")
-    add("--levels", nargs="+", default=["all"], help="all, or numbers such as 0 1 2 (default: all)")
+    add("--levels", nargs="+", default=None, help="all, or numbers such as 0 1 2 (default: all)")
     add("--episodes", type=int, default=None, help="puzzles a level (default: those of the suite, or 300)")
     add("--samples", type=int, default=None, help="how often each puzzle is played, for pass@k (default: 1)")
     add("--seed", type=int, default=None, help="seed of the puzzles (default: that of the suite, or 0)")
@@ -88,6 +88,8 @@ def _eval(options: argparse.Namespace) -> int:
         check_output(output.with_suffix(".png"), plan.images, "The picture of --plots:")
     policy = _policy(plan, options.workers)
     prepared = prepare_plan(plan)
+    if options.training_images is not None and prepared.source is None:
+        raise ConfigurationError(f"--training-images compares photographs of the jigsaw; leave it out with {plan.env}.")
     training = _training_images(options.training_images)
     keep = _keep(options.keep)
     with Session(prepared, output, keep=keep, resume=options.resume, overwrite=options.overwrite) as session:
@@ -96,7 +98,7 @@ def _eval(options: argparse.Namespace) -> int:
             print(f"agile-gym: {lines} of {session.journal.path} cannot be read; played again.", file=sys.stderr)
         _play(session, policy, options)
         results = session.journal.results
-    overlap = None if training is None else find_overlap(prepared.source, training, results)
+    overlap = None if training is None or prepared.source is None else find_overlap(prepared.source, training, results)
     summary, cost = write_report(  # before anything is printed: who reads that may have seen enough
         output,
         results,
@@ -128,6 +130,7 @@ def _play(session: Session, policy: Policy | None, options: argparse.Namespace) 
     from tqdm import tqdm
 
     from agile_gym.commands.shared import warnings_above
+    from agile_gym.evaluation.metrics import column_name
     from agile_gym.interruption import stop_signals
 
     journal = session.journal
@@ -146,7 +149,7 @@ def _play(session: Session, policy: Policy | None, options: argparse.Namespace) 
             with warnings_above(write), stop_signals() as stops:
                 for result in session.play(policy, batch=options.batch, workers=options.workers, on_lost=write):
                     solved += result.solved
-                    show(f"{result.grid} L{result.level} ")
+                    show(f"{result.grid} {column_name(result.level, result.label)} ".replace("  ", " "))
                     bar.update()
                     stops.check()
     except BaseException:
@@ -170,9 +173,27 @@ def _check_output(output: Path) -> None:
 
 
 def _plan(options: argparse.Namespace) -> EvaluationPlan:
-    """Put the plan together: a suite, and what is given besides."""
-    from agile_gym.evaluation.plan import DEFAULT_EPISODES, EvaluationPlan, choose_entries, load_suite, restrict_levels
+    """Put the plan together: a suite, or another environment than the jigsaw, and what is given besides."""
+    from agile_gym.evaluation.plan import (
+        DEFAULT_EPISODES,
+        EnvironmentEntry,
+        EvaluationPlan,
+        choose_entries,
+        load_suite,
+        restrict_levels,
+    )
 
+    env = env_of(options, {"suite": "--suite", "grid": "--grid", "levels": "--levels"})
+    if env is not None:
+        return EvaluationPlan(
+            policy=options.policy,
+            entries=[EnvironmentEntry(env, DEFAULT_EPISODES if options.episodes is None else options.episodes)],
+            samples=1 if options.samples is None else options.samples,
+            seed=0 if options.seed is None else options.seed,
+            images=options.images,
+            options=read_pairs(options.option, "--option", "size=64"),
+            policy_options=read_pairs(options.policy_option, "--policy-option", "temperature=0.7"),
+        )
     if options.suite is not None and options.grid is not None:
         raise ConfigurationError("--suite and --grid exclude each other: a suite names its grids. Leave one out.")
     levels = _levels(options.levels)
@@ -202,8 +223,8 @@ def _policy(plan: EvaluationPlan, workers: int) -> Policy | None:
     """Make the policy, unless worker processes make their own."""
     from agile_gym.policies.base import POLICIES, make_policy
 
-    if plan.policy.partition(":")[0] not in POLICIES and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # so that a module beside the user is found
+    if plan.policy.partition(":")[0] not in POLICIES:
+        find_modules_here()
     return make_policy(plan.policy, **plan.policy_options) if workers == 1 else None
 
 
@@ -213,8 +234,8 @@ def _training_images(images: str | None) -> ImageSource | None:
     return None if images is None else open_images(images)
 
 
-def _levels(words: Sequence[str]) -> tuple[int, ...] | None:
-    if list(words) == ["all"]:
+def _levels(words: Sequence[str] | None) -> tuple[int, ...] | None:
+    if words is None or list(words) == ["all"]:
         return None
     try:
         return tuple(int(word.lower().removeprefix("l")) for word in words)

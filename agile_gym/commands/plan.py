@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from agile_gym.commands.shared import read_pairs
+from agile_gym.commands.shared import add_env, env_of, read_pairs
 from agile_gym.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def add_plan_command(commands: Any) -> None:  # noqa: ANN401 -- argparse names n
         "whether it fits the model's context and what to change. No weights are loaded.",
     )
     command.add_argument("--model", required=True, help="folder of a model, or its name on the hub")
+    add_env(command)
     command.add_argument("--grid", help="such as 3 or 2x3 (default: 2)")
     command.add_argument("--turns", type=int, help="turns of an episode, the answer included (default: 5)")
     command.add_argument("--image-size", type=int, help="side of the picture that is cut, in pixels (default: 448)")
@@ -65,27 +66,38 @@ def run_plan(options: argparse.Namespace) -> int:
         ConfigurationError: If an option is not allowed, or the model cannot be used.
         MissingDependencyError: If transformers, or what the processor needs, is not installed.
     """
+    from agile_gym.envs.contract import probe_env
     from agile_gym.envs.jigsaw.config import JigsawConfig, resolve
     from agile_gym.models.chat import ChatFormat
     from agile_gym.models.loading import load_config, load_processor
     from agile_gym.rollout.plan import advise, plan_tokens
 
     settings = _settings(options)
-    rules = resolve(JigsawConfig.from_options(settings))  # its mistakes are told before a model is looked for
+    jigsaw_only = {flag[2:].replace("-", "_"): flag for flag in _FLAGS.values()}
+    env = env_of(options, jigsaw_only)
+    if env is not None:
+        probe_env(env, settings)  # its mistakes are told before a model is looked for
+        rules = None
+    else:
+        rules = resolve(JigsawConfig.from_options(settings))
     config = load_config(options.model)
     context = _context(config, options.model) if options.context is None else options.context
     chat = ChatFormat(load_processor(options.model), system=options.system)
-    plan = plan_tokens(chat, settings, context=context, new_tokens=options.new_tokens, window=options.window)
+    plan = plan_tokens(chat, settings, context=context, new_tokens=options.new_tokens, window=options.window, env=env)
     kept = "all images kept" if plan.window is None else f"the last {plan.window} images of feedback kept"
-    height, width = rules.canvas
+    what = f"{env}, {plan.turns} turns"
+    if rules is not None:
+        height, width = rules.canvas
+        what = (
+            f"{rules.rows}x{rules.cols}, {plan.turns} turns, canvas {width} x {height}, dialect {rules.dialect.name}, "
+            f"prompt {rules.config.prompt}"
+        )
     print(
-        f"{options.model}: a context of {context:,} tokens\n"
-        f"{rules.rows}x{rules.cols}, {plan.turns} turns, canvas {width} x {height}, dialect {rules.dialect.name}, "
-        f"prompt {rules.config.prompt}, {plan.new_tokens:,} tokens written a turn, {kept}\n"
+        f"{options.model}: a context of {context:,} tokens\n{what}, {plan.new_tokens:,} tokens written a turn, {kept}\n"
     )
     print("\n".join(format_plan(plan)))
     if not plan.fits(costliest=True):
-        print("\n".join(format_advice(advise(chat, settings, plan))))
+        print("\n".join(format_advice(advise(chat, settings, plan, env=env), env=env)))
     return 0
 
 
@@ -124,7 +136,7 @@ def _verdict(plan: TokenPlan) -> str:
     return f"It does not fit: {needed:,} tokens are needed, and {plan.context:,} have room. Turn {turn} is too much."
 
 
-def format_advice(advice: Advice) -> list[str]:
+def format_advice(advice: Advice, *, env: str | None = None) -> list[str]:
     """Return the lines that say what would make an episode fit."""
     changes = {
         f"--image-size {advice.image_size}": (advice.image_size, "a smaller picture"),
@@ -136,6 +148,11 @@ def format_advice(advice: Advice) -> list[str]:
     lines = [f"  {flags:32}{meaning}" for flags, (value, meaning) in changes.items() if value is not None]
     if lines:
         return ["Any of these lines makes it fit, whatever the feedback:", *lines]
+    if env is not None:
+        return [
+            "Neither fewer images nor fewer new tokens are enough. Choose a model with a longer context, or let the "
+            "environment write and show less."
+        ]
     return [
         "Neither a smaller picture nor fewer images, turns or new tokens are enough. Choose a smaller grid or a model "
         "with a longer context, or train a model on --prompt short."

@@ -42,9 +42,8 @@ def turn_text(line: str, env: JigsawVisionEnv) -> str:
     Returns:
         The text for `JigsawVisionEnv.step`.
     """
-    workspace = env.episode.workspace
     if line == "answer":
-        return write_answer(Answer(tuple(workspace.names[piece] for piece in workspace.order)), "By hand.")
+        return write_answer(Answer(tuple(env.describe_state())), "By hand.")
     code = line.replace(";", "\n")
     if not any(word in code for word in ("observ", "Observ", "crop", "Crop", "zoom", "Zoom", "rotate")):
         code += "\nobserve()"

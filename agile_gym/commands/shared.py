@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
+import os
 import re
+import sys
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from typing import Any
 from agile_gym.errors import ConfigurationError, TranscriptError
 from agile_gym.terminal import one_line
 
-__all__ = ["find_run", "read_pairs", "warnings_above"]
+__all__ = ["add_env", "env_of", "find_modules_here", "find_run", "read_pairs", "warnings_above"]
 
 _WORDS = {"True": True, "False": False, "None": None}  # as docstrings and messages write them
 
@@ -67,6 +70,40 @@ def find_run(path: Path) -> Path:
             "evaluate with transcripts kept."
         )
     return beside
+
+
+def find_modules_here() -> None:
+    """Let modules in the present folder be imported, such as one with a policy or an environment of the user's."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
+def add_env(command: argparse.ArgumentParser) -> None:
+    """Add ``--env`` to a command."""
+    text = "module:Class or a registered id of another environment (default: the jigsaw)"
+    command.add_argument("--env", default=None, metavar="ENV", help=text)
+
+
+def env_of(options: argparse.Namespace, allowed: Mapping[str, str]) -> str | None:
+    """Return the environment that ``--env`` names, which may be beside the user, or None for the jigsaw.
+
+    Args:
+        options: The options of the command line.
+        allowed: The jigsaw's own flags: for each attribute that must then be None, its flag.
+
+    Raises:
+        ConfigurationError: If another environment is named, and one of the jigsaw's flags is given.
+    """
+    from agile_gym.envs.contract import JIGSAW, find_env
+
+    if options.env in (None, JIGSAW):
+        return None
+    for name, flag in allowed.items():
+        if getattr(options, name) is not None:
+            raise ConfigurationError(f"{flag} is of the jigsaw; give the options of {options.env} with --option.")
+    find_modules_here()
+    find_env(options.env)
+    return options.env
 
 
 INTERVAL = 10.0

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agile_gym.commands.shared import read_pairs
+from agile_gym.commands.shared import add_env, find_modules_here, read_pairs
 from agile_gym.errors import ConfigurationError
 
 __all__ = ["add_tiny_command", "add_train_command"]
@@ -57,6 +57,7 @@ def add_train_command(commands: Any) -> None:  # noqa: ANN401 -- argparse has no
     command.add_argument(
         "--output", type=Path, default=Path("train"), metavar="DIR", help="the run's folder (default: %(default)s)"
     )
+    add_env(command)
     command.add_argument("--images", help="photographs to train on (default: the built-in ones)")
     command.add_argument("--test-images", help="photographs to test on (default: a split of the others)")
     command.add_argument("--model", help="folder or name of a model (default: the preset's)")
@@ -85,6 +86,7 @@ def _train(options: argparse.Namespace) -> int:
         return 0
     changes = read_pairs(options.changes, "--set", "grpo.lr=1e-4")
     for flag, key, value in (
+        ("--env", "environment.id", options.env),
         ("--images", "images.train", options.images),
         ("--test-images", "images.test", options.test_images),
         ("--model", "model.path", options.model),
@@ -106,9 +108,8 @@ def _train(options: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the processor to others
     from agile_gym.training.pipeline import Interrupted, TrainingRun, check_settings
 
+    find_modules_here()
     settings = read_settings(preset, changes)
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # so that a teacher's module beside the user is found
     if options.dry_run:
         from agile_gym.training.dry_run import describe_run
 

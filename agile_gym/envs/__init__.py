@@ -1,4 +1,4 @@
-"""Environments: spaces, rendering and wrappers, and a package for each kind of task."""
+"""Environments: their contract, spaces and rendering, and a package for each kind of task."""
 
 from agile_gym.envs.jigsaw import (
     EqualPiecesWarning,

@@ -25,7 +25,16 @@ from agile_gym.evaluation.metrics import (
     wilson,
 )
 from agile_gym.evaluation.overlap import Overlap, find_overlap
-from agile_gym.evaluation.plan import EvaluationPlan, Suite, SuiteEntry, Task, choose_entries, load_suite, suite_names
+from agile_gym.evaluation.plan import (
+    EnvironmentEntry,
+    EvaluationPlan,
+    Suite,
+    SuiteEntry,
+    Task,
+    choose_entries,
+    load_suite,
+    suite_names,
+)
 from agile_gym.evaluation.report import Report, read_report, write_report
 from agile_gym.evaluation.run import (
     EpisodeResult,
@@ -40,6 +49,7 @@ from agile_gym.evaluation.tables import format_cost, format_tables, reference_ro
 from agile_gym.evaluation.workers import play_in_workers
 
 __all__ = [
+    "EnvironmentEntry",
     "EpisodeResult",
     "Estimate",
     "EvaluationPlan",

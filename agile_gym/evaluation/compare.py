@@ -7,7 +7,8 @@ from fractions import Fraction
 from typing import Any, cast
 
 from agile_gym.errors import ConfigurationError
-from agile_gym.evaluation.metrics import AVERAGE, bootstrap_difference, mcnemar, sign_flip
+from agile_gym.evaluation.metrics import AVERAGE, bootstrap_difference, column_name, mcnemar, sign_flip
+from agile_gym.evaluation.plan import pieces_of
 from agile_gym.evaluation.report import EpisodeRow, Report
 from agile_gym.evaluation.tables import grid_lines, short_name
 from agile_gym.terminal import one_line
@@ -15,6 +16,8 @@ from agile_gym.terminal import one_line
 __all__ = ["compare_reports", "format_comparison", "is_comparison"]
 
 Puzzle = tuple[str, int, int]
+_FINEST = 1000
+"""Largest denominator of a score that is not of a jigsaw."""
 _MCNEMAR = "McNemar's exact test"
 _SIGN_FLIP = "the sign-flip permutation test"
 _IGNORED = ("policy", "policy_options", "samples")
@@ -45,13 +48,14 @@ def compare_reports(first: Report, second: Report) -> dict[str, dict[str, Any]]:
     grids: dict[str, dict[str, list[Puzzle]]] = {}
     for puzzle in sorted(ours):
         columns = grids.setdefault(puzzle[0], {})
-        columns.setdefault(f"L{puzzle[1]}", []).append(puzzle)
+        columns.setdefault(column_name(puzzle[1], ours[puzzle][0].label), []).append(puzzle)
     return {
         grid: {
             name: _compare([(ours[puzzle], theirs[puzzle]) for puzzle in puzzles])
             for name, puzzles in {**columns, AVERAGE: [p for column in columns.values() for p in column]}.items()
+            if name
         }
-        for grid, columns in sorted(grids.items(), key=lambda item: (_pieces(item[0]), item[0]))
+        for grid, columns in sorted(grids.items(), key=lambda item: (pieces_of(item[0]), item[0]))
     }
 
 
@@ -86,15 +90,15 @@ def _check_puzzles(
             )
 
 
-def _pieces(grid: str) -> int:
-    rows, _, cols = grid.partition("x")
-    return int(rows) * int(cols)
+def _exact_score(row: EpisodeRow) -> Fraction:
+    """Return a score as the fraction that it was rounded from: of a jigsaw, a number of its pieces."""
+    pieces = pieces_of(row.grid)
+    return Fraction(round(row.score * pieces), pieces) if pieces else Fraction(row.score).limit_denominator(_FINEST)
 
 
 def _compare(pairs: Sequence[tuple[list[EpisodeRow], list[EpisodeRow]]]) -> dict[str, Any]:
     def mean(rows: Sequence[EpisodeRow], *, score: bool) -> Fraction:
-        pieces = _pieces(rows[0].grid)
-        values = [Fraction(round(row.score * pieces), pieces) if score else Fraction(row.solved) for row in rows]
+        values = [_exact_score(row) if score else Fraction(row.solved) for row in rows]
         return sum(values, Fraction(0)) / len(values)
 
     comparison: dict[str, Any] = {"puzzles": len(pairs)}

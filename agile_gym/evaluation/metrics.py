@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from agile_gym.evaluation.plan import pieces_of
 from agile_gym.evaluation.run import EpisodeResult
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Estimate",
     "bootstrap_difference",
     "bootstrap_mean",
+    "column_name",
     "columns_of",
     "mcnemar",
     "pass_at_k",
@@ -232,20 +234,26 @@ def columns_of(results: Iterable[EpisodeResult]) -> dict[str, dict[str, list[Epi
 
     Returns:
         For each grid, in the order of its size, a mapping from ``"L0"``, ``"L1"``, ... and `AVERAGE` (all episodes) to
-        the results, whose order does not depend on the order given.
+        the results, whose order does not depend on the order given. Of another environment than the jigsaw, the columns
+        are the labels that it gives, if it gives some.
     """
     grids: dict[str, dict[str, list[EpisodeResult]]] = {}
-    for result in sorted(results, key=lambda result: (_pieces(result.grid), *result.key)):
-        grids.setdefault(result.grid, {}).setdefault(f"L{result.level}", []).append(result)
+    for result in sorted(results, key=lambda result: (pieces_of(result.grid), result.label or "", *result.key)):
+        grids.setdefault(result.grid, {}).setdefault(column_name(result.level, result.label), []).append(result)
     return {
-        grid: {**columns, AVERAGE: [result for column in columns.values() for result in column]}
+        grid: {
+            **{name: column for name, column in columns.items() if name},
+            AVERAGE: [result for column in columns.values() for result in column],
+        }
         for grid, columns in grids.items()
     }
 
 
-def _pieces(grid: str) -> int:
-    rows, _, cols = grid.partition("x")
-    return int(rows) * int(cols)
+def column_name(level: int, label: str | None) -> str:
+    """Return the column that a result belongs to: its level, or its label; empty for that of all results alone."""
+    if label is None:
+        return f"L{level}"
+    return f"{label} " if label == AVERAGE else label
 
 
 def pass_counts(samples: int) -> tuple[int, ...]:
@@ -260,7 +268,8 @@ def summarize(results: Iterable[EpisodeResult]) -> dict[str, dict[str, Any]]:
         results: Finished episodes, in any order.
 
     Returns:
-        For each grid a mapping from ``"L0"``, ``"L1"``, ... and ``"avg"`` (over all episodes) to
+        For each grid a mapping from the columns of `columns_of`, ``"L0"``, ``"L1"``, ... and ``"avg"`` (over all
+        episodes), to
 
         - ``episodes``, ``puzzles``, ``photographs``: how many;
         - ``acc``: ``value``, ``low`` and ``high``, Wilson's interval (where puzzles were played several times: the

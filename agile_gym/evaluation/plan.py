@@ -1,5 +1,8 @@
 """Evaluation plans: lists of puzzles that follow from settings or from a suite, each with a seed of its own.
 
+Of another environment than the jigsaw, a plan has episodes with seeds alone. Its name then stands where the grid does,
+all levels are 0, and results are grouped by the labels that the environment gives.
+
 A suite's file has the keys ``summary`` (a sentence), ``seed``, ``samples``, ``images``, a table ``[options]`` with
 options of the environment, and one table ``[[puzzles]]`` for each grid, with ``grid``, ``levels`` (left out for all)
 and ``episodes`` (puzzles a level). Only ``puzzles`` is required.
@@ -7,22 +10,25 @@ and ``episodes`` (puzzles a level). Only ``puzzles`` is required.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 
 from agile_gym.arguments import is_whole, require, require_seed
+from agile_gym.envs.contract import env_name
 from agile_gym.envs.jigsaw.config import JigsawConfig
 from agile_gym.errors import ConfigurationError, did_you_mean
 from agile_gym.puzzle.board import parse_grid, parse_level
 
 __all__ = [
+    "EnvironmentEntry",
     "EvaluationPlan",
     "PuzzleKey",
     "Suite",
@@ -31,6 +37,8 @@ __all__ = [
     "choose_entries",
     "grid_name",
     "load_suite",
+    "names_result",
+    "pieces_of",
     "suite_names",
 ]
 
@@ -77,13 +85,30 @@ class Task(NamedTuple):
     @property
     def name(self) -> str:
         """Its name in files, such as ``"3x3-L0-17"``; a second sample is ``"3x3-L0-17-s1"``."""
-        return f"{self.grid}-L{self.level}-{self.episode}" + (f"-s{self.sample}" if self.sample else "")
+        level = f"-L{self.level}" if pieces_of(self.grid) else ""
+        return f"{self.grid}{level}-{self.episode}" + (f"-s{self.sample}" if self.sample else "")
 
 
 def grid_name(grid: int | str | Sequence[int]) -> str:
     """Return a grid in the form ``"2x3"``."""
     rows, cols = parse_grid(grid)
     return f"{rows}x{cols}"
+
+
+_GRID = re.compile(r"(\d+)x(\d+)")
+
+
+def pieces_of(grid: str) -> int:
+    """Return the number of pieces of a grid such as ``"2x3"``; 0 for the name of another environment."""
+    match = _GRID.fullmatch(grid)
+    return int(match[1]) * int(match[2]) if match else 0
+
+
+def names_result(grid: object, label: object) -> bool:
+    """Tell whether a result can be of this grid, if it has no label, or of this environment, if it has one."""
+    if label is None:
+        return isinstance(grid, str) and bool(pieces_of(grid))
+    return isinstance(label, str) and isinstance(grid, str) and not pieces_of(grid) and env_name(grid) == grid != ""
 
 
 def _all_levels(grid: str) -> tuple[int, ...]:
@@ -127,6 +152,37 @@ class SuiteEntry:
                 f"episodes={self.episodes!r} of the grid {grid} is not allowed; give at least one, up to "
                 f"{MAX_EPISODES:,}, a level."
             )
+
+
+@dataclass(frozen=True)
+class EnvironmentEntry:
+    """Episodes of another environment than the jigsaw, all of one kind.
+
+    Attributes:
+        env: Its id, or ``"module:Class"``; see `agile_gym.envs.contract.find_env`.
+        episodes: Number of episodes, at least 1.
+    """
+
+    env: str
+    episodes: int = DEFAULT_EPISODES
+    levels: ClassVar[tuple[int, ...]] = (0,)
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            ConfigurationError: If the number of episodes is not allowed.
+        """
+        if not is_whole(self.episodes, MAX_EPISODES):
+            raise ConfigurationError(
+                f"episodes={self.episodes!r} of the environment {self.env} is not allowed; give at least one, up to "
+                f"{MAX_EPISODES:,}."
+            )
+
+    @property
+    def grid(self) -> str:
+        """Its short name, which stands where the grid of a jigsaw does."""
+        return env_name(self.env)
 
 
 def choose_entries(
@@ -177,7 +233,8 @@ class EvaluationPlan:
 
     Attributes:
         policy: Name of the policy, for the record; where worker processes play, they make it by this name.
-        entries: Which puzzles; by default the paper's: 300 at every level of 2x2 and 3x3.
+        entries: Which puzzles; by default the paper's: 300 at every level of 2x2 and 3x3. Of another environment than
+            the jigsaw, one `EnvironmentEntry`.
         samples: How often each puzzle is played, at least 1, each time with another seed of the policy.
         seed: Seed of all puzzles, 0 to `agile_gym.arguments.MAX_SEED`.
         images: What the photographs come from, for the record and for the environment.
@@ -186,7 +243,7 @@ class EvaluationPlan:
     """
 
     policy: str
-    entries: Sequence[SuiteEntry] = (SuiteEntry("2x2"), SuiteEntry("3x3"))
+    entries: Sequence[SuiteEntry | EnvironmentEntry] = (SuiteEntry("2x2"), SuiteEntry("3x3"))
     samples: int = 1
     seed: int = 0
     images: str | None = None
@@ -203,8 +260,10 @@ class EvaluationPlan:
         object.__setattr__(self, "seed", require_seed(self.seed))
         require(bool(self.entries), "entries", self.entries, "at least one grid")
         require(is_whole(self.samples, MAX_SAMPLES), "samples", self.samples, f"a number from 1 to {MAX_SAMPLES:,}")
+        if self.env is not None and len(self.entries) > 1:
+            raise ConfigurationError("An evaluation of another environment than the jigsaw has one entry, its own.")
         for name, flag in _SET_HERE.items():
-            if name in self.options:
+            if name in self.options and self.env is None:
                 raise ConfigurationError(f"The option {name!r} is set by an evaluation itself: use {flag}.")
         columns = Counter((entry.grid, level) for entry in self.entries for level in entry.levels or ())
         twice = [f"{grid} L{level}" for (grid, level), count in columns.items() if count > 1]
@@ -212,8 +271,13 @@ class EvaluationPlan:
             raise ConfigurationError(f"{', '.join(twice)}: named more than once; each level is played once.")
 
     @property
+    def env(self) -> str | None:
+        """The environment, or None for the jigsaw."""
+        return next((entry.env for entry in self.entries if isinstance(entry, EnvironmentEntry)), None)
+
+    @property
     def grids(self) -> tuple[str, ...]:
-        """The grids, each once, in order."""
+        """The grids, each once, in order; of another environment, its name."""
         return tuple(dict.fromkeys(entry.grid for entry in self.entries))
 
     def __len__(self) -> int:
@@ -231,10 +295,10 @@ class EvaluationPlan:
     def tasks(self) -> Iterator[Task]:
         """Yield every episode, grid by grid and level by level; its seeds depend on nothing but itself."""
         for entry in self.entries:
-            rows, cols = parse_grid(entry.grid)
+            size = parse_grid(entry.grid) if isinstance(entry, SuiteEntry) else (0, 0)
             for level in entry.levels or ():
                 for episode in range(entry.episodes):
-                    entropy = [self.seed, rows, cols, level, episode]
+                    entropy = [self.seed, *size, level, episode]
                     seed = _draw(entropy, ())
                     for sample in range(self.samples):
                         yield Task(entry.grid, level, episode, sample, seed, _draw(entropy, (sample,)))
@@ -244,6 +308,8 @@ class EvaluationPlan:
         settings = asdict(self)
         settings["entries"] = [
             {"grid": entry.grid, "levels": list(entry.levels or ()), "episodes": entry.episodes}
+            if isinstance(entry, SuiteEntry)
+            else asdict(entry)
             for entry in self.entries
         ]
         return settings

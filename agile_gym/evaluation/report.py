@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 from agile_gym.arguments import is_number
 from agile_gym.errors import ConfigurationError, reason_of
 from agile_gym.evaluation.metrics import summarize, summarize_cost
-from agile_gym.evaluation.plan import PuzzleKey, grid_name
+from agile_gym.evaluation.plan import PuzzleKey, grid_name, names_result
 from agile_gym.evaluation.run import MAX_COUNT, EpisodeResult
 from agile_gym.files import write_text
 
@@ -36,6 +36,7 @@ class EpisodeRow(NamedTuple):
         image_id: SHA-256 of the photograph.
         solved: Whether every piece was right.
         score: Share of pieces right, 0 to 1.
+        label: Of another environment than the jigsaw, the label of the episode; None for a jigsaw.
     """
 
     grid: str
@@ -46,6 +47,7 @@ class EpisodeRow(NamedTuple):
     image_id: str
     solved: bool
     score: float
+    label: str | None = None
 
     @property
     def key(self) -> PuzzleKey:
@@ -115,6 +117,8 @@ def write_report(
     ordered = sorted(results, key=lambda result: result.key)
     figures = Figures(summarize(ordered), summarize_cost(ordered))
     images = {name: index for index, name in enumerate(sorted({result.image_id for result in ordered}))}
+    labelled = any(result.label is not None for result in ordered)
+    columns = [name if name != "image_id" else "image" for name in EpisodeRow._fields if name != "label" or labelled]
     head = {
         "kind": KIND,
         "schema": REPORT_SCHEMA,
@@ -126,10 +130,15 @@ def write_report(
         "cost": figures.cost,
         "training_overlap": overlap,
         "images": list(images),
-        "columns": [name if name != "image_id" else "image" for name in EpisodeRow._fields],
+        "columns": columns,
     }
     lines = [
-        json.dumps([*result.key, result.seed, images[result.image_id], result.solved, result.score])
+        json.dumps(
+            [
+                *(*result.key, result.seed, images[result.image_id], result.solved, result.score),
+                *([result.label] if labelled else []),
+            ]
+        )
         for result in ordered
     ]
     body = ",\n    ".join(lines)
@@ -202,10 +211,13 @@ def _row(row: Any, images: list[Any]) -> EpisodeRow:  # noqa: ANN401 -- JSON
     Raises:
         ValueError: If a value is none that `write_report` writes; other errors, too, where a type is another.
     """
-    grid, level, episode, sample, seed, image, solved, score = row
+    grid, level, episode, sample, seed, image, solved, score, *rest = row
+    (label,) = rest or (None,)
     counts = (level, episode, sample, seed, image)
     if not all(type(count) is int and 0 <= count <= MAX_COUNT for count in counts) or not is_number(score, 0, 1):
         raise ValueError(f"a row with a number that no episode has: {row!r:.150}")
-    if not isinstance(images[image], str) or not isinstance(solved, bool) or grid_name(grid) != grid:
+    if not isinstance(images[image], str) or not isinstance(solved, bool):
         raise ValueError(f"a row that no episode has: {row!r:.150}")
-    return EpisodeRow(grid, level, episode, sample, seed, images[image], solved, score)
+    if not names_result(grid, label) or (label is None and (bool(rest) or grid_name(grid) != grid)):
+        raise ValueError(f"a row that no episode has: {row!r:.150}")
+    return EpisodeRow(grid, level, episode, sample, seed, images[image], solved, score, label)

@@ -10,13 +10,16 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, cast
 
+import gymnasium
+
 from agile_gym.actions.primitives import ActionError, Answer
 from agile_gym.actions.tags import read_answer, read_tags
 from agile_gym.arguments import is_number
+from agile_gym.envs.contract import env_name, label_of, make_env, probe_env
 from agile_gym.envs.jigsaw.config import JigsawConfig, default_crop
 from agile_gym.envs.jigsaw.env import JigsawVisionEnv, open_source
 from agile_gym.errors import AgileGymError
-from agile_gym.evaluation.plan import EvaluationPlan, PuzzleKey, Task
+from agile_gym.evaluation.plan import EvaluationPlan, PuzzleKey, Task, names_result, pieces_of
 from agile_gym.images.sources import ImageSource
 from agile_gym.policies.base import Policy, RecordingPolicy
 from agile_gym.rollout.play import EpisodeSpec, play_episodes
@@ -55,7 +58,7 @@ class EpisodeResult:
         turns: Turns taken.
         errors: How many turns could not be carried out, by kind of error.
         primitives: How many primitives were carried out, by name, such as ``"Swap"``.
-        reward: The parts of the reward, as in `agile_gym.envs.jigsaw.reward.RewardParts`.
+        reward: The parts of the reward, as in `agile_gym.envs.contract.RewardParts`.
         seconds: ``policy``: from each observation to the text, added up; in a batch, each turn takes the time of the
             whole batch. ``env``: the environment's steps.
         tokens: ``context``: tokens that all turns together were written in; ``computed``: those of them that had to be
@@ -64,6 +67,7 @@ class EpisodeResult:
         given_up: Kind of the error with which the policy gave the episode up, which is among ``errors``; None if it
             played it to the end.
         reason: The reason that it gave, in one line, or None.
+        label: Of another environment than the jigsaw, the label that it gives the episode, or ``""``.
     """
 
     grid: str
@@ -83,6 +87,7 @@ class EpisodeResult:
     answer: Sequence[Any] | None = None
     given_up: str | None = None
     reason: str | None = None
+    label: str | None = None
 
     @property
     def written(self) -> bool:
@@ -96,7 +101,10 @@ class EpisodeResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return it in JSON's types."""
-        return asdict(self)
+        values = asdict(self)
+        if self.label is None:
+            del values["label"]
+        return values
 
     @classmethod
     def from_json(cls, values: object) -> EpisodeResult:
@@ -122,6 +130,7 @@ class EpisodeResult:
             or not isinstance(result.answer, list | None)
             or not isinstance(result.given_up, str | None)
             or not isinstance(result.reason, str | None)
+            or not names_result(result.grid, result.label)
             or not is_number(result.score, 0, 1)
             or not all(type(number) is int and 0 <= number <= MAX_COUNT for number in (*whole, *counts))
             or result.turns == 0
@@ -170,6 +179,7 @@ def result_of(task: Task, transcript: Transcript) -> EpisodeResult:
         answer=_answer(transcript),
         given_up=given_up.get("kind"),
         reason=given_up.get("reason"),
+        label=None if pieces_of(task.grid) else label_of(transcript.task),
     )
 
 
@@ -186,12 +196,14 @@ def _tokens(usage: Sequence[TurnUsage]) -> dict[str, int | None]:
 
 
 def _answer(transcript: Transcript) -> list[Any] | None:
-    """Return the answer that ended the episode."""
+    """Return the answer that ended the episode; of another environment than the jigsaw, as the text that it is."""
     last = transcript.turns[-1]
     if last.primitives != (Answer.__name__,):
         return None
     try:
         body, task = read_tags(last.text, "code").bodies[0], transcript.task
+        if "rotations" not in task:
+            return [body]
         answer = read_answer(body, task["names"], rotations=bool(task["rotations"]))
     except ActionError as error:  # a dialect of one's own may write answers otherwise
         error.forget()
@@ -213,17 +225,17 @@ class PreparedPlan:
 
     Attributes:
         plan: The plan.
-        source: The photographs.
-        makers: For each grid, what makes its environments.
+        source: The photographs; None where another environment than the jigsaw has what it shows.
+        makers: For each grid, what makes its environments; of another environment, by its name.
     """
 
     plan: EvaluationPlan
-    source: ImageSource
-    makers: Mapping[str, Callable[[], JigsawVisionEnv]]
+    source: ImageSource | None
+    makers: Mapping[str, Callable[[], gymnasium.Env[Any, Any]]]
 
     def photographs(self) -> dict[str, Any]:
-        """Return what identifies the photographs; see `photographs_of`."""
-        return photographs_of(self.source)
+        """Return what identifies the photographs; see `photographs_of`. Empty where there are none."""
+        return {} if self.source is None else photographs_of(self.source)
 
 
 def photographs_of(source: ImageSource) -> dict[str, Any]:
@@ -254,16 +266,21 @@ def prepare_plan(plan: EvaluationPlan) -> PreparedPlan:
         What is needed to play them.
 
     Raises:
-        ConfigurationError: If an option of the environment is not allowed.
+        ConfigurationError: If an option of the environment is not allowed, or another environment than the jigsaw does
+            not keep the contract.
         ImageError: If no photographs are found.
     """
+    if plan.env is not None:
+        options = dict(plan.options) if plan.images is None else {**plan.options, "images": plan.images}
+        probe_env(plan.env, options)
+        return PreparedPlan(plan, None, {env_name(plan.env): partial(make_env, plan.env, options)})
     options = {"crop": default_crop(plan.images), **plan.options}
     config = JigsawConfig.from_options({"images": plan.images, **options})
     source = open_source(config)
     options.update(images=source, split=None, level="all")
     makers = {grid: partial(JigsawVisionEnv, grid=grid, **options) for grid in plan.grids}
-    for make_env in makers.values():
-        make_env().close()
+    for make in makers.values():
+        make().close()
     return PreparedPlan(plan, source, makers)
 
 
@@ -294,7 +311,8 @@ def play_tasks(
         for task in tasks:
             playing[task.name] = task
             kept = keep is None or task.episode < keep
-            yield EpisodeSpec(task.grid, task.seed, {"level": task.level}, task.policy_seed, task.name, kept)
+            options = {"level": task.level} if plan.env is None else {}
+            yield EpisodeSpec(task.grid, task.seed, options, task.policy_seed, task.name, kept)
 
     for spec, transcript in play_episodes(policy, specs(), prepared.makers, batch=batch, policy_name=plan.policy):
         result = result_of(playing.pop(transcript.id), transcript)

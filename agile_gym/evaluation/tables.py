@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from agile_gym.errors import ConfigurationError, did_you_mean
 from agile_gym.evaluation.metrics import Estimate
+from agile_gym.evaluation.plan import pieces_of
 from agile_gym.terminal import printable
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "format_cost",
     "format_tables",
     "grid_lines",
+    "metric_title",
     "reference_rows",
     "short_name",
 ]
@@ -70,7 +72,16 @@ FEW_PHOTOGRAPHS = 30
 MAX_NAME = 46
 """Longest name of a policy in a table, in characters: about as long as the paper's."""
 
-_METRICS = (("acc", "Acc: puzzles with every piece right"), ("score", "Score: pieces right"))
+_METRICS = (
+    ("acc", "Acc: puzzles with every piece right", "Acc: episodes solved"),
+    ("score", "Score: pieces right", "Score: mean score"),
+)
+"""Of each metric, what it is called for the jigsaw, and for other environments."""
+
+
+def metric_title(metric: str, grid: str) -> str:
+    """Return what a metric is called in a table of a grid, or of another environment."""
+    return next(titles[0 if pieces_of(grid) else 1] for name, *titles in _METRICS if name == metric)
 
 
 def format_tables(summary: Mapping[str, Mapping[str, Any]], policy: str, *, interval: Interval = "puzzle") -> str:
@@ -95,7 +106,7 @@ def format_tables(summary: Mapping[str, Mapping[str, Any]], policy: str, *, inte
     policy = short_name(policy)
     for grid, columns in summary.items():
         names = list(columns)
-        for metric, title in _METRICS:
+        for metric in ("acc", "score"):
             key = metric if interval == "puzzle" else f"{metric}_by_photograph"
             rows = _estimate_rows(policy, [columns[name][key] for name in names])
             rows.append(["  puzzles", *(str(columns[name]["puzzles"]) for name in names)])
@@ -104,7 +115,7 @@ def format_tables(summary: Mapping[str, Mapping[str, Any]], policy: str, *, inte
                 shown = [paper[name] for name in names if name in paper]
                 paper["avg"] = row.average if len(shown) == len(paper) else fmean(shown)
                 rows.append([f"paper: {row.model}", *(f"{paper[name]:.1f}" for name in names)])
-            parts.append(f"{grid} {title} (%)\n{grid_lines(['', *names], rows)}")
+            parts.append(f"{grid} {metric_title(metric, grid)} (%)\n{grid_lines(['', *names], rows)}")
         if any(columns[name]["pass"] for name in names):
             parts.append(f"{grid} pass@k: puzzles solved by one of k samples (%)\n{_pass_table(columns)}")
         parts.append(f"{grid} What the policy did\n{_behaviour_table(columns)}")
@@ -163,6 +174,8 @@ def _interval_note(summary: Mapping[str, Mapping[str, Any]], interval: Interval)
     if interval == "puzzle":
         repeated = any(column["pass"] for column in columns)
         how = "by the bootstrap" if repeated else "for Acc Wilson's, for Score the bootstrap"
+        if not any(map(pieces_of, summary)):
+            return f"Intervals are over episodes: {how}."
         text = (
             f"Intervals are over puzzles: {how}. They are about other puzzles made of these {photographs} photographs; "
             "--interval photograph is about other photographs."

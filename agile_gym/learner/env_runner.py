@@ -37,6 +37,7 @@ from ray.tune.registry import (
 )
 
 import agile_gym
+from agile_gym.envs.contract import make_env
 from agile_gym.errors import AgileGymError, ConfigurationError
 from agile_gym.learner.groups import GroupPlay, GroupSpec, TaskMix, make_group, play_groups
 from agile_gym.learner.module import VLMModule
@@ -155,7 +156,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             settings |= cast("dict[str, Any]", changes.get("env_config") or {})
         settings |= options
         if isinstance(env, str) and not _global_registry.contains(ENV_CREATOR, env):
-            return gymnasium.make(env, disable_env_checker=True, **settings)
+            return make_env(env, settings)
         if isinstance(env, type) and not _takes_a_context(env):
             return env(**settings)
         context = EnvContext(settings, worker_index=self.worker_index or 0, num_workers=self.num_workers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -18,7 +18,7 @@ from agile_gym.transcripts.record import Transcript
 
 __all__ = ["Curriculum", "Group", "GroupPlay", "GroupSpec", "TaskMix", "make_group", "play_groups"]
 
-_KEYS = ("grid", "level", "weight")
+_KEYS = ("grid", "level", "weight", "options")
 _EXAMPLE = """{"grid": "2x2", "level": 0, "weight": 1}"""
 
 
@@ -30,11 +30,13 @@ class TaskMix:
         grid: As in `JigsawConfig`, such as ``"2x2"``; None for that of the environment.
         level: Pieces in place at the start; as in `JigsawConfig`, or None for that of the environment.
         weight: Its weight among the tasks.
+        options: Further options of the environment; of another environment than the jigsaw, all of them.
     """
 
     grid: str | None = None
     level: Any = None
     weight: float = 1.0
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @classmethod
     def from_mappings(cls, entries: Sequence[TaskMix | Mapping[str, Any]]) -> tuple[TaskMix, ...]:
@@ -56,6 +58,8 @@ class TaskMix:
                 entry = cls(**entry)
             if not isinstance(entry, TaskMix):
                 raise ConfigurationError(f"tasks: {entry!r:.100} is not a task; give a mapping such as {_EXAMPLE}.")
+            if not isinstance(cast("object", entry.options), Mapping):
+                raise ConfigurationError(f"tasks: options={entry.options!r:.100} must be a mapping of options.")
             if not is_number(entry.weight, 0, 1e9):
                 raise ConfigurationError(f"tasks: weight={entry.weight!r} must be a number from 0 to 1e9.")
             tasks.append(entry)
@@ -66,12 +70,13 @@ class TaskMix:
     @property
     def name(self) -> str:
         """A name for tables, such as ``"2x2-L0"``."""
-        return f"{self.grid or 'default'}{'' if self.level is None else f'-L{self.level}'}"
+        given = "".join(f"-{key}={value}" for key, value in self.options.items())
+        return f"{self.grid or 'default'}{'' if self.level is None else f'-L{self.level}'}{given}"
 
     def env_options(self) -> dict[str, Any]:
         """Return the options of an environment that plays it."""
         options = {"grid": self.grid, "level": self.level}
-        return {key: value for key, value in options.items() if value is not None}
+        return {key: value for key, value in options.items() if value is not None} | dict(self.options)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import inspect
 import zlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self, cast, runtime_checkable
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from agile_gym.actions.dialects import write_answer
 from agile_gym.actions.primitives import Answer
-from agile_gym.arguments import check_seed
+from agile_gym.arguments import check_call, check_seed
 from agile_gym.envs.jigsaw.episode import JigsawTask
 from agile_gym.errors import AgileGymError, ConfigurationError, did_you_mean
 from agile_gym.terminal import one_line
@@ -32,6 +31,7 @@ __all__ = [
     "RandomPolicy",
     "RecordingPolicy",
     "as_policy",
+    "jigsaw_task",
     "make_policy",
     "register_policy",
     "slot_of",
@@ -76,9 +76,9 @@ class Policy(Protocol):
     """Plays episodes: reads observations and writes the texts of turns.
 
     A policy is called with a batch of episodes that are independent of each other. ``info["turn"]`` is 0 for the first
-    observation of an episode, and ``info["task"]`` (`agile_gym.envs.jigsaw.JigsawTask`) tells grid and names at every
-    turn. A policy with a memory tells episodes apart by `slot_of`, and one that draws takes the seed of an episode from
-    ``info["policy_seed"]``, if there is one.
+    observation of an episode, and ``info["task"]`` (of a jigsaw: `agile_gym.envs.jigsaw.JigsawTask`) tells grid and
+    names at every turn. A policy with a memory tells episodes apart by `slot_of`, and one that draws takes the seed of
+    an episode from ``info["policy_seed"]``, if there is one.
     """
 
     def reset(self, seed: int | None = None) -> None:
@@ -89,7 +89,7 @@ class Policy(Protocol):
         """Write the next turn of each episode.
 
         Args:
-            observations: Observations of `agile_gym.envs.jigsaw.JigsawVisionEnv`.
+            observations: Observations, as `agile_gym.envs.contract` has them.
             infos: Their ``info``.
 
         Returns:
@@ -224,7 +224,8 @@ def _find(name: str, options: dict[str, Any]) -> tuple[object, tuple[str, ...] |
     given = (text,) if registered and colon else ()
     maker = _load(POLICIES[kind], name) if registered else _load(name, name)
     if isinstance(maker, type) or (registered and callable(maker)):
-        _check_call(cast(Callable[..., Any], maker), given, options, name)
+        fill = name if registered and not colon else None
+        check_call(cast(Callable[..., Any], maker), options, f"policy {name!r}", given, fill=fill)
         return maker, given
     if options or given:
         raise ConfigurationError(f"The policy {name!r} is not a class; it takes no options.")
@@ -250,26 +251,19 @@ def _load(maker: object, name: str) -> object:
         raise ConfigurationError(f"The policy {name!r} cannot be loaded: {error}.{hint}") from error
 
 
-def _check_call(maker: Callable[..., Any], given: tuple[str, ...], options: dict[str, Any], name: str) -> None:
-    """Check that a maker takes what it is to be given.
+def jigsaw_task(info: dict[str, Any], policy: str) -> JigsawTask:
+    """Return the task of a jigsaw, for a policy that plays nothing else.
 
     Raises:
-        ConfigurationError: If it does not.
+        ConfigurationError: If it is the ``info`` of another environment.
     """
-    try:
-        signature = inspect.signature(maker)
-    except (TypeError, ValueError):
-        return  # made in C, without a signature: the call will tell
-    try:
-        signature.bind(*given, **options)
-    except TypeError as error:
-        kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        names = [parameter.name for parameter in signature.parameters.values() if parameter.kind in kinds]
-        wrong = [option for option in options if option not in names]
-        hint = f" {did_you_mean(wrong[0], names)}" if wrong and names else ""
-        if not given and "missing" in str(error) and ":" not in name:
-            hint = f" Write '{name}:{names[0].upper()}'." if names else hint
-        raise ConfigurationError(f"The policy {name!r} cannot be made: {error}.{hint}") from error
+    task = info.get("task")
+    if not isinstance(task, JigsawTask):
+        raise ConfigurationError(
+            f"{policy} plays the jigsaw only; give another environment a policy of its own, such as 'hf:PATH', "
+            "'api:MODEL' or 'module:Class'."
+        )
+    return task
 
 
 class RandomPolicy:
@@ -300,7 +294,7 @@ class RandomPolicy:
         """Write an answer for each episode."""
         texts: list[str] = []
         for observation, info in zip(observations, infos, strict=True):
-            task: JigsawTask = info["task"]
+            task = jigsaw_task(info, "RandomPolicy")
             image: NDArray[np.uint8] = observation["image"]
             seed: int = info.get("policy_seed", self._seed)
             rng = np.random.default_rng([seed, zlib.crc32(np.ascontiguousarray(image).data)])
@@ -334,6 +328,7 @@ class OraclePolicy:
         """
         texts: list[str] = []
         for info in infos:
+            jigsaw_task(info, "OraclePolicy")
             if "solution" not in info:
                 raise ConfigurationError("OraclePolicy needs the solution: make the environment with reveal=True.")
             solution: list[Any] = info["solution"]

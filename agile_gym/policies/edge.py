@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from agile_gym.actions.dialects import write_answer
 from agile_gym.actions.primitives import Answer
-from agile_gym.envs.jigsaw.episode import JigsawTask
 from agile_gym.errors import ConfigurationError
-from agile_gym.policies.base import Observation
+from agile_gym.policies.base import Observation, jigsaw_task
 from agile_gym.policies.edge_costs import edge_costs
 
 __all__ = ["EXACT_PIECES", "EdgePolicy", "arrange", "arrangement_cost", "solve_by_edges"]
@@ -340,7 +339,7 @@ class EdgePolicy:
 
 
 def _answer(observation: Observation, info: dict[str, Any]) -> str:
-    task: JigsawTask = info["task"]
+    task = jigsaw_task(info, "EdgePolicy")
     if task.rotations:
         raise ConfigurationError(
             "EdgePolicy solves puzzles with upright pieces: make the environment without rotations."

@@ -131,7 +131,7 @@ class HFVLMPolicy:
         """Write the next turn of each episode.
 
         Args:
-            observations: Observations of `agile_gym.envs.jigsaw.JigsawVisionEnv`.
+            observations: Observations, as `agile_gym.envs.contract` has them.
             infos: Their ``info``.
 
         Returns:

@@ -47,7 +47,7 @@ class BoardImage(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Puzzle:
-    """The board of an episode.
+    """The board of an episode; of another environment than the jigsaw, one without pieces.
 
     Attributes:
         rows: Number of rows.
@@ -73,9 +73,11 @@ def puzzle_of(transcript: Transcript) -> Puzzle:
     """Read the puzzle of a transcript.
 
     Raises:
-        ConfigurationError: If its task has no grid, or not a name for each piece.
+        ConfigurationError: If its task has a grid that is none, or not a name for each piece.
     """
     task = transcript.task
+    if "env" in task and "grid" not in task:
+        return Puzzle(0, 0, (), (), None)
     grid = re.fullmatch(r"([0-9]{1,2})x([0-9]{1,2})", str(task.get("grid")))
     given: object = task.get("names")
     names = tuple(str(name) for name in cast(Sequence[object], given)) if isinstance(given, list | tuple) else ()
@@ -99,6 +101,8 @@ def tiles_of(state: Sequence[Any], names: Sequence[str]) -> tuple[Tile, ...] | N
     Returns:
         The tiles, or None if they are not every piece exactly once.
     """
+    if not names:
+        return None
     numbers = {name: piece for piece, name in enumerate(names)}
     tiles: list[Tile] = []
     for entry in state:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from agile_gym.evaluation.metrics import AVERAGE, Estimate
-from agile_gym.evaluation.tables import INTERVALS, Interval, reference_rows, short_name
+from agile_gym.evaluation.plan import pieces_of
+from agile_gym.evaluation.tables import INTERVALS, Interval, metric_title, reference_rows, short_name
 from agile_gym.reporting.charts import Chart, Series, draw_chart, require_matplotlib
 from agile_gym.reporting.outcome import StageResult
 from agile_gym.reporting.runlog import Record
@@ -124,7 +125,6 @@ _PAPER = {
     "Qwen2.5-VL-7B": ("paper: Qwen2.5-VL-7B", "#56B4E9", "D", "-."),
     "Random": ("paper: Random", "#7F7F7F", "x", ":"),
 }
-_TITLES = {"acc": ("Acc", "puzzles with every piece right"), "score": ("Score", "pieces right")}
 _MAX_TICKS = 12
 
 
@@ -151,7 +151,7 @@ def plot_summary(summary: Mapping[str, Mapping[str, Any]], policy: str, *, inter
     figure: Any = require_matplotlib().Figure(figsize=(10, 0.9 + 3.1 * len(summary)), dpi=120, layout="constrained")
     rows = figure.subplots(len(summary), 2, squeeze=False)
     for axes, (grid, columns) in zip(rows, summary.items(), strict=True):
-        for pane, metric in zip(axes, _TITLES, strict=True):
+        for pane, metric in zip(axes, ("acc", "score"), strict=True):
             _draw_row(pane, grid, metric, columns, policy, interval)
     lines: dict[str, Any] = {}
     for pane in rows.ravel():
@@ -162,13 +162,12 @@ def plot_summary(summary: Mapping[str, Mapping[str, Any]], policy: str, *, inter
 
 
 def _draw_row(pane: Axes, grid: str, metric: str, columns: Mapping[str, Any], policy: str, interval: Interval) -> None:
-    names = [name for name in columns if name != AVERAGE]
+    names = [name for name in columns if name != AVERAGE] or [AVERAGE]
     places = list(range(len(names)))
-    levels = [int(name.removeprefix("L")) for name in names]
     for row in reference_rows(grid, metric):
         if row.model in _PAPER:
             label, colour, marker, line = _PAPER[row.model]
-            values = [row.levels[level] for level in levels]
+            values = [row.levels[int(name.removeprefix("L"))] for name in names]
             pane.plot(
                 places, values, color=colour, marker=marker, linestyle=line, markersize=5, linewidth=1.4, label=label
             )
@@ -189,13 +188,13 @@ def _draw_row(pane: Axes, grid: str, metric: str, columns: Mapping[str, Any], po
         zorder=5,
         label=f"{short_name(policy)}, with 95% interval over {interval}s",
     )
-    title, meaning = _TITLES[metric]
+    title, _, meaning = metric_title(metric, grid).partition(": ")
     pane.set_title(f"{grid}: {meaning}", fontsize=10, loc="left")
     step = -(-len(names) // _MAX_TICKS)
     pane.set_xticks(places[::step], names[::step])
     pane.set_xlim(-0.3, len(names) - 0.7)
     pane.set_ylim(-3, 105)
-    pane.set_xlabel("level (pieces in place at the start)", fontsize=9)
+    pane.set_xlabel("level (pieces in place at the start)" if pieces_of(grid) else "label", fontsize=9)
     pane.set_ylabel(f"{title} (%)", fontsize=9)
     pane.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     pane.set_axisbelow(True)

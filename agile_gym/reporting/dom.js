@@ -27,6 +27,11 @@ function append(node, children) {
   }
 }
 
+/** Return what a level is called; of another environment than the jigsaw, it is the label of the episode. */
+function levelName(level) {
+  return typeof level === "number" ? `L${level}` : level;
+}
+
 function byId(id) {
   return document.getElementById(id);
 }

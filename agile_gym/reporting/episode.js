@@ -16,8 +16,8 @@ function episodeView(place) {
 
 function episodeHead(record, row) {
   const facts = [
-    `grid ${row.grid}`,
-    row.level === null ? null : `level ${row.level}`,
+    record.names.length ? `grid ${row.grid}` : row.grid,
+    record.names.length && row.level !== null ? `level ${row.level}` : levelName(row.level),
     counted(row.turns, "turn"),
     record.truncated ? "turns ran out" : null,
     duration(row.seconds),
@@ -47,6 +47,7 @@ function episodeHead(record, row) {
 
 /** Return the boards of the episode in a row, from the start to the solution; those of turns lead to them. */
 function filmstrip(record) {
+  if (!record.names.length) return null;
   const link = (number) => `#${encodeURIComponent(record.id)}/${number}`;
   const frames = [frame(record, record.start, "Start", "as shown")];
   record.turns.forEach((turn, number) => {

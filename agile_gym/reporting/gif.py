@@ -11,6 +11,7 @@ from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
 from agile_gym.actions.tags import thoughts
+from agile_gym.envs.contract import label_of
 from agile_gym.envs.jigsaw.config import MAX_TURNS
 from agile_gym.errors import ConfigurationError
 from agile_gym.files import replacing
@@ -25,6 +26,7 @@ WIDTH, HEIGHT, MARGIN = 720, 640, 24
 PANEL_TOP, PANEL = 84, 324
 TEXT_TOP, LINE = 446, 21
 LINES = 8
+_PANELS = 2
 PAPER, INK, QUIET, RULE = (255, 255, 255), (28, 30, 33), (90, 95, 102), (222, 222, 216)
 GOOD, BAD = (20, 108, 67), (176, 37, 28)
 _LONGEST = 600  # characters of a text that are looked at; there is no room for more
@@ -55,8 +57,8 @@ def write_gif(transcript: Transcript, path: str | Path, *, seconds: float = 2.0)
         The number of frames: the start, one a turn, and the end.
 
     Raises:
-        ConfigurationError: If the transcript has no puzzle, or more turns than an episode can have, the file cannot be
-            written there, or ``seconds`` is not between 0.02 and 600.
+        ConfigurationError: If the transcript's puzzle is damaged, it has more turns than an episode can have, the file
+            cannot be written there, or ``seconds`` is not between 0.02 and 600.
     """
     target = Path(path)
     if not 0.02 <= seconds <= 600:
@@ -84,22 +86,27 @@ def write_gif(transcript: Transcript, path: str | Path, *, seconds: float = 2.0)
 
 def _frames(transcript: Transcript, puzzle: Puzzle) -> Iterator[PILImage.Image]:
     task, count = transcript.task, len(transcript.turns)
-    level = "" if task.get("level") is None else f", level {task.get('level')}"
-    start = _panel(puzzle, puzzle.start, "Start")
-    yield _frame(transcript, f"{task.get('grid')}{level}, policy {transcript.policy}", [start])
-    last, tiles = start, puzzle.start
+    if puzzle.names:
+        kind = f"{task.get('grid')}" + ("" if task.get("level") is None else f", level {task.get('level')}")
+        first = [_panel(puzzle, puzzle.start, "Start")]
+    else:
+        kind = ", ".join(filter(None, (str(task.get("env")), label_of(task))))
+        first = [_Panel(_fit(image), "Shown at the start") for image in transcript.prompt_images[:_PANELS]]
+    yield _frame(transcript, f"{kind}, policy {transcript.policy}", first)
+    last, tiles = first, puzzle.start
     for number, turn in enumerate(transcript.turns, 1):
         tiles = tiles_of(turn.state, puzzle.names) or tiles
         answer = answer_tiles(turn, puzzle, rotations=bool(task.get("rotations")))
-        last = _panel(puzzle, answer or tiles, "The answer" if answer else f"The board after turn {number}")
+        if puzzle.names:
+            last = [_panel(puzzle, answer or tiles, "The answer" if answer else f"The board after turn {number}")]
         seen = [_Panel(_fit(image), "What the model saw then") for image in turn.images[:1]]
         heading = f"Turn {number} of {count}: {turn.error or ', '.join(turn.primitives) or 'no action'}"
         feedback = (turn.feedback.replace("<image>", "(image)"), BAD if turn.error else QUIET)
-        yield _frame(transcript, heading, [last, *seen], [*_written(turn), feedback])
+        yield _frame(transcript, heading, [*last[: _PANELS - len(seen)], *seen], [*_written(turn), feedback])
     solution = [] if puzzle.solution is None else [_Panel(_board(puzzle, puzzle.solution, marks=False), "The solution")]
     summary = f"Reward {transcript.reward['total']:+.2f}, score {100 * transcript.score:.0f}%, turns {count}"
     heading, colour = ("Solved", GOOD) if transcript.solved else ("Not solved", BAD)
-    yield _frame(transcript, heading, [last, *solution], [(summary, INK)], colour)
+    yield _frame(transcript, heading, [*last, *solution], [(summary, INK)], colour)
 
 
 def _frame(

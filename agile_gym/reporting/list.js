@@ -13,6 +13,11 @@ const SORTS = {
 };
 const SELECTS = ["grid", "level", "result", "error", "policy"];
 
+/** Return what the groups of episodes are called: grids and levels, or, of other environments, names and labels. */
+function groupNames() {
+  return DATA.rows.every((row) => /^\d+x\d+$/.test(row.grid)) ? ["Grid", "Level"] : ["Environment", "Label"];
+}
+
 function errorCount(row) {
   return Object.values(row.errors).reduce((sum, count) => sum + count, 0);
 }
@@ -37,8 +42,8 @@ const LIST = (() => {
         element(
           "span.row-facts",
           {},
-          [row.grid, row.level === null ? null : `L${row.level}`, counted(row.turns, "turn"), `score ${percent(row.score, 0)}`]
-            .filter((fact) => fact !== null)
+          [row.grid, levelName(row.level), counted(row.turns, "turn"), `score ${percent(row.score, 0)}`]
+            .filter((fact) => fact)
             .join(" \u00b7 "),
         ),
         errors ? element("span.row-errors", { title: Object.keys(row.errors).join(", ") }, counted(errors, "error")) : null,
@@ -57,8 +62,11 @@ const LIST = (() => {
   /** Fill the choices with what the run holds. Values begin with "=", so that no name can be taken for another choice. */
   function setUp(onChange) {
     const named = (key, name = String) => [["", "all"], ...values(key).map((value) => [`=${value}`, name(value)])];
+    ["grid", "level"].forEach((key, place) => {
+      byId(`filter-${key}`).labels[0].firstChild.data = `${groupNames()[place]} `;
+    });
     options("grid", named("grid"));
-    options("level", named("level", (level) => `L${level}`));
+    options("level", named("level", levelName));
     options("policy", named("policy"));
     options("result", [["", "all"], ["solved", "solved"], ["unsolved", "not solved"], ["truncated", "turns ran out"]]);
     const kinds = [...new Set(DATA.rows.flatMap((row) => Object.keys(row.errors)))].sort(compare);

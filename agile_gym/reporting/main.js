@@ -55,7 +55,7 @@ function goToTurn(number) {
   turn = Math.min(Math.max(number, 0), cards.length);
   document.querySelector('.film [aria-current="step"]')?.removeAttribute("aria-current");
   if (turn === 0) return;
-  document.querySelectorAll("a.frame")[turn - 1].setAttribute("aria-current", "step");
+  document.querySelectorAll("a.frame")[turn - 1]?.setAttribute("aria-current", "step");
   cards[turn - 1].scrollIntoView({ block: "start" });
   cards[turn - 1].focus({ preventScroll: true });
 }

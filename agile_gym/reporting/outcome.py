@@ -13,7 +13,7 @@ from agile_gym.evaluation.compare import compare_reports
 from agile_gym.evaluation.metrics import AVERAGE, Estimate
 from agile_gym.evaluation.report import Report, read_report
 from agile_gym.evaluation.run import MAX_COUNT
-from agile_gym.evaluation.tables import reference_rows
+from agile_gym.evaluation.tables import metric_title, reference_rows
 
 __all__ = ["EVALUATIONS", "Row", "StageResult", "Table", "Verdict", "read_results", "result_tables", "verdicts"]
 
@@ -28,7 +28,7 @@ _PAPER = (
     "Gemini-2.5-Pro",
 )
 """The paper's rows that are shown."""
-_METRICS = (("acc", "Acc", "puzzles with every piece right"), ("score", "Score", "pieces right"))
+_METRICS = ("acc", "score")
 
 
 class StageResult(NamedTuple):
@@ -116,7 +116,7 @@ def _checked(report: Report) -> Report:
         for columns in report.summary.values():
             for name in {**columns, AVERAGE: None}:
                 column = columns[name]
-                values = [value for metric, *_ in _METRICS for value in Estimate(**column[metric])]
+                values = [value for metric in _METRICS for value in Estimate(**column[metric])]
                 values += [column[key] for key in ("turns", "valid", "answered", "reward", "puzzles", "photographs")]
                 if not all(is_number(value, -MAX_COUNT, MAX_COUNT) for value in (*values, *column["uses"].values())):
                     raise ValueError("no number where one must be")
@@ -203,9 +203,9 @@ def _grid_tables(grid: str, results: Sequence[StageResult]) -> list[Table]:
     if len(names) != 1:  # the mean over a single level is that level
         names.append(AVERAGE)
     tables: list[Table] = []
-    for metric, title, meaning in _METRICS:
+    for metric in _METRICS:
         own = [Row(stage, [_cell(columns.get(name), metric) for name in names]) for stage, columns in mine]
-        tables.append(Table(f"{grid} {title}: {meaning} (%)", names, own, _paper_rows(grid, metric, names)))
+        tables.append(Table(f"{grid} {metric_title(metric, grid)} (%)", names, own, _paper_rows(grid, metric, names)))
     return [*tables, _behaviour(grid, mine)]
 
 

@@ -45,12 +45,12 @@ function overview(rows, narrowTo) {
   return [
     element("h2", { id: "episode-title", tabindex: -1 }, "Overview"),
     table(
-      "Results by grid and level",
-      ["Grid", "Level", "Episodes", "Acc", "Score", "Turns", "Reward"],
+      `Results by ${groupNames().join(" and ").toLowerCase()}`,
+      [...groupNames(), "Episodes", "Acc", "Score", "Turns", "Reward"],
       [2, 4, 5, 6],
       levels.map(([grid, level, sum]) => [
         grid,
-        element("button.link", { type: "button", click: () => narrowTo({ grid, level }) }, level === null ? "any" : `L${level}`),
+        element("button.link", { type: "button", click: () => narrowTo({ grid, level }) }, levelName(level) || "any"),
         sum.episodes.toLocaleString("en"),
         bar(sum.acc),
         percent(sum.score),

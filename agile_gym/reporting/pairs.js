@@ -6,8 +6,6 @@ const CAPITAL = (text) => text.slice(0, 1).toUpperCase() + text.slice(1);
 /** Return the puzzle whose episodes are at a place of the index and the one behind it. */
 function pair(place, titles) {
   const records = [DATA.episode(place), DATA.episode(place + 1)];
-  const { level } = records[1].task;
-  const grid = `${records[1].rows}x${records[1].cols}`;
   const turns = Math.max(...records.map((record) => record.turns.length));
   return element(
     "article.pair",
@@ -16,14 +14,10 @@ function pair(place, titles) {
       "header.pair-head",
       {},
       element("h3", {}, records[1].id),
-      element("span.quiet", {}, level === null || level === undefined ? grid : `${grid}, level ${level}`),
+      element("span.quiet", {}, kindOf(records[1], DATA.rows[place + 1])),
       records.map((record, side) => [element("span.quiet", {}, titles[side]), badge(record)]),
     ),
-    element("ol.film", { "aria-label": "Boards", tabindex: 0 }, [
-      frame(records[1], records[1].start, "Start", "as shown"),
-      records.map((record, side) => frame(record, lastBoard(record), titles[side], lastTitle(record))),
-      frame(records[1], records[1].solution_tiles, "Solution", "", null, false, "solution"),
-    ]),
+    records[1].names.length ? ends(records, titles) : shown(records[1]),
     element(
       "details",
       { open: place === 0 },
@@ -45,12 +39,36 @@ function pair(place, titles) {
   );
 }
 
+/** Return grid and level, or, of another environment than the jigsaw, the label of the episode. */
+function kindOf(record, { grid, level }) {
+  if (!record.names.length) return level;
+  return level === null ? grid : `${grid}, level ${level}`;
+}
+
+/** Return the board as it was shown, the last one of each episode, and the solution. */
+function ends(records, titles) {
+  return element("ol.film", { "aria-label": "Boards", tabindex: 0 }, [
+    frame(records[1], records[1].start, "Start", "as shown"),
+    records.map((record, side) => frame(record, lastBoard(record), titles[side], lastTitle(record))),
+    frame(records[1], records[1].solution_tiles, "Solution", "", null, false, "solution"),
+  ]);
+}
+
+/** Return the images that an episode of another environment than the jigsaw begins with. */
+function shown(record) {
+  return element(
+    "div.pictures",
+    {},
+    record.prompt_images.map((reference, number) => seenImage(record, reference, `Image ${number + 1}`)),
+  );
+}
+
 function badge(record) {
+  if (record.solved) return element("span.result.good", {}, "\u2713 right");
   const pieces = record.rows * record.cols;
   const right = typeof record.score === "number" ? Math.round(record.score * pieces) : record.score;
-  return record.solved
-    ? element("span.result.good", {}, "\u2713 right")
-    : element("span.result.bad", {}, `\u2717 wrong, ${right} of ${pieces} pieces right`);
+  const told = pieces ? `${right} of ${pieces} pieces right` : `score ${percent(record.score, 0)}`;
+  return element("span.result.bad", {}, `\u2717 wrong, ${told}`);
 }
 
 /** Return the answer, or the last board where none was given. */

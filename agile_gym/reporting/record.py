@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agile_gym.actions.tags import thoughts
+from agile_gym.envs.contract import label_of
 from agile_gym.errors import ModelError, import_optional
 from agile_gym.reporting.boards import BoardImage, PieceReader, Puzzle, Tile, answer_tiles, tiles_of
 from agile_gym.transcripts.record import Image, Segment, Transcript, Turn
@@ -109,8 +110,10 @@ def index_row(transcript: Transcript) -> dict[str, Any]:
     return {
         "id": transcript.id,
         "policy": transcript.policy,
-        "grid": transcript.task.get("grid"),
-        "level": plain_json(transcript.task.get("level")),
+        "grid": plain_json(transcript.task.get("grid", transcript.task.get("env"))),
+        "level": plain_json(
+            transcript.task.get("level") if "grid" in transcript.task else label_of(transcript.task) or None
+        ),
         "solved": transcript.solved,
         "score": plain_json(transcript.score),
         "reward": plain_json(transcript.reward["total"]),
@@ -134,7 +137,7 @@ def episode_record(transcript: Transcript, puzzle: Puzzle, add_image: Callable[[
     pieces = [add_image(piece, True) for piece in puzzle.pieces]
 
     def reference(image: Image, expected: Sequence[Tile] | None) -> dict[str, Any]:
-        board = None if len(pieces) == 1 else reader.read(image, expected)
+        board = None if len(pieces) <= 1 else reader.read(image, expected)
         if board is None:
             return {"image": add_image(image, False)}
         return _board_reference(board, image)

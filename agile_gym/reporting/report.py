@@ -13,6 +13,7 @@ from pathlib import Path
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation.metrics import AVERAGE
+from agile_gym.evaluation.plan import pieces_of
 from agile_gym.outputs import check_replaceable, is_generated
 from agile_gym.reporting.alarms import alarm_spans
 from agile_gym.reporting.boards import puzzle_of
@@ -85,6 +86,7 @@ def write_report(folder: str | Path, output: str | Path, *, title: str | None = 
         times=stage_times(records),
         pairs=chosen,
         pair_titles=titles,
+        of_jigsaw=_of_jigsaw(results),
         settings=_settings(settings) if settings.is_file() else "",
         blocks=blocks.read(episode for pair in chosen if not isinstance(pair, str) for episode in pair),
     )
@@ -110,6 +112,10 @@ def _stats(records: Sequence[Record], results: Sequence[StageResult]) -> list[tu
     if episodes:
         entries.append(("episodes played in GRPO", f"{episodes:,.0f}"))
     return entries
+
+
+def _of_jigsaw(results: Sequence[StageResult]) -> bool:
+    return any(pieces_of(grid) for result in results for grid in result.report.summary)
 
 
 def _pairs(results: Sequence[StageResult], count: int) -> tuple[list[Pair | str], list[str]]:

@@ -221,7 +221,7 @@ class EpisodeBlocks:
         tokens: set[int] = set()
         for transcript in transcripts:
             puzzle = puzzle_of(transcript)
-            piece_side = min(max(BOARD_SIDES * self._max_side // max(puzzle.rows, puzzle.cols), 8), self._max_side)
+            piece_side = min(max(BOARD_SIDES * self._max_side // max(puzzle.rows, puzzle.cols, 1), 8), self._max_side)
 
             def add_image(image: Image, is_piece: bool, limit: int = piece_side) -> int:
                 return self.store.add(image, limit if is_piece else self._max_side)

@@ -6,18 +6,18 @@ template and processor, as `agile_gym.models.ChatFormat` does in a rollout. The 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import lcm
 from typing import Any, cast
 
+import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from agile_gym.actions.primitives import Observe, Primitive, Swap
 from agile_gym.actions.prompt import HIDDEN_IMAGE, IMAGE_MARK
 from agile_gym.arguments import is_whole
+from agile_gym.envs.contract import PlannedEnv, check_start, make_env
 from agile_gym.envs.jigsaw.config import DEFAULT_IMAGE_SIZE, JigsawConfig, JigsawRules, resolve
 from agile_gym.envs.jigsaw.env import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError
@@ -29,6 +29,8 @@ __all__ = ["Advice", "Feedback", "ImageCosts", "Size", "TokenPlan", "advise", "b
 Size = tuple[int, int]
 """Height and width, in pixels."""
 MAX_COUNT = 10**9
+_UNPLANNED_TURNS = 20
+"""Turns of an episode of an environment that does not say how many it has; it may end before."""
 _SHARES = (1.0, 0.75, 0.5)
 """Sides of the images tried for the costliest one, as shares of the canvas."""
 
@@ -150,22 +152,25 @@ def plan_tokens(
     new_tokens: int,
     window: int | None = None,
     costs: ImageCosts | None = None,
+    env: str | None = None,
 ) -> TokenPlan:
     """Count the tokens of an episode.
 
-    It is played in the environment: each turn but the last swaps two pieces and looks at the board. The costliest
-    feedback is found among images of many sizes and some mistakes with long explanations. The names of results, which a
-    model chooses, are taken to be the usual ones.
+    It is played in the environment: each turn but the last swaps two pieces and looks at the board, or is what another
+    environment calls usual (`agile_gym.envs.contract.PlannedEnv`). The costliest feedback is found among images of many
+    sizes and some mistakes with long explanations. The names of results, which a model chooses, are taken to be the
+    usual ones.
 
     Args:
         chat: The model's chat format.
-        options: The options of `JigsawConfig`, ``max_turns`` among them. Photographs are only opened if sizes depend
-            on them.
+        options: The options of the environment; of the jigsaw, those of `JigsawConfig`, ``max_turns`` among them.
+            Photographs are only opened if sizes depend on them.
         context: The model's context, in tokens.
         new_tokens: Tokens that the model writes in a turn, at most.
         window: How many of the images of earlier turns stay in the context; None keeps all. Those of the first prompt
             always stay.
         costs: What images cost, if it is to be remembered for other plans.
+        env: Another environment than the jigsaw, as `agile_gym.envs.contract.find_env` reads it.
 
     Returns:
         The plan.
@@ -179,51 +184,52 @@ def plan_tokens(
     if window is not None and not is_whole(window, MAX_COUNT):
         raise ConfigurationError(f"window={window!r} is not allowed; give a number of images, at least 1, or None.")
     costs = ImageCosts(chat) if costs is None else costs
-    if options.get("max_pixels") is None:  # sizes do not depend on the photograph, so that any will do
+    if env is None and options.get("max_pixels") is None:  # sizes do not depend on the photograph, so that any will do
         options = {**options, "images": [_blank((64, 64))], "split": None, "equal_pieces": "names"}
-    env = JigsawVisionEnv(**options)
-    observation, info = env.reset(seed=0)
+    made: gymnasium.Env[Any, Any] = JigsawVisionEnv(**options) if env is None else make_env(env, options)
+    observation, info = made.reset(seed=0)
+    check_start(made, observation, info)
     opening = len(chat.opening(observation["text"], info["images"]).ids)
-    largest = costs.costliest(board_size(env.episode.layout), env.rules.canvas)
-    moves: list[Primitive] = [Swap(0, env.rules.rows * env.rules.cols - 1), Observe()]
-    turn = env.dialect.write(moves, env.episode.workspace, "")
-    shortest = len(chat.tokenizer(turn, add_special_tokens=False)["input_ids"])
-    error = _longest_error(chat, options)
+    high, wide = (int(side) for side in observation["image_size"])
+    largest = costs.costliest((max(1, high), max(1, wide)), observation["image"].shape[:2])
+    inner: object = made.unwrapped
+    shortest = 1
+    if isinstance(inner, PlannedEnv):
+        shortest = len(chat.tokenizer(inner.usual_turn(), add_special_tokens=False)["input_ids"])
+    error = _longest_error(chat, options, env)
     feedback: list[Feedback] = []
-    for _ in range(env.rules.config.max_turns - 1):
-        observation, _, _, _, info = env.step(env.dialect.write(moves, env.episode.workspace, ""))
+    made.action_space.seed(0)
+    for _ in range((inner.max_turns if isinstance(inner, PlannedEnv) else _UNPLANNED_TURNS) - 1):
+        observation, _, terminated, truncated, info = made.step(_usual_turn(made))
+        if terminated or truncated:
+            break
         text: str = observation["text"]
         board = len(chat.follow_up(text, info["images"]).ids)
-        image = len(chat.follow_up(text, [_blank(largest)]).ids)
+        image = len(chat.follow_up(text, [_blank(largest)] * text.count(IMAGE_MARK)).ids)
         hidden = len(chat.follow_up(text.replace(IMAGE_MARK, HIDDEN_IMAGE), []).ids)
         feedback.append(Feedback(board, image, hidden, error))
     return TokenPlan(opening, tuple(feedback), new_tokens, window, context, largest, shortest)
 
 
-def _longest_error(chat: ChatFormat, options: Mapping[str, Any]) -> int:
+def _usual_turn(env: gymnasium.Env[Any, Any]) -> str:
+    inner: object = env.unwrapped
+    return inner.usual_turn() if isinstance(inner, PlannedEnv) else str(env.action_space.sample())
+
+
+def _longest_error(chat: ChatFormat, options: Mapping[str, Any], name: str | None) -> int:
     """Return the tokens of the longest feedback to some mistakes, made in the first turns of an episode."""
     long: dict[str, Any] = {**options, "max_turns": 20, "reward": "paper"}
-    env = JigsawVisionEnv(**long)
+    env: gymnasium.Env[Any, Any] = JigsawVisionEnv(**long) if name is None else make_env(name, options)
     env.reset(seed=0)
-    tag = env.dialect.action_tag
-    bodies = (
-        *(json.dumps({"name": "crop", "arguments": {"image": "A", "box": box}}) for box in ([1, 1, 1, 1], "")),
-        "crop(image_list[0], [1, 1, 1, 1])",
-        "crop(image_list[0], [0, 0, 1, 1])\ncrop(nothing, [1, 1, 1, 1])",
-        f'state = ["{"x" * 50}", "A", "a"]',
-        json.dumps({"name": "arrange", "arguments": {"order": ["x" * 50, "A", "a"]}}),
-        "import os",
-        "{",
-    )
-    mistakes = ["", "<answer>A</answer>", "<code>", *(f"<think></think>\n<{tag}>{body}</{tag}>" for body in bodies)]
+    inner: object = env.unwrapped
     texts: list[str] = []
-    for mistake in mistakes:
-        observation, _, terminated, _, info = env.step(mistake)
-        if info["error"] is not None:
+    for mistake in inner.mistakes() if isinstance(inner, PlannedEnv) else ("",):
+        observation, _, terminated, truncated, info = env.step(mistake)
+        if info.get("error") is not None and not info["images"]:
             texts.append(observation["text"])
-        if terminated:
+        if terminated or truncated:
             env.reset(seed=0)
-    return max(len(chat.follow_up(text, []).ids) for text in texts)
+    return max((len(chat.follow_up(text, []).ids) for text in texts), default=0)
 
 
 def board_size(layout: BoardLayout | None) -> Size:
@@ -261,13 +267,15 @@ class Advice:
     image_size_and_window: int | None = None
 
 
-def advise(chat: ChatFormat, options: Mapping[str, Any], plan: TokenPlan) -> Advice:
+def advise(chat: ChatFormat, options: Mapping[str, Any], plan: TokenPlan, *, env: str | None = None) -> Advice:
     """Search for changes that make an episode fit, whatever feedback its turns get.
 
     Args:
         chat: The model's chat format.
         options: The options that the plan was made with.
         plan: A plan that does not fit.
+        env: The environment that it was made for, if it is another one than the jigsaw: then no other image size or
+            number of turns is tried.
 
     Returns:
         The changes; each was counted anew, as `plan_tokens` counts.
@@ -290,12 +298,12 @@ def advise(chat: ChatFormat, options: Mapping[str, Any], plan: TokenPlan) -> Adv
     spare = (plan.context - plan.needed(costliest=True)) // plan.turns + plan.new_tokens
     enough = spare >= plan.shortest_turn and replace(plan, new_tokens=spare).fits(costliest=True)
     advice = Advice(
-        image_size=next(_fitting_sizes(costs, options, plan, count), None),
+        image_size=next(_fitting_sizes(costs, options, plan, count), None) if env is None else None,
         window=next(windows, None),
-        turns=next(turns, None),
+        turns=next(turns, None) if env is None else None,
         new_tokens=spare if enough else None,
     )
-    if advice.image_size is not None or advice.window is not None or images < 2:
+    if advice.image_size is not None or advice.window is not None or images < 2 or env is not None:
         return advice
     both = _fitting_sizes(costs, options, replace(plan, window=1), count)
     return replace(advice, image_size_and_window=next(both, None))

@@ -6,12 +6,22 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 
-from agile_gym.envs.jigsaw.env import JigsawVisionEnv
+from agile_gym.envs.contract import (
+    REWARD_PARTS,
+    RewardParts,
+    check_start,
+    complete_reward,
+    describe_episode,
+    described,
+    env_name,
+    give_up,
+)
 from agile_gym.errors import ConfigurationError
+from agile_gym.images.items import hash_pixels
 from agile_gym.policies.base import GivenUp, Policy, RecordingPolicy
 from agile_gym.transcripts.record import Image, PolicyRecord, Transcript, Turn, TurnUsage
 
@@ -32,21 +42,22 @@ class EpisodeRecorder:
         """Wrap an environment.
 
         Args:
-            env: A `JigsawVisionEnv`, perhaps wrapped by wrappers that leave observations and actions as they are.
+            env: An environment that keeps the contract (`agile_gym.envs.contract`), perhaps wrapped by wrappers that
+                leave observations and actions as they are.
             keep_images: Whether transcripts hold the images; without them they are small.
 
         Raises:
-            ConfigurationError: If it is another environment.
+            ConfigurationError: If it is no environment.
         """
-        jigsaw = env.unwrapped
-        if not isinstance(jigsaw, JigsawVisionEnv):
-            raise ConfigurationError(f"EpisodeRecorder records a JigsawVision environment; this is {jigsaw}.")
+        if not isinstance(cast(object, env), gymnasium.Env):
+            raise ConfigurationError(f"EpisodeRecorder records a gymnasium.Env; this is {env!r:.200}.")
         self.env = env
         self.keep_images = keep_images
         self.done = True
         self.observation: dict[str, Any] = {}
         self.info: dict[str, Any] = {}
-        self._jigsaw = jigsaw
+        self._described = described(env)
+        self._checked = False
         self._turns: list[Turn] = []
 
     def reset(
@@ -63,35 +74,32 @@ class EpisodeRecorder:
             seed: Seed of the environment.
             options: Options of its reset.
             policy_seed: Seed of what the policy draws in this episode, for the record and for ``info``.
-            name: The transcript's id; made of grid, level and seed by default.
+            name: The transcript's id; made of grid, level and seed, or of the environment's name and the seed, by
+                default.
+
+        Raises:
+            ConfigurationError: If the first observation of all does not keep the contract.
         """
         self.observation, self.info = self.env.reset(seed=seed, options=None if options is None else dict(options))
+        if not self._checked:  # once, as it takes longer than it should in every episode
+            check_start(self.env, self.observation, self.info)
+            self._checked = True
+        self.info.setdefault("turn", 0)
         if policy_seed is not None:
             self.info["policy_seed"] = policy_seed
-        episode = self._jigsaw.episode
-        rules, task = self._jigsaw.rules, self.info["task"]
         self._turns = []
+        self._earned = 0.0
         self._truncated = False
         self._given_up: GivenUp | None = None
         self._prompt: str = self.observation["text"]
         self._prompt_images = self._kept(self.info["images"])
-        puzzle, workspace = episode.puzzle, episode.workspace
-        self._solution = tuple(workspace.state_list(puzzle.solution, puzzle.turns))
-        grid = f"{rules.rows}x{rules.cols}"
-        self._name = name or f"{grid}-L{puzzle.level}-{seed}"
-        self._task: dict[str, Any] = {
-            "grid": grid,
-            "level": puzzle.level,
-            "names": list(task.names),
-            "dialect": task.dialect,
-            "initial_view": task.initial_view,
-            "piece_size": list(task.piece_size),
-            "rotations": task.rotations,
-            "max_turns": episode.max_turns,
-            "seed": seed,
-            "policy_seed": policy_seed,
-            "image_id": self.info["image_id"],
-        }
+        about = describe_episode(self.env, self._described, self.info)
+        self._solution = tuple(about.solution)
+        self._name = name or f"{about.label if 'grid' in about.task else env_name(self.env)}-{seed}"
+        image_id = self.info.get("image_id")
+        if image_id is None:
+            image_id = hash_pixels(self.info["images"][0] if self.info["images"] else self.observation["image"])
+        self._task: dict[str, Any] = {**about.task, "seed": seed, "policy_seed": policy_seed, "image_id": image_id}
         self.done = False
 
     def step(self, text: str, usage: TurnUsage | None = None) -> None:
@@ -102,23 +110,38 @@ class EpisodeRecorder:
             usage: What the policy spent on it, if it is known already.
         """
         start = time.perf_counter()
-        self.observation, _, terminated, truncated, self.info = self.env.step(text)
+        self.observation, reward, terminated, truncated, self.info = self.env.step(text)
         seconds = time.perf_counter() - start
         info = self.info
+        self.done, self._truncated = terminated or truncated, truncated
+        self._earned += cast(float, reward)
+        parts: RewardParts | None = info.get("reward")
+        if parts is None or len(parts) < len(REWARD_PARTS):
+            parts = complete_reward(info, cast(float, reward), over=self.done)
+        try:
+            feedback, images = self.observation["text"], info["images"]
+        except (KeyError, TypeError) as error:
+            raise ConfigurationError(
+                f"The environment {env_name(self.env)} does not keep the contract: what step() returned has no {error}."
+            ) from error
         self._turns.append(
             Turn(
                 text=text,
-                feedback=self.observation["text"],
-                images=self._kept(info["images"]),
-                primitives=tuple(type(primitive).__name__ for primitive in info["primitives"]),
-                error=info["error"],
-                state=tuple(self._jigsaw.episode.workspace.state_list()),
-                reward=info["reward"],
+                feedback=feedback,
+                images=self._kept(images),
+                primitives=tuple(
+                    primitive if isinstance(primitive, str) else type(primitive).__name__
+                    for primitive in info.get("primitives", ())
+                ),
+                error=info.get("error"),
+                state=() if self._described is None else tuple(self._described.describe_state()),
+                reward=parts,
                 env_seconds=seconds,
                 usage=usage or TurnUsage(0.0),
             )
         )
-        self.done, self._truncated = terminated or truncated, truncated
+        if "turn" not in info:
+            info["turn"] = len(self._turns)
         if self._task["policy_seed"] is not None:
             info["policy_seed"] = self._task["policy_seed"]
 
@@ -129,6 +152,7 @@ class EpisodeRecorder:
             given_up: The kind of error, and the reason.
             usage: What the policy spent on it, if that is known.
         """
+        parts = give_up(self.env, self._earned)
         self._turns.append(
             Turn(
                 text="",
@@ -136,13 +160,13 @@ class EpisodeRecorder:
                 images=(),
                 primitives=(),
                 error=given_up.kind,
-                state=tuple(self._jigsaw.episode.workspace.state_list()),
-                reward=self._jigsaw.episode.give_up(),
+                state=() if self._described is None else tuple(self._described.describe_state()),
+                reward=parts,
                 env_seconds=0.0,
                 usage=usage or TurnUsage(0.0),
             )
         )
-        self.info = {**self.info, "reward": self._turns[-1].reward, "solved": False, "score": 0.0}
+        self.info = {**self.info, "reward": parts, "solved": False, "score": 0.0}
         self.done, self._given_up = True, given_up
 
     def finish(self, policy: str, record: PolicyRecord | None = None) -> Transcript:
@@ -172,6 +196,7 @@ class EpisodeRecorder:
         details = dict(record.details)
         if self._given_up is not None:
             details["given_up"] = {"kind": self._given_up.kind, "reason": self._given_up.reason}
+        solved = bool(self.info.get("solved", False))
         return Transcript(
             id=self._name,
             policy=policy,
@@ -180,9 +205,9 @@ class EpisodeRecorder:
             prompt_images=self._prompt_images,
             turns=tuple(turns),
             solution=self._solution,
-            solved=bool(self.info["solved"]),
-            score=float(self.info["score"]),
-            reward=self.info["reward"],
+            solved=solved,
+            score=float(self.info.get("score", solved)),
+            reward=complete_reward(self.info, float(self._earned), over=True),
             truncated=self._truncated,
             system=details.pop("system", None),
             segments=record.segments,

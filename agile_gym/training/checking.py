@@ -22,6 +22,7 @@ from typing import Any, cast
 
 from agile_gym.arguments import require, require_seed
 from agile_gym.coldstart.config import ColdStartConfig, prepare
+from agile_gym.envs.contract import probe_env
 from agile_gym.envs.jigsaw.config import JigsawConfig, resolve
 from agile_gym.envs.jigsaw.env import open_source
 from agile_gym.errors import ConfigurationError
@@ -263,31 +264,26 @@ def check_settings(settings: TrainSettings) -> None:
     for name, kind in OWN_SECTIONS.items():
         with naming(name):
             kind(**own_settings(settings, name))
-    with naming("environment"):
-        resolve(JigsawConfig.from_options(settings.environment))
-        check_fraction(settings.environment.get("test_fraction", JigsawConfig.test_fraction))
-    for test in (False, True):
-        key = "test" if test and settings.images["test"] is not None else "train"
-        with naming("images", key, settings.images[key], images=key):
-            open_source(JigsawConfig.from_options(stages.environment_options(settings, test=test)))
+    _check_environment(settings)
     with naming("model"):
         options = stages.model_options(settings)
         _check_packages(options)
     if settings.eyes:
         with naming("eyes"):
             stages.eyes_config(settings)
-    with naming("cold_start"):
-        cold = stages.cold_start_config(settings)
-        _check_episodes(cold, settings.cold_start["episodes"])
-    with naming("cold_start", *_teacher_of(cold)):
-        _check_teacher(cold)
+    if settings.has_cold_start:
+        with naming("cold_start"):
+            cold = stages.cold_start_config(settings)
+            _check_episodes(cold, settings.cold_start["episodes"])
+        with naming("cold_start", *_teacher_of(cold)):
+            _check_teacher(cold)
     with naming("grpo"):
         grpo = stages.grpo_config(settings, options.path)
         grpo.validate()
     with naming("sft", count="replay_count"):
         sft = stages.sft_config(settings, options.path, Path(), 1, Path("replay"))
         sft.validate()
-        if sft.replay_size:
+        if sft.replay_size and settings.has_cold_start:
             prepare(stages.replay_config(settings))
     with naming("grpo", grid="tasks: grid", level="tasks: level"):
         plan = stages.evaluation_plan(settings, options.path)
@@ -300,6 +296,24 @@ def check_settings(settings: TrainSettings) -> None:
         with naming("model"):
             build_vlm(options, for_training=True, on_gpu=False)  # it takes no time, and has the layers' names
     check_machines(settings, grpo)
+
+
+def _check_environment(settings: TrainSettings) -> None:
+    """Check the environment's options, and that there are photographs, or that it keeps the contract."""
+    if settings.env is None:
+        options = {key: value for key, value in settings.environment.items() if key != "id"}
+        with naming("environment"):
+            resolve(JigsawConfig.from_options(options))
+            check_fraction(options.get("test_fraction", JigsawConfig.test_fraction))
+    for test in (False, True):
+        options = stages.environment_options(settings, test=test)
+        if settings.env is not None:
+            with naming("environment"):
+                probe_env(settings.env, options)
+            continue
+        key = "test" if test and settings.images["test"] is not None else "train"
+        with naming("images", key, settings.images[key], images=key):
+            open_source(JigsawConfig.from_options(options))
 
 
 def _check_episodes(config: ColdStartConfig, episodes: str | None) -> None:

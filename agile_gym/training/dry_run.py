@@ -88,6 +88,7 @@ def _tokens(settings: TrainSettings, grpo: Any, vlm: Any) -> TokenPlan:  # noqa:
         context=context,
         new_tokens=grpo.max_new_tokens,
         window=grpo.window,
+        env=settings.env,
     )
 
 
@@ -104,11 +105,14 @@ def _stage_lines(settings: TrainSettings, grpo: Any) -> list[str]:  # noqa: ANN4
     if stages.has_eyes(settings):
         eyes = stages.eyes_config(settings)
         lines.append(f"Eyes        {eyes.matching_steps:,} + {eyes.steps:,} steps")
-    given = settings.cold_start["episodes"]
-    count = stages.cold_start_config(settings).count if given is None else sum(1 for _ in read_headers(Path(given)))
-    sft = stages.sft_config(settings, TINY, Path(), count, Path("replay"))
-    steps = stages.sft_steps(settings, sft, count)
-    lines.append(f"Cold start  {count:,} episodes, {steps:,} steps of {sft.batch_size} episodes")
+    if settings.has_cold_start:
+        given = settings.cold_start["episodes"]
+        count = stages.cold_start_config(settings).count if given is None else sum(1 for _ in read_headers(Path(given)))
+        sft = stages.sft_config(settings, TINY, Path(), count, Path("replay"))
+        steps = stages.sft_steps(settings, sft, count)
+        lines.append(f"Cold start  {count:,} episodes, {steps:,} steps of {sft.batch_size} episodes")
+    else:
+        lines.append("Cold start  none")
     iterations, groups, size = settings.grpo["iterations"], grpo.groups_per_iteration, grpo.group_size
     low, high = grpo.clip_range
     lines += [

@@ -140,12 +140,13 @@ class TrainingRun:
                     model = self._eyes()
                     evaluated.append(("eyes", model))
                     self._evaluate(*evaluated[-1])
-                transcripts, episodes = self._cold_start()
-                self._table.status("starting Ray")
-                start_ray(self.settings, self._stops)
-                model = self._sft(model, transcripts, episodes)
-                evaluated.append(("coldstart", model))
-                self._evaluate(*evaluated[-1])
+                if self.settings.has_cold_start:
+                    transcripts, episodes = self._cold_start()
+                    self._start_ray()
+                    model = self._sft(model, transcripts, episodes)
+                    evaluated.append(("coldstart", model))
+                    self._evaluate(*evaluated[-1])
+                self._start_ray()
                 if self.settings.grpo["iterations"]:
                     model = self._grpo(model)
                     evaluated.append(("grpo", model))
@@ -153,6 +154,10 @@ class TrainingRun:
             finally:
                 self._stops.on_held = None
                 stop_ray(self._stops)
+
+    def _start_ray(self) -> None:
+        self._table.status("starting Ray")
+        start_ray(self.settings, self._stops)
 
     def _eyes(self) -> str:
         """Teach the tiny model to see."""

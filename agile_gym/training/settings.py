@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from agile_gym.arguments import check_fields, is_number, require, require_seed
+from agile_gym.coldstart.config import EXPERT
+from agile_gym.envs.contract import JIGSAW
 from agile_gym.errors import ConfigurationError, did_you_mean
 from agile_gym.evaluation.plan import DEFAULT_EPISODES, MAX_EPISODES
 from agile_gym.evaluation.workers import MAX_WORKERS
@@ -224,7 +226,7 @@ _SET_HERE: dict[str, set[str]] = {
     "environment": {"images", "split", "reveal"},
     "eyes": {"seed"},
     "model": {"seed"},
-    "cold_start": {"images", "split", "seed", "options"},
+    "cold_start": {"env", "images", "split", "seed", "options"},
     "sft": {"transcripts", "replay"},
 }
 """Settings of the classes behind sections that follow from other sections."""
@@ -235,6 +237,14 @@ _CAN_BE_NONE = {
     "sft": {"grad_clip", "torch_threads_per_actor", "max_tokens"},
     "grpo": {"grad_clip", "torch_threads_per_actor"},
 }
+_JIGSAW_ONLY: dict[str, tuple[str, ...]] = {
+    "environment": (),
+    "eyes": (),
+    "cold_start": ("grid", "level", "turns", "looks", "balance"),
+    "sft": ("replay_size", "replay_count"),
+    "grpo": ("tasks",),
+}
+"""What is left out of a preset of the jigsaw when the environment is changed; of some sections, everything."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +255,9 @@ class TrainSettings:
         seed: Seed of everything.
         images: ``train`` and ``test``: folders or other sources; None for the built-in photographs, and for the test
             split of the training source.
-        environment: Options of the environment.
+        environment: Options of the environment, and ``id`` of another one than the jigsaw, as
+            `agile_gym.envs.contract.find_env` reads it. Then there is no stage of `eyes`, nothing is replayed, and the
+            cold start needs a teacher; ``cold_start.count = 0`` leaves it out.
         model: Fields of `agile_gym.learner.options.ModelOptions`.
         eyes: Fields of `agile_gym.models.tiny.pretraining.EyesConfig`; only the tiny model has this stage.
         cold_start: Fields of `agile_gym.coldstart.ColdStartConfig`, or ``episodes``, a folder that is there.
@@ -267,6 +279,17 @@ class TrainSettings:
     evaluation: Mapping[str, Any]
     resources: Mapping[str, Any]
     checkpoints: Mapping[str, Any]
+
+    @property
+    def env(self) -> str | None:
+        """The environment, or None for the jigsaw."""
+        env = self.environment.get("id")
+        return None if env in (None, JIGSAW) else str(env)
+
+    @property
+    def has_cold_start(self) -> bool:
+        """Whether there is a cold start, and supervised training on it."""
+        return self.cold_start.get("count") != 0
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the settings as a mapping of mappings."""
@@ -320,7 +343,12 @@ def read_settings(preset: str, changes: Mapping[str, Any] | None = None) -> Trai
         values: dict[str, Any] = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a number can be too long, and lists nested too deep
         raise ConfigurationError(f"{preset}: this is not TOML: {error}") from error
-    for name, value in (changes or {}).items():
+    changes = dict(changes or {})
+    if "environment.id" in changes and changes["environment.id"] != _env_id(values):
+        for section, keys in _JIGSAW_ONLY.items():
+            given = values.get(section, {})
+            values[section] = {key: value for key, value in given.items() if keys and key not in keys}
+    for name, value in changes.items():
         section, dot, key = name.partition(".")
         if not dot:
             if section in SECTIONS:
@@ -329,6 +357,11 @@ def read_settings(preset: str, changes: Mapping[str, Any] | None = None) -> Trai
         elif isinstance(values.setdefault(section, {}), dict):
             values[section][key] = value
     return _check_names(values, preset)
+
+
+def _env_id(values: Mapping[str, Any]) -> object:
+    section = values.get("environment", {})
+    return cast("Mapping[str, Any]", section).get("id", JIGSAW) if isinstance(section, Mapping) else JIGSAW
 
 
 def _check_names(values: Mapping[str, Any], origin: str) -> TrainSettings:
@@ -342,13 +375,16 @@ def _check_names(values: Mapping[str, Any], origin: str) -> TrainSettings:
         if not isinstance(section, Mapping):
             raise ConfigurationError(f"{origin}: {name} = {section!r:.100} must be a section, [{name}].")
         given, allowed = cast("Mapping[str, Any]", section), setting_names(name)
+        free = name == "environment" and _env_id(values) != JIGSAW
         for key in given:
-            if key not in allowed:
+            if key not in allowed and not free:
                 hint = did_you_mean(key, allowed)
                 raise ConfigurationError(f"{origin}: [{name}] has no key {key!r:.100}. {hint}")
-        nones = {key: None for key in _CAN_BE_NONE.get(name, ()) if given.get(key) == _NONE}
+        nones = {key: None for key in _CAN_BE_NONE.get(name, ()) if given.get(key) == _NONE and not free}
         own = OWN_SECTIONS.get(name)
         sections[name] = {**({} if own is None else own.defaults()), **given, **nones}
+    if _env_id(values) != JIGSAW:
+        _check_other(sections, origin)
     return TrainSettings(seed=values.get("seed", 0), **sections)
 
 
@@ -359,7 +395,7 @@ def setting_names(section: str) -> set[str]:
     if section == "environment":
         from agile_gym.envs.jigsaw.config import JigsawConfig
 
-        names |= _fields(JigsawConfig)
+        names |= {"id"} | _fields(JigsawConfig)
     elif section == "model":
         from agile_gym.learner.options import ModelOptions
 
@@ -385,6 +421,23 @@ def setting_names(section: str) -> set[str]:
 
 def _fields(kind: Any) -> set[str]:  # noqa: ANN401 -- a dataclass
     return {field.name for field in fields(kind)}
+
+
+def _check_other(sections: Mapping[str, Mapping[str, Any]], origin: str) -> None:
+    """Check that no stage plays the jigsaw, where the environment is another one."""
+    env = sections["environment"]["id"]
+    if not isinstance(env, str):
+        raise ConfigurationError(f"{origin}: [environment] id = {env!r:.100} must be a text: 'module:Class', or an id.")
+    if sections["eyes"] or sections["sft"].get("replay_size"):
+        what = "[eyes]" if sections["eyes"] else "[sft] replay_size"
+        raise ConfigurationError(f"{origin}: {what} plays the jigsaw; leave it out, as the environment is {env}.")
+    cold = sections["cold_start"]
+    if cold.get("count") != 0 and cold["episodes"] is None and cold.get("teacher", EXPERT) == EXPERT:
+        raise ConfigurationError(
+            f"{origin}: [cold_start] the expert plays the jigsaw only, and the environment is {env}. Set teacher to a "
+            "policy that plays it, such as 'module:Class'; episodes to a folder of transcripts; or count = 0 to leave "
+            "the cold start out."
+        )
 
 
 def own_settings(settings: TrainSettings, section: str) -> dict[str, Any]:

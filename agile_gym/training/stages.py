@@ -18,10 +18,11 @@ import torch
 
 from agile_gym.arguments import MAX_SEED
 from agile_gym.coldstart.config import ColdStartConfig
+from agile_gym.envs.contract import JIGSAW
 from agile_gym.envs.jigsaw.config import JigsawConfig, resolve
 from agile_gym.envs.jigsaw.env import open_source
 from agile_gym.errors import ConfigurationError, reason_of
-from agile_gym.evaluation.plan import EvaluationPlan, SuiteEntry
+from agile_gym.evaluation.plan import EnvironmentEntry, EvaluationPlan, SuiteEntry
 from agile_gym.evaluation.run import photographs_of
 from agile_gym.files import filling, replacing
 from agile_gym.images.sources import ImageSource
@@ -34,7 +35,6 @@ from agile_gym.puzzle.board import parse_level
 from agile_gym.training.settings import TrainSettings, own_settings, setting_names
 
 __all__ = [
-    "ENVIRONMENT",
     "SAVE_EVERY",
     "cold_start_config",
     "content_of",
@@ -52,7 +52,6 @@ __all__ = [
     "unset_values",
 ]
 
-ENVIRONMENT = "JigsawVision-v0"
 _REPLAY_SEED = 1_000_003
 """Added to the run's seed, so that other puzzles are replayed than the cold start has."""
 _AS_IN_GRPO = ("max_new_tokens", "rollout_batch", "temperature", "window", "micro_batch_tokens")
@@ -62,7 +61,11 @@ _AS_IN_GRPO = ("max_new_tokens", "rollout_batch", "temperature", "window", "micr
 def environment_options(settings: TrainSettings, *, test: bool) -> dict[str, Any]:
     """Return the options of the environment: its settings, and the photographs to train on or to test on."""
     images = settings.images
-    options: dict[str, Any] = {"crop": "random", **settings.environment}
+    options = {key: value for key, value in settings.environment.items() if key != "id"}
+    if settings.env is not None:
+        given = images["train"] if images["test"] is None or not test else images["test"]
+        return options if given is None else {**options, "images": given}
+    options = {"crop": "random", **options}
     if images["test"] is None:
         return {**options, "images": images["train"], "split": "test" if test else "train"}
     return {**options, "images": images["test" if test else "train"], "split": None}
@@ -72,9 +75,11 @@ def content_of(settings: TrainSettings) -> dict[str, str]:
     """Return hashes of what is at the paths in the settings: the photographs, a model, episodes that are there.
 
     Raises:
-        ImageError: If there are no photographs.
+        ImageError: If there are no photographs of a jigsaw.
     """
     content = fingerprints(settings.to_mapping())
+    if settings.env is not None:
+        return content
     for name, test in (("images.train", False), ("images.test", True)):
         source = open_source(JigsawConfig.from_options(environment_options(settings, test=test)))
         content[name] = photographs_of(source)["sha256"]
@@ -104,9 +109,11 @@ def eyes_config(settings: TrainSettings) -> EyesConfig:
 def cold_start_config(settings: TrainSettings) -> ColdStartConfig:
     """Return how the cold start's episodes are made."""
     options = environment_options(settings, test=False)
+    given = {key: value for key, value in settings.cold_start.items() if key != "episodes" and value is not None}
+    if settings.env is not None:
+        return ColdStartConfig(**given, env=settings.env, seed=settings.seed, options=options)
     images, split = options.pop("images"), options.pop("split")
     grid, level = options.pop("grid", JigsawConfig.grid), options.pop("level", JigsawConfig.level)
-    given = {key: value for key, value in settings.cold_start.items() if key != "episodes" and value is not None}
     cold = ColdStartConfig(**{"grid": grid, "level": level, **given}, images=images, split=split, seed=settings.seed)
     most = cold.turn_range[1]
     return replace(cold, options={**options, "max_turns": max(options.get("max_turns", most), most)})
@@ -117,7 +124,7 @@ def _shared(config: Any, settings: TrainSettings, model: str) -> Any:  # noqa: A
     resources, evaluation = settings.resources, settings.evaluation
     test = environment_options(settings, test=True)
     return (
-        config.environment(ENVIRONMENT, env_config=environment_options(settings, test=False))
+        config.environment(settings.env or JIGSAW, env_config=environment_options(settings, test=False))
         .vlm(**{**settings.model, "path": model, "seed": settings.seed})
         .env_runners(
             num_env_runners=resources["runners"],
@@ -165,13 +172,15 @@ def _training(config: Any, section: Mapping[str, Any], own: Collection[str]) -> 
 def unset_values(settings: TrainSettings) -> dict[str, dict[str, Any]]:
     """Return what the settings that have not been set come to, by section and key, where it is a plain value."""
     model = model_options(settings)
+    other = settings.env is not None
+    makes_episodes = settings.has_cold_start and settings.cold_start["episodes"] is None
     grpo = grpo_config(settings, model.path)
     low, high = grpo.clip_range
     behind: dict[str, dict[str, Any]] = {
-        "environment": vars(JigsawConfig()) | environment_options(settings, test=False),
+        "environment": {} if other else vars(JigsawConfig()) | environment_options(settings, test=False),
         "model": vars(model),
         "eyes": vars(eyes_config(settings)) if has_eyes(settings) else {},
-        "cold_start": vars(cold_start_config(settings)) if settings.cold_start["episodes"] is None else {},
+        "cold_start": vars(cold_start_config(settings)) if makes_episodes else {},
         "sft": vars(sft_config(settings, model.path, Path(), 1, Path("replay"))),
         "grpo": vars(grpo) | {"clip_low": low, "clip_high": high},
     }
@@ -259,7 +268,21 @@ def evaluation_plan(settings: TrainSettings, model: str) -> EvaluationPlan:
         model: Folder of the model.
     """
     options = environment_options(settings, test=True)
-    images = options.pop("images")
+    images = options.pop("images", None)
+    return EvaluationPlan(
+        policy=f"hf:{model}",
+        entries=_evaluation_entries(settings, options),
+        seed=settings.evaluation["seed"],
+        images=images,
+        options=options,
+        policy_options=_evaluation_policy(settings, model),
+    )
+
+
+def _evaluation_entries(settings: TrainSettings, options: dict[str, Any]) -> list[SuiteEntry] | list[EnvironmentEntry]:
+    """Return what is evaluated; grid and level are taken out of the options."""
+    if settings.env is not None:
+        return [EnvironmentEntry(settings.env, settings.evaluation["episodes"])]
     own_grid, own_level = options.pop("grid", JigsawConfig.grid), options.pop("level", JigsawConfig.level)
     levels: dict[str, set[int]] = {}
     for task in tasks_of(settings):
@@ -270,20 +293,16 @@ def evaluation_plan(settings: TrainSettings, model: str) -> EvaluationPlan:
         levels.setdefault(f"{rules.rows}x{rules.cols}", set()).update(rules.levels or parse_level("all", pieces) or ())
     count = settings.evaluation["episodes"]
     total = sum(map(len, levels.values()))
-    entries = [SuiteEntry(grid, tuple(sorted(chosen)), max(1, count // total)) for grid, chosen in levels.items()]
+    return [SuiteEntry(grid, tuple(sorted(chosen)), max(1, count // total)) for grid, chosen in levels.items()]
+
+
+def _evaluation_policy(settings: TrainSettings, model: str) -> dict[str, Any]:
     grpo = grpo_config(settings, model)
     chosen: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": grpo.max_new_tokens}
     for name, value in (("window", grpo.window), ("system", model_options(settings).system)):
         if value is not None:
             chosen[name] = value
-    return EvaluationPlan(
-        policy=f"hf:{model}",
-        entries=entries,
-        seed=settings.evaluation["seed"],
-        images=images,
-        options=options,
-        policy_options=chosen,
-    )
+    return chosen
 
 
 SAVE_EVERY = 100

@@ -145,8 +145,8 @@ def export_verl(
     folder: str | Path,
     *,
     name: str = "train",
-    data_source: str = "puzzle",
-    env_name: str = "puzzle_toolbox",
+    data_source: str | None = None,
+    env_name: str | None = None,
 ) -> int:
     """Write the puzzles of episodes as verl reads them, in the layout that AGILE released for reinforcement learning.
 
@@ -159,8 +159,9 @@ def export_verl(
         transcripts: The episodes; taken one by one.
         folder: Where the file goes.
         name: Name of the file.
-        data_source: Tells verl which reward to compute; AGILE's code calls its jigsaw's ``"puzzle"``.
-        env_name: Tells AGILE's verl which tools to use.
+        data_source: Tells verl which reward to compute; by default ``"puzzle"``, as AGILE's code calls its jigsaw's, or
+            the name of another environment.
+        env_name: Tells AGILE's verl which tools to use; by default ``"puzzle_toolbox"``, likewise.
 
     Returns:
         The number of puzzles.
@@ -188,19 +189,21 @@ def export_verl(
             first = [] if transcript.system is None else [Message("system", transcript.system)]
             first.append(Message("user", transcript.prompt, transcript.prompt_images))
             prompt = [{"role": said.role, "content": said.text} for said in (_clean(m, transcript.id) for m in first)]
-            truth = json.dumps([_pair(entry, transcript.id) for entry in transcript.solution])
+            other = None if "grid" in transcript.task else transcript.task.get("env")
+            pairs = [_pair(entry, transcript.id) if other is None else entry for entry in transcript.solution]
+            truth = json.dumps(pairs)
             hashes = [hash_pixels(image) for image in transcript.prompt_images]
             puzzle = hashlib.sha256(json.dumps([prompt, truth, hashes]).encode()).digest()
             if puzzle in seen:
                 continue
             seen.add(puzzle)
             yield {
-                "data_source": data_source,
+                "data_source": data_source or other or "puzzle",
                 "prompt": prompt,
                 "images": [{"bytes": encode_png(image)} for image in transcript.prompt_images],
                 "reward_model": {"ground_truth": truth, "style": "rule"},
                 "extra_info": {"index": len(seen) - 1},
-                "env_name": env_name,
+                "env_name": env_name or other or "puzzle_toolbox",
             }
 
     return _write_parquet(_target(folder, name, ".parquet"), schema, rows())

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from agile_gym.envs.jigsaw.reward import RewardParts
+from agile_gym.envs.contract import RewardParts
 
 __all__ = ["Image", "Message", "PolicyRecord", "Segment", "Transcript", "Turn", "TurnUsage"]
 

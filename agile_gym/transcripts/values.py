@@ -19,7 +19,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from agile_gym.envs.jigsaw.reward import RewardParts
+from agile_gym.envs.contract import REWARD_PARTS, RewardParts
 from agile_gym.errors import ConfigurationError
 from agile_gym.transcripts.record import Image, Segment, Transcript, Turn, TurnUsage
 
@@ -202,7 +202,6 @@ MAX_LINE = 64 * 1024 * 1024
 """Largest size of a record as JSON, in bytes: some million tokens."""
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,200}")
-_PARTS = tuple(RewardParts.__annotations__)
 
 
 def to_record(transcript: Transcript, store: Callable[[Image], str]) -> dict[str, Any]:
@@ -393,4 +392,4 @@ def _plain(value: object) -> object:
 
 def _reward(record: Mapping[str, Any]) -> RewardParts:
     parts = get_field(record, "reward", dict)
-    return cast("RewardParts", {name: float(get_field(parts, name, float, int)) for name in _PARTS})
+    return cast("RewardParts", {name: float(get_field(parts, name, float, int)) for name in REWARD_PARTS})

@@ -13,8 +13,10 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 import agile_gym
+import agile_gym.testing
 from agile_gym.envs.jigsaw import JigsawVisionEnv, JigsawVisionVectorEnv
-from agile_gym.envs.wrappers import DiscreteActions, ImageObservation
+from agile_gym.envs.jigsaw.wrappers import DiscreteActions, ImageObservation
+from agile_gym.errors import ConfigurationError
 
 IDS = list(agile_gym.load_catalogue())
 
@@ -25,6 +27,16 @@ def test_gymnasiums_checker_has_nothing_to_say(env_id, monkeypatch, capsys):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(gymnasium.make(env_id).unwrapped)
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_those_of_texts_and_images_keep_the_contract(env_id):
+    env = gymnasium.make(env_id)
+    if isinstance(env.action_space, gymnasium.spaces.Text):
+        agile_gym.testing.check_env(env)
+        return
+    with pytest.raises(ConfigurationError, match="must be a dictionary, and is of type ndarray"):
+        agile_gym.testing.check_env(env)
 
 
 @pytest.mark.parametrize("env_id", IDS)

@@ -9,7 +9,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from agile_gym.envs.jigsaw import JigsawVisionEnv
-from agile_gym.envs.wrappers import ImageObservation, JigsawVisionDiscreteEnv
+from agile_gym.envs.jigsaw.wrappers import ImageObservation, JigsawVisionDiscreteEnv
 from agile_gym.errors import ConfigurationError
 
 ID = "agile_gym:JigsawVisionDiscrete-v0"

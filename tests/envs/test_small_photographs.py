@@ -12,7 +12,7 @@ from PIL import Image
 from agile_gym.envs.jigsaw import JigsawConfig, JigsawVisionEnv, JigsawVisionVectorEnv
 from agile_gym.envs.jigsaw.config import resolve, smallest_photo
 from agile_gym.envs.jigsaw.env import open_source
-from agile_gym.envs.wrappers import JigsawVisionDiscreteEnv
+from agile_gym.envs.jigsaw.wrappers import JigsawVisionDiscreteEnv
 from agile_gym.errors import ConfigurationError, ImageError
 from agile_gym.images import ImageCollection, SkippedImageWarning, open_images
 from agile_gym.puzzle.pixels import choose_window

@@ -12,7 +12,7 @@ from gymnasium.wrappers import TimeLimit
 import agile_gym
 from agile_gym.actions.primitives import Observe
 from agile_gym.envs.jigsaw import JigsawVisionEnv, JigsawVisionVectorEnv
-from agile_gym.envs.wrappers import DiscreteActions, JigsawVisionDiscreteEnv
+from agile_gym.envs.jigsaw.wrappers import DiscreteActions, JigsawVisionDiscreteEnv
 from agile_gym.errors import ConfigurationError
 from agile_gym.rollout import EpisodeRecorder
 

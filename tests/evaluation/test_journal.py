@@ -82,7 +82,7 @@ def test_lines_that_no_episode_has_written_are_played_again(tmp_path, name):
     header, first, *rest = journal.path.read_text().splitlines()
     for value in (*ODD, json.loads("[" * 500 + "]" * 500), json.loads('{"a":' * 500 + "1" + "}" * 500)):
         values = json.loads(first)
-        for changed in (value, {**values[name], "total": value} if isinstance(values[name], dict) else value):
+        for changed in (value, {**values[name], "total": value} if isinstance(values.get(name), dict) else value):
             journal.path.write_text("\n".join([header, json.dumps({**values, name: changed}), *rest, ""]))
             with contextlib.closing(Journal(journal.path, PLAN, resume=True)) as again:
                 assert again.results[-11:] == journal.results[1:]

@@ -12,6 +12,8 @@ def test_tasks_of_mappings():
     assert [task.name for task in MIX] == ["2x2-L0", "3x3", "default"]
     assert [task.env_options() for task in MIX] == [{"grid": "2x2", "level": 0}, {"grid": "3x3"}, {}]
     assert TaskMix.from_mappings(MIX) == MIX
+    (other,) = TaskMix.from_mappings([{"options": {"size": 32}}])
+    assert (other.name, other.env_options()) == ("default-size=32", {"size": 32})
 
 
 @pytest.mark.parametrize(
@@ -23,6 +25,7 @@ def test_tasks_of_mappings():
         ([{"weight": "much"}], r"weight='much'"),
         ([{"weight": 0}], r"at least one task"),
         ([], r"at least one task"),
+        ([{"options": 3}], r"options=3 must be a mapping"),
         (["2x2"], r"'2x2'.*mapping"),
         ("2x2", r"'2x2'"),
     ],

@@ -285,8 +285,12 @@ def test_turns_that_run_out_are_told():
 
 
 def test_a_recorder_says_what_it_needs():
-    with pytest.raises(ConfigurationError, match=r"records a JigsawVision environment; this is .*CartPole"):
-        EpisodeRecorder(gymnasium.make("CartPole-v1"))
+    with pytest.raises(ConfigurationError, match=r"records a gymnasium\.Env; this is 'CartPole-v1'"):
+        EpisodeRecorder("CartPole-v1")
+    with pytest.raises(
+        ConfigurationError, match=r"CartPole-v1 does not keep .* must be a dictionary, and is .*ndarray"
+    ):
+        EpisodeRecorder(gymnasium.make("CartPole-v1")).reset(seed=0)
     recorder = EpisodeRecorder(JigsawVisionEnv(**SMALL))
     with pytest.raises(ConfigurationError, match="not over"):
         recorder.finish("p")

@@ -5,6 +5,7 @@ start     reset options, and the puzzle that is drawn from a seed
 episode   one puzzle being solved
 env       `JigsawVisionEnv`
 vector    `JigsawVisionVectorEnv`
+wrappers  discrete actions, image observations, and an environment with both
 reward    the reward of an episode
 """
 

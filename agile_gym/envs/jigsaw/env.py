@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -11,9 +12,11 @@ from gymnasium.spaces import Box, Dict
 from numpy.typing import NDArray
 
 from agile_gym.actions.dialects import Dialect
+from agile_gym.actions.primitives import Observe, Primitive, Swap
 from agile_gym.actions.prompt import IMAGE_MARK
 from agile_gym.actions.tags import MAX_TEXT
 from agile_gym.arguments import check_seed
+from agile_gym.envs.contract import EpisodeDescription, RewardParts
 from agile_gym.envs.jigsaw.config import JigsawConfig, JigsawRules, resolve, smallest_photo
 from agile_gym.envs.jigsaw.episode import JigsawEpisode
 from agile_gym.envs.jigsaw.start import enclosing_limit
@@ -96,7 +99,7 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
 
     ``info`` holds ``images``, the arrays that those marks stand for, in order, as (h, w, 3) uint8 (at the start, the
     pieces); ``task``, what may be known of the puzzle without looking (`JigsawTask`); ``reward``, the parts of the
-    reward (`agile_gym.envs.jigsaw.reward.RewardParts`); ``primitives``, what the turn was understood as; ``error``, the
+    reward (`agile_gym.envs.contract.RewardParts`); ``primitives``, what the turn was understood as; ``error``, the
     kind of error or None, also for an answer that ends the episode and cannot be right, since it lacks a piece, has one
     twice or names one that is not there; ``turn``, the turns taken; ``solved`` and ``score`` (share of pieces right),
     which are known when the episode is over; at reset also ``image_id``, the hash of the photograph. With
@@ -192,6 +195,45 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
         result = self.episode.step(action, canvas)
         observation = self._observe(canvas, result.image_size, result.text)
         return observation, result.reward, result.terminated, result.truncated, result.info
+
+    def describe_episode(self) -> EpisodeDescription:
+        """Describe the puzzle for the record, with its solution; see `agile_gym.envs.contract.DescribedEnv`."""
+        return self.episode.describe()
+
+    def describe_state(self) -> Sequence[Any]:
+        """Return the board as a model writes it: names, or [name, angle] pairs."""
+        return self.episode.workspace.state_list()
+
+    @property
+    def max_turns(self) -> int:
+        """Turns that an episode may have."""
+        return self.episode.max_turns
+
+    def give_up(self) -> RewardParts:
+        """End the episode without an answer; see `agile_gym.envs.contract.EndableEnv`."""
+        return self.episode.give_up()
+
+    def write_turn(self, primitives: Sequence[Primitive], think: str = "") -> str:
+        """Write the text of a turn in the dialect, for the episode as it is."""
+        return self.dialect.write(primitives, self.episode.workspace, think)
+
+    def usual_turn(self) -> str:
+        """Write a turn that swaps two pieces and looks at the board; see `agile_gym.envs.contract.PlannedEnv`."""
+        return self.write_turn([Swap(0, self.rules.rows * self.rules.cols - 1), Observe()])
+
+    def mistakes(self) -> Sequence[str]:
+        """Write turns that are answered by long explanations of what is wrong with them."""
+        tag = self.dialect.action_tag
+        bodies = (
+            *(json.dumps({"name": "crop", "arguments": {"image": "A", "box": box}}) for box in ([1, 1, 1, 1], "")),
+            "crop(image_list[0], [1, 1, 1, 1])",
+            "crop(image_list[0], [0, 0, 1, 1])\ncrop(nothing, [1, 1, 1, 1])",
+            f'state = ["{"x" * 50}", "A", "a"]',
+            json.dumps({"name": "arrange", "arguments": {"order": ["x" * 50, "A", "a"]}}),
+            "import os",
+            "{",
+        )
+        return ["", "<answer>A</answer>", "<code>", *(f"<think></think>\n<{tag}>{body}</{tag}>" for body in bodies)]
 
     def _observe(self, canvas: NDArray[np.uint8], size: tuple[int, int], text: str) -> Observation:
         observation = {"image": canvas, "image_size": np.array(size, np.int64), "text": text}

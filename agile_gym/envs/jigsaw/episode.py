@@ -16,8 +16,9 @@ from agile_gym.actions.prompt import done_text, error_text, image_captions, resu
 from agile_gym.actions.reading import piece_reader
 from agile_gym.actions.tags import MAX_TEXT
 from agile_gym.actions.workspace import MAX_IMAGES, Board, ImageRecipe, Workspace, render_into
+from agile_gym.envs.contract import EpisodeDescription, RewardParts, no_reward
 from agile_gym.envs.jigsaw.config import JigsawRules
-from agile_gym.envs.jigsaw.reward import EpisodeRecord, RewardParts, no_reward, score_episode
+from agile_gym.envs.jigsaw.reward import EpisodeRecord, score_episode
 from agile_gym.envs.jigsaw.start import ResetOptions, check_reset_options, draw_start, task_text
 from agile_gym.errors import ConfigurationError
 from agile_gym.images.sources import ImageSource
@@ -272,6 +273,23 @@ class JigsawEpisode:
             reference=reference if rules.config.reference_image else None,
             max_images=max(MAX_IMAGES, IMAGES_A_TURN * rules.config.max_turns),
         )
+
+    def describe(self) -> EpisodeDescription:
+        """Describe the puzzle for the record, with its solution; see `agile_gym.envs.contract`."""
+        rules, puzzle, task = self.rules, self.puzzle, self._task
+        grid = f"{rules.rows}x{rules.cols}"
+        facts: dict[str, Any] = {
+            "grid": grid,
+            "level": puzzle.level,
+            "names": list(task.names),
+            "dialect": task.dialect,
+            "initial_view": task.initial_view,
+            "piece_size": list(task.piece_size),
+            "rotations": task.rotations,
+            "max_turns": self.max_turns,
+        }
+        solution = self.workspace.state_list(puzzle.solution, puzzle.turns)
+        return EpisodeDescription(facts, f"{grid}-L{puzzle.level}", solution)
 
     def _board(self) -> ImageRecipe:
         board = Board(self.workspace.order, self.workspace.turns)

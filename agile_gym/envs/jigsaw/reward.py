@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, cast
 
 from agile_gym.arguments import is_number, plain
+from agile_gym.envs.contract import RewardParts
 from agile_gym.errors import ConfigurationError, did_you_mean
 
-__all__ = ["REWARDS", "EpisodeRecord", "RewardConfig", "RewardParts", "get_reward", "score_episode"]
+__all__ = ["REWARDS", "EpisodeRecord", "RewardConfig", "get_reward", "score_episode"]
 
 _MAX_OFFICIAL_ANSWER = 1000
 _MAX_WEIGHT = 1_000_000
@@ -134,29 +135,6 @@ class EpisodeRecord:
     pieces_right: int
     pieces: int
     max_turns: int
-
-
-class RewardParts(TypedDict):
-    """The parts of a reward, before weighting, and their weighted sum.
-
-    Keys:
-        accuracy: R_acc, 0 or 1.
-        format: R_format, 0 or 1.
-        step: R_step, 0 or negative.
-        score: Share of pieces right, 0 to 1.
-        total: The weighted sum, which is the reward.
-    """
-
-    accuracy: float
-    format: float
-    step: float
-    score: float
-    total: float
-
-
-def no_reward() -> RewardParts:
-    """Return the parts of a step that is not the last: all 0."""
-    return {"accuracy": 0.0, "format": 0.0, "step": 0.0, "score": 0.0, "total": 0.0}
 
 
 def score_episode(record: EpisodeRecord, config: RewardConfig) -> RewardParts:

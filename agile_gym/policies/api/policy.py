@@ -85,7 +85,7 @@ class ChatAPIPolicy:
         """Ask for the next turn of each episode.
 
         Args:
-            observations: Observations of `agile_gym.envs.jigsaw.JigsawVisionEnv`.
+            observations: Observations, as `agile_gym.envs.contract` has them.
             infos: Their ``info``.
 
         Returns:

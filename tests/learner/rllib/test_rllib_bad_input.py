@@ -61,7 +61,7 @@ def test_no_environment(small_model):
 
 
 def test_environment_that_does_not_exist(make_config):
-    with pytest.raises(ConfigurationError, match=r"JigsawVisoin-v0.*cannot be made"):
+    with pytest.raises(ConfigurationError, match=r"no environment 'JigsawVisoin-v0'. Did you mean 'JigsawVision-v0'"):
         make_config().environment("JigsawVisoin-v0").build_algo()
 
 
