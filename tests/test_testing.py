@@ -15,7 +15,7 @@ from agile_gym.envs.contract import EpisodeDescription, make_info
 from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.envs.spaces import UnicodeText
 from agile_gym.errors import ConfigurationError
-from agile_gym.policies import EdgePolicy, FunctionPolicy, OraclePolicy, RandomPolicy
+from agile_gym.policies import EdgePolicy, FunctionPolicy, GivenUp, OraclePolicy, RandomPolicy
 from agile_gym.testing import check_dialect, check_env, check_policy
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -232,6 +232,8 @@ BROKEN_ENVS = {
         broken(max_turns=3, usual_turn=lambda self: None, mistakes=lambda self: []),
         r"usual_turn\(\) must write texts, and wrote \[None\]",
     ),
+    "an end that is a number": (broken(give_up=lambda self: -1.0), r"of give_up\(\) must hold numbers .* and is -1.0"),
+    "an end that raises": (broken(give_up=lambda self: {}["score"]), r"give_up\(\) raised KeyError"),
 }  # fmt: skip
 
 
@@ -295,6 +297,10 @@ def test_broken_policies_are_found(name):
     with pytest.raises(ConfigurationError, match=message) as caught:
         check_policy(policy)
     assert "\n" not in str(caught.value)
+
+
+def test_a_policy_may_give_up():
+    check_policy(lambda observation: GivenUp("refused", "no pictures"))
 
 
 def test_a_policy_on_a_server_need_not_repeat_itself():

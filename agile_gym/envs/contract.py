@@ -109,17 +109,22 @@ def complete_reward(info: Mapping[str, Any], total: float, *, over: bool) -> Rew
     return parts | {name: float(value) for name, value in given.items()}
 
 
-def give_up(env: Environment, earned: float) -> RewardParts:
-    """End an episode without its policy, and return its reward.
+def give_up(env: Environment, earned: float) -> tuple[RewardParts, RewardParts]:
+    """End an episode without its policy.
 
     Args:
         env: The environment, perhaps wrapped.
-        earned: The sum of the rewards of its steps, which is the reward unless the environment pays one (`EndableEnv`).
+        earned: The sum of the rewards of its steps.
+
+    Returns:
+        The rewards of the last turn and of the episode: what the environment pays (`EndableEnv`), or else nothing and
+        what was earned before.
     """
     inner: object = env.unwrapped
-    given: Any = inner.give_up() if isinstance(inner, EndableEnv) else {"total": earned}
-    parts: Any = no_reward() | {name: float(value) for name, value in given.items()}
-    return parts
+    if not isinstance(inner, EndableEnv):
+        return no_reward(), no_reward() | {"total": float(earned)}
+    parts: Any = no_reward() | {name: float(value) for name, value in inner.give_up().items()}
+    return parts, parts
 
 
 def make_info(

@@ -152,7 +152,7 @@ class EpisodeRecorder:
             given_up: The kind of error, and the reason.
             usage: What the policy spent on it, if that is known.
         """
-        parts = give_up(self.env, self._earned)
+        last, whole = give_up(self.env, self._earned)
         self._turns.append(
             Turn(
                 text="",
@@ -161,12 +161,12 @@ class EpisodeRecorder:
                 primitives=(),
                 error=given_up.kind,
                 state=() if self._described is None else tuple(self._described.describe_state()),
-                reward=parts,
+                reward=last,
                 env_seconds=0.0,
                 usage=usage or TurnUsage(0.0),
             )
         )
-        self.info = {**self.info, "reward": parts, "solved": False, "score": 0.0}
+        self.info = {**self.info, "reward": whole, "solved": False, "score": 0.0}
         self.done, self._given_up = True, given_up
 
     def finish(self, policy: str, record: PolicyRecord | None = None) -> Transcript:

@@ -12,7 +12,7 @@ import pytest
 
 from agile_gym.coldstart import ColdStartConfig, make_cold_start
 from agile_gym.envs.contract import EpisodeDescription, complete_reward, env_name, find_env, make_env, make_info
-from agile_gym.errors import ConfigurationError
+from agile_gym.errors import AgileGymError, ConfigurationError
 from agile_gym.evaluation import (
     EnvironmentEntry,
     EpisodeResult,
@@ -23,7 +23,7 @@ from agile_gym.evaluation import (
     summarize,
     write_report,
 )
-from agile_gym.policies import make_policy
+from agile_gym.policies import GivenUp, as_policy, make_policy
 from agile_gym.reporting.record import index_row
 from agile_gym.rollout import EpisodeRecorder, EpisodeSpec, play_episodes
 from agile_gym.transcripts import TranscriptWriter, read_transcripts
@@ -328,3 +328,53 @@ def test_names_of_environments_can_be_ids():
     assert isinstance(make_env("gymnasium:CartPole-v1", {}), gymnasium.Env)
     with pytest.raises(ConfigurationError, match="one entry, its own"):
         EvaluationPlan("x", [EnvironmentEntry("a:A"), EnvironmentEntry("b:B")])
+
+
+def giving_up(observation):
+    """Give up what is at the top, and answer the rest after a turn that is lost."""
+    return GivenUp("refused", "no such picture") if observation["text"].startswith("There") else "well"
+
+
+def test_an_episode_that_is_given_up_ends_unsolved(tmp_path, example):
+    class PaidEnv(example.QuarterEnv):
+        def step(self, action):
+            observation, reward, *rest = super().step(action)
+            return observation, reward + 0.25, *rest
+
+    class EndableEnv(PaidEnv):
+        def give_up(self):
+            return {"total": -0.5, "step": -0.5}
+
+    for make, total, step in ((PaidEnv, 0.25, 0.0), (EndableEnv, -0.5, -0.5)):
+        (played,) = play_episodes(as_policy(giving_up), [EpisodeSpec("env", 3)], {"env": make})
+        _, transcript = played
+        assert [turn.error for turn in transcript.turns] == ["no_answer", "refused"]
+        assert (transcript.solved, transcript.score, transcript.truncated) == (False, 0.0, False)
+        assert transcript.details["given_up"] == {"kind": "refused", "reason": "no such picture"}
+        parts = {"accuracy": 0.0, "format": 0.0, "step": step, "score": 0.0, "total": total}
+        assert transcript.reward == parts
+        assert transcript.turns[1].reward["total"] == (total if step else 0.0)
+        with TranscriptWriter(tmp_path / make.__name__) as writer:
+            writer.append(transcript)
+        assert next(iter(read_transcripts(tmp_path / make.__name__))).reward == parts
+
+
+def test_results_tell_which_episodes_were_given_up(tmp_path, example):
+    plan = EvaluationPlan("p", [EnvironmentEntry(QUARTER, 6)])
+
+    def some(observation):
+        if observation["image"][0, 0, 0] % 2:
+            return GivenUp("refused", "odd")
+        return example.guess(observation)
+
+    results = evaluate(as_policy(some), plan)
+    odd = {}
+    for task in plan.tasks():
+        observation, _ = example.QuarterEnv().reset(seed=task.seed)
+        odd[task.episode] = bool(observation["image"][0, 0, 0] % 2)
+    assert 0 < sum(odd.values()) < 6
+    assert {result.episode: result.given_up == "refused" for result in results} == odd
+    assert {result.episode: result.errors == {"refused": 1} for result in results} == odd
+    assert all(EpisodeResult.from_json(json.loads(json.dumps(result.to_json()))) == result for result in results)
+    with pytest.raises(AgileGymError, match=r"gave up each of the first 6 episodes .* The last reason: always"):
+        evaluate(as_policy(lambda _: GivenUp("refused", "always")), plan)

@@ -7,10 +7,16 @@ import json
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from run_samples import make_run
 
+from agile_gym.evaluation import EnvironmentEntry, EvaluationPlan
+from agile_gym.evaluation import write_report as write_results
+from agile_gym.evaluation.journal import Session
+from agile_gym.evaluation.run import prepare_plan
+from agile_gym.policies import make_policy
 from agile_gym.reporting.report import SCRIPTS, choose_pairs, write_report
 from agile_gym.transcripts import TranscriptWriter, read_transcripts
 
@@ -213,3 +219,30 @@ def test_the_policy_of_the_page_holds(browser, run, server):
     time.sleep(0.2)
     assert asked == ["/page.html"]
     assert len(page.complaints()) >= 3  # the browser tells what it refused
+
+
+def test_pairs_of_another_environment_are_shown_without_boards(browser, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
+    folder = tmp_path / "evaluation"
+    folder.mkdir()
+    for stage, policy in (("coldstart", "custom_env:guess"), ("grpo", "custom_env:Teacher")):
+        plan = EvaluationPlan(policy, [EnvironmentEntry("custom_env:QuarterEnv", 4)])
+        prepared = prepare_plan(plan)
+        with Session(prepared, folder / f"{stage}.json", keep=4) as session:
+            labels = [result.label for result in session.play(make_policy(policy))]
+            results = session.journal.results
+        write_results(folder / f"{stage}.json", results, plan=plan.to_json(), photographs=prepared.photographs())
+    page = Report(browser, write_report(tmp_path, tmp_path / "report.html", pairs=4).as_uri())
+    page.unfold()
+    text = page.js("return document.body.innerText")
+    assert "Qwen2.5-VL-7B" not in text
+    assert "green frame" not in text
+    assert "pieces" not in text
+    assert page.js("return document.querySelectorAll('.pair').length") == 4
+    assert page.js("return document.querySelectorAll('.board, .film').length") == 0
+    found = "return [...document.querySelectorAll(arguments[0])].map((node) => node[arguments[1]])"
+    assert sorted(page.js(found, ".pair-head > .quiet:first-of-type", "textContent")) == sorted(labels)
+    assert sorted(page.js(found, ".pair > .pictures img", "naturalWidth")) == [32] * 4 + [64] * 4
+    told = page.js(found, ".pair-head .result", "textContent")
+    assert set(told) == {"\u2713 right", "\u2717 wrong, score 0%"}
+    assert page.complaints() == []
