@@ -121,10 +121,10 @@ def give_up(env: Environment, earned: float) -> tuple[RewardParts, RewardParts]:
         what was earned before.
     """
     inner: object = env.unwrapped
-    if not isinstance(inner, EndableEnv):
-        return no_reward(), no_reward() | {"total": float(earned)}
-    parts: Any = no_reward() | {name: float(value) for name, value in inner.give_up().items()}
-    return parts, parts
+    paid = inner.give_up() if isinstance(inner, EndableEnv) else None
+    given: Mapping[str, float] = {"total": earned} if paid is None else paid
+    whole: Any = no_reward() | {name: float(value) for name, value in given.items()}
+    return no_reward() if paid is None else whole, whole
 
 
 def make_info(

@@ -34,7 +34,8 @@ from agile_gym.learner.resources import actor_needs, check_fits
 from agile_gym.policies.base import check_policy, make_policy
 from agile_gym.terminal import one_line
 from agile_gym.training import stages
-from agile_gym.training.settings import OWN_SECTIONS, TrainSettings, naming, own_settings
+from agile_gym.training.sections import OWN_SECTIONS
+from agile_gym.training.settings import TrainSettings, naming, own_settings
 from agile_gym.transcripts.reading import read_headers
 
 __all__ = ["check_machines", "check_settings", "cluster_address", "start_ray", "stop_ray"]

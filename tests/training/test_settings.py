@@ -24,7 +24,8 @@ from agile_gym.models.tiny.pretraining import EyesConfig
 from agile_gym.training import checking as cluster
 from agile_gym.training import stages
 from agile_gym.training.checking import check_settings
-from agile_gym.training.settings import OWN_SECTIONS, SECTIONS, format_settings, read_settings, setting_names
+from agile_gym.training.sections import OWN_SECTIONS
+from agile_gym.training.settings import SECTIONS, format_settings, read_settings, setting_names
 
 NAN, INF, HUGE = float("nan"), float("inf"), 10**30
 BAD = ["x", "", -1, 0, 1.5, True, NAN, INF, -INF, HUGE, 1e300, [], [[]], [2, 3], ["x"], {}, {"a": 1}]
