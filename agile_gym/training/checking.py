@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from agile_gym.arguments import require, require_seed
-from agile_gym.coldstart.config import ColdStartConfig, prepare
-from agile_gym.envs.contract import probe_env
+from agile_gym.coldstart.config import EXPERT, ColdStartConfig, prepare
+from agile_gym.envs.contract import find_env, probe_env
 from agile_gym.envs.jigsaw.config import JigsawConfig, resolve
 from agile_gym.envs.jigsaw.env import open_source
 from agile_gym.errors import ConfigurationError
@@ -301,7 +301,9 @@ def check_settings(settings: TrainSettings) -> None:
 
 def _check_environment(settings: TrainSettings) -> None:
     """Check the environment's options, and that there are photographs, or that it keeps the contract."""
-    if settings.env is None:
+    if settings.env is not None:
+        _check_other(settings)
+    else:
         options = {key: value for key, value in settings.environment.items() if key != "id"}
         with naming("environment"):
             resolve(JigsawConfig.from_options(options))
@@ -315,6 +317,25 @@ def _check_environment(settings: TrainSettings) -> None:
         key = "test" if test and settings.images["test"] is not None else "train"
         with naming("images", key, settings.images[key], images=key):
             open_source(JigsawConfig.from_options(options))
+
+
+def _check_other(settings: TrainSettings) -> None:
+    """Check that there is another environment than the jigsaw, and that no stage plays the jigsaw then."""
+    env: object = settings.environment["id"]
+    with naming("environment", "id", env):
+        if not isinstance(env, str):
+            raise ConfigurationError(f"id={env!r:.100} must be a text: 'module:Class', or an id.")
+        find_env(env)
+    if settings.eyes or settings.sft.get("replay_size"):
+        what = "[eyes]" if settings.eyes else "[sft] replay_size"
+        raise ConfigurationError(f"{what} plays the jigsaw; leave it out, as the environment is {env}.")
+    cold = settings.cold_start
+    if settings.has_cold_start and cold["episodes"] is None and cold.get("teacher", EXPERT) == EXPERT:
+        raise ConfigurationError(
+            f"[cold_start] the expert plays the jigsaw only, and the environment is {env}. Set teacher to a policy "
+            "that plays it, such as 'module:Class'; episodes to a folder of transcripts; or count = 0 to leave the "
+            "cold start out."
+        )
 
 
 def _check_episodes(config: ColdStartConfig, episodes: str | None) -> None:

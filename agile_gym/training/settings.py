@@ -12,7 +12,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
-from agile_gym.coldstart.config import EXPERT
 from agile_gym.envs.contract import JIGSAW
 from agile_gym.errors import ConfigurationError, did_you_mean
 from agile_gym.terminal import one_line
@@ -73,10 +72,11 @@ class TrainSettings:
             split of the training source.
         environment: Options of the environment, and ``id`` of another one than the jigsaw, as
             `agile_gym.envs.contract.find_env` reads it. Then there is no stage of `eyes`, nothing is replayed, and the
-            cold start needs a teacher; ``cold_start.count = 0`` leaves it out.
+            cold start needs a teacher.
         model: Fields of `agile_gym.learner.options.ModelOptions`.
         eyes: Fields of `agile_gym.models.tiny.pretraining.EyesConfig`; only the tiny model has this stage.
-        cold_start: Fields of `agile_gym.coldstart.ColdStartConfig`, or ``episodes``, a folder that is there.
+        cold_start: Fields of `agile_gym.coldstart.ColdStartConfig`, or ``episodes``, a folder that is there; ``count``
+            of 0 leaves it out.
         sft: Settings of supervised training.
         grpo: Settings of GRPO.
         evaluation: What is played, and how often.
@@ -105,7 +105,8 @@ class TrainSettings:
     @property
     def has_cold_start(self) -> bool:
         """Whether there is a cold start, and supervised training on it."""
-        return self.cold_start.get("count") != 0
+        count = self.cold_start.get("count")
+        return type(count) is not int or count != 0
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the settings as a mapping of mappings."""
@@ -199,8 +200,6 @@ def _check_names(values: Mapping[str, Any], origin: str) -> TrainSettings:
         nones = {key: None for key in _CAN_BE_NONE.get(name, ()) if given.get(key) == _NONE and not free}
         own = OWN_SECTIONS.get(name)
         sections[name] = {**({} if own is None else own.defaults()), **given, **nones}
-    if _env_id(values) != JIGSAW:
-        _check_other(sections, origin)
     return TrainSettings(seed=values.get("seed", 0), **sections)
 
 
@@ -237,23 +236,6 @@ def setting_names(section: str) -> set[str]:
 
 def _fields(kind: Any) -> set[str]:  # noqa: ANN401 -- a dataclass
     return {field.name for field in fields(kind)}
-
-
-def _check_other(sections: Mapping[str, Mapping[str, Any]], origin: str) -> None:
-    """Check that no stage plays the jigsaw, where the environment is another one."""
-    env = sections["environment"]["id"]
-    if not isinstance(env, str):
-        raise ConfigurationError(f"{origin}: [environment] id = {env!r:.100} must be a text: 'module:Class', or an id.")
-    if sections["eyes"] or sections["sft"].get("replay_size"):
-        what = "[eyes]" if sections["eyes"] else "[sft] replay_size"
-        raise ConfigurationError(f"{origin}: {what} plays the jigsaw; leave it out, as the environment is {env}.")
-    cold = sections["cold_start"]
-    if cold.get("count") != 0 and cold["episodes"] is None and cold.get("teacher", EXPERT) == EXPERT:
-        raise ConfigurationError(
-            f"{origin}: [cold_start] the expert plays the jigsaw only, and the environment is {env}. Set teacher to a "
-            "policy that plays it, such as 'module:Class'; episodes to a folder of transcripts; or count = 0 to leave "
-            "the cold start out."
-        )
 
 
 def own_settings(settings: TrainSettings, section: str) -> dict[str, Any]:

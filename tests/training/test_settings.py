@@ -44,8 +44,8 @@ ALLOWED = {
         "steps": [0], "thought": [0], "turns": [[2, 3]], "vision_lr": [1.5], "warmup": [0], "weight_decay": [0, 1.5],
     },
     "cold_start": {
-        "allow_errors": [True], "distinct_texts": [True], "grid": [[2, 3]], "level": [0], "teacher_options": [{}],
-        "turns": [[2, 3]],
+        "allow_errors": [True], "count": [0], "distinct_texts": [True], "grid": [[2, 3]], "level": [0],
+        "teacher_options": [{}], "turns": [[2, 3]],
     },
     "sft": {
         "epochs": [1.5], "freeze": [[]], "lr_warmup_share": [0], "replay_size": [0], "skip_mistakes": [True],

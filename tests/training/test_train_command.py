@@ -21,6 +21,7 @@ pytest.importorskip("torch")
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation import read_report
+from agile_gym.training.checking import check_settings
 from agile_gym.training.folder import RunFolder
 from agile_gym.training.settings import format_settings, preset_names, preset_text, read_settings
 from agile_gym.transcripts import read_transcripts
@@ -473,9 +474,10 @@ def test_a_runner_of_its_own_finds_the_environment_and_the_cold_start_may_be_lef
         ({"environment.id": 3}, r"\[environment\] id = 3 must be a text"),
     ],
 )
-def test_stages_of_the_jigsaw_are_refused_for_another_environment(changes, message):
+def test_stages_of_the_jigsaw_are_refused_for_another_environment(changes, message, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
     with pytest.raises(ConfigurationError, match=message):
-        read_settings("tiny", {"environment.id": QUARTER} | changes)
+        check_settings(read_settings("tiny", {"environment.id": QUARTER} | changes))
 
 
 def test_options_of_a_preset_do_not_go_to_another_environment(tmp_path):
