@@ -26,7 +26,7 @@ from pathlib import Path
 from agile_gym.transcripts import read_transcripts
 
 SETTINGS = {
-    "eyes.matching_steps": 110,  # so that a checkpoint is written
+    "eyes.matching_steps": 420,  # so that some checkpoints are written
     "eyes.matching_batch": 4,
     "eyes.steps": 20,
     "eyes.batch": 4,
@@ -117,7 +117,7 @@ class Run:
 
 STAGES = {
     "imports": (lambda run: True, 4.0),
-    "eyes": (lambda run: "eyes: " in run.output.lower(), 2.0),
+    "eyes": (lambda run: "eyes: " in run.output.lower(), 1.0),
     "eyes, checkpoint": (lambda run: run.touched("eyes/checkpoint.pt", "eyes/.checkpoint.pt*"), 0.1),
     "eyes, weights": (lambda run: run.touched("eyes/.model*", "eyes/model/*"), 0.1),
     "eyes, evaluation": (lambda run: run.touched("evaluation/eyes.jsonl"), 0.5),
@@ -135,6 +135,8 @@ STAGES = {
     "report": (lambda run: run.finished("evaluate-grpo"), 0.3),
 }
 """When a stage has begun, and how many seconds after that the run is ended at most."""
+TRIES = 4
+"""How often a run is begun anew that was over, or past a stage, before it could be ended there."""
 
 
 def marked(mark):
@@ -236,11 +238,15 @@ def campaign(setup, signals, options, base):
     print(f"{'stage':20}{'signal':9}{'after':>8}{'status':>8}{'ended in':>10}  findings")
     killed = []
     for (stage, (has_begun, longest)), number in zip(options.chosen, signals, strict=False):
-        mark = f"agile-gym-{os.getpid()}-{time.monotonic_ns()}"
-        run = Run(part, setup, mark, temporary)
-        while not has_begun(run) and run.process.poll() is None:
-            time.sleep(0.005)
-        time.sleep(delay := rng.uniform(0, longest))
+        for _ in range(TRIES):
+            mark = f"agile-gym-{os.getpid()}-{time.monotonic_ns()}"
+            run = Run(part, setup, mark, temporary)
+            while not has_begun(run) and run.process.poll() is None:
+                time.sleep(0.005)
+            time.sleep(delay := rng.uniform(0, longest))
+            if run.process.poll() != 0:
+                break
+            shutil.rmtree(part)  # it was past this stage, or is over: once more, from the start
         wrong = ["it was over before"] if run.process.poll() is not None else []
         sent = time.monotonic()
         with contextlib.suppress(ProcessLookupError):

@@ -202,7 +202,7 @@ def test_photographs_of_ones_own_are_not_replaced_by_pictures(tmp_path, monkeypa
 
     monkeypatch.setattr(sys, "stdin", io.StringIO("quit\n"))
     for name in ("00.png", "e.png"):
-        Image.new("RGB", (40, 40)).save(tmp_path / name)
+        Image.effect_noise((40, 40), 100).save(tmp_path / name)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     status, line = quietly(["play", "--output", tmp_path])
     assert (status, "is not a picture of agile-gym play" in line) == (1, True)

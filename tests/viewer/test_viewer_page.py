@@ -354,7 +354,8 @@ def test_mistakes_are_told_and_nothing_is_left_behind(tmp_path, transcripts):
 
 def test_a_failure_leaves_the_old_page(tmp_path, transcripts):
     path = tmp_path / "page.html"
-    path.write_text("old")
+    old = '<!doctype html>\n<meta name="generator" content="agile_gym">\n'
+    path.write_text(old)
 
     def fails():
         yield transcripts[0]
@@ -362,4 +363,4 @@ def test_a_failure_leaves_the_old_page(tmp_path, transcripts):
 
     with pytest.raises(OSError, match="the disk is gone"):
         write_page(fails(), path)
-    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("page.html", "old")]
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("page.html", old)]

@@ -221,7 +221,7 @@ def test_adapters_and_evaluation_in_processes_of_their_own(make_config, build, t
     spread.learner_group.foreach_learner(partial(limit_files, 2000))
     with pytest.raises(OSError, match="could not write"):
         spread.save_to_path(path)
-    with pytest.raises(OSError, match="model could not be written"):
+    with pytest.raises(OSError, match=r"File too large: .*adapter"):
         spread.save_pretrained(tmp_path / "adapter")
     assert {entry.name for entry in tmp_path.iterdir()} <= {"checkpoint", "adapter"}
     assert path.joinpath("manifest.json").read_bytes() == kept

@@ -9,7 +9,7 @@ from faults import Answer, refuse, say
 
 from agile_gym.cli import main
 from agile_gym.evaluation import read_journal
-from agile_gym.transcripts import read_transcripts
+from agile_gym.transcripts import TranscriptWriter, read_transcripts
 
 TEXT = '<think>x</think><answer>["A", "B", "C", "D"]</answer>'
 LOOK = "<think>x</think><code>observation(state)</code>"
@@ -113,6 +113,9 @@ def test_an_evaluation_is_resumed_where_only_refused_puzzles_are_left(serve, eva
     lines = (tmp_path / "r.jsonl").read_text().splitlines()
     kept = [line for line in lines if '"given_up":"content_filter"' not in line]
     (tmp_path / "r.jsonl").write_text("\n".join(kept) + "\n")
+    names = {"{}-L{}-{}".format(*result.key[:3]) for result in read_journal(tmp_path / "r.jsonl")[1]}
+    with TranscriptWriter(tmp_path / "r-transcripts", resume=True) as writer:  # as if they had not been played
+        writer.keep(names)
     status, _, err = evaluate(server, "--batch", "3", "--resume")
     assert status == 0, err
     check(tmp_path, 12)

@@ -17,7 +17,7 @@ RED, BLUE = (np.full((64, 64, 3), colour, np.uint8) for colour in ((220, 30, 30)
 ANSWERS = {"red": ["B", "A", "D", "C"], "blue": ["D", "C", "B", "A"]}
 LOOK = "<think>Look.</think>\n<code>\nobservation_image_{} = observation(state)\n</code>"
 TURNS = 2
-OPTIONS = {"image_size": 64, "prompt": "short", "max_turns": 4, "level": None}
+OPTIONS = {"image_size": 64, "prompt": "short", "max_turns": 4, "level": None, "equal_pieces": "names"}
 
 
 def lesson(colour):

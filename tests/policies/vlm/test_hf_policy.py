@@ -206,8 +206,8 @@ def test_seeds_are_checked(vlm, seed):
     [
         ({"system": 3}, ConfigurationError, "give a text, or None"),
         ({"temprature": 1}, ConfigurationError, "Did you mean 'temperature'"),
-        ({"window": 0}, ConfigurationError, "at least 1"),
-        ({"window": "two"}, ConfigurationError, "at least 1"),
+        ({"window": 0}, ConfigurationError, "give 1 to 1000, or None"),
+        ({"window": "two"}, ConfigurationError, "give 1 to 1000, or None"),
         ({"top_p": 2}, ConfigurationError, "up to 1"),
     ],
 )

@@ -101,7 +101,7 @@ def test_what_can_be_drawn_is_what_the_definitions_leave(count, top_k, top_p, of
     ends = share.cumsum() / share.sum()
     rows = [(token, number) for token in sorted(kept) for number in (ends[token] - share[token] / share.sum(),
                                                                       ends[token])]  # fmt: skip
-    inside = [number * (1 - 1e-5) if last else number + 1e-5 * (ends[token] - number)
+    inside = [number + (-1e-5 if last else 1e-5) * share[token] / share.sum()
               for last, (token, number) in zip([False, True] * len(kept), rows, strict=True)]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sampling, "_OFTEN_ENOUGH", often)

@@ -1,0 +1,91 @@
+"""The tree is the data's path: imports point one way, without circles, and modules stay readable in one sitting."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import agile_gym
+
+PACKAGE = Path(agile_gym.__file__).parent
+LAYERS = (
+    ("images", "puzzle"),
+    ("outputs",),
+    ("actions",),
+    ("envs",),
+    ("transcripts",),
+    ("models",),
+    ("policies",),
+    ("rollout",),
+    ("evaluation", "coldstart", "learner"),
+    ("reporting",),
+    ("training",),
+    ("commands",),
+)
+"""Packages (and one module) in the order in which they may be imported; what is not named is used by all."""
+LONGEST = 450
+MOST = 160
+
+
+def modules():
+    """Return each module's path by its name."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(path, known, *, anywhere):
+    """Return the modules that a module imports: at its top, or anywhere."""
+    tree = ast.parse(path.read_text("utf-8"))
+    names = set()
+    for node in ast.walk(tree) if anywhere else tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names & known
+
+
+def layer(name):
+    """Return the place of a module's package among the layers, or None."""
+    package = name.split(".")[1] if "." in name else ""
+    return next((place for place, names in enumerate(LAYERS) if package in names), None)
+
+
+def test_no_module_imports_from_a_later_layer():
+    found = modules()
+    wrong = [
+        (name, other)
+        for name, path in found.items()
+        for other in imports(path, found.keys(), anywhere=True)
+        if layer(name) is not None and layer(other) is not None and layer(other) > layer(name)
+    ]
+    assert wrong == []
+
+
+def test_no_module_of_all_layers_imports_one_at_its_top():
+    found = modules()
+    for name, path in found.items():
+        if layer(name) is None and name not in ("agile_gym", "agile_gym.cli", "agile_gym.__main__"):
+            inner = [other for other in imports(path, found.keys(), anywhere=False) if layer(other) is not None]
+            assert inner == [], name
+
+
+def test_modules_import_one_another_without_a_circle():
+    found = {name: path for name, path in modules().items() if path.name != "__init__.py"}
+    edges = {name: imports(path, found.keys(), anywhere=False) - {name} for name, path in found.items()}
+    while edges:
+        free = {name for name, others in edges.items() if not others & edges.keys()}
+        assert free, f"There is a circle among {sorted(edges)}."
+        edges = {name: others for name, others in edges.items() if name not in free}
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_modules_are_read_in_one_sitting(name):
+    assert len(modules()[name].read_text("utf-8").splitlines()) <= LONGEST
+
+
+def test_modules_are_few():
+    assert len(modules()) <= MOST
