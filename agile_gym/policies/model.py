@@ -14,8 +14,8 @@ import numpy as np
 from agile_gym.actions.prompt import HIDDEN_IMAGE, IMAGE_MARK
 from agile_gym.arguments import check_seed, is_whole, require
 from agile_gym.errors import ConfigurationError, ModelError, did_you_mean, import_optional
-from agile_gym.models.loading import own_threads
 from agile_gym.policies.base import GivenUp, Observation, slot_of
+from agile_gym.threads import own_threads
 from agile_gym.transcripts.record import PolicyRecord, TurnUsage
 
 if TYPE_CHECKING:

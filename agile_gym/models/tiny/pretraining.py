@@ -16,9 +16,9 @@ from typing import Any, get_args
 
 from agile_gym.errors import ConfigurationError, import_optional
 from agile_gym.images.sources import ImageSource
-from agile_gym.models.loading import own_threads
 from agile_gym.models.tiny.exercises import Exercise, ExerciseDrawer, EyesConfig, EyesProgress, Stage
 from agile_gym.models.tiny.puzzles import Lesson, training_images
+from agile_gym.threads import own_threads
 
 __all__ = ["STAGES", "EyesConfig", "EyesProgress", "EyesState", "EyesTraining", "StateError", "train_eyes"]
 
