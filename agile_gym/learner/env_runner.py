@@ -332,7 +332,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         if COMPONENT_RL_MODULE in state:
             number = state.get(WEIGHTS_SEQ_NO, 0)
             shared = not self.module.inference_only  # a learner of this process has them already
-            if (number == 0 or number != self._weights_seq_no) and not shared:
+            if not shared:  # whatever their number: learners that were built anew or restored count from the start
                 weights = state[COMPONENT_RL_MODULE]
                 if isinstance(weights, ray.ObjectRef):
                     weights = ray.get(weights)
