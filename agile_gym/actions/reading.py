@@ -1,4 +1,4 @@
-"""What every dialect reads alike: fences, JSON, lists, whole numbers and the names of pieces.
+"""Reading that all dialects share: fences, JSON, lists, whole numbers and the names of pieces.
 
 Models write one thing in many ways: ``90.0`` for 90, ``"Image A"`` for ``"A"``, JSON within a string or a code fence.
 What can only mean one thing is read as that; everything else is for the caller to refuse.
