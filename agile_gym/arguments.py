@@ -131,7 +131,7 @@ def check_types(kinds: Mapping[str, Any], values: Mapping[str, Any]) -> None:
 
 
 def _fits(value: Any, kind: Any) -> bool:  # noqa: ANN401 -- any value, any annotation
-    """Tell whether a value is what an annotation asks for."""
+    """Return whether a value is of the type of an annotation."""
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
         return True

@@ -185,7 +185,7 @@ FIELDS = {
     "answer": "an example of an answer",
     "images": "the images, a line with caption and image mark each",
 }
-"""What can stand in braces in a template, and what takes its place."""
+"""Fields that can stand in braces in a template, and the text that takes their place."""
 
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _FOLDER = Path(__file__).parent

@@ -18,7 +18,7 @@ from agile_gym.actions.primitives import quote
 __all__ = ["PieceNames", "piece_reader", "read_json", "read_list", "read_whole", "unfenced"]
 
 MAX_LAYERS = 3
-"""How many fences, or strings of JSON, may lie around one another."""
+"""Largest number of fences, or strings of JSON, around one another."""
 MAX_WHOLE = 10**9
 MAX_NAME = 80
 _SHOWN = 4
@@ -200,7 +200,7 @@ class PieceNames:
         return name if piece is None else self.names[piece]
 
     def are_all(self, entries: Sequence[object]) -> bool:
-        """Tell whether entries are the pieces' own names, each of them once; the fast way to read most lists."""
+        """Return whether entries are the pieces' own names, each of them once; the fast way to read most lists."""
         try:
             return len(entries) == len(self.names) and frozenset(entries) == self._own
         except TypeError:  # an entry that cannot be hashed

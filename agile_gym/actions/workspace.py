@@ -39,7 +39,7 @@ class PixelBox(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ImageRecipe:
-    """How an image is made.
+    """Recipe of an image.
 
     Attributes:
         height: Rows of the result.

@@ -25,11 +25,11 @@ __all__ = [
 ]
 
 BALANCES = ("both", "turns", "looks", "none")
-"""What episodes are balanced over: numbers of turns and ways of looking, one of the two, or only grids."""
+"""Kinds that episodes are balanced over: numbers of turns and ways of looking, one of the two, or only grids."""
 
 
 class Kind(NamedTuple):
-    """What an episode is counted as.
+    """Kind that an episode is counted as.
 
     Attributes:
         grid: Such as ``"2x2"``.
@@ -61,7 +61,7 @@ def share_out(count: int, parts: int, shift: int = 0) -> list[int]:
 
 
 class Quotas:
-    """How many episodes of each kind are wanted, and how many there are.
+    """Numbers of episodes of each kind: those asked for, and those found.
 
     Grids get equal shares; within a grid numbers of turns, and within these the ways of looking that there is room for.
 
