@@ -29,7 +29,7 @@ def main() -> int:
     losses = [record["learner/loss"] for record in sft]
     varied = [record["groups_played"] - record["groups_constant"] for record in grpo]
     norms = [record.get("learner/grad_norm", 0.0) for record in grpo]
-    learned, whole = change(folder / "eyes", folder / "sft")
+    learned, whole = change(folder / "vision", folder / "sft")
     reinforced, still_whole = change(folder / "sft", folder / "grpo")
     checks = {
         f"the cold start's loss fell from {losses[0]:.3f} to {losses[-1]:.3f}": losses[-1] < losses[0],

@@ -67,7 +67,7 @@ def measure(policy, turns, episodes, label):
     seconds = time.perf_counter() - start
     transcripts.sort(key=lambda transcript: transcript.task["seed"])
     computed = sum(turn.usage.computed_tokens for t in transcripts for turn in t.turns)
-    logps = np.concatenate([segment.logps[segment.mask] for t in transcripts for segment in t.segments])
+    logps = np.concatenate([segment.logps[segment.loss_mask] for t in transcripts for segment in t.segments])
     ids = [segment.ids.tolist() for t in transcripts for segment in t.segments]
     context = [turn.usage.context_tokens for turn in transcripts[0].turns]
     return seconds, computed, ids, logps, context

@@ -71,11 +71,11 @@ TEXTS = (
 )
 """Turns beside those that the action space draws: sound ones of both dialects, and bad ones."""
 SHORT_TRAINING = (
-    "eyes.matching_steps=20",
-    "eyes.matching_batch=32",
-    "eyes.steps=20",
-    "eyes.batch=32",
-    "eyes.few=16",
+    "vision.matching_steps=20",
+    "vision.matching_batch=32",
+    "vision.steps=20",
+    "vision.batch=32",
+    "vision.few=16",
     "cold_start.count=320",
     "sft.replay_count=64",
     "sft.num_minibatches=20",
@@ -201,7 +201,7 @@ def hash_transcripts(transcripts):
             rest.add([turn.text, turn.feedback, turn.primitives, turn.error, turn.state, turn.reward])
         rest.add([transcript.solved, transcript.score, transcript.reward, transcript.truncated])
         for segment in transcript.segments:
-            rest.add([segment.ids, segment.mask, segment.turns])
+            rest.add([segment.ids, segment.loss_mask, segment.turns])
     return str(rest), str(pixels)
 
 

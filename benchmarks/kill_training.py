@@ -26,11 +26,11 @@ from pathlib import Path
 from agile_gym.transcripts import read_transcripts
 
 SETTINGS = {
-    "eyes.matching_steps": 420,  # so that some checkpoints are written
-    "eyes.matching_batch": 4,
-    "eyes.steps": 20,
-    "eyes.batch": 4,
-    "eyes.few": 0,
+    "vision.matching_steps": 420,  # so that some checkpoints are written
+    "vision.matching_batch": 4,
+    "vision.steps": 20,
+    "vision.batch": 4,
+    "vision.few": 0,
     "cold_start.count": 24,
     "sft.epochs": 1,
     "sft.batch_size": 4,
@@ -41,9 +41,9 @@ SETTINGS = {
     "grpo.groups_per_iteration": 4,
     "grpo.group_size": 2,
     "grpo.num_minibatches": 1,
-    "grpo.drop_constant_groups": False,
+    "grpo.filter_zero_variance_groups": False,
     "grpo.max_new_tokens": 12,
-    "grpo.entropy_weight": 0.1,  # a gradient even where no episode is better than another
+    "grpo.entropy_coef": 0.1,  # a gradient even where no episode is better than another
     "evaluation.episodes": 12,
     "evaluation.batch": 4,
     "evaluation.interval": 0,
@@ -117,10 +117,10 @@ class Run:
 
 STAGES = {
     "imports": (lambda run: True, 4.0),
-    "eyes": (lambda run: "eyes: " in run.output.lower(), 1.0),
-    "eyes, checkpoint": (lambda run: run.touched("eyes/checkpoint.pt", "eyes/.checkpoint.pt*"), 0.1),
-    "eyes, weights": (lambda run: run.touched("eyes/.model*", "eyes/model/*"), 0.1),
-    "eyes, evaluation": (lambda run: run.touched("evaluation/eyes.jsonl"), 0.5),
+    "vision": (lambda run: "vision pretraining: " in run.output.lower(), 1.0),
+    "vision, checkpoint": (lambda run: run.touched("vision/checkpoint.pt", "vision/.checkpoint.pt*"), 0.1),
+    "vision, weights": (lambda run: run.touched("vision/.model*", "vision/model/*"), 0.1),
+    "vision, evaluation": (lambda run: run.touched("evaluation/vision.jsonl"), 0.5),
     "cold start": (lambda run: run.touched("cold-start/episodes.jsonl"), 0.3),
     "replay": (lambda run: run.touched("replay/episodes.jsonl"), 0.3),
     "start of Ray": (Run.ray, 3.0),
@@ -203,7 +203,7 @@ def result_of(folder):
             (transcript.id, [message.text for message in transcript.messages()])
             for transcript in read_transcripts(folder / name)
         ]
-    for stage in ("eyes", "coldstart", "grpo"):
+    for stage in ("vision", "coldstart", "grpo"):
         report = json.loads((folder / "evaluation" / f"{stage}.json").read_text())
         result[f"evaluation of {stage}"] = {key: value for key, value in report.items() if key not in ("cost", "plan")}
         lines = records_of(folder / "evaluation" / f"{stage}.jsonl")[1:]
@@ -213,7 +213,7 @@ def result_of(folder):
         result[f"transcripts of {stage}"] = sorted(
             (transcript.id, [message.text for message in transcript.messages()]) for transcript in stored
         )
-    for stage in ("eyes", "sft", "grpo"):
+    for stage in ("vision", "sft", "grpo"):
         data = (folder / stage / "model" / "model.safetensors").read_bytes()
         result[f"weights of {stage}"] = hashlib.sha256(data).hexdigest()
     result["report"] = (folder / "report.html").exists()

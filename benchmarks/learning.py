@@ -2,9 +2,9 @@
 
     python benchmarks/learning.py --train FOLDER --test FOLDER --output RUNS [--jobs 2] [--set KEY=VALUE ...]
 
-Each run is `agile-gym train` with the preset `tiny`: eyes, cold start, GRPO, and after each stage the same held-out
-puzzles, played greedily. Besides the seeds on the photographs of `--train`, there is one on the built-in photographs
-alone, and with the first seed's eyes or cold start
+Each run is `agile-gym train` with the preset `tiny`: vision pretraining, cold start, GRPO, and after
+each stage the same held-out puzzles, played greedily. Besides the seeds on the photographs of `--train`, there is one
+on the built-in photographs alone, and with the first seed's vision or cold start
 
 - ``shuffled``: GRPO on rewards that are shuffled over the whole batch, with the same schedule: must not gain;
 - ``no-step``: GRPO without the reward's part for steps;
@@ -26,7 +26,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-STAGES = ("eyes", "cold-start", "sft")
+STAGES = ("vision", "cold-start", "sft")
 SAMPLED, MORE_TURNS = "sampled", "more-turns"
 
 
@@ -53,7 +53,7 @@ def plan(options):
     runs = {f"photos-{seed}": (options.train, seed, None, None, []) for seed in options.seeds}
     runs["shuffled"] = (options.train, first, base, "sft", [])
     runs["no-step"] = (options.train, first, base, "sft", ['environment.reward={"step_weight": 0.0}'])
-    runs["no-looks"] = (options.train, first, base, "eyes", ['cold_start.looks=["board"]'])
+    runs["no-looks"] = (options.train, first, base, "vision", ['cold_start.looks=["board"]'])
     runs["builtin"] = (None, first, None, None, [])
     return {name: run for name, run in runs.items() if not options.only or name in options.only}
 
@@ -88,7 +88,7 @@ def branch(options, name, settings):
     beside = folder.with_name(name + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     (beside / "evaluation").mkdir(parents=True)
-    evaluated = {"eyes": "eyes", "sft": "coldstart"}
+    evaluated = {"vision": "vision pretraining", "sft": "coldstart"}
     for stage in done:
         shutil.copytree(options.output / base / stage, beside / stage)
         for path in (options.output / base / "evaluation").glob(f"{evaluated.get(stage, '-')}*"):

@@ -19,7 +19,7 @@ from agile_gym.training.settings import read_settings
 
 HERE = Path(__file__).parent
 START = "<!-- From here on written by benchmarks/learning_report.py -->"
-STAGES = {"eyes": "eyes", "coldstart": "cold start", "grpo": "GRPO"}
+STAGES = {"vision": "vision pretraining", "coldstart": "cold start", "grpo": "GRPO"}
 WHAT = {
     "photos": "trained on the folder of photographs",
     "builtin": "trained on the built-in photographs alone",
@@ -170,7 +170,7 @@ def time_rows(runs, processes):
         grpo = [record for record in run.records if record["stage"] == "grpo"]
         episodes = sum(record.get("episodes", 0) for record in grpo)
         rows.append(
-            (run.name, *(f"{took.get(stage, 0):,.0f}" for stage in ("eyes", "sft", "grpo")), f"{episodes:,.0f}",
+            (run.name, *(f"{took.get(stage, 0):,.0f}" for stage in ("vision", "sft", "grpo")), f"{episodes:,.0f}",
              f"{spent / 60:.1f}" if spent else "")
         )  # fmt: skip
     return rows
@@ -218,8 +218,8 @@ def learning(folder, runs):
 
 The tiny model, preset `tiny`, from nothing. After each stage {column["puzzles"]:,} puzzles of {column["photographs"]}
 photographs that no stage was trained on, random parts, all pieces misplaced, the multi-turn protocol with at most
-{first.settings.environment["max_turns"]} turns, greedy; 95% intervals in brackets. The eyes answer at once (that is
-what they were taught). Sampled is at temperature 1, as in training.
+{first.settings.environment["max_turns"]} turns, greedy; 95% intervals in brackets. After vision pretraining, the model
+answers at once (that is what it was taught). Sampled is at temperature 1, as in training.
 
 {names}
 
@@ -234,7 +234,7 @@ What GRPO has added to its cold start (paired, the same puzzles), and whether th
 Wall-clock seconds of the stages, each run on one core beside another, evaluations on the way included, and minutes of
 processor of the whole run (a run that branches off has not done the stages before again):
 
-{table(("run", "eyes", "cold start", "GRPO", "episodes of GRPO", "minutes in all"), time_rows(runs, processes))}
+{table(("run", "vision", "cold start", "GRPO", "episodes of GRPO", "minutes in all"), time_rows(runs, processes))}
 """
 
 

@@ -25,7 +25,7 @@ TITLES = {
     "cache-model": "The same with pretrained weights",
     "kills": "An evaluation that is killed ten times",
     "transcripts": "Storing transcripts",
-    "eyes": "The tiny model learns to see",
+    "vision": "The tiny model learns to see",
 }
 
 
@@ -39,7 +39,7 @@ def commands(options):
     if options.model:
         every["cache-model"] = ["cache_reuse.py", "--model", options.model]
     if options.train and options.test:
-        every["eyes"] = ["tiny_eyes.py", options.train, options.test]
+        every["vision"] = ["tiny_vision.py", options.train, options.test]
     return {name: words for name, words in every.items() if not options.only or name in options.only}
 
 

@@ -99,7 +99,7 @@ def looking_policy(model, *, turns, **options):
 
 def letters(episode):
     """Return a reward that differs within groups, of what the model wrote."""
-    return float(sum(int(segment.ids[segment.mask].sum()) for segment in episode.segments) % 7)
+    return float(sum(int(segment.ids[segment.loss_mask].sum()) for segment in episode.segments) % 7)
 
 
 def environment_options(setting):
@@ -132,7 +132,7 @@ def build(setting):
             rollout_batch=setting.groups * setting.group_size,
             micro_batch_tokens=setting.micro_batch,
             reuse_cache=setting.reuse_cache,
-            drop_constant_groups=False,
+            filter_zero_variance_groups=False,
             reward_fn=letters,
             policy_class=partial(looking_policy, turns=setting.turns) if several else endless_policy,
         )
@@ -150,7 +150,7 @@ def measure_rollout(algorithm):
     start = now()
     batch = algorithm.collect()
     segments = [segment for group in batch.groups for episode in group.episodes for segment in episode.segments]
-    return Reading.since(start, int(sum(np.count_nonzero(segment.mask) for segment in segments))), batch
+    return Reading.since(start, int(sum(np.count_nonzero(segment.loss_mask) for segment in segments))), batch
 
 
 def measure_iteration(algorithm):

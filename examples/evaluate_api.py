@@ -72,7 +72,7 @@ def main(base_url, model, *words):
     with policy:
         play("random", make_policy("random"), episodes, options)
         complete = play(model, policy, episodes, options)
-        spent = policy.spending
+        spent = policy.usage
     print(
         f"\n{spent.answers} turns from {spent.requests} requests; {spent.prompt_tokens:,} tokens read "
         f"({spent.cached_tokens:,} of them cached), {spent.new_tokens:,} written; {spent.cut} turns cut at max_tokens, "

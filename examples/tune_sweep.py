@@ -25,7 +25,7 @@ def main(iterations: int = 2) -> None:
             group_size=4,
             groups_per_iteration=2,
             max_new_tokens=16,
-            entropy_weight=0.01,
+            entropy_coef=0.01,
         )
     )
     tuner = tune.Tuner(

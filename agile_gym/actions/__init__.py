@@ -11,8 +11,8 @@ from agile_gym.actions.primitives import (
     Observe,
     Primitive,
     Rotate,
+    RotatePiece,
     Swap,
-    Turn,
     Zoom,
 )
 from agile_gym.actions.prompt import IMAGE_MARK
@@ -34,9 +34,9 @@ __all__ = [
     "ParsedTurn",
     "Primitive",
     "Rotate",
+    "RotatePiece",
     "Swap",
     "ToolDialect",
-    "Turn",
     "Workspace",
     "Zoom",
     "get_dialect",

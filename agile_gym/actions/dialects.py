@@ -16,8 +16,8 @@ from agile_gym.actions.primitives import (
     Observe,
     Primitive,
     Rotate,
+    RotatePiece,
     Swap,
-    Turn,
     Zoom,
 )
 from agile_gym.actions.prompt import code_instructions, tool_instructions
@@ -155,7 +155,7 @@ class CodeDialect:
                 return f"state[{a}], state[{b}] = state[{b}], state[{a}]"
             case Arrange(order, turns):
                 return f"state = {json.dumps(workspace.state_list(order, turns))}"
-            case Turn(place, angle):
+            case RotatePiece(place, angle):
                 return f"turn({place}, {angle})"
             case Observe(name, order, turns):
                 state = "state" if order is None else json.dumps(workspace.state_list(order, turns))

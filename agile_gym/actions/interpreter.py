@@ -9,7 +9,18 @@ import ast
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from agile_gym.actions.primitives import ActionError, Arrange, Crop, Observe, Primitive, Rotate, Swap, Turn, Zoom, quote
+from agile_gym.actions.primitives import (
+    ActionError,
+    Arrange,
+    Crop,
+    Observe,
+    Primitive,
+    Rotate,
+    RotatePiece,
+    Swap,
+    Zoom,
+    quote,
+)
 from agile_gym.actions.reading import piece_reader, read_whole
 from agile_gym.actions.syntax import Evaluator, Function, ImageValue, Value, check_name, is_list, number, parse_code
 from agile_gym.actions.workspace import Workspace
@@ -195,7 +206,7 @@ class _Interpreter(Evaluator):
         turned = [piece for piece, angle in enumerate(turns) if angle != self._turns[piece]]
         if len(turned) == 1 and not moved:
             angle = (turns[turned[0]] - self._turns[turned[0]]) % 360
-            self._primitives.append(Turn(order.index(turned[0]), angle))
+            self._primitives.append(RotatePiece(order.index(turned[0]), angle))
         elif turned:
             self._primitives.append(Arrange(order, turns))
         elif len(moved) == 2:

@@ -17,8 +17,8 @@ __all__ = [
     "Observe",
     "Primitive",
     "Rotate",
+    "RotatePiece",
     "Swap",
-    "Turn",
     "Zoom",
     "quote",
 ]
@@ -141,7 +141,7 @@ class Arrange:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class RotatePiece:
     """Turn the piece at a place clockwise, in puzzles whose pieces are rotated.
 
     Attributes:
@@ -226,4 +226,4 @@ class Answer:
     turns: tuple[int, ...] | None = None
 
 
-Primitive = Swap | Arrange | Turn | Observe | Crop | Zoom | Rotate | Answer
+Primitive = Swap | Arrange | RotatePiece | Observe | Crop | Zoom | Rotate | Answer

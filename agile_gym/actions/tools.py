@@ -14,8 +14,8 @@ from agile_gym.actions.primitives import (
     Observe,
     Primitive,
     Rotate,
+    RotatePiece,
     Swap,
-    Turn,
     Zoom,
     quote,
 )
@@ -280,7 +280,7 @@ def _read_turn(arguments: Mapping[str, Any], board: _Board) -> Primitive:
     angle = read_whole(given)
     if angle is None or angle % 360 not in (90, 180, 270):
         raise ActionError("bad_argument", "turn needs an angle of 90, 180 or 270 degrees, clockwise.")
-    return Turn(board.place(piece), angle % 360)
+    return RotatePiece(board.place(piece), angle % 360)
 
 
 _READERS: dict[str, Callable[[Mapping[str, Any], _Board], Primitive]] = {
@@ -326,7 +326,7 @@ def _write(primitive: Primitive, names: Sequence[str], order: Sequence[int]) -> 
             return "swap", {"first": names[order[first]], "second": names[order[second]]}
         case Arrange(new_order, None):
             return "arrange", {"order": [names[piece] for piece in new_order]}
-        case Turn(place, angle):
+        case RotatePiece(place, angle):
             return "turn", {"piece": names[order[place]], "angle": angle}
         case Observe(_, None, None):
             return "observe", {}

@@ -13,7 +13,18 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from agile_gym.actions.primitives import ActionError, Arrange, Crop, Observe, Primitive, Rotate, Swap, Turn, Zoom, quote
+from agile_gym.actions.primitives import (
+    ActionError,
+    Arrange,
+    Crop,
+    Observe,
+    Primitive,
+    Rotate,
+    RotatePiece,
+    Swap,
+    Zoom,
+    quote,
+)
 from agile_gym.actions.reading import piece_reader
 from agile_gym.puzzle.board import piece_names
 from agile_gym.puzzle.pixels import BoardLayout, compose_into, crop_box, rotate, rotated_size, zoom, zoomed_size
@@ -270,7 +281,7 @@ class Workspace:
                 case Arrange(new_order, new_turns):
                     order = new_order
                     turns = turns if new_turns is None else new_turns
-                case Turn(place, angle):
+                case RotatePiece(place, angle):
                     turned = list(turns)
                     turned[order[place]] = (turned[order[place]] + angle) % 360
                     turns = tuple(turned)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from agile_gym.actions.dialects import Dialect
-from agile_gym.actions.primitives import ActionError, Answer, Arrange, Crop, Observe, Primitive, Swap, Turn
+from agile_gym.actions.primitives import ActionError, Answer, Arrange, Crop, Observe, Primitive, RotatePiece, Swap
 from agile_gym.actions.tools import MAX_CALLS
 from agile_gym.actions.workspace import Workspace
 from agile_gym.coldstart.knowledge import Knowledge
@@ -195,12 +195,12 @@ class _Writer:
         else:
             thoughts += self._say_changes(start, pairs, [piece for piece, _ in lying])
             changes = [Swap(*pair) for pair in pairs]
-        changes += [Turn(order.index(piece), angle) for piece, angle in lying]
+        changes += [RotatePiece(order.index(piece), angle) for piece, angle in lying]
         self._change(step, thoughts, self._shortened(changes, order))
 
     def _shortened(self, changes: list[Primitive], order: tuple[int, ...]) -> list[Primitive]:
         """Return changes as one new order with all angles, if they are many and the dialect has words for that."""
-        if sum(isinstance(change, Turn) for change in changes) <= MAX_TURNED:
+        if sum(isinstance(change, RotatePiece) for change in changes) <= MAX_TURNED:
             return changes
         whole = Arrange(order, self._know.turns)
         try:

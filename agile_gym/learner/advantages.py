@@ -127,7 +127,7 @@ def returns_to_go(rewards: ArrayLike, discount: float = 1.0) -> NDArray[np.float
 
 def count_trained(segments: Sequence[Segment]) -> int:
     """Return how many tokens of an episode are trained on: those that the model wrote, in all of its segments."""
-    return sum(int(segment.mask.sum()) for segment in segments)
+    return sum(int(segment.loss_mask.sum()) for segment in segments)
 
 
 def spread_advantages(segments: Sequence[Segment], advantages: ArrayLike) -> tuple[Segment, ...]:
@@ -150,7 +150,7 @@ def spread_advantages(segments: Sequence[Segment], advantages: ArrayLike) -> tup
     seen: dict[int, int] = {}  # turn -> the segment that marks it
     spread: list[Segment] = []
     for number, segment in enumerate(segments):
-        turns = segment.turns[segment.mask]
+        turns = segment.turns[segment.loss_mask]
         for turn in np.unique(turns).tolist():
             if turn < 0:
                 raise ValueError(f"Segment {number} marks a token that belongs to no turn.")
@@ -160,6 +160,6 @@ def spread_advantages(segments: Sequence[Segment], advantages: ArrayLike) -> tup
                 raise ValueError(f"advantages {values.shape} has none for turn {turn}, which segment {number} holds.")
             seen[turn] = number
         tokens = np.zeros(len(segment.ids), np.float32)
-        tokens[segment.mask] = values[turns] if values.ndim == 1 else values
+        tokens[segment.loss_mask] = values[turns] if values.ndim == 1 else values
         spread.append(replace(segment, advantages=tokens))
     return tuple(spread)

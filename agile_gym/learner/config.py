@@ -68,14 +68,14 @@ class GRPOConfig(AlgorithmConfig):
         self.loss = "grpo"
         self.clip_low: float | None = None
         self.clip_high: float | None = None
-        self.kl_weight = 0.0
-        self.entropy_weight = 0.0
+        self.kl_coef = 0.0
+        self.entropy_coef = 0.0
         self.max_loss_tokens: int | None = None
         self.group_size = 8
         self.groups_per_iteration = 64
         self.advantage_scale = "group"
         self.leave_one_out = False
-        self.drop_constant_groups = True
+        self.filter_zero_variance_groups = True
         self.resample_rounds = 0
         self.mask_truncated = False
         self.reward_fn: RewardFunction | None = None
@@ -88,7 +88,7 @@ class GRPOConfig(AlgorithmConfig):
         self.lr_schedule = "constant"
         self.lr_warmup_steps = 0
         self.lr_total_steps: int | None = None
-        self.lr_lowest = 0.0
+        self.min_lr_ratio = 0.0
         self.temperature = 1.0
         self.max_new_tokens = 512
         self.window: int | None = None
@@ -137,14 +137,14 @@ class GRPOConfig(AlgorithmConfig):
         loss: str = _NOT_GIVEN,
         clip_low: float | None = _NOT_GIVEN,
         clip_high: float | None = _NOT_GIVEN,
-        kl_weight: float = _NOT_GIVEN,
-        entropy_weight: float = _NOT_GIVEN,
+        kl_coef: float = _NOT_GIVEN,
+        entropy_coef: float = _NOT_GIVEN,
         max_loss_tokens: int | None = _NOT_GIVEN,
         group_size: int = _NOT_GIVEN,
         groups_per_iteration: int = _NOT_GIVEN,
         advantage_scale: str = _NOT_GIVEN,
         leave_one_out: bool = _NOT_GIVEN,
-        drop_constant_groups: bool = _NOT_GIVEN,
+        filter_zero_variance_groups: bool = _NOT_GIVEN,
         resample_rounds: int = _NOT_GIVEN,
         mask_truncated: bool = _NOT_GIVEN,
         reward_fn: RewardFunction | None = _NOT_GIVEN,
@@ -157,7 +157,7 @@ class GRPOConfig(AlgorithmConfig):
         lr_schedule: str = _NOT_GIVEN,
         lr_warmup_steps: int = _NOT_GIVEN,
         lr_total_steps: int | None = _NOT_GIVEN,
-        lr_lowest: float = _NOT_GIVEN,
+        min_lr_ratio: float = _NOT_GIVEN,
         temperature: float = _NOT_GIVEN,
         max_new_tokens: int = _NOT_GIVEN,
         window: int | None = _NOT_GIVEN,
@@ -177,15 +177,15 @@ class GRPOConfig(AlgorithmConfig):
             clip_low: Ratios are clipped at 1 - clip_low, ...
             clip_high: ... and at 1 + clip_high; None for the loss's own: 0.2 and 0.2 of `grpo` and `dr_grpo`, 0.2 and
                 0.28 of `dapo`, 3e-4 and 4e-4 of `gspo`.
-            kl_weight: Weight of the KL divergence from the model before training.
-            entropy_weight: Weight of the entropy bonus.
+            kl_coef: Weight of the KL divergence from the model before training.
+            entropy_coef: Weight of the entropy bonus.
             max_loss_tokens: What `dr_grpo` divides by; None for ``max_new_tokens`` times the largest number of turns.
             group_size: Episodes of each puzzle.
             groups_per_iteration: Puzzles of each iteration.
             advantage_scale: What divides a return's difference from its group's mean: the standard deviation of the
                 ``"group"``, that of the ``"batch"``, or ``"none"``.
             leave_one_out: Compares with the mean of the group's other episodes.
-            drop_constant_groups: Leaves out groups whose episodes all have the same return.
+            filter_zero_variance_groups: Leaves out groups whose episodes all have the same return.
             resample_rounds: How often groups that were left out are replaced by new ones, in an iteration (DAPO).
             mask_truncated: Leaves out episodes with a turn that was cut off by ``max_new_tokens``.
             reward_fn: Gives the return of an episode from its transcript, instead of the environment's reward.
@@ -198,7 +198,7 @@ class GRPOConfig(AlgorithmConfig):
             lr_schedule: ``"constant"``, ``"linear"`` or ``"cosine"``.
             lr_warmup_steps: Steps over which the learning rate rises.
             lr_total_steps: Steps in all, for the schedule.
-            lr_lowest: Share of ``lr`` that is left at the end.
+            min_lr_ratio: Share of ``lr`` that is left at the end.
             temperature: What logits are divided by, in sampling and in training.
             max_new_tokens: Largest number of tokens of a turn.
             window: Keeps the images of so many turns in the context; None keeps all.
@@ -243,8 +243,8 @@ class GRPOConfig(AlgorithmConfig):
         arguments: dict[str, Any] = {
             "clip_low": low,
             "clip_high": high,
-            "kl_weight": self.kl_weight,
-            "entropy_weight": self.entropy_weight,
+            "kl_coef": self.kl_coef,
+            "entropy_coef": self.entropy_coef,
         }
         if self.loss == "dr_grpo":
             turns = self.env_config.get("max_turns", JigsawConfig().max_turns)
@@ -293,9 +293,9 @@ class GRPOConfig(AlgorithmConfig):
         threads = self.torch_threads_per_actor
         self._check(threads is None or is_whole(threads, 1024), "torch_threads_per_actor", "1 to 1024, or None")
         self._check(self.window is None or is_whole(self.window, MAX_WINDOW), "window", f"1 to {MAX_WINDOW}, or None")
-        for name in ("kl_weight", "entropy_weight", "weight_decay"):
+        for name in ("kl_coef", "entropy_coef", "weight_decay"):
             self._check(is_number(getattr(self, name), 0, 1e6), name, "a number of at least 0")
-        self._check(is_number(self.lr_lowest, 0, 1), "lr_lowest", "a share of lr from 0 to 1")
+        self._check(is_number(self.min_lr_ratio, 0, 1), "min_lr_ratio", "a share of lr from 0 to 1")
         self._check(self.clip_low is None or is_number(self.clip_low, 0, 1), "clip_low", "a number from 0 to 1")
         high = self.clip_high
         self._check(high is None or is_number(high, 0, 1e6), "clip_high", "a number of at least 0")

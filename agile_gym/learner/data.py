@@ -13,7 +13,7 @@ from agile_gym.learner.advantages import count_trained, spread_advantages
 from agile_gym.learner.groups import Group
 from agile_gym.transcripts.record import Image, Segment, Transcript
 
-__all__ = ["GroupBatch", "Sample", "assign_minibatches", "make_samples", "micro_batches", "returns_of", "share_out"]
+__all__ = ["GroupBatch", "Sample", "assign_minibatches", "make_samples", "micro_batches", "returns_of", "shard_samples"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -39,11 +39,11 @@ class Sample:
     @property
     def trained(self) -> int:
         """Tokens that are trained on."""
-        return int(self.segment.mask.sum())
+        return int(self.segment.loss_mask.sum())
 
     def env_steps(self) -> int:
         """Return the turns that it holds, as RLlib counts them."""
-        return len(np.unique(self.segment.turns[self.segment.mask]))
+        return len(np.unique(self.segment.turns[self.segment.loss_mask]))
 
     agent_steps = env_steps
 
@@ -84,7 +84,7 @@ def make_samples(
     return [
         Sample(segment, tuple(images[number] for number in segment.images), length, tuple(minibatches))
         for segment in chosen
-        if segment.mask.any()
+        if segment.loss_mask.any()
     ]
 
 
@@ -107,7 +107,7 @@ def assign_minibatches(episodes: int, minibatches: int, epochs: int, rng: np.ran
     return chosen
 
 
-def share_out(samples: Sequence[Sample], learners: int) -> list[list[Sample]]:
+def shard_samples(samples: Sequence[Sample], learners: int) -> list[list[Sample]]:
     """Divide samples among learners: in each minibatch, about as many tokens for each.
 
     Which minibatch a sample belongs to does not depend on the number of learners.
@@ -119,14 +119,14 @@ def share_out(samples: Sequence[Sample], learners: int) -> list[list[Sample]]:
     Returns:
         The samples of each.
     """
-    shares: list[list[Sample]] = [[] for _ in range(learners)]
+    shards: list[list[Sample]] = [[] for _ in range(learners)]
     loads: dict[tuple[int, ...], list[int]] = {}
     for sample in sorted(samples, key=lambda sample: -len(sample)):  # stable, so that equal lengths keep their order
         load = loads.setdefault(sample.minibatches, [0] * learners)
         lightest = load.index(min(load))
-        shares[lightest].append(sample)
+        shards[lightest].append(sample)
         load[lightest] += len(sample)
-    return shares
+    return shards
 
 
 def micro_batches(samples: Sequence[Sample], max_tokens: int) -> list[list[Sample]]:

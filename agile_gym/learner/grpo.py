@@ -28,7 +28,7 @@ from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation.metrics import bootstrap_mean, wilson
 from agile_gym.learner.advantages import GroupAdvantages, group_advantages
 from agile_gym.learner.config import GRPOConfig
-from agile_gym.learner.data import GroupBatch, Sample, assign_minibatches, make_samples, returns_of, share_out
+from agile_gym.learner.data import GroupBatch, Sample, assign_minibatches, make_samples, returns_of, shard_samples
 from agile_gym.learner.env_runner import VLMEnvRunner
 from agile_gym.learner.groups import Curriculum, Group, GroupSpec, make_group
 from agile_gym.learner.module import VLMModule
@@ -226,7 +226,7 @@ class GRPO(RecoverableAlgorithm):
             retries += again
             if played:
                 self._take(batch, played)
-            if len(batch.groups) >= wanted or not config.drop_constant_groups:
+            if len(batch.groups) >= wanted or not config.filter_zero_variance_groups:
                 break
         if not batch.played:
             raise RuntimeError(
@@ -283,7 +283,7 @@ class GRPO(RecoverableAlgorithm):
         size = np.cumsum([0, *(len(group.episodes) for group in played)])
         varied = [not compared.constant[first] for first in size[:-1]]
         self._curriculum.learn([group.spec.task for group in played], varied)
-        kept = [keep or not config.drop_constant_groups for keep in varied]
+        kept = [keep or not config.filter_zero_variance_groups for keep in varied]
         batch.played += played
         batch.constant += len(varied) - sum(varied)
         for number, group in enumerate(played):
@@ -331,10 +331,10 @@ class GRPO(RecoverableAlgorithm):
         if not samples:
             return
         steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0)
-        shares = share_out(samples, max(1, self.config.num_learners))
+        shards = shard_samples(samples, max(1, self.config.num_learners))
 
         def update() -> Any:  # noqa: ANN401 -- results of learners
-            data = TrainingData(episodes_refs=[ray.put(share or [Sample.nothing()]) for share in shares])
+            data = TrainingData(episodes_refs=[ray.put(shard or [Sample.nothing()]) for shard in shards])
             return self.learner_group.update(training_data=data, timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps})
 
         results = self.ask_learners(update, changes=True)

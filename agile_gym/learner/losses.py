@@ -15,11 +15,11 @@ Arithmetic is in float32, or in float64 where the log-probabilities are. Differe
 +-20 before they are exponentiated (a ratio of 4.9e8), so that no ratio is infinite; beyond, the gradient is 0. A NaN
 among the trained tokens is passed on, for the caller to find in the norm of the gradient.
 
-Metrics, besides ``loss``, ``tokens`` and ``episodes``, are means over the trained tokens: ``clipped_low`` and
-``clipped_high`` (shares whose ratio is below, above, the clip range where that takes the gradient away), ``ratio``,
-``kl_old`` (k3 estimate of KL(old || new)), ``kl_ref`` (k3 estimate of KL(new || reference)), ``entropy`` (in nats) and,
-for `sft`, ``nll``. ``max_log_ratio`` is the largest absolute difference between new and old log-probabilities, before
-the clamp: before the first step it tells how far sampling and training disagree. ``max_nll`` is `sft`'s largest.
+Metrics, besides ``loss``, ``tokens`` and ``episodes``, are means over the trained tokens: ``clip_frac_low`` and
+``clip_frac_high`` (shares whose ratio is below, above, the clip range where that takes the gradient away), ``ratio``,
+``approx_kl`` (k3 estimate of KL(old || new)), ``kl_ref`` (k3 estimate of KL(new || reference)), ``entropy`` (in nats)
+and, for `sft`, ``nll``. ``max_log_ratio`` is the largest absolute difference between new and old log-probabilities,
+before the clamp: before the first step it is how far sampling and training disagree. ``max_nll`` is `sft`'s largest.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def grpo(
     *,
     clip_low: float = 0.2,
     clip_high: float = 0.2,
-    kl_weight: float = 0.0,
-    entropy_weight: float = 0.0,
+    kl_coef: float = 0.0,
+    entropy_coef: float = 0.0,
 ) -> LossResult:
     """GRPO: the mean over episodes of the mean over their tokens (Shao et al., arXiv 2402.03300).
 
@@ -65,8 +65,8 @@ def grpo(
         totals: Counts of the whole batch.
         clip_low: Ratios are clipped at 1 - clip_low, ...
         clip_high: ... and at 1 + clip_high.
-        kl_weight: Weight of the KL divergence from the reference, which is averaged as the rest of the loss is.
-        entropy_weight: Weight of the entropy bonus, which is a mean over tokens for each of the losses.
+        kl_coef: Weight of the KL divergence from the reference, which is averaged as the rest of the loss is.
+        entropy_coef: Weight of the entropy bonus, which is a mean over tokens for each of the losses.
 
     Returns:
         This micro-batch's part of the loss, and statistics.
@@ -76,7 +76,7 @@ def grpo(
     """
     ratios = _token_ratios(batch)
     weights = _by_episode(batch) / _positive("totals.episodes", totals.episodes)
-    return _clipped(batch, totals, ratios, weights, (clip_low, clip_high), kl_weight, entropy_weight)
+    return _clipped(batch, totals, ratios, weights, (clip_low, clip_high), kl_coef, entropy_coef)
 
 
 def dr_grpo(
@@ -86,8 +86,8 @@ def dr_grpo(
     max_tokens: int,
     clip_low: float = 0.2,
     clip_high: float = 0.2,
-    kl_weight: float = 0.0,
-    entropy_weight: float = 0.0,
+    kl_coef: float = 0.0,
+    entropy_coef: float = 0.0,
 ) -> LossResult:
     """Dr. GRPO: the mean over episodes of the sum over their tokens, divided by a constant (Liu et al., 2503.20783).
 
@@ -99,8 +99,8 @@ def dr_grpo(
         max_tokens: The constant, such as the largest number of tokens that the model may write in an episode.
         clip_low: As in `grpo`.
         clip_high: As in `grpo`.
-        kl_weight: As in `grpo`.
-        entropy_weight: As in `grpo`.
+        kl_coef: As in `grpo`.
+        entropy_coef: As in `grpo`.
 
     Returns:
         This micro-batch's part of the loss, and statistics.
@@ -111,7 +111,7 @@ def dr_grpo(
     ratios = _token_ratios(batch)
     constant = _positive("max_tokens", max_tokens) * _positive("totals.episodes", totals.episodes)
     weights = torch.full_like(ratios[:, :1].detach(), 1 / constant)
-    return _clipped(batch, totals, ratios, weights, (clip_low, clip_high), kl_weight, entropy_weight)
+    return _clipped(batch, totals, ratios, weights, (clip_low, clip_high), kl_coef, entropy_coef)
 
 
 def dapo(
@@ -120,8 +120,8 @@ def dapo(
     *,
     clip_low: float = 0.2,
     clip_high: float = 0.28,
-    kl_weight: float = 0.0,
-    entropy_weight: float = 0.0,
+    kl_coef: float = 0.0,
+    entropy_coef: float = 0.0,
 ) -> LossResult:
     """DAPO: the mean over all tokens of the batch, clipped higher above than below (Yu et al., arXiv 2503.14476).
 
@@ -130,8 +130,8 @@ def dapo(
         totals: Counts of the whole batch.
         clip_low: As in `grpo`.
         clip_high: As in `grpo`.
-        kl_weight: As in `grpo`.
-        entropy_weight: As in `grpo`.
+        kl_coef: As in `grpo`.
+        entropy_coef: As in `grpo`.
 
     Returns:
         This micro-batch's part of the loss, and statistics.
@@ -141,7 +141,7 @@ def dapo(
     """
     ratios = _token_ratios(batch)
     weights = torch.full_like(ratios[:, :1].detach(), 1 / _positive("totals.tokens", totals.tokens))
-    return _clipped(batch, totals, ratios, weights, (clip_low, clip_high), kl_weight, entropy_weight)
+    return _clipped(batch, totals, ratios, weights, (clip_low, clip_high), kl_coef, entropy_coef)
 
 
 def gspo(
@@ -150,8 +150,8 @@ def gspo(
     *,
     clip_low: float = 3e-4,
     clip_high: float = 4e-4,
-    kl_weight: float = 0.0,
-    entropy_weight: float = 0.0,
+    kl_coef: float = 0.0,
+    entropy_coef: float = 0.0,
 ) -> LossResult:
     """GSPO: one ratio a sequence, the geometric mean of its tokens' (Zheng et al., arXiv 2507.18071).
 
@@ -164,8 +164,8 @@ def gspo(
         totals: Counts of the whole batch.
         clip_low: As in `grpo`, for the ratio of the sequence.
         clip_high: As in `grpo`, for the ratio of the sequence.
-        kl_weight: As in `grpo`.
-        entropy_weight: As in `grpo`.
+        kl_coef: As in `grpo`.
+        entropy_coef: As in `grpo`.
 
     Returns:
         This micro-batch's part of the loss, and statistics.
@@ -173,12 +173,12 @@ def gspo(
     Raises:
         ValueError: If a shape, a count or an option does not fit.
     """
-    changes = log_ratios(batch.logps, batch.old_logps, batch.mask)
-    means = changes.sum(1, keepdim=True) / batch.mask.bool().sum(1, keepdim=True).clamp(min=1)  # (B, 1)
+    changes = log_ratios(batch.logps, batch.old_logps, batch.loss_mask)
+    means = changes.sum(1, keepdim=True) / batch.loss_mask.bool().sum(1, keepdim=True).clamp(min=1)  # (B, 1)
     # The value of the sequence's ratio everywhere, with the gradient of the token's own log-probability.
     ratios = (means.detach() + changes - changes.detach()).exp()
     weights = _by_episode(batch) / _positive("totals.episodes", totals.episodes)
-    return _clipped(batch, totals, ratios, weights, (clip_low, clip_high), kl_weight, entropy_weight)
+    return _clipped(batch, totals, ratios, weights, (clip_low, clip_high), kl_coef, entropy_coef)
 
 
 LOSSES: dict[str, Callable[..., LossResult]] = {"grpo": grpo, "dr_grpo": dr_grpo, "dapo": dapo, "gspo": gspo}
@@ -191,12 +191,12 @@ def clip_range(loss: str) -> tuple[float, float]:
     return options["clip_low"].default, options["clip_high"].default
 
 
-def sft(logps: Tensor, mask: Tensor, totals: Totals, *, entropies: Tensor | None = None) -> LossResult:
+def sft(logps: Tensor, loss_mask: Tensor, totals: Totals, *, entropies: Tensor | None = None) -> LossResult:
     """Cross-entropy of the tokens that the model is to write: their mean over the whole batch.
 
     Args:
         logps: (B, T) floating, log-probabilities.
-        mask: (B, T) bool or integer, 1 on the tokens that are trained on.
+        loss_mask: (B, T) bool or integer, 1 on the tokens that are trained on.
         totals: Counts of the whole batch; only ``tokens`` is used.
         entropies: (B, T) floating, to be told among the metrics, or None.
 
@@ -206,8 +206,8 @@ def sft(logps: Tensor, mask: Tensor, totals: Totals, *, entropies: Tensor | None
     Raises:
         ValueError: If a shape or a count does not fit.
     """
-    check_shapes(mask, logps=logps, entropies=entropies)
-    on = mask.bool()
+    check_shapes(loss_mask, logps=logps, entropies=entropies)
+    on = loss_mask.bool()
     nll = -only(logps, on).sum()
     loss = nll / _positive("totals.tokens", totals.tokens)
     sums = {"loss": loss, "tokens": on.sum().to(loss), "nll": nll}
@@ -222,32 +222,32 @@ def _clipped(
     ratios: Tensor,
     weights: Tensor,
     clip: tuple[float, float],
-    kl_weight: float,
-    entropy_weight: float,
+    kl_coef: float,
+    entropy_coef: float,
 ) -> LossResult:
     """Sum the clipped surrogate and what is added to it.
 
     Args:
         batch: The tokens.
         totals: Counts of the whole batch.
-        ratios: (B, T), 1 where the mask is 0.
+        ratios: (B, T), 1 where the loss mask is 0.
         weights: (B, 1) no gradient, what a token of each row counts for.
         clip: How far below and above 1 ratios are clipped.
-        kl_weight: Weight of the KL term.
-        entropy_weight: Weight of the entropy bonus.
+        kl_coef: Weight of the KL term.
+        entropy_coef: Weight of the entropy bonus.
     """
     low, high = clip
     if not (0 <= low <= 1 and 0 <= high < math.inf):
         raise ValueError(f"clip_low={low} must be from 0 to 1, and clip_high={high} at least 0.")
     for name, weight, given in (
-        ("kl_weight", kl_weight, batch.ref_logps),
-        ("entropy_weight", entropy_weight, batch.entropies),
+        ("kl_coef", kl_coef, batch.ref_logps),
+        ("entropy_coef", entropy_coef, batch.entropies),
     ):
         if not 0 <= weight < math.inf:
             raise ValueError(f"{name}={weight} is not allowed; give a number of at least 0.")
         if weight and given is None:
-            raise ValueError(f"{name}={weight} needs {'ref_logps' if name == 'kl_weight' else 'entropies'} (B, T).")
-    on = batch.mask.bool()
+            raise ValueError(f"{name}={weight} needs {'ref_logps' if name == 'kl_coef' else 'entropies'} (B, T).")
+    on = batch.loss_mask.bool()
     advantages = batch.advantages if batch.advantages.ndim == 2 else batch.advantages[:, None]
     advantages = only(advantages.expand_as(on), on).to(ratios)
     losses = -torch.minimum(ratios * advantages, ratios.clamp(1 - low, 1 + high) * advantages)
@@ -256,33 +256,33 @@ def _clipped(
         sums = {
             "tokens": on.sum(),
             "episodes": (_by_episode(batch) * on).sum(),
-            "clipped_low": ((ratios < 1 - low) & (advantages < 0)).sum(),
-            "clipped_high": ((ratios > 1 + high) & (advantages > 0)).sum(),
+            "clip_frac_low": ((ratios < 1 - low) & (advantages < 0)).sum(),
+            "clip_frac_high": ((ratios > 1 + high) & (advantages > 0)).sum(),
             "ratio": (ratios * on).sum(),
-            "kl_old": k3(batch.old_logps, batch.logps, on).sum(),
+            "approx_kl": k3(batch.old_logps, batch.logps, on).sum(),
         }
     if batch.ref_logps is not None:
         kl = k3(batch.logps, batch.ref_logps, on)
         sums["kl_ref"] = kl.sum()
-        losses = losses + kl_weight * kl if kl_weight else losses
+        losses = losses + kl_coef * kl if kl_coef else losses
     loss = (losses * weights).sum()
     if batch.entropies is not None:
         entropies = only(batch.entropies, on).sum()
         sums["entropy"] = entropies
-        if entropy_weight:
-            loss = loss - entropy_weight * entropies / _positive("totals.tokens", totals.tokens)
+        if entropy_coef:
+            loss = loss - entropy_coef * entropies / _positive("totals.tokens", totals.tokens)
     numbers = {"loss": loss} | {name: value.to(loss) for name, value in sums.items()}
     return LossResult(loss, LossStats.make(numbers, {"max_log_ratio": _largest(change)}))
 
 
 def _token_ratios(batch: TokenBatch) -> Tensor:
-    """Return p / p_old of each token, (B, T); 1 where the mask is 0."""
-    return log_ratios(batch.logps, batch.old_logps, batch.mask).exp()
+    """Return p / p_old of each token, (B, T); 1 where the loss mask is 0."""
+    return log_ratios(batch.logps, batch.old_logps, batch.loss_mask).exp()
 
 
 def _by_episode(batch: TokenBatch) -> Tensor:
     """Return 1 / the number of tokens of each row's episode, (B, 1)."""
-    lengths = batch.mask.bool().sum(1) if batch.lengths is None else batch.lengths
+    lengths = batch.loss_mask.bool().sum(1) if batch.lengths is None else batch.lengths
     dtype = torch.float64 if batch.logps.dtype == torch.float64 else torch.float32
     return 1 / lengths[:, None].to(dtype).clamp(min=1)
 

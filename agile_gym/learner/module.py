@@ -85,11 +85,11 @@ class VLMModule(TorchRLModule):
         """Score segments: ``batch["rows"]`` as `Scorer.prepare` returns them.
 
         Returns:
-            ``logps``, ``mask`` and ``entropies`` (B, T).
+            ``logps``, ``loss_mask`` and ``entropies`` (B, T).
         """
         rows: Sequence[PreparedSegment] = batch["rows"]
         scores = self.scorer(temperature=batch.get("temperature", 1.0))(rows, entropies=True)
-        return {"logps": scores.logps, "mask": scores.mask, "entropies": scores.entropies}
+        return {"logps": scores.logps, "loss_mask": scores.loss_mask, "entropies": scores.entropies}
 
     def trainable(self) -> list[tuple[str, Any]]:
         """Return names and parameters that are trained."""

@@ -26,7 +26,7 @@ __all__ = [
     "TINY",
     "ModelOptions",
     "build_vlm",
-    "learning_rate_share",
+    "learning_rate_ratio",
     "make_optimizer",
     "mute_notices",
     "part_of",
@@ -38,7 +38,7 @@ TINY = "tiny"
 PARTS = ("vision", "projector", "language")
 """The parts of a model that can be frozen."""
 _PROJECTORS = frozenset({"multi_modal_projector", "connector", "merger", "deepstack_merger_list", "mlp1"})
-_EYES = frozenset({"vision_tower", "visual", "vision_model"})
+_VISION = frozenset({"vision_tower", "visual", "vision_model"})
 _DTYPES = ("auto", "float32", "bfloat16")
 _ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 
@@ -182,7 +182,7 @@ def part_of(name: str) -> str:
     words = set(name.split("."))
     if words & _PROJECTORS:
         return "projector"
-    return "vision" if words & _EYES else "language"
+    return "vision" if words & _VISION else "language"
 
 
 def _freeze(model: Any, parts: tuple[str, ...]) -> None:  # noqa: ANN401 -- transformers is untyped
@@ -250,7 +250,7 @@ def make_optimizer(
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, betas=betas)
 
 
-def learning_rate_share(step: int, *, warmup: int, total: int | None, schedule: str, lowest: float) -> float:
+def learning_rate_ratio(step: int, *, warmup: int, total: int | None, schedule: str, lowest: float) -> float:
     """Return the share of the peak learning rate at a step.
 
     Args:

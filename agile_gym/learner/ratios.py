@@ -2,8 +2,8 @@
 # The types of torch are incomplete.
 """Ratios and divergences from log-probabilities, token counts of a batch, and statistics that add up over ranks.
 
-Arithmetic is in float32, or in float64 where the log-probabilities are. What stands where a mask is 0 has no influence
-and gets no gradient, be it NaN.
+Arithmetic is in float32, or in float64 where the log-probabilities are. What stands where a loss mask is 0 has no
+influence and gets no gradient, be it NaN.
 """
 
 from __future__ import annotations
@@ -33,68 +33,70 @@ MAX_LOG_RATIO = 20.0
 """Logarithms of ratios are clamped to +- this before they are exponentiated; beyond it, the gradient is 0."""
 
 
-def check_mask(mask: Tensor) -> None:
-    """Check that a mask is (B, T), bool or integer.
+def check_mask(loss_mask: Tensor) -> None:
+    """Check that a loss mask is (B, T), bool or integer.
 
     Raises:
         ValueError: If it is not.
     """
-    if mask.ndim != 2:
-        raise ValueError(f"mask {tuple(mask.shape)} must have shape (B, T).")
-    if mask.is_floating_point() or mask.is_complex():
-        raise ValueError(f"mask must be bool or integer, not {mask.dtype}: a token is trained on or not.")
+    if loss_mask.ndim != 2:
+        raise ValueError(f"loss_mask {tuple(loss_mask.shape)} must have shape (B, T).")
+    if loss_mask.is_floating_point() or loss_mask.is_complex():
+        raise ValueError(f"loss_mask must be bool or integer, not {loss_mask.dtype}: a token is trained on or not.")
 
 
-def check_shapes(mask: Tensor, **arrays: Tensor | None) -> None:
-    """Check that a mask is one, and that arrays have its shape and are floating.
+def check_shapes(loss_mask: Tensor, **arrays: Tensor | None) -> None:
+    """Check that a loss mask is one, and that arrays have its shape and are floating.
 
     Args:
-        mask: (B, T) bool or integer.
+        loss_mask: (B, T) bool or integer.
         arrays: (B, T) floating each, or None.
 
     Raises:
         ValueError: If one does not fit.
     """
-    check_mask(mask)
+    check_mask(loss_mask)
     for name, array in arrays.items():
         if array is None:
             continue
-        if array.shape != mask.shape:
-            raise ValueError(f"{name} {tuple(array.shape)} must have the shape (B, T) of mask, {tuple(mask.shape)}.")
+        if array.shape != loss_mask.shape:
+            raise ValueError(
+                f"{name} {tuple(array.shape)} must have the shape (B, T) of loss_mask, {tuple(loss_mask.shape)}."
+            )
         if not array.is_floating_point():
             raise ValueError(f"{name} must be floating, not {array.dtype}.")
 
 
-def only(array: Tensor, mask: Tensor) -> Tensor:
-    """Return (B, T) an array in float32, or float64 if it is that, with 0 where the bool mask (B, T) is."""
+def only(array: Tensor, loss_mask: Tensor) -> Tensor:
+    """Return (B, T) an array in float32, or float64 if it is that, with 0 where the bool loss mask (B, T) is."""
     wide = array if array.dtype == torch.float64 else array.float()
-    return wide.masked_fill(~mask, 0)
+    return wide.masked_fill(~loss_mask, 0)
 
 
-def difference(first: Tensor, second: Tensor, mask: Tensor) -> Tensor:
-    """Return (B, T) first - second, 0 where the bool mask (B, T) is."""
-    return only(first, mask) - only(second, mask)
+def difference(first: Tensor, second: Tensor, loss_mask: Tensor) -> Tensor:
+    """Return (B, T) first - second, 0 where the bool loss mask (B, T) is."""
+    return only(first, loss_mask) - only(second, loss_mask)
 
 
-def log_ratios(logps: Tensor, old_logps: Tensor, mask: Tensor) -> Tensor:
+def log_ratios(logps: Tensor, old_logps: Tensor, loss_mask: Tensor) -> Tensor:
     """Return how much likelier each token has become.
 
     Args:
         logps: (B, T) floating, log-probabilities now.
         old_logps: (B, T) floating, log-probabilities when sampled.
-        mask: (B, T) bool or integer.
+        loss_mask: (B, T) bool or integer.
 
     Returns:
-        (B, T) float32 or float64, log(p / p_old), clamped to +-20; 0 where the mask is.
+        (B, T) float32 or float64, log(p / p_old), clamped to +-20; 0 where the loss mask is.
 
     Raises:
         ValueError: If a shape or type does not fit.
     """
-    check_shapes(mask, logps=logps, old_logps=old_logps)
-    return difference(logps, old_logps, mask.bool()).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    check_shapes(loss_mask, logps=logps, old_logps=old_logps)
+    return difference(logps, old_logps, loss_mask.bool()).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
 
-def k3(logps: Tensor, ref_logps: Tensor, mask: Tensor) -> Tensor:
+def k3(logps: Tensor, ref_logps: Tensor, loss_mask: Tensor) -> Tensor:
     """Estimate the KL divergence from the reference at each token: r - 1 - log r, where r = p_ref / p.
 
     It is never negative, and its mean over tokens drawn from p is KL(p || p_ref) (Schulman's third estimator).
@@ -102,16 +104,16 @@ def k3(logps: Tensor, ref_logps: Tensor, mask: Tensor) -> Tensor:
     Args:
         logps: (B, T) floating, log-probabilities now.
         ref_logps: (B, T) floating, log-probabilities under the reference.
-        mask: (B, T) bool or integer.
+        loss_mask: (B, T) bool or integer.
 
     Returns:
-        (B, T) float32 or float64, in nats; log r is clamped to +-20; 0 where the mask is.
+        (B, T) float32 or float64, in nats; log r is clamped to +-20; 0 where the loss mask is.
 
     Raises:
         ValueError: If a shape or type does not fit.
     """
-    check_shapes(mask, logps=logps, ref_logps=ref_logps)
-    change = log_ratios(ref_logps, logps, mask)
+    check_shapes(loss_mask, logps=logps, ref_logps=ref_logps)
+    change = log_ratios(ref_logps, logps, loss_mask)
     return torch.expm1(change) - change
 
 
@@ -149,12 +151,12 @@ class Totals:
 class TokenBatch:
     """The tokens of a micro-batch. Row ``b``, column ``t`` is the same token in every array.
 
-    What stands where the mask is 0 has no influence on a loss or its gradient, be it NaN.
+    What stands where the loss mask is 0 has no influence on a loss or its gradient, be it NaN.
 
     Attributes:
         logps: (B, T) floating, the log-probability of each token under the weights that are trained.
         old_logps: (B, T) floating, its log-probability when it was sampled.
-        mask: (B, T) bool or integer, 1 on the tokens that are trained on: those that the model wrote.
+        loss_mask: (B, T) bool or integer, 1 on the tokens that are trained on: those that the model wrote.
         advantages: (B,) or (B, T) floating, one an episode or one a token.
         lengths: (B,) the number of trained tokens of the whole episode that a row belongs to, if episodes are cut into
             several rows; None if each row is an episode.
@@ -164,7 +166,7 @@ class TokenBatch:
 
     logps: Tensor
     old_logps: Tensor
-    mask: Tensor
+    loss_mask: Tensor
     advantages: Tensor
     lengths: Tensor | None = None
     ref_logps: Tensor | None = None
@@ -177,13 +179,13 @@ class TokenBatch:
             ValueError: If one does not fit.
         """
         check_shapes(
-            self.mask,
+            self.loss_mask,
             logps=self.logps,
             old_logps=self.old_logps,
             ref_logps=self.ref_logps,
             entropies=self.entropies,
         )
-        shape = self.mask.shape
+        shape = self.loss_mask.shape
         if self.advantages.shape not in (shape, shape[:1]):
             raise ValueError(
                 f"advantages {tuple(self.advantages.shape)} must have shape (B,) or (B, T); (B, T) is {tuple(shape)}."
@@ -192,7 +194,7 @@ class TokenBatch:
             raise ValueError(f"advantages must be floating, not {self.advantages.dtype}.")
         if self.lengths is not None and self.lengths.shape != shape[:1]:
             raise ValueError(
-                f"lengths {tuple(self.lengths.shape)} must have shape (B,); mask (B, T) is {tuple(shape)}."
+                f"lengths {tuple(self.lengths.shape)} must have shape (B,); loss_mask (B, T) is {tuple(shape)}."
             )
 
 
@@ -240,11 +242,11 @@ class LossStats:
         return {name: value / tokens if name in means else value for name, value in values.items()}
 
 
-def count(mask: Tensor, lengths: Tensor | None = None) -> Totals:
+def count(loss_mask: Tensor, lengths: Tensor | None = None) -> Totals:
     """Count what the rows of a batch add to the totals.
 
     Args:
-        mask: (B, T) bool or integer, 1 on the tokens that are trained on.
+        loss_mask: (B, T) bool or integer, 1 on the tokens that are trained on.
         lengths: (B,) trained tokens of the whole episode that each row belongs to; None if each row is an episode.
 
     Returns:
@@ -253,22 +255,24 @@ def count(mask: Tensor, lengths: Tensor | None = None) -> Totals:
     Raises:
         ValueError: If a shape or type does not fit.
     """
-    check_mask(mask)
-    if lengths is not None and lengths.shape != mask.shape[:1]:
-        raise ValueError(f"lengths {tuple(lengths.shape)} must have shape (B,); mask (B, T) is {tuple(mask.shape)}.")
-    tokens = mask.bool().sum(1).double().cpu()
+    check_mask(loss_mask)
+    if lengths is not None and lengths.shape != loss_mask.shape[:1]:
+        raise ValueError(
+            f"lengths {tuple(lengths.shape)} must have shape (B,); loss_mask (B, T) is {tuple(loss_mask.shape)}."
+        )
+    tokens = loss_mask.bool().sum(1).double().cpu()
     wholes = tokens if lengths is None else lengths.double().cpu()
     return Totals(float(tokens.sum()), float((tokens / wholes.clamp(min=1)).sum()))
 
 
-def mask_truncated(mask: Tensor, truncated: Tensor) -> Tensor:
+def mask_truncated(loss_mask: Tensor, truncated: Tensor) -> Tensor:
     """Take episodes that were cut off out of a batch, so that they are neither trained on nor counted.
 
     Meant for those whose text was cut, by a limit of tokens or of the context. That the turns of the puzzle ran out is
     an outcome like another, which the reward speaks of.
 
     Args:
-        mask: (B, T) bool or integer, 1 on the tokens that are trained on.
+        loss_mask: (B, T) bool or integer, 1 on the tokens that are trained on.
         truncated: (B,) bool, True for rows of such episodes.
 
     Returns:
@@ -277,10 +281,10 @@ def mask_truncated(mask: Tensor, truncated: Tensor) -> Tensor:
     Raises:
         ValueError: If a shape or type does not fit.
     """
-    check_mask(mask)
-    if truncated.shape != mask.shape[:1] or truncated.dtype != torch.bool:
+    check_mask(loss_mask)
+    if truncated.shape != loss_mask.shape[:1] or truncated.dtype != torch.bool:
         raise ValueError(
-            f"truncated {tuple(truncated.shape)} of {truncated.dtype} must have shape (B,) and be bool; mask (B, T) is "
-            f"{tuple(mask.shape)}."
+            f"truncated {tuple(truncated.shape)} of {truncated.dtype} must have shape (B,) and be bool; loss_mask "
+            f"(B, T) is {tuple(loss_mask.shape)}."
         )
-    return mask.bool() & ~truncated[:, None]
+    return loss_mask.bool() & ~truncated[:, None]

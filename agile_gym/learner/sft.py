@@ -32,8 +32,8 @@ _REPLAY = 1
 """Sets the draws of what is replayed apart."""
 _COMPARING = frozenset(
     {
-        *("loss", "clip_low", "clip_high", "kl_weight", "entropy_weight", "max_loss_tokens", "group_size"),
-        *("groups_per_iteration", "advantage_scale", "leave_one_out", "drop_constant_groups", "resample_rounds"),
+        *("loss", "clip_low", "clip_high", "kl_coef", "entropy_coef", "max_loss_tokens", "group_size"),
+        *("groups_per_iteration", "advantage_scale", "leave_one_out", "filter_zero_variance_groups", "resample_rounds"),
         *("mask_truncated", "curriculum"),
     }
 )
@@ -228,7 +228,7 @@ def supervised_samples(
         segment = tokenise_transcript(
             chat, transcript, untrained=wrong, only_answers=only_answers, max_tokens=max_tokens
         )
-        if segment is not None and segment.mask.any():
+        if segment is not None and segment.loss_mask.any():
             samples += make_samples(transcript, None, segments=[segment])
     return samples
 

@@ -21,8 +21,8 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from agile_gym.errors import ConfigurationError
 from agile_gym.learner.data import Sample
 from agile_gym.learner.module import VLMModule
-from agile_gym.learner.options import learning_rate_share, make_optimizer, mute_notices, resolve_autocast
-from agile_gym.learner.updating import Ranks, Reference, StepOptions, Updater
+from agile_gym.learner.options import learning_rate_ratio, make_optimizer, mute_notices, resolve_autocast
+from agile_gym.learner.updating import ProcessGroup, Reference, StepOptions, Updater
 from agile_gym.models.scoring import PreparedSegment
 
 __all__ = ["COMPLETE", "TokenLearner", "check_learner_class", "make_learner_connector"]
@@ -77,12 +77,12 @@ class TokenLearner(TorchLearner):
         self.restore_error: str | None = None
         super().build()
         module = self._vlm_module
-        self._ranks = Ranks(module.vlm.device, distributed=self.distributed)
-        self._ranks.share(parameter for _, parameter in module.trainable())
+        self._process_group = ProcessGroup(module.vlm.device, distributed=self.distributed)
+        self._process_group.share(parameter for _, parameter in module.trainable())
         self._updater = self._make_updater()
 
     def _make_modules_ddp_if_necessary(self) -> None:
-        """Leave the module as it is: gradients are added up by `Ranks`."""
+        """Leave the module as it is: gradients are added up by `ProcessGroup`."""
 
     @property
     def _vlm_module(self) -> VLMModule:
@@ -112,12 +112,12 @@ class TokenLearner(TorchLearner):
         )
         scorer = module.scorer(temperature=config.temperature)
         return Updater(
-            scorer, self.get_optimizer(DEFAULT_MODULE_ID), options, self._ranks, self._make_reference(module)
+            scorer, self.get_optimizer(DEFAULT_MODULE_ID), options, self._process_group, self._make_reference(module)
         )
 
     def _make_reference(self, module: VLMModule) -> Reference | None:
         """Return what scores segments with the model as it was before training, if that is wanted."""
-        if not self.config.kl_weight:
+        if not self.config.kl_coef:
             return None
         temperature = self.config.temperature
         if module.options.train == "lora":
@@ -165,7 +165,7 @@ class TokenLearner(TorchLearner):
         metrics = _mean(logged)
         first = next((entry for entry in logged if entry.get("tokens")), {})  # the weights are still the sampler's
         metrics["max_log_ratio_first"] = first.get("max_log_ratio", 0.0)
-        metrics["kl_old_first"] = first.get("kl_old", 0.0)
+        metrics["approx_kl_first"] = first.get("approx_kl", 0.0)
         metrics["skipped_steps"] = float(self._updater.skipped - skipped)
         metrics["empty_steps"] = float(self._updater.empty - empty)
         metrics[_STEPS] = float(self._steps)
@@ -176,12 +176,12 @@ class TokenLearner(TorchLearner):
 
     def _set_learning_rate(self) -> float:
         config = self.config
-        rate = config.lr * learning_rate_share(
+        rate = config.lr * learning_rate_ratio(
             self._steps,
             warmup=config.lr_warmup_steps,
             total=config.lr_total_steps,
             schedule=config.lr_schedule,
-            lowest=config.lr_lowest,
+            lowest=config.min_lr_ratio,
         )
         for group in self.get_optimizer(DEFAULT_MODULE_ID).param_groups:
             group["lr"] = rate
@@ -201,7 +201,7 @@ class TokenLearner(TorchLearner):
         Returns:
             What went wrong, or None. Nothing is raised, as RLlib would take a learner that raises for dead.
         """
-        if self._ranks.rank:
+        if self._process_group.rank:
             return None
         try:
             self._vlm_module.save_pretrained(path, merge=merge)

@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # The types of torch are incomplete.
-"""One step of the optimiser: the gradient of a minibatch from micro-batches on one or several ranks."""
+"""One step of the optimiser: the gradient of a minibatch from micro-batches on one or several processes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from agile_gym.learner.ratios import LossStats, TokenBatch, Totals
 from agile_gym.models.scoring import PreparedSegment, Scorer
 from agile_gym.threads import own_threads
 
-__all__ = ["SUPERVISED", "Ranks", "StepOptions", "Updater", "autocast"]
+__all__ = ["SUPERVISED", "ProcessGroup", "StepOptions", "Updater", "autocast"]
 
 _BUCKET_BYTES = 64 * 2**20
 """Gradients are put together up to this size, so that few messages are sent."""
 
 
-class Ranks:
+class ProcessGroup:
     """The learners that train one model together; a single one, where nothing is distributed.
 
     Gradients are added up after the backward passes of all micro-batches. So learners may have different numbers of
@@ -140,7 +140,7 @@ class Updater:
         scorer: Scorer,
         optimizer: torch.optim.Optimizer,
         options: StepOptions,
-        ranks: Ranks,
+        process_group: ProcessGroup,
         reference: Reference | None = None,
     ) -> None:
         """Make an updater.
@@ -149,13 +149,13 @@ class Updater:
             scorer: Computes log-probabilities with the weights that are trained.
             optimizer: Holds these weights.
             options: How.
-            ranks: The learners.
+            process_group: The learners.
             reference: Gives (B, T) log-probabilities under the reference, if its KL divergence is wanted.
         """
         self._scorer = scorer
         self._optimizer = optimizer
         self._options = options
-        self._ranks = ranks
+        self._process_group = process_group
         self._reference = reference
         self.skipped = 0
         self.empty = 0
@@ -173,10 +173,10 @@ class Updater:
             return self._step(samples)
 
     def _step(self, samples: Sequence[Sample]) -> dict[str, float]:
-        options, ranks = self._options, self._ranks
+        options, process_group = self._options, self._process_group
         parts = [sample.trained for sample in samples]
         episodes = sum(part / max(1, sample.length) for part, sample in zip(parts, samples, strict=True))
-        totals = Totals(*ranks.add([float(sum(parts)), episodes]))
+        totals = Totals(*process_group.add([float(sum(parts)), episodes]))
         self._optimizer.zero_grad(set_to_none=True)
         stats: LossStats | None = None
         if totals.tokens:
@@ -185,7 +185,7 @@ class Updater:
                 result.loss.backward()
                 stats = result.stats if stats is None else stats + result.stats
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
-        ranks.add_gradients(parameters)
+        process_group.add_gradients(parameters)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, options.grad_clip or float("inf")))
         if not totals.tokens:
             self.empty += 1
@@ -203,12 +203,12 @@ class Updater:
         options, scorer = self._options, self._scorer
         device = scorer.vlm.device
         rows = [scorer.prepare(sample.segment, sample.images) for sample in micro]
-        trains_entropy = bool(options.loss_options.get("entropy_weight"))
+        trains_entropy = bool(options.loss_options.get("entropy_coef"))
         with autocast(options.autocast, device):
             scores = scorer(rows, entropies="gradient" if trains_entropy else True)
         if options.loss == SUPERVISED:
-            return sft(scores.logps, scores.mask, totals, entropies=scores.entropies)
-        shape = tuple(scores.mask.shape)
+            return sft(scores.logps, scores.loss_mask, totals, entropies=scores.entropies)
+        shape = tuple(scores.loss_mask.shape)
         old, advantages = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         for row, sample in enumerate(micro):
             segment = sample.segment
@@ -218,7 +218,7 @@ class Updater:
         batch = TokenBatch(
             scores.logps,
             torch.from_numpy(old).to(device),
-            scores.mask,
+            scores.loss_mask,
             torch.from_numpy(advantages).to(device),
             lengths=torch.tensor([sample.length for sample in micro], device=device),
             ref_logps=None if self._reference is None else self._reference(rows),
@@ -228,12 +228,12 @@ class Updater:
 
     def _metrics(self, stats: LossStats | None) -> dict[str, float]:
         """Return the metrics of all learners; one that had nothing to do has none of its own."""
-        if self._ranks.size > 1:
+        if self._process_group.size > 1:
             kinds = len(_names(self._options, reference=self._reference is not None))
             if stats is None:
                 names = _names(self._options, reference=self._reference is not None)
                 stats = LossStats(names, torch.zeros(kinds - 1), torch.zeros(1))
-            stats = LossStats(stats.names, *self._ranks.reduce(stats.sums, stats.maxima))
+            stats = LossStats(stats.names, *self._process_group.reduce(stats.sums, stats.maxima))
         return {} if stats is None else stats.metrics()
 
 
@@ -247,8 +247,10 @@ def autocast(dtype: str | None, device: Any) -> AbstractContextManager[Any]:  # 
 def _names(options: StepOptions, *, reference: bool) -> tuple[str, ...]:
     """Return the names of the statistics of a loss, from a token that is not trained on."""
     nothing = torch.zeros(1, 1)
-    mask = torch.zeros(1, 1, dtype=torch.bool)
+    loss_mask = torch.zeros(1, 1, dtype=torch.bool)
     if options.loss == SUPERVISED:
-        return sft(nothing, mask, Totals(1, 1), entropies=nothing).stats.names
-    batch = TokenBatch(nothing, nothing, mask, nothing, ref_logps=nothing if reference else None, entropies=nothing)
+        return sft(nothing, loss_mask, Totals(1, 1), entropies=nothing).stats.names
+    batch = TokenBatch(
+        nothing, nothing, loss_mask, nothing, ref_logps=nothing if reference else None, entropies=nothing
+    )
     return LOSSES[options.loss](batch, Totals(1, 1), **options.loss_options).stats.names

@@ -35,19 +35,19 @@ class PreparedSegment:
         ids: (T,) int32, token ids.
         is_image: (T,) bool, True on image placeholders.
         positions: (1 or 3, T) int64, positions of the tokens.
-        mask: (T,) bool, True on the tokens that the model wrote.
+        loss_mask: (T,) bool, True on the tokens that the model wrote.
         pixels: The processor's tensors for each image.
     """
 
     ids: NDArray[np.int32]
     is_image: NDArray[np.bool_]
     positions: NDArray[np.int64]
-    mask: NDArray[np.bool_]
+    loss_mask: NDArray[np.bool_]
     pixels: tuple[Mapping[str, Any], ...]
 
     def __len__(self) -> int:
         """Return the number of tokens, T."""
-        return len(self.mask)
+        return len(self.loss_mask)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -56,13 +56,13 @@ class TokenScores:
 
     Attributes:
         logps: (B, T) float32, the log-probability of each marked token given those before it, 0 elsewhere.
-        mask: (B, T) bool, True on marked tokens.
+        loss_mask: (B, T) bool, True on marked tokens.
         entropies: (B, T) float32, the entropy in nats of what each marked token was drawn from, no gradient unless
             asked for; None if not asked for.
     """
 
     logps: torch.Tensor
-    mask: torch.Tensor
+    loss_mask: torch.Tensor
     entropies: torch.Tensor | None = None
 
 
@@ -104,7 +104,7 @@ class Scorer:
         is_image = segment.ids == self.chat.image_token_id
         grids = {name: torch.cat([entry[name] for entry in pixels]) for name in _GRIDS if pixels and name in pixels[0]}
         positions = relative_positions(self.vlm.model, Chunk(segment.ids, is_image, grids, len(images)))
-        return PreparedSegment(segment.ids, is_image, positions, segment.mask, pixels)
+        return PreparedSegment(segment.ids, is_image, positions, segment.loss_mask, pixels)
 
     def forget(self) -> None:
         """Forget the images that were prepared, when others will come."""
@@ -140,7 +140,7 @@ class Scorer:
         places = np.zeros((rows[0].positions.shape[0], *shape), np.int64)
         for number, row in enumerate(rows):
             count = len(row)
-            ids[number, :count], used[number, :count], mask[number, :count] = row.ids, True, row.mask
+            ids[number, :count], used[number, :count], mask[number, :count] = row.ids, True, row.loss_mask
             is_image[number, :count] = row.is_image
             places[:, number, :count] = row.positions
         mask[:, 0] = False  # nothing stands before the first token that could predict it

@@ -159,7 +159,7 @@ def _entropy(history: History) -> str | None:
     return (
         f"The entropy has fallen from {start:.3g} to {now:.3g} nats a token while Acc is only {_percent(acc)}: the "
         "model repeats itself and explores no more. Go on from an earlier checkpoint with a lower learning rate, a "
-        "higher temperature, a larger clip_high, or a small entropy_weight such as 0.001."
+        "higher temperature, a larger clip_high, or a small entropy_coef such as 0.001."
     )
 
 
@@ -241,7 +241,7 @@ def _held_out_falls(history: History) -> str | None:
 
 def _mismatch(history: History) -> str | None:
     # A mean over tokens: the largest difference is, in bfloat16, that of one unlikely token.
-    divergence = history[-1].get("learner/kl_old_first")
+    divergence = history[-1].get("learner/approx_kl_first")
     if divergence is None or not divergence > MISMATCH:
         return None
     return (
@@ -252,7 +252,7 @@ def _mismatch(history: History) -> str | None:
 
 
 def _clipped(history: History) -> str | None:
-    low, high = _recent(history, "learner/clipped_low"), _recent(history, "learner/clipped_high")
+    low, high = _recent(history, "learner/clip_frac_low"), _recent(history, "learner/clip_frac_high")
     if low is None or high is None or low + high <= CLIP_SHARE:
         return None
     return (

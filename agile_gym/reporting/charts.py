@@ -27,7 +27,7 @@ __all__ = [
     "shown",
 ]
 
-STAGE_TITLES = {"eyes": "eyes", "sft": "cold start", "grpo": "GRPO"}
+STAGE_TITLES = {"vision": "vision pretraining", "sft": "cold start", "grpo": "GRPO"}
 """What the stages are called."""
 _MINUTE, _HOUR = 60, 3600
 

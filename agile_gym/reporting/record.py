@@ -207,7 +207,7 @@ def segment_record(segment: Segment) -> dict[str, Any]:
         [start, end) spans that the model wrote; ``logps`` of the marked tokens, in order; ``turns`` and ``advantages``
         (or None) of all tokens as [value, count] runs; ``images``.
     """
-    ids, mask = segment.ids, segment.mask
+    ids, mask = segment.ids, segment.loss_mask
     edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
     return {
         "length": len(ids),

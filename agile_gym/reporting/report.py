@@ -43,7 +43,7 @@ def write_report(folder: str | Path, output: str | Path, *, title: str | None = 
 
     Args:
         folder: The run's folder, with ``metrics.jsonl``, ``settings.toml`` and, in ``evaluation``, the results
-            ``untrained.json``, ``eyes.json``, ``coldstart.json`` and ``grpo.json`` with their transcripts.
+            ``untrained.json``, ``vision.json``, ``coldstart.json`` and ``grpo.json`` with their transcripts.
         output: The file; it is replaced only when the page is complete.
         title: Title of the page; by default the folder's name.
         pairs: Most puzzles that are shown as they were played before and after.
@@ -106,7 +106,7 @@ def _stats(records: Sequence[Record], results: Sequence[StageResult]) -> list[tu
         entries.append(("time in all", duration(float(records[-1]["seconds"]))))
     for stage in dict.fromkeys(record["stage"] for record in records):
         count = max(int(record["iteration"]) for record in records if record["stage"] == stage)  # not all are recorded
-        what = "steps" if stage == "eyes" else "iterations"
+        what = "steps" if stage == "vision" else "iterations"
         entries.append((f"{what}: {STAGE_TITLES.get(stage, stage)}", f"{count:,}"))
     episodes = sum(float(record.get("episodes", 0.0)) for record in records)
     if episodes:

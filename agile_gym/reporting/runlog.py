@@ -22,7 +22,7 @@ from agile_gym.reporting.trackers import Boards, begin_wandb, import_wandb
 
 __all__ = ["STAGES", "Record", "RunLog", "flatten_result", "numbers_of", "read_records"]
 
-_TRAINED = ("loss", "grad_norm", "entropy", "ratio", "kl_old", "kl_ref", "max_log_ratio")
+_TRAINED = ("loss", "grad_norm", "entropy", "ratio", "approx_kl", "kl_ref", "max_log_ratio")
 """Figures of the learner that are always finite, if nothing is wrong."""
 _BOOKKEEPING = re.compile(
     r"default_optimizer_learning_rate|num_module_steps_trained.*|module_train_batch_size_mean|weights_seq_no|total_loss|"
@@ -86,7 +86,7 @@ def _plain_number(value: Any) -> float | None:  # noqa: ANN401 -- any value
 
 Record = dict[str, Any]
 """``stage`` (a text), ``iteration`` (a whole number), ``seconds`` since the run's start, and metrics (floats)."""
-STAGES = ("eyes", "sft", "grpo")
+STAGES = ("vision", "sft", "grpo")
 """The stages of a run, in their order."""
 _HEAD = ("stage", "iteration", "seconds")
 _BEGINNING = b'{"stage": "'

@@ -269,9 +269,9 @@ def check_settings(settings: TrainSettings) -> None:
     with naming("model"):
         options = stages.model_options(settings)
         _check_packages(options)
-    if settings.eyes:
-        with naming("eyes"):
-            stages.eyes_config(settings)
+    if settings.vision:
+        with naming("vision"):
+            stages.vision_config(settings)
     if settings.has_cold_start:
         with naming("cold_start"):
             cold = stages.cold_start_config(settings)
@@ -326,8 +326,8 @@ def _check_other(settings: TrainSettings) -> None:
         if not isinstance(env, str):
             raise ConfigurationError(f"id={env!r:.100} must be a text: 'module:Class', or an id.")
         find_env(env)
-    if settings.eyes or settings.sft.get("replay_size"):
-        what = "[eyes]" if settings.eyes else "[sft] replay_size"
+    if settings.vision or settings.sft.get("replay_size"):
+        what = "[vision]" if settings.vision else "[sft] replay_size"
         raise ConfigurationError(f"{what} plays the jigsaw; leave it out, as the environment is {env}.")
     cold = settings.cold_start
     if settings.has_cold_start and cold["episodes"] is None and cold.get("teacher", EXPERT) == EXPERT:

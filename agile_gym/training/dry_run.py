@@ -102,9 +102,9 @@ def _cache_bytes(config: Any, torch: Any, *, on_gpu: bool) -> int:  # noqa: ANN4
 
 def _stage_lines(settings: TrainSettings, grpo: Any) -> list[str]:  # noqa: ANN401 -- a GRPOConfig
     lines: list[str] = []
-    if stages.has_eyes(settings):
-        eyes = stages.eyes_config(settings)
-        lines.append(f"Eyes        {eyes.matching_steps:,} + {eyes.steps:,} steps")
+    if stages.has_vision_pretraining(settings):
+        vision = stages.vision_config(settings)
+        lines.append(f"Vision      {vision.matching_steps:,} + {vision.steps:,} steps")
     if settings.has_cold_start:
         given = settings.cold_start["episodes"]
         count = stages.cold_start_config(settings).count if given is None else sum(1 for _ in read_headers(Path(given)))
@@ -133,7 +133,7 @@ def measure_iteration(settings: TrainSettings) -> dict[str, float]:
     config = stages.grpo_config(settings, stages.model_options(settings).path)
     groups, size = min(_MEASURED_GROUPS, config.groups_per_iteration), config.group_size
     config.env_runners(num_env_runners=0).learners(num_learners=0)
-    config.training(groups_per_iteration=groups, drop_constant_groups=False, num_minibatches=1)
+    config.training(groups_per_iteration=groups, filter_zero_variance_groups=False, num_minibatches=1)
     config.evaluation(evaluation_interval=None)
     algorithm = config.build_algo()
     try:

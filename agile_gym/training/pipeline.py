@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # The types of ray and torch are incomplete.
-"""A whole training run: eyes (of the tiny model), cold start, GRPO, evaluation, report. Every stage can be resumed."""
+"""A training run: vision pretraining (tiny model), cold start, GRPO, evaluation, report; every stage is resumable."""
 
 from __future__ import annotations
 
@@ -136,9 +136,9 @@ class TrainingRun:
             self._stops.on_held = lambda: table.status("saving; interrupt it again to stop at once")
             model = stages.model_options(self.settings).path
             try:
-                if stages.has_eyes(self.settings):
-                    model = self._eyes()
-                    evaluated.append(("eyes", model))
+                if stages.has_vision_pretraining(self.settings):
+                    model = self._vision()
+                    evaluated.append(("vision", model))
                     self._evaluate(*evaluated[-1])
                 if self.settings.has_cold_start:
                     transcripts, episodes = self._cold_start()
@@ -159,36 +159,36 @@ class TrainingRun:
         self._table.status("starting Ray")
         start_ray(self.settings, self._stops)
 
-    def _eyes(self) -> str:
+    def _vision(self) -> str:
         """Teach the tiny model to see."""
-        from agile_gym.models.tiny.pretraining import EyesProgress
-        from agile_gym.training.stages import run_eyes
+        from agile_gym.models.tiny.pretraining import VisionProgress
+        from agile_gym.training.stages import run_vision_pretraining
 
-        folder = self.folder / "eyes"
-        if self._is_done("eyes"):
+        folder = self.folder / "vision"
+        if self._is_done("vision"):
             return str(folder / "model")
         settings = self.settings
-        config = stages.eyes_config(settings)
+        config = stages.vision_config(settings)
         images = open_source(JigsawConfig.from_options(stages.environment_options(settings, test=False)))
 
         def begin(done: int) -> None:
             with self._stops.hold():
-                self._log.truncate_after("eyes", done)
-            self._table.begin("eyes", config.matching_steps + config.steps, done=done)
+                self._log.truncate_after("vision", done)
+            self._table.begin("vision", config.matching_steps + config.steps, done=done)
 
         with ExitStack() as held:
             waiting = [self._stops.hold()]
 
-            def progress(done: int, entry: EyesProgress) -> None:
+            def progress(done: int, entry: VisionProgress) -> None:
                 if waiting:  # from the first step on there is something to save
                     held.enter_context(waiting.pop())
                 if done % 25 == 0 or entry.step == entry.steps:
                     figures = {"learner/loss": entry.loss, "puzzles": float(entry.puzzles)}
-                    self._table.update(self._log.add("eyes", done, figures))
+                    self._table.update(self._log.add("vision", done, figures))
                 self._stops.check()
 
-            target = run_eyes(folder, images, config, begin, progress)
-            self._finish("eyes")
+            target = run_vision_pretraining(folder, images, config, begin, progress)
+            self._finish("vision")
         return str(target)
 
     def _cold_start(self) -> tuple[Path, int]:

@@ -62,18 +62,18 @@ class SFT(Section):
         epochs: How often every episode is seen.
         replay_count: Episodes that are made to be replayed; its range is that of `ColdStartConfig`.
         freeze: Parts of the model that are not trained in this stage; None for those of ``model.freeze``.
-        lr_warmup_share: Share of the steps over which the learning rate rises.
+        lr_warmup_ratio: Share of the steps over which the learning rate rises.
     """
 
     epochs: float = 2
     replay_count: int = 6400
     freeze: list[str] | None = None
-    lr_warmup_share: float = 0.1
+    lr_warmup_ratio: float = 0.1
 
     def _check_ranges(self) -> None:
         require(is_number(self.epochs, 1e-6, 1e6), "epochs", self.epochs, "a number above 0")
-        share = self.lr_warmup_share
-        require(is_number(share, 0, 1), "lr_warmup_share", share, "a share of the steps from 0 to 1")
+        share = self.lr_warmup_ratio
+        require(is_number(share, 0, 1), "lr_warmup_ratio", share, "a share of the steps from 0 to 1")
 
 
 @dataclass(frozen=True)

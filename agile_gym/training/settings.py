@@ -34,12 +34,12 @@ PRESETS = Path(__file__).parent / "presets"
 """Folder of the presets."""
 _MAX_FILE = 1 << 20
 SECTIONS = (
-    *("images", "environment", "model", "eyes", "cold_start", "sft", "grpo", "evaluation", "resources"),
+    *("images", "environment", "model", "vision", "cold_start", "sft", "grpo", "evaluation", "resources"),
     "checkpoints",
 )
 _SET_HERE: dict[str, set[str]] = {
     "environment": {"images", "split", "reveal"},
-    "eyes": {"seed"},
+    "vision": {"seed"},
     "model": {"seed"},
     "cold_start": {"env", "images", "split", "seed", "options"},
     "sft": {"transcripts", "replay"},
@@ -54,7 +54,7 @@ _CAN_BE_NONE = {
 }
 _JIGSAW_ONLY: dict[str, tuple[str, ...]] = {
     "environment": (),
-    "eyes": (),
+    "vision": (),
     "cold_start": ("grid", "level", "turns", "looks", "balance"),
     "sft": ("replay_size", "replay_count"),
     "grpo": ("tasks",),
@@ -71,10 +71,11 @@ class TrainSettings:
         images: ``train`` and ``test``: folders or other sources; None for the built-in photographs, and for the test
             split of the training source.
         environment: Options of the environment, and ``id`` of another one than the jigsaw, as
-            `agile_gym.envs.contract.find_env` reads it. Then there is no stage of `eyes`, nothing is replayed, and the
-            cold start needs a teacher.
+            `agile_gym.envs.contract.find_env` reads it. Then there is no stage `vision`, nothing is
+            replayed, and the cold start needs a teacher.
         model: Fields of `agile_gym.learner.options.ModelOptions`.
-        eyes: Fields of `agile_gym.models.tiny.pretraining.EyesConfig`; only the tiny model has this stage.
+        vision: Fields of `agile_gym.models.tiny.pretraining.VisionPretrainingConfig`; only the tiny model
+            has this stage.
         cold_start: Fields of `agile_gym.coldstart.ColdStartConfig`, or ``episodes``, a folder that is there; ``count``
             of 0 leaves it out.
         sft: Settings of supervised training.
@@ -88,7 +89,7 @@ class TrainSettings:
     images: Mapping[str, Any]
     environment: Mapping[str, Any]
     model: Mapping[str, Any]
-    eyes: Mapping[str, Any]
+    vision: Mapping[str, Any]
     cold_start: Mapping[str, Any]
     sft: Mapping[str, Any]
     grpo: Mapping[str, Any]
@@ -215,10 +216,10 @@ def setting_names(section: str) -> set[str]:
         from agile_gym.learner.options import ModelOptions
 
         names |= _fields(ModelOptions)
-    elif section == "eyes":
-        from agile_gym.models.tiny.pretraining import EyesConfig
+    elif section == "vision":
+        from agile_gym.models.tiny.pretraining import VisionPretrainingConfig
 
-        names |= _fields(EyesConfig)
+        names |= _fields(VisionPretrainingConfig)
     elif section == "cold_start":
         from agile_gym.coldstart.config import ColdStartConfig
 

@@ -29,7 +29,14 @@ from agile_gym.images.sources import ImageSource
 from agile_gym.learner.groups import TaskMix
 from agile_gym.learner.options import TINY, ModelOptions
 from agile_gym.models.tiny.build import build_tiny
-from agile_gym.models.tiny.pretraining import STAGES, EyesConfig, EyesProgress, EyesState, StateError, train_eyes
+from agile_gym.models.tiny.pretraining import (
+    STAGES,
+    StateError,
+    VisionPretrainingConfig,
+    VisionProgress,
+    VisionState,
+    pretrain_vision,
+)
 from agile_gym.outputs import fingerprints
 from agile_gym.puzzle.board import parse_level
 from agile_gym.training.settings import TrainSettings, own_settings, setting_names
@@ -40,16 +47,16 @@ __all__ = [
     "content_of",
     "environment_options",
     "evaluation_plan",
-    "eyes_config",
     "grpo_config",
-    "has_eyes",
+    "has_vision_pretraining",
     "model_options",
     "replay_config",
-    "run_eyes",
+    "run_vision_pretraining",
     "sft_config",
     "sft_steps",
     "tasks_of",
     "unset_values",
+    "vision_config",
 ]
 
 _REPLAY_SEED = 1_000_003
@@ -91,9 +98,9 @@ def tasks_of(settings: TrainSettings) -> tuple[TaskMix, ...]:
     return TaskMix.from_mappings(settings.grpo["tasks"] or [{}])
 
 
-def has_eyes(settings: TrainSettings) -> bool:
-    """Tell whether the model is the tiny one, and gets its eyes first."""
-    return model_options(settings).path == TINY and bool(settings.eyes)
+def has_vision_pretraining(settings: TrainSettings) -> bool:
+    """Return whether the run begins with vision pretraining, which only the tiny model has."""
+    return model_options(settings).path == TINY and bool(settings.vision)
 
 
 def model_options(settings: TrainSettings) -> ModelOptions:
@@ -101,9 +108,9 @@ def model_options(settings: TrainSettings) -> ModelOptions:
     return ModelOptions.from_mapping({**settings.model, "seed": settings.seed})
 
 
-def eyes_config(settings: TrainSettings) -> EyesConfig:
-    """Return how the tiny model's eyes are trained."""
-    return EyesConfig(**settings.eyes, seed=settings.seed)
+def vision_config(settings: TrainSettings) -> VisionPretrainingConfig:
+    """Return the settings of the tiny model's vision pretraining."""
+    return VisionPretrainingConfig(**settings.vision, seed=settings.seed)
 
 
 def cold_start_config(settings: TrainSettings) -> ColdStartConfig:
@@ -179,7 +186,7 @@ def unset_values(settings: TrainSettings) -> dict[str, dict[str, Any]]:
     behind: dict[str, dict[str, Any]] = {
         "environment": {} if other else vars(JigsawConfig()) | environment_options(settings, test=False),
         "model": vars(model),
-        "eyes": vars(eyes_config(settings)) if has_eyes(settings) else {},
+        "vision": vars(vision_config(settings)) if has_vision_pretraining(settings) else {},
         "cold_start": vars(cold_start_config(settings)) if makes_episodes else {},
         "sft": vars(sft_config(settings, model.path, Path(), 1, Path("replay"))),
         "grpo": vars(grpo) | {"clip_low": low, "clip_high": high},
@@ -245,7 +252,7 @@ def sft_config(settings: TrainSettings, model: str, transcripts: Path, episodes:
     if config.lr_total_steps is None:
         config.lr_total_steps = max(1, steps)
     if "lr_warmup_steps" not in settings.sft:
-        config.lr_warmup_steps = round(own["lr_warmup_share"] * steps)
+        config.lr_warmup_steps = round(own["lr_warmup_ratio"] * steps)
     return config
 
 
@@ -309,16 +316,16 @@ SAVE_EVERY = 100
 """Steps from one checkpoint to the next: at most so many are lost."""
 
 
-def run_eyes(
+def run_vision_pretraining(
     folder: Path,
     images: ImageSource,
-    config: EyesConfig,
+    config: VisionPretrainingConfig,
     begin: Callable[[int], None],
-    progress: Callable[[int, EyesProgress], None],
+    progress: Callable[[int, VisionProgress], None],
     *,
     save_every: int = SAVE_EVERY,
 ) -> Path:
-    """Train the tiny model's eyes, from the last checkpoint on if there is one, and write the model.
+    """Pretrain the tiny model's vision, from the last checkpoint on if there is one, and write the model.
 
     Args:
         folder: Where the checkpoint and the ``model`` are written.
@@ -343,7 +350,7 @@ def run_eyes(
     def steps_of(stage: str, step: int) -> int:
         return step if stage == "matching" else config.matching_steps + step
 
-    def save(state: EyesState) -> None:
+    def save(state: VisionState) -> None:
         data = io.BytesIO()  # torch tells of a full disk in words of its own, if it writes to a file
         torch.save(state, data)
         with replacing(checkpoint) as beside:
@@ -351,7 +358,7 @@ def run_eyes(
 
     done = 0 if state is None else steps_of(state["stage"], state["step"])
     try:
-        train_eyes(
+        pretrain_vision(
             model,
             processor,
             images,
@@ -378,11 +385,12 @@ def _read(path: Path) -> dict[str, Any]:
         raise _unreadable(path, reason_of(error) if isinstance(error, OSError) else type(error).__name__) from error
     values = cast("dict[str, Any]", state) if isinstance(state, dict) else {}
     if values.get("stage") not in STAGES or type(values.get("step")) is not int:
-        raise _unreadable(path, "it is no training of the eyes")
+        raise _unreadable(path, "it is no vision pretraining")
     return values
 
 
 def _unreadable(path: Path, why: str) -> ConfigurationError:
     return ConfigurationError(
-        f"The checkpoint {path} cannot be read ({why}). Restore it from a copy, or begin the eyes anew: Remove it."
+        f"The checkpoint {path} cannot be read ({why}). Restore it from a copy, or begin the vision "
+        "pretraining anew: Remove it."
     )

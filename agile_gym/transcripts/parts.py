@@ -262,7 +262,7 @@ def _segment(entry: Any) -> Segment:  # noqa: ANN401 -- a pyarrow.StructScalar
     for name, kind in SEGMENT_TYPES.items():
         values = entry[name].values if entry.is_valid else None
         if values is None and name != "advantages":
-            raise RecordProblem("has a segment without ids, mask, logps or turns")
+            raise RecordProblem("has a segment without ids, loss_mask, logps or turns")
         if values is not None and values.null_count:
             raise RecordProblem(f"has a segment with gaps in its {name}")
         dtype = np.dtype(kind).newbyteorder("=")

@@ -46,7 +46,7 @@ class Segment:
 
     Attributes:
         ids: (T,) int32, token ids, image placeholders included.
-        mask: (T,) bool, True on the tokens that the model wrote in this segment.
+        loss_mask: (T,) bool, True on the tokens that the model wrote in this segment.
         logps: (T,) float32, log-probability of each of those when it was sampled; 0 elsewhere.
         turns: (T,) int16, the turn, from 0, in which the model wrote a marked token; -1 elsewhere.
         images: Indices into `Transcript.images` of the images whose placeholders are in ``ids``, in order.
@@ -54,7 +54,7 @@ class Segment:
     """
 
     ids: NDArray[np.int32]
-    mask: NDArray[np.bool_]
+    loss_mask: NDArray[np.bool_]
     logps: NDArray[np.float32]
     turns: NDArray[np.int16]
     images: tuple[int, ...]
@@ -66,7 +66,7 @@ class Segment:
         Raises:
             ValueError: If their lengths differ.
         """
-        arrays = [self.ids, self.mask, self.logps, self.turns]
+        arrays = [self.ids, self.loss_mask, self.logps, self.turns]
         if self.advantages is not None:
             arrays.append(self.advantages)
         if len({array.shape for array in arrays}) != 1 or self.ids.ndim != 1:

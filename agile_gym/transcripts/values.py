@@ -123,7 +123,7 @@ def get_mapping(value: object) -> Mapping[str, Any]:
     return cast("dict[str, Any]", value)
 
 
-SEGMENT_TYPES: dict[str, str] = {"ids": "<i4", "mask": "|b1", "logps": "<f4", "turns": "<i2", "advantages": "<f4"}
+SEGMENT_TYPES: dict[str, str] = {"ids": "<i4", "loss_mask": "|b1", "logps": "<f4", "turns": "<i2", "advantages": "<f4"}
 """The arrays of a segment, and their types on disk."""
 
 
@@ -152,7 +152,7 @@ def get_segments(entries: list[Any]) -> tuple[Segment, ...]:
     for entry in map(get_mapping, entries):
         arrays: dict[str, Any] = {name: _get_array(entry, name, kind) for name, kind in SEGMENT_TYPES.items()}
         if any(array is None for name, array in arrays.items() if name != "advantages"):
-            raise RecordProblem("has a segment without ids, mask, logps or turns")
+            raise RecordProblem("has a segment without ids, loss_mask, logps or turns")
         images = _indices(entry)
         try:
             segments.append(Segment(images=images, **arrays))

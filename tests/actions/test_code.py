@@ -3,7 +3,7 @@
 import pytest
 
 from agile_gym.actions.dialects import CodeDialect
-from agile_gym.actions.primitives import Answer, Arrange, Crop, Observe, Rotate, Swap, Turn, Zoom
+from agile_gym.actions.primitives import Answer, Arrange, Crop, Observe, Rotate, RotatePiece, Swap, Zoom
 from agile_gym.actions.workspace import Workspace
 from agile_gym.puzzle import BoardLayout
 
@@ -131,10 +131,10 @@ def test_an_image_keeps_its_pixels_when_the_state_moves_on():
 
 def test_turned_pieces():
     space = workspace(rotations=True)
-    assert run(space, code('turn("B", 90)\nobserve()'))[0] == (Turn(1, 90), Observe("observation_image_1"))
+    assert run(space, code('turn("B", 90)\nobserve()'))[0] == (RotatePiece(1, 90), Observe("observation_image_1"))
     assert space.turns == (0, 90, 0, 0)
-    assert run(space, code("state[1] = ['B', 270]"))[0] == (Turn(1, 180),)
-    assert run(space, code("state[0][1] = 180"))[0] == (Turn(0, 180),)
+    assert run(space, code("state[1] = ['B', 270]"))[0] == (RotatePiece(1, 180),)
+    assert run(space, code("state[0][1] = 180"))[0] == (RotatePiece(0, 180),)
     assert space.turns == (180, 270, 0, 0)
     assert run(space, code("state[0], state[1] = state[1], state[0]"))[0] == (Swap(0, 1),)
     assert (space.order, space.turns) == ((1, 0, 2, 3), (180, 270, 0, 0))

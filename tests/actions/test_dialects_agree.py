@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import agile_gym  # noqa: F401 -- registers the environments
 from agile_gym.actions.dialects import get_dialect
-from agile_gym.actions.primitives import Answer, Observe, Swap, Turn
+from agile_gym.actions.primitives import Answer, Observe, RotatePiece, Swap
 from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.envs.jigsaw.wrappers import DiscreteActions
 from agile_gym.errors import ConfigurationError
@@ -87,7 +87,7 @@ def test_turned_pieces_in_every_dialect():
     for dialect in ("code", "tools"):
         env = JigsawVisionEnv(dialect=dialect, rotations=True, **OPTIONS)
         env.reset(seed=0)
-        env.step(env.dialect.write([Turn(1, 270), Observe()], env.episode.workspace))
+        env.step(env.dialect.write([RotatePiece(1, 270), Observe()], env.episode.workspace))
         assert env.episode.workspace.turns == (0, 270, 0, 0)
     discrete = DiscreteActions(JigsawVisionEnv(rotations=True, **OPTIONS))
     assert discrete.action_space.n == 6 + 4 + 2

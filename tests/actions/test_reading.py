@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agile_gym.actions.dialects import get_dialect
-from agile_gym.actions.primitives import Answer, Arrange, Crop, Observe, Swap, Turn, Zoom
+from agile_gym.actions.primitives import Answer, Arrange, Crop, Observe, RotatePiece, Swap, Zoom
 from agile_gym.actions.reading import PieceNames, read_json, read_list, read_whole, unfenced
 from agile_gym.actions.workspace import Workspace
 from agile_gym.envs.jigsaw import JigsawVisionEnv
@@ -74,7 +74,7 @@ def test_integral_floats_in_code(plain, floats):
 @pytest.mark.parametrize("angle", [90.0, 450.0, -270.0, 90])
 def test_integral_floats_in_tool_calls_and_answers(angle):
     turned = {"name": "turn", "arguments": {"piece": "B", "angle": angle}}
-    assert call(turned, rotations=True).primitives == (Turn(1, 90),)
+    assert call(turned, rotations=True).primitives == (RotatePiece(1, 90),)
     entries = [["B", angle], ["A", 0.0], ["C", -0.0], ["D", 3600.0]]
     assert answer(json.dumps(entries), rotations=True).primitives == (Answer(tuple("BACD"), (90, 0, 0, 0)),)
 
@@ -199,7 +199,7 @@ def test_names_in_code():
     )
     assert code("zoom('image b', 1)").primitives == (Zoom("B", 1, "zoom_image_1"),)
     assert code("a = crop('b', [0, 0, 1, 1])\nzoom('a', 1)").primitives[1] == Zoom("a", 1, "zoom_image_1")
-    assert code("turn('d', 90)", rotations=True).primitives == (Turn(3, 90),)
+    assert code("turn('d', 90)", rotations=True).primitives == (RotatePiece(3, 90),)
     assert code("observe([('b', 90), 'a', 'c', 'd'])", rotations=True).primitives == (
         Observe("observation_image_1", (1, 0, 2, 3), (0, 90, 0, 0)),
     )
@@ -221,7 +221,7 @@ def test_names_in_tool_calls():
 
     assert primitives("swap", first="a", second="Image C") == (Swap(0, 2),)
     assert primitives("arrange", order=["d", "C ", "piece b", "A"]) == (Arrange((3, 2, 1, 0)),)
-    assert primitives("turn", piece="b", angle=90) == (Turn(1, 90),)
+    assert primitives("turn", piece="b", angle=90) == (RotatePiece(1, 90),)
     assert primitives("zoom", image="Piece A", factor=1) == (Zoom("A", 1),)
     assert primitives("crop", image=" crop_image_1 ", box=[0, 0, 1, 1]) == (Crop("crop_image_1", (0, 0, 1, 1)),)
     assert call({"name": "swap", "arguments": {"first": "A", "second": " a"}}).error.kind == "bad_argument"

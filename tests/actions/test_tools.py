@@ -4,7 +4,7 @@ import json
 import pytest
 
 from agile_gym.actions.dialects import ToolDialect
-from agile_gym.actions.primitives import Arrange, Crop, Observe, Rotate, Swap, Turn, Zoom
+from agile_gym.actions.primitives import Arrange, Crop, Observe, Rotate, RotatePiece, Swap, Zoom
 from agile_gym.actions.tools import tool_schemas
 from agile_gym.actions.workspace import Workspace
 from agile_gym.puzzle import BoardLayout
@@ -44,7 +44,7 @@ def test_each_tool(text, primitive):
 
 def test_turn_exists_only_where_pieces_are_turned():
     text = call("turn", piece="B", angle=270)
-    assert DIALECT.parse(text, workspace(rotations=True)).primitives == (Turn(1, 270),)
+    assert DIALECT.parse(text, workspace(rotations=True)).primitives == (RotatePiece(1, 270),)
     assert DIALECT.parse(text, workspace()).error.kind == "unknown_function"
 
 

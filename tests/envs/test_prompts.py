@@ -53,7 +53,7 @@ def test_the_worked_example_can_be_played_in_every_grid(dialect, rotations, refe
             assert info["error"] is None, (rows, cols, turn)
             kinds.append([type(primitive).__name__ for primitive in info["primitives"]])
         assert terminated
-        assert kinds == [["Swap", *(["Turn"] if rotations else []), "Observe"], ["Crop"], ["Answer"]]
+        assert kinds == [["Swap", *(["RotatePiece"] if rotations else []), "Observe"], ["Crop"], ["Answer"]]
         # The answer of the example is the board as its turns have left it.
         assert json.loads(re.search(r"<answer>(.*)</answer>", turns[-1])[1]) == state
         names = [entry[0] if rotations else entry for entry in state]

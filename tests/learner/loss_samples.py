@@ -9,7 +9,7 @@ from agile_gym.learner.ratios import TokenBatch, Totals, count
 
 LOSSES = {"grpo": grpo, "dr_grpo": functools.partial(dr_grpo, max_tokens=7), "dapo": dapo, "gspo": gspo}
 ARRAYS = ("logps", "old_logps", "advantages", "ref_logps", "entropies")
-TERMS = {"kl_weight": 0.3, "entropy_weight": 0.2}
+TERMS = {"kl_coef": 0.3, "entropy_coef": 0.2}
 
 
 def random_arrays(seed, rows, columns, *, spread=0.6, per_token=False, dtype=torch.float64):
@@ -19,8 +19,8 @@ def random_arrays(seed, rows, columns, *, spread=0.6, per_token=False, dtype=tor
     def normal(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    mask = torch.rand(rows, columns, generator=generator) < 0.6
-    mask[torch.arange(rows), torch.randint(columns, (rows,), generator=generator)] = True
+    loss_mask = torch.rand(rows, columns, generator=generator) < 0.6
+    loss_mask[torch.arange(rows), torch.randint(columns, (rows,), generator=generator)] = True
     old = -normal(rows, columns).abs() - 0.1
     arrays = {
         "logps": old + spread * normal(rows, columns),
@@ -29,14 +29,14 @@ def random_arrays(seed, rows, columns, *, spread=0.6, per_token=False, dtype=tor
         "ref_logps": old + spread * normal(rows, columns),
         "entropies": normal(rows, columns).abs(),
     }
-    return {name: array.to(dtype) for name, array in arrays.items()} | {"mask": mask}
+    return {name: array.to(dtype) for name, array in arrays.items()} | {"loss_mask": loss_mask}
 
 
 def loss_and_gradients(loss, arrays, totals=None, **options):
     """Return the loss, its statistics, and its gradients at the log-probabilities and entropies."""
     leaves = {name: arrays[name].clone().requires_grad_() for name in ("logps", "entropies")}
     batch = TokenBatch(**arrays | leaves)
-    result = loss(batch, totals or count(batch.mask, batch.lengths), **options)
+    result = loss(batch, totals or count(batch.loss_mask, batch.lengths), **options)
     result.loss.backward()
     gradients = {name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in leaves.items()}
     return result.loss.detach(), result.stats, gradients

@@ -32,15 +32,15 @@ def small_batch(rows, columns, seed=0):
     with torch.no_grad():
         logps = small_model()(inputs).log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
     noise = torch.randn(2, rows, columns, generator=generator, dtype=torch.float64)
-    mask = torch.arange(columns) < torch.arange(1, rows + 1)[:, None] * columns // rows
-    mask &= torch.rand(rows, columns, generator=generator) < 0.8
-    mask[:, 0] = True
+    loss_mask = torch.arange(columns) < torch.arange(1, rows + 1)[:, None] * columns // rows
+    loss_mask &= torch.rand(rows, columns, generator=generator) < 0.8
+    loss_mask[:, 0] = True
     return {
         "inputs": inputs,
         "tokens": tokens,
         "old_logps": logps + 0.3 * noise[0],
         "ref_logps": logps + 0.3 * noise[1],
-        "mask": mask,
+        "loss_mask": loss_mask,
         "advantages": torch.randn(rows, generator=generator, dtype=torch.float64),
     }
 
@@ -50,8 +50,10 @@ def forward(name, model, arrays, totals):
     logps = model(arrays["inputs"]).log_softmax(-1)
     picked = logps.gather(-1, arrays["tokens"][..., None])[..., 0]
     if name == "sft":
-        return sft(picked, arrays["mask"], totals)
-    rest = {key: arrays[key] for key in ("old_logps", "ref_logps", "mask", "advantages", "lengths") if key in arrays}
+        return sft(picked, arrays["loss_mask"], totals)
+    rest = {
+        key: arrays[key] for key in ("old_logps", "ref_logps", "loss_mask", "advantages", "lengths") if key in arrays
+    }
     return LOSSES[name](TokenBatch(picked, entropies=entropy(logps), **rest), totals, **TERMS)
 
 
@@ -59,7 +61,7 @@ def accumulate(name, arrays, parts):
     """Return loss, metrics and the model's gradient after a backward pass for each part, a list of rows."""
     model = small_model()
     micro_batches = [take(arrays, part) for part in parts]
-    totals = add_up(count(micro["mask"], micro.get("lengths")) for micro in micro_batches)
+    totals = add_up(count(micro["loss_mask"], micro.get("lengths")) for micro in micro_batches)
     loss, stats = 0.0, None
     for micro in micro_batches:
         result = forward(name, model, micro, totals)
@@ -75,7 +77,7 @@ def work(rank, world, address, arrays, parts, answers):
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
     micro_batches = [take(arrays, part) for part in parts[rank]]
-    mine = add_up(count(micro["mask"]) for micro in micro_batches)
+    mine = add_up(count(micro["loss_mask"]) for micro in micro_batches)
     numbers = torch.tensor([mine.tokens, mine.episodes], dtype=torch.float64)
     dist.all_reduce(numbers)
     totals = Totals(*numbers.tolist())

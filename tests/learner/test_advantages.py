@@ -205,7 +205,7 @@ def test_every_token_has_its_advantage_once_however_an_episode_is_cut(turns, cut
     advantages = np.arange(1, len(turns) + 1) / 8 if per_turn else 0.5
     told = spread_advantages(segments, advantages)
     expected = np.repeat(advantages if per_turn else [advantages] * len(turns), turns)
-    assert np.concatenate([segment.advantages[segment.mask] for segment in told]).tolist() == expected.tolist()
+    assert np.concatenate([segment.advantages[segment.loss_mask] for segment in told]).tolist() == expected.tolist()
     assert sum(segment.advantages.sum() for segment in told) == expected.sum()
     assert count_trained(told) == sum(turns)
 

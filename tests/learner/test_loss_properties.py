@@ -27,7 +27,7 @@ QUICK = settings(max_examples=40, deadline=None)
 def test_gradients_are_those_of_finite_differences(name, per_token, clip):
     for seed in range(5):
         arrays = random_arrays(seed, 2, 4, spread=0.3, per_token=per_token)
-        arrays["lengths"] = arrays["mask"].sum(1) + 1
+        arrays["lengths"] = arrays["loss_mask"].sum(1) + 1
 
         def value(logps, entropies, arrays=arrays):
             batch = TokenBatch(**arrays | {"logps": logps, "entropies": entropies})
@@ -40,7 +40,7 @@ def test_gradients_are_those_of_finite_differences(name, per_token, clip):
 def test_gradient_of_cross_entropy():
     arrays = random_arrays(0, 3, 4)
     assert torch.autograd.gradcheck(
-        lambda logps: sft(logps, arrays["mask"], Totals(9, 3)).loss, (arrays["logps"].requires_grad_(),)
+        lambda logps: sft(logps, arrays["loss_mask"], Totals(9, 3)).loss, (arrays["logps"].requires_grad_(),)
     )
 
 
@@ -50,19 +50,19 @@ def test_gradient_of_cross_entropy():
 def test_where_nothing_has_changed_the_gradient_is_the_policy_gradient(name, seed, size, per_token):
     arrays = random_arrays(seed, *size, per_token=per_token)
     arrays["logps"] = arrays["old_logps"].clone()
-    mask, advantages = arrays["mask"], arrays["advantages"]
+    loss_mask, advantages = arrays["loss_mask"], arrays["advantages"]
     _, stats, gradients = loss_and_gradients(LOSSES[name], arrays)
-    rows, tokens = len(mask), int(mask.sum())
+    rows, tokens = len(loss_mask), int(loss_mask.sum())
     for row in range(rows):
-        length = int(mask[row].sum())
+        length = int(loss_mask[row].sum())
         weight = {"grpo": 1 / length / rows, "gspo": 1 / length / rows, "dapo": 1 / tokens, "dr_grpo": 1 / (7 * rows)}
-        for column in range(mask.shape[1]):
+        for column in range(loss_mask.shape[1]):
             advantage = (advantages[row, column] if per_token else advantages[row]).item()
-            expected = -weight[name] * advantage if mask[row, column] else 0.0
+            expected = -weight[name] * advantage if loss_mask[row, column] else 0.0
             assert gradients["logps"][row, column].item() == pytest.approx(expected, abs=1e-12)
     told = stats.metrics()
-    assert (told["ratio"], told["kl_old"], told["max_log_ratio"]) == (1, 0, 0)
-    assert told["clipped_low"] == told["clipped_high"] == 0
+    assert (told["ratio"], told["approx_kl"], told["max_log_ratio"]) == (1, 0, 0)
+    assert told["clip_frac_low"] == told["clip_frac_high"] == 0
 
 
 @pytest.mark.parametrize("name", ["grpo", "dr_grpo", "dapo"])
@@ -73,13 +73,13 @@ def test_what_is_clipped_has_no_gradient_and_all_else_has(name, seed, size, per_
     _, stats, gradients = loss_and_gradients(LOSSES[name], arrays, clip_low=low, clip_high=high)
     ratios = (arrays["logps"] - arrays["old_logps"]).exp()
     advantages = arrays["advantages"] if per_token else arrays["advantages"][:, None].expand_as(ratios)
-    above = (ratios > 1 + high) & (advantages > 0) & arrays["mask"]
-    below = (ratios < 1 - low) & (advantages < 0) & arrays["mask"]
-    assert torch.equal(gradients["logps"] == 0, above | below | ~arrays["mask"])
-    tokens = arrays["mask"].sum().item()
+    above = (ratios > 1 + high) & (advantages > 0) & arrays["loss_mask"]
+    below = (ratios < 1 - low) & (advantages < 0) & arrays["loss_mask"]
+    assert torch.equal(gradients["logps"] == 0, above | below | ~arrays["loss_mask"])
+    tokens = arrays["loss_mask"].sum().item()
     told = stats.metrics()
-    assert told["clipped_low"] == pytest.approx(below.sum().item() / tokens)
-    assert told["clipped_high"] == pytest.approx(above.sum().item() / tokens)
+    assert told["clip_frac_low"] == pytest.approx(below.sum().item() / tokens)
+    assert told["clip_frac_high"] == pytest.approx(above.sum().item() / tokens)
 
 
 @given(seed=SEEDS, size=SIZES, per_token=st.booleans(), low=st.floats(0, 0.9), high=st.floats(0, 2))
@@ -87,15 +87,15 @@ def test_what_is_clipped_has_no_gradient_and_all_else_has(name, seed, size, per_
 def test_a_sequence_is_clipped_as_a_whole_and_credits_each_token(seed, size, per_token, low, high):
     arrays = random_arrays(seed, *size, per_token=per_token)
     _, _, gradients = loss_and_gradients(LOSSES["gspo"], arrays, clip_low=low, clip_high=high)
-    for row, mask in enumerate(arrays["mask"]):
-        length = int(mask.sum())
-        changes = (arrays["logps"][row] - arrays["old_logps"][row])[mask]
+    for row, loss_mask in enumerate(arrays["loss_mask"]):
+        length = int(loss_mask.sum())
+        changes = (arrays["logps"][row] - arrays["old_logps"][row])[loss_mask]
         ratio = math.exp(changes.sum().item() / length)
-        advantages = arrays["advantages"][row][mask] if per_token else arrays["advantages"][row].expand(length)
+        advantages = arrays["advantages"][row][loss_mask] if per_token else arrays["advantages"][row].expand(length)
         clipped = (advantages > 0) if ratio > 1 + high else (advantages < 0) & (ratio < 1 - low)
-        expected = torch.where(clipped, 0.0, -advantages * ratio / length / len(arrays["mask"]))
-        assert torch.allclose(gradients["logps"][row][mask], expected, atol=1e-12)
-        assert not gradients["logps"][row][~mask].any()
+        expected = torch.where(clipped, 0.0, -advantages * ratio / length / len(arrays["loss_mask"]))
+        assert torch.allclose(gradients["logps"][row][loss_mask], expected, atol=1e-12)
+        assert not gradients["logps"][row][~loss_mask].any()
 
 
 @every_loss
@@ -106,26 +106,26 @@ def test_what_is_masked_has_no_influence(name, seed, size, per_token, bad):
     changed = dict(arrays)
     for array in ARRAYS:
         if arrays[array].ndim == 2:
-            changed[array] = arrays[array].masked_fill(~arrays["mask"], bad)
+            changed[array] = arrays[array].masked_fill(~arrays["loss_mask"], bad)
     expected = loss_and_gradients(LOSSES[name], arrays, **TERMS)
     told = loss_and_gradients(LOSSES[name], changed, **TERMS)
     assert told[0] == expected[0]
     assert told[1].metrics() == expected[1].metrics()
     for leaf, gradient in told[2].items():
         assert torch.equal(gradient, expected[2][leaf])
-        assert not gradient[~arrays["mask"]].any()
+        assert not gradient[~arrays["loss_mask"]].any()
 
 
 @given(seed=SEEDS, size=SIZES, bad=st.sampled_from([math.nan, math.inf, -math.inf]))
 @QUICK
 def test_what_is_masked_has_no_influence_on_cross_entropy(seed, size, bad):
     arrays = random_arrays(seed, *size)
-    logps = arrays["logps"].masked_fill(~arrays["mask"], bad).requires_grad_()
-    loss, stats = sft(logps, arrays["mask"], count(arrays["mask"]))
+    logps = arrays["logps"].masked_fill(~arrays["loss_mask"], bad).requires_grad_()
+    loss, stats = sft(logps, arrays["loss_mask"], count(arrays["loss_mask"]))
     loss.backward()
-    assert loss.item() == pytest.approx(-arrays["logps"][arrays["mask"]].mean().item())
+    assert loss.item() == pytest.approx(-arrays["logps"][arrays["loss_mask"]].mean().item())
     assert stats.metrics()["nll"] == pytest.approx(loss.item())
-    assert torch.allclose(logps.grad, -arrays["mask"].double() / arrays["mask"].sum())
+    assert torch.allclose(logps.grad, -arrays["loss_mask"].double() / arrays["loss_mask"].sum())
 
 
 @every_loss
@@ -177,7 +177,7 @@ def test_low_precision_is_raised_first(name):
 @every_loss
 def test_a_nan_among_the_trained_tokens_is_not_hidden(name):
     arrays = random_arrays(0, 2, 3)
-    arrays["logps"][0, arrays["mask"][0].nonzero()[0]] = math.nan
+    arrays["logps"][0, arrays["loss_mask"][0].nonzero()[0]] = math.nan
     loss, stats, _ = loss_and_gradients(LOSSES[name], arrays)
     assert loss.isnan()
     assert math.isnan(stats.metrics()["ratio"])
@@ -219,12 +219,12 @@ def test_cross_entropy_is_that_of_transformers():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(3, 6, 8, generator=generator, requires_grad=True)
     labels = torch.randint(8, (3, 6), generator=generator)
-    mask = torch.rand(3, 6, generator=generator) < 0.6
-    mask[:, 0] = False  # the first token has no context
-    theirs = ForCausalLMLoss(logits, labels.masked_fill(~mask, -100), 8, num_items_in_batch=torch.tensor(20))
+    loss_mask = torch.rand(3, 6, generator=generator) < 0.6
+    loss_mask[:, 0] = False  # the first token has no context
+    theirs = ForCausalLMLoss(logits, labels.masked_fill(~loss_mask, -100), 8, num_items_in_batch=torch.tensor(20))
     (their_gradient,) = torch.autograd.grad(theirs, logits)
     logps = logits[:, :-1].log_softmax(-1).gather(-1, labels[:, 1:, None])[..., 0]
-    loss = sft(logps, mask[:, 1:], Totals(20, 3)).loss
+    loss = sft(logps, loss_mask[:, 1:], Totals(20, 3)).loss
     (gradient,) = torch.autograd.grad(loss, logits)
     assert loss.item() == pytest.approx(theirs.item(), rel=1e-5)
     assert torch.allclose(gradient, their_gradient, atol=1e-7)

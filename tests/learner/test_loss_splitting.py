@@ -48,8 +48,8 @@ def test_episodes_that_are_cut_into_rows(name):
         first = torch.arange(6) < cut
         # Each episode as two rows; here the tokens of the other are only masked, as if they were read.
         rows = {key: torch.cat([array, array]) for key, array in arrays.items()}
-        rows["mask"] = torch.cat([arrays["mask"] & first, arrays["mask"] & ~first])
-        rows["lengths"] = arrays["mask"].sum(1).repeat(2)
+        rows["loss_mask"] = torch.cat([arrays["loss_mask"] & first, arrays["loss_mask"] & ~first])
+        rows["lengths"] = arrays["loss_mask"].sum(1).repeat(2)
         for parts in ([range(6)], [[0, 1], [2, 3, 4], [5]], [[5, 0], [4], [3], [2], [1]]):
             agree(accumulate(name, rows, parts), whole)
 

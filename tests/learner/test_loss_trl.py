@@ -31,16 +31,16 @@ class OneProcess:
         return tensor
 
 
-def trl_loss(loss_type, arrays, tokens, *, level="token", kl_weight=0.0, entropy_weight=0.0, steps=1):
+def trl_loss(loss_type, arrays, tokens, *, level="token", kl_coef=0.0, entropy_coef=0.0, steps=1):
     """Return the loss, metrics and gradients of GRPOTrainer for a micro-batch, one of ``steps`` of a batch."""
     leaves = {name: arrays[name].clone().requires_grad_() for name in ("logps", "entropies")}
     trainer = SimpleNamespace(
         accelerator=OneProcess(),
         args=SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=steps),
         aux_loss_enabled=False,
-        beta=kl_weight,
+        beta=kl_coef,
         current_gradient_accumulation_steps=steps,
-        entropy_coef=entropy_weight,
+        entropy_coef=entropy_coef,
         epsilon_high=CLIPS["clip_high"],
         epsilon_low=CLIPS["clip_low"],
         importance_sampling_level=level,
@@ -51,17 +51,17 @@ def trl_loss(loss_type, arrays, tokens, *, level="token", kl_weight=0.0, entropy
         top_entropy_quantile=1.0,
         use_adaptive_entropy=False,
         use_vllm=False,
-        _entropy_bonus_enabled=entropy_weight > 0,
+        _entropy_bonus_enabled=entropy_coef > 0,
         _get_per_token_logps_and_entropies=lambda *_, **__: (leaves["logps"], leaves["entropies"], None),
         _metrics={"train": defaultdict(list)},
     )
-    rows, columns = arrays["mask"].shape
+    rows, columns = arrays["loss_mask"].shape
     inputs = {
         "prompt_ids": torch.zeros(rows, 1, dtype=torch.int64),
         "prompt_mask": torch.ones(rows, 1, dtype=torch.int64),
         "completion_ids": torch.zeros(rows, columns, dtype=torch.int64),
         "completion_mask": torch.ones(rows, columns, dtype=torch.int64),
-        "tool_mask": arrays["mask"].long(),  # TRL's mask of what the model did not write
+        "tool_mask": arrays["loss_mask"].long(),  # TRL's mask of what the model did not write
         "advantages": arrays["advantages"],
         "old_per_token_logps": arrays["old_logps"],
         "ref_per_token_logps": arrays["ref_logps"],
@@ -87,12 +87,12 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "loss_type", "level", "per_token"), CASES)
-@pytest.mark.parametrize("terms", [{}, {"kl_weight": 0.3}, {"entropy_weight": 0.2}])
+@pytest.mark.parametrize("terms", [{}, {"kl_coef": 0.3}, {"entropy_coef": 0.2}])
 def test_losses_metrics_and_gradients_are_trls(name, loss_type, level, per_token, terms):
     below = above = 0
     for seed in range(20):
         arrays = random_arrays(seed, 4, 6, spread=0.4, per_token=per_token)
-        totals = count(arrays["mask"])
+        totals = count(arrays["loss_mask"])
         loss, stats, gradients = loss_and_gradients(LOSSES[name], arrays, totals, **CLIPS, **terms)
         theirs, their_metrics, their_gradients = trl_loss(loss_type, arrays, totals.tokens, level=level, **terms)
         assert loss.item() == pytest.approx(theirs, rel=1e-6)
@@ -100,24 +100,24 @@ def test_losses_metrics_and_gradients_are_trls(name, loss_type, level, per_token
             assert torch.allclose(gradient, their_gradients[leaf], rtol=1e-6, atol=1e-12)
         told = stats.metrics()
         assert told["entropy"] == pytest.approx(their_metrics["entropy"], rel=1e-6)
-        if "kl_weight" in terms:
+        if "kl_coef" in terms:
             assert told["kl_ref"] == pytest.approx(their_metrics["kl"], rel=1e-6)
         if level == "token":  # TRL's shares are those of sequences, else
-            assert told["clipped_low"] == pytest.approx(their_metrics["clip_ratio/low_mean"], rel=1e-6)
-            assert told["clipped_high"] == pytest.approx(their_metrics["clip_ratio/high_mean"], rel=1e-6)
-        below += told["clipped_low"] > 0
-        above += told["clipped_high"] > 0
+            assert told["clip_frac_low"] == pytest.approx(their_metrics["clip_ratio/low_mean"], rel=1e-6)
+            assert told["clip_frac_high"] == pytest.approx(their_metrics["clip_ratio/high_mean"], rel=1e-6)
+        below += told["clip_frac_low"] > 0
+        above += told["clip_frac_high"] > 0
     assert min(below, above) > 3  # else nothing was compared where it matters
 
 
 @pytest.mark.parametrize(("name", "loss_type", "level"), [case[:3] for case in CASES if case[1] != "bnpo"])
 def test_micro_batches_of_equal_numbers_of_rows_add_up_as_trls(name, loss_type, level):
     arrays = random_arrays(3, 4, 6)
-    totals = count(arrays["mask"])
+    totals = count(arrays["loss_mask"])
     for part in ([0, 1], [2, 3]):
         micro = take(arrays, part)
-        loss, _, gradients = loss_and_gradients(LOSSES[name], micro, totals, **CLIPS, kl_weight=0.3)
-        theirs, _, their_gradients = trl_loss(loss_type, micro, totals.tokens, level=level, kl_weight=0.3, steps=2)
+        loss, _, gradients = loss_and_gradients(LOSSES[name], micro, totals, **CLIPS, kl_coef=0.3)
+        theirs, _, their_gradients = trl_loss(loss_type, micro, totals.tokens, level=level, kl_coef=0.3, steps=2)
         assert loss.item() == pytest.approx(theirs, rel=1e-6)
         assert torch.allclose(gradients["logps"], their_gradients["logps"], rtol=1e-6, atol=1e-12)
 
@@ -125,9 +125,9 @@ def test_micro_batches_of_equal_numbers_of_rows_add_up_as_trls(name, loss_type, 
 def test_rows_without_tokens_count_as_trls_if_they_are_counted():
     # TRL keeps the rows of truncated episodes in the mean; here that is a matter of the totals.
     arrays = random_arrays(4, 4, 6)
-    arrays["mask"][1] = False
-    theirs, _, _ = trl_loss("grpo", arrays, int(arrays["mask"].sum()))
-    kept, _, _ = loss_and_gradients(LOSSES["grpo"], arrays, Totals(count(arrays["mask"]).tokens, 4), **CLIPS)
+    arrays["loss_mask"][1] = False
+    theirs, _, _ = trl_loss("grpo", arrays, int(arrays["loss_mask"].sum()))
+    kept, _, _ = loss_and_gradients(LOSSES["grpo"], arrays, Totals(count(arrays["loss_mask"]).tokens, 4), **CLIPS)
     left_out, _, _ = loss_and_gradients(LOSSES["grpo"], arrays, **CLIPS)
     assert kept.item() == pytest.approx(theirs, rel=1e-6)
     assert left_out.item() == pytest.approx(theirs * 4 / 3, rel=1e-6)

@@ -26,7 +26,7 @@ def make_batch(**changes):
     arrays = {
         "logps": logps,
         "old_logps": old,
-        "mask": MASK,
+        "loss_mask": MASK,
         "advantages": torch.tensor([2.0, -1.0]),
         "ref_logps": logps + REF_RATIOS.log(),
         "entropies": ENTROPIES,
@@ -54,25 +54,25 @@ def test_losses_with_kl_and_entropy(loss, options, expected, kl):
         return loss(make_batch(), TOTALS, **options, **terms).loss.item()
 
     assert value() == pytest.approx(expected, rel=1e-5)
-    assert value(kl_weight=0.1) == pytest.approx(expected + 0.1 * kl, rel=1e-5)
+    assert value(kl_coef=0.1) == pytest.approx(expected + 0.1 * kl, rel=1e-5)
     # The entropy is the mean over the five tokens, 1, whatever the loss.
-    assert value(entropy_weight=0.01) == pytest.approx(expected - 0.01, rel=1e-5)
-    assert value(kl_weight=0.1, entropy_weight=0.01) == pytest.approx(expected + 0.1 * kl - 0.01, rel=1e-5)
+    assert value(entropy_coef=0.01) == pytest.approx(expected - 0.01, rel=1e-5)
+    assert value(kl_coef=0.1, entropy_coef=0.01) == pytest.approx(expected + 0.1 * kl - 0.01, rel=1e-5)
 
 
 @pytest.mark.parametrize(("loss", "high"), [(grpo, 1 / 5), (dapo, 1 / 5)])
 def test_metrics_of_token_ratios(loss, high):
-    told = loss(make_batch(), TOTALS, entropy_weight=0.01, kl_weight=0.1)
+    told = loss(make_batch(), TOTALS, entropy_coef=0.01, kl_coef=0.1)
     assert told.stats.metrics() == pytest.approx(
         {
             "loss": told.loss.item(),
             "tokens": 5,
             "episodes": 2,
-            "clipped_low": 1 / 5,  # 0.5 with a negative advantage; 2.0 has one too and is not clipped
-            "clipped_high": high,  # 1.5 with a positive one
+            "clip_frac_low": 1 / 5,  # 0.5 with a negative advantage; 2.0 has one too and is not clipped
+            "clip_frac_high": high,  # 1.5 with a positive one
             "ratio": (1.5 + 1 + 0.5 + 1.1 + 2) / 5,
             # r - 1 - ln r of 1.5, 0.5, 1.1 and 2
-            "kl_old": (0.5 - math.log(1.5) - 0.5 + LN2 + 0.1 - math.log(1.1) + 1 - LN2) / 5,
+            "approx_kl": (0.5 - math.log(1.5) - 0.5 + LN2 + 0.1 - math.log(1.1) + 1 - LN2) / 5,
             "kl_ref": 0.5 / 5,
             "entropy": 1.0,
             "max_log_ratio": LN2,
@@ -84,9 +84,9 @@ def test_metrics_of_token_ratios(loss, high):
 def test_metrics_of_sequence_ratios():
     told = gspo(make_batch(), TOTALS, clip_low=0.2, clip_high=0.2).stats.metrics()
     assert told["ratio"] == pytest.approx((2 * 1.5**0.5 + 3 * 1.1 ** (1 / 3)) / 5)
-    assert (told["clipped_low"], told["clipped_high"]) == pytest.approx((0, 2 / 5))
+    assert (told["clip_frac_low"], told["clip_frac_high"]) == pytest.approx((0, 2 / 5))
     told = gspo(make_batch(advantages=torch.tensor([-2.0, 1.0])), TOTALS, clip_low=0.2, clip_high=0.02).stats.metrics()
-    assert (told["clipped_low"], told["clipped_high"]) == pytest.approx((0, 3 / 5))
+    assert (told["clip_frac_low"], told["clip_frac_high"]) == pytest.approx((0, 3 / 5))
 
 
 def test_what_is_not_given_is_not_told():
@@ -138,13 +138,13 @@ def test_counts():
 
 
 def test_truncated_episodes_are_neither_trained_on_nor_counted():
-    mask = mask_truncated(MASK, torch.tensor([True, False]))
-    assert mask.tolist() == [[False] * 3, [True] * 3]
-    assert count(mask) == Totals(3, 1)
-    assert grpo(make_batch(mask=mask), count(mask)).loss.item() == pytest.approx((0.8 + 1.1 + 2) / 3)
+    loss_mask = mask_truncated(MASK, torch.tensor([True, False]))
+    assert loss_mask.tolist() == [[False] * 3, [True] * 3]
+    assert count(loss_mask) == Totals(3, 1)
+    assert grpo(make_batch(loss_mask=loss_mask), count(loss_mask)).loss.item() == pytest.approx((0.8 + 1.1 + 2) / 3)
     none = mask_truncated(MASK, torch.tensor([True, True]))
-    batch = make_batch(mask=none, logps=make_batch().logps.requires_grad_())
-    loss = dapo(batch, TOTALS, entropy_weight=0.1, kl_weight=0.1).loss  # the whole batch has others
+    batch = make_batch(loss_mask=none, logps=make_batch().logps.requires_grad_())
+    loss = dapo(batch, TOTALS, entropy_coef=0.1, kl_coef=0.1).loss  # the whole batch has others
     loss.backward()  # and DistributedDataParallel needs this rank's backward pass
     assert loss.item() == 0
     assert torch.equal(batch.logps.grad, torch.zeros(2, 3))
@@ -156,7 +156,7 @@ def test_statistics_add_up():
     assert both["tokens"] == 10
     assert both["loss"] == pytest.approx((first.loss + second.loss).item())
     # Of the second, 2.0 is clipped above.
-    assert (both["clipped_low"], both["clipped_high"]) == pytest.approx((1 / 10, 2 / 10))
+    assert (both["clip_frac_low"], both["clip_frac_high"]) == pytest.approx((1 / 10, 2 / 10))
     assert both["max_log_ratio"] == pytest.approx(LN2)
     with pytest.raises(ValueError, match="do not add up"):
         first.stats + sft(torch.zeros(2, 3), MASK, TOTALS).stats
@@ -182,9 +182,9 @@ def test_entropy_where_tokens_cannot_be_drawn():
 
 
 BAD = [
-    ({"mask": torch.ones(3, dtype=torch.bool)}, r"mask \(3,\) must have shape \(B, T\)"),
-    ({"mask": torch.ones(2, 3)}, "mask must be bool or integer, not torch.float32"),
-    ({"logps": torch.zeros(2, 4)}, r"logps \(2, 4\) must have the shape \(B, T\) of mask, \(2, 3\)"),
+    ({"loss_mask": torch.ones(3, dtype=torch.bool)}, r"loss_mask \(3,\) must have shape \(B, T\)"),
+    ({"loss_mask": torch.ones(2, 3)}, "loss_mask must be bool or integer, not torch.float32"),
+    ({"logps": torch.zeros(2, 4)}, r"logps \(2, 4\) must have the shape \(B, T\) of loss_mask, \(2, 3\)"),
     ({"logps": torch.zeros(2, 3, dtype=torch.int64)}, "logps must be floating, not torch.int64"),
     ({"old_logps": torch.zeros(1, 3)}, r"old_logps \(1, 3\) must have"),
     ({"ref_logps": torch.zeros(2)}, r"ref_logps \(2,\) must have"),
@@ -208,12 +208,12 @@ def test_wrong_shapes_and_types(changes, message):
         (grpo, Totals(5, 0), {}, r"totals\.episodes=0 must be above 0"),
         (gspo, Totals(5, 0), {}, r"totals\.episodes=0 must be above 0"),
         (dapo, Totals(0, 2), {}, r"totals\.tokens=0 must be above 0"),
-        (grpo, Totals(NAN, 2), {"entropy_weight": 0.1}, r"totals\.tokens=nan must be above 0"),
+        (grpo, Totals(NAN, 2), {"entropy_coef": 0.1}, r"totals\.tokens=nan must be above 0"),
         (dr_grpo, TOTALS, {"max_tokens": 0}, "max_tokens=0 must be above 0"),
         (grpo, TOTALS, {"clip_low": 1.5}, r"clip_low=1\.5 must be from 0 to 1"),
         (grpo, TOTALS, {"clip_high": -0.1}, r"clip_high=-0\.1 at least 0"),
-        (grpo, TOTALS, {"kl_weight": -1}, "kl_weight=-1 is not allowed"),
-        (grpo, TOTALS, {"entropy_weight": NAN}, "entropy_weight=nan is not allowed"),
+        (grpo, TOTALS, {"kl_coef": -1}, "kl_coef=-1 is not allowed"),
+        (grpo, TOTALS, {"entropy_coef": NAN}, "entropy_coef=nan is not allowed"),
     ],
 )
 def test_wrong_counts_and_options(loss, totals, options, message):
@@ -222,10 +222,10 @@ def test_wrong_counts_and_options(loss, totals, options, message):
 
 
 def test_a_term_without_its_array():
-    with pytest.raises(ValueError, match=r"kl_weight=0\.1 needs ref_logps"):
-        grpo(make_batch(ref_logps=None), TOTALS, kl_weight=0.1)
-    with pytest.raises(ValueError, match=r"entropy_weight=0\.1 needs entropies"):
-        grpo(make_batch(entropies=None), TOTALS, entropy_weight=0.1)
+    with pytest.raises(ValueError, match=r"kl_coef=0\.1 needs ref_logps"):
+        grpo(make_batch(ref_logps=None), TOTALS, kl_coef=0.1)
+    with pytest.raises(ValueError, match=r"entropy_coef=0\.1 needs entropies"):
+        grpo(make_batch(entropies=None), TOTALS, entropy_coef=0.1)
 
 
 def test_wrong_shapes_of_functions():

@@ -14,9 +14,9 @@ from gloo_ranks import make_updater  # noqa: E402 -- needs torch
 from tiny_learning import samples  # noqa: E402
 
 from agile_gym.learner.data import make_samples  # noqa: E402
-from agile_gym.learner.updating import Ranks  # noqa: E402
+from agile_gym.learner.updating import ProcessGroup  # noqa: E402
 
-ALONE = Ranks(torch.device("cpu"), distributed=False)
+ALONE = ProcessGroup(torch.device("cpu"), distributed=False)
 
 
 def build(path, *, for_training=True, on_gpu=False, **options):
@@ -199,7 +199,7 @@ def test_options_as_a_mapping():
     ("options", "message"),
     [
         ({"train": "lroa"}, "Did you mean 'lora'"),
-        ({"freeze": ["eyes"]}, "freeze='eyes'"),
+        ({"freeze": ["sight"]}, "freeze='sight'"),
         ({"freeze": "vision"}, r"freeze='vision'.*list"),
         ({"freeze": ["vision", "projector", "language"]}, "nothing to train"),
         ({"dtype": "float8"}, "dtype='float8'"),

@@ -2,11 +2,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from agile_gym.learner.options import learning_rate_share, make_optimizer  # noqa: E402 -- needs torch
+from agile_gym.learner.options import learning_rate_ratio, make_optimizer  # noqa: E402 -- needs torch
 
 
 def shares(steps, **options):
-    return [learning_rate_share(step, **{"warmup": 0, "total": None, "lowest": 0.0, **options}) for step in steps]
+    return [learning_rate_ratio(step, **{"warmup": 0, "total": None, "lowest": 0.0, **options}) for step in steps]
 
 
 def test_warm_up_then_constant():

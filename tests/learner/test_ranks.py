@@ -5,7 +5,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402 -- after the check that it is there
 
 from agile_gym.learner import updating as module  # noqa: E402
-from agile_gym.learner.updating import Ranks  # noqa: E402
+from agile_gym.learner.updating import ProcessGroup  # noqa: E402
 
 ARANGE = [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]
 
@@ -42,7 +42,7 @@ def test_begin_with_the_weights_of_the_first(two_ranks):
 
 
 def test_alone_nothing_is_sent():
-    alone = Ranks(torch.device("cpu"), distributed=False)
+    alone = ProcessGroup(torch.device("cpu"), distributed=False)
     parameter = nn.Parameter(torch.ones(2))
     alone.add_gradients([parameter])
     alone.share([parameter])

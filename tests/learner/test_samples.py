@@ -11,7 +11,7 @@ pytest.importorskip("transformers")
 
 from tiny_learning import episodes, made_sample
 
-from agile_gym.learner.data import Sample, assign_minibatches, make_samples, micro_batches, share_out
+from agile_gym.learner.data import Sample, assign_minibatches, make_samples, micro_batches, shard_samples
 from agile_gym.transcripts import Segment
 
 LENGTHS = st.lists(st.integers(1, 60), max_size=25)
@@ -91,11 +91,11 @@ def test_epochs_are_drawn_anew():
 @given(LENGTHS, st.integers(1, 5), st.randoms())
 def test_every_sample_goes_to_one_learner_and_loads_are_like(lengths, learners, random):
     samples = [made_sample(length, minibatches=(random.randrange(3), 0)) for length in lengths]
-    shares = share_out(samples, learners)
-    assert len(shares) == learners
-    assert Counter(id(sample) for share in shares for sample in share) == Counter(map(id, samples))
+    shards = shard_samples(samples, learners)
+    assert len(shards) == learners
+    assert Counter(id(sample) for share in shards for sample in share) == Counter(map(id, samples))
     for number in range(3):
-        mine = [[len(sample) for sample in share if sample.minibatches[0] == number] for share in shares]
+        mine = [[len(sample) for sample in share if sample.minibatches[0] == number] for share in shards]
         longest = max((length for part in mine for length in part), default=0)
         loads = [sum(part) for part in mine]
         assert max(loads) - min(loads) <= longest

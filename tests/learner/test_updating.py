@@ -9,13 +9,13 @@ pytest.importorskip("transformers")
 from gloo_ranks import STEPS, make_updater, train  # noqa: E402 -- needs torch
 from tiny_learning import made_sample, samples, small_vlm  # noqa: E402
 
-from agile_gym.learner.updating import Ranks  # noqa: E402
+from agile_gym.learner.updating import ProcessGroup  # noqa: E402
 
-ALONE = Ranks(torch.device("cpu"), distributed=False)
+ALONE = ProcessGroup(torch.device("cpu"), distributed=False)
 LOSSES = {
     "grpo": {},
     "dr_grpo": {"max_tokens": 30},
-    "dapo": {"entropy_weight": 0.1},
+    "dapo": {"entropy_coef": 0.1},
     "gspo": {},
     "sft": {},
 }
@@ -77,7 +77,7 @@ def test_step_with_a_gradient_that_is_not_finite_is_skipped(advantage):
     before = [parameter.detach().clone() for parameter in vlm.model.parameters()]
     bad = samples()
     segment = bad[2].segment
-    poisoned = np.where(segment.mask, np.float32(advantage), np.float32(0))
+    poisoned = np.where(segment.loss_mask, np.float32(advantage), np.float32(0))
     bad[2] = replace(bad[2], segment=replace(segment, advantages=poisoned))
     metrics = updater.step(bad)
     assert not np.isfinite(metrics["grad_norm"])
@@ -116,7 +116,7 @@ def test_kl_with_the_model_itself_is_nothing_and_grows_with_the_steps():
         with torch.no_grad():
             return frozen(rows).logps
 
-    updater = make_updater(vlm, ALONE, reference=reference, lr=1e-3, loss_options={"kl_weight": 0.1})
+    updater = make_updater(vlm, ALONE, reference=reference, lr=1e-3, loss_options={"kl_coef": 0.1})
     values = [updater.step(samples())["kl_ref"] for _ in range(3)]
     assert values[0] == pytest.approx(0, abs=1e-6)
     assert values[2] > 1e-5
@@ -136,7 +136,7 @@ def test_learns_what_is_better():
     before = logps()
     for _ in range(5):
         updater.step(chosen)
-    advantages = np.array([sample.segment.advantages[sample.segment.mask][0] for sample in chosen])
+    advantages = np.array([sample.segment.advantages[sample.segment.loss_mask][0] for sample in chosen])
     assert np.corrcoef(logps() - before, advantages)[0, 1] > 0.5
 
 

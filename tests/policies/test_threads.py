@@ -53,11 +53,11 @@ def play(vlm):
 
 
 def see(vlm):
-    from agile_gym.models.tiny.pretraining import EyesConfig, train_eyes
+    from agile_gym.models.tiny.pretraining import VisionPretrainingConfig, pretrain_vision
 
-    config = EyesConfig(matching_steps=1, matching_batch=4, steps=1, batch=4, few=0)
+    config = VisionPretrainingConfig(matching_steps=1, matching_batch=4, steps=1, batch=4, few=0)
     model, processor = build_tiny(0)
-    train_eyes(model, processor, open_images(), config)
+    pretrain_vision(model, processor, open_images(), config)
 
 
 def learn(vlm):
@@ -69,7 +69,7 @@ def learn(vlm):
         GRPOConfig()
         .environment("JigsawVision-v0", env_config=options)
         .vlm(path="tiny")
-        .training(groups_per_iteration=1, group_size=2, max_new_tokens=4, drop_constant_groups=False)
+        .training(groups_per_iteration=1, group_size=2, max_new_tokens=4, filter_zero_variance_groups=False)
         .build_algo()
     )
     try:

@@ -11,7 +11,7 @@ from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.rollout import EpisodeSpec, play_episodes
 from agile_gym.transcripts import PolicyRecord, Segment, Transcript, TranscriptWriter, Turn, TurnUsage, read_transcripts
 
-ARRAYS = ("ids", "mask", "logps", "turns", "advantages")
+ARRAYS = ("ids", "loss_mask", "logps", "turns", "advantages")
 WRONG = "<think>t</think><code>crop(image_list[9], [0, 0, 1, 1])</code>"
 
 
@@ -96,7 +96,7 @@ class Scripted:
         mask = np.arange(self.tokens) % 2 == 1
         segment = Segment(
             ids=rng.integers(0, 150_000, self.tokens).astype(np.int32),
-            mask=mask,
+            loss_mask=mask,
             logps=np.where(mask, -rng.exponential(size=self.tokens), 0).astype(np.float32),
             turns=np.where(mask, 0, -1).astype(np.int16),
             images=(0, 1, 2, 3),
@@ -183,7 +183,7 @@ def segments(draw):
     length = draw(st.integers(0, 5))
     return Segment(
         ids=draw(hnp.arrays(np.int32, length)),
-        mask=draw(hnp.arrays(np.bool_, length)),
+        loss_mask=draw(hnp.arrays(np.bool_, length)),
         logps=draw(hnp.arrays(np.float32, length)),
         turns=draw(hnp.arrays(np.int16, length)),
         images=tuple(draw(st.lists(st.integers(0, 9), max_size=3))),

@@ -82,7 +82,7 @@ LINE = r"episodes\.jsonl, line 2, "
         (edit(b'"ids":"', b'"ids":"!'), LINE + "has a segment whose ids cannot be read"),
         (edit(b'"ids":"', b'"ids":"AAAAAA=='), LINE + "has a segment whose ids cannot be read"),
         (edit(b'"ids":"', b'"ids":"AAAAAAAAAAAAAAAA'), LINE + "has a damaged segment"),
-        (edit(b'"mask":"AQ', b'"mask":"/w'), LINE + "has a segment whose mask are neither 0 nor 1"),
+        (edit(b'"loss_mask":"AQ', b'"loss_mask":"/w'), LINE + "has a segment whose loss_mask are neither 0 nor 1"),
         (edit(b'"images":[0,1,2]', b'"images":[0,-1,2]'), LINE + "has -1 as the index of an image"),
         (edit(b'"logps":"', b'"logps":null,"old":"'), LINE + "has a segment without"),
         (picture(None), rf"The image .*{IMAGE}\.png is missing"),

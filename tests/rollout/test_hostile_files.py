@@ -205,7 +205,7 @@ def change_segment(**values):
         (lambda row: row["images"][0].update(path="../../../etc/passwd"), "has no image"),
         (lambda row: row.update(segments=[None]), "has a segment without ids"),
         (change_segment(ids=None), "has a segment without ids"),
-        (change_segment(mask=None), "has a segment without ids"),
+        (change_segment(loss_mask=None), "has a segment without ids"),
         (change_segment(ids=[1, None, 2, 3]), "has a segment with gaps in its ids"),
         (change_segment(ids=[1]), "has a damaged segment"),
         (change_segment(advantages=[1.0]), "has a damaged segment"),

@@ -125,11 +125,11 @@ def test_a_system_prompt_comes_first_and_no_turn_leaves_the_prompt():
 def test_arrays_of_a_segment_must_belong_together():
     good = made(0).segments[0]
     with pytest.raises(ValueError, match="have the shapes"):
-        Segment(good.ids, good.mask[:1], good.logps, good.turns, ())
+        Segment(good.ids, good.loss_mask[:1], good.logps, good.turns, ())
     with pytest.raises(ValueError, match="have the shapes"):
-        Segment(good.ids, good.mask, good.logps, good.turns, (), good.advantages[:1])
+        Segment(good.ids, good.loss_mask, good.logps, good.turns, (), good.advantages[:1])
     with pytest.raises(ValueError, match="have the shapes"):
-        Segment(*(array[None] for array in (good.ids, good.mask, good.logps, good.turns)), ())
+        Segment(*(array[None] for array in (good.ids, good.loss_mask, good.logps, good.turns)), ())
 
 
 def test_kept_images_do_not_change_with_later_turns():

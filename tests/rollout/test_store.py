@@ -171,7 +171,7 @@ def test_numpy_numbers_and_wider_types_are_stored_where_nothing_is_lost(tmp_path
     (back,) = read_transcripts(tmp_path)
     assert back.details == {"seed": 3, "rate": 0.5, "greedy": True}
     assert back.segments[0].ids.tolist() == [5, 6]
-    assert back.segments[0].mask.tolist() == [True, False]
+    assert back.segments[0].loss_mask.tolist() == [True, False]
     assert back.segments[0].ids.dtype == np.int32
 
 
@@ -237,14 +237,14 @@ def test_the_format_on_disk_is_what_it_was(tmp_path):
         + '"],"turns":[{"text":"t","feedback":"f","images":[],"primitives":["Answer"],"error":null,"state":["A","B"],'
         + f'"reward":{reward},"env_seconds":0.5,"usage":{{"seconds":1,"context_tokens":9,"computed_tokens":null,'
         + f'"new_tokens":2}}}}],"solution":["B","A"],"solved":true,"score":1,"reward":{reward},"truncated":false,'
-        + '"details":{},"segments":[{"ids":"AQAAAAIAAAA=","mask":"AAE=","logps":"AAAAAAAAAL8=","turns":"//8AAA==",'
+        + '"details":{},"segments":[{"ids":"AQAAAAIAAAA=","loss_mask":"AAE=","logps":"AAAAAAAAAL8=","turns":"//8AAA==",'
         + '"advantages":null,"images":[0]}]}\n'
     )
     (episode,) = read_transcripts(tmp_path)
     assert np.array_equal(episode.images[0], image)
     segment = episode.segments[0]
     assert segment.ids.tolist() == [1, 2]
-    assert segment.mask.tolist() == [False, True]
+    assert segment.loss_mask.tolist() == [False, True]
     assert segment.logps.tolist() == [0.0, -0.5]
     assert segment.turns.tolist() == [-1, 0]
     assert (segment.images, segment.advantages) == ((0,), None)

@@ -9,8 +9,7 @@ from collections import Counter
 import pytest
 
 from agile_gym.actions.dialects import get_dialect
-from agile_gym.actions.primitives import Arrange, Crop, Observe, Rotate, Swap, Zoom
-from agile_gym.actions.primitives import Turn as TurnPiece
+from agile_gym.actions.primitives import Arrange, Crop, Observe, Rotate, RotatePiece, Swap, Zoom
 from agile_gym.actions.syntax import ImageValue
 from agile_gym.actions.workspace import Workspace
 from agile_gym.puzzle import fixed_layout
@@ -122,7 +121,7 @@ class Library:
                     order[a], order[b] = order[b], order[a]
                 case Arrange(new, angles):
                     order, turns = list(new), list(angles or turns)
-                case TurnPiece(place, angle):
+                case RotatePiece(place, angle):
                     turns[order[place]] = (turns[order[place]] + angle) % 360
                 case Observe(key, other, angles):
                     self.make(key, "observe", tuple(self.named(other or order, angles or turns)))

@@ -65,7 +65,7 @@ def log_run(folder, *, iterations=60, seed=0):
     rng = random.Random(seed)
     with RunLog(folder, tensorboard=False) as log:
         seconds = 0.0
-        for stage, count, pace in (("eyes", 120, 4.0), ("sft", 30, 3.0)):
+        for stage, count, pace in (("vision", 120, 4.0), ("sft", 30, 3.0)):
             for number in range(1, count + 1):
                 seconds += pace
                 loss = 1.4 * math.exp(-3 * number / count) + rng.gauss(0.2, 0.02)
@@ -87,7 +87,7 @@ def grpo_figures(number, iterations, rng):
         "share_constant": 0.3 + 0.2 * progress + rng.gauss(0, 0.04), "groups_played": 64.0, "group_retries": 0.0,
         "learner/entropy": 0.15 - 0.08 * progress if number < iterations - 4 else 0.002,
         "learner/grad_norm": abs(rng.gauss(0.6, 0.2)), "learner/lr": 1e-4, "learner/loss": 0.01,
-        "learner/clipped_low": 0.01, "learner/clipped_high": 0.02, "learner/kl_old_first": 1e-6,
+        "learner/clip_frac_low": 0.01, "learner/clip_frac_high": 0.02, "learner/approx_kl_first": 1e-6,
         "seconds_rollout": 13.0, "seconds_update": 6.0, "seconds_sync": 0.4, "episodes_per_second": 26.0,
         "tokens_per_second": 1900 + rng.gauss(0, 60), "trained_tokens_per_second": 4200 + rng.gauss(0, 100),
     }  # fmt: skip
@@ -102,7 +102,7 @@ def grpo_figures(number, iterations, rng):
 def make_run(folder):
     """Make a whole run: a model that guesses after the cold start, one that looks after GRPO."""
     log_run(folder)
-    evaluate(folder, "eyes", make_policy("random"), episodes=5)
+    evaluate(folder, "vision", make_policy("random"), episodes=5)
     evaluate(folder, "coldstart", make_policy("random"))
     evaluate(folder, "grpo", Looks())
     return folder

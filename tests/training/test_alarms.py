@@ -25,8 +25,8 @@ def healthy(count, seed=0):
             "learners_rebuilt": 0.0,
             "learner/entropy": 0.12 - 0.08 * progress + rng.gauss(0, 0.004),
             "learner/grad_norm": abs(rng.gauss(0.5, 0.2)), "learner/loss": rng.gauss(0, 0.01),
-            "learner/skipped_steps": 0.0, "learner/not_finite": 0.0, "learner/kl_old_first": 3e-5,
-            "learner/clipped_low": 0.01, "learner/clipped_high": 0.02,
+            "learner/skipped_steps": 0.0, "learner/not_finite": 0.0, "learner/approx_kl_first": 3e-5,
+            "learner/clip_frac_low": 0.01, "learner/clip_frac_high": 0.02,
         }  # fmt: skip
         if number % 10 == 0:
             record |= {"eval/acc": acc, "eval/acc_low": acc - 0.06, "eval/acc_high": acc + 0.06}
@@ -55,7 +55,7 @@ def test_little_history_raises_no_alarm():
 @pytest.mark.parametrize(
     ("kind", "words", "last", "figures"),
     [
-        ("entropy", ["fallen from 0.12", "to 0.004", "entropy_weight"], 4, {"learner/entropy": 0.004}),
+        ("entropy", ["fallen from 0.12", "to 0.004", "entropy_coef"], 4, {"learner/entropy": 0.004}),
         ("constant", ["100% of the groups", "temperature"], 3, {"share_constant": 1.0}),
         ("constant", ["Nearly none is solved"], 3, {"share_constant": 0.98, "acc": 0.0}),
         ("constant", ["larger grid"], 3, {"share_constant": 0.98, "acc": 0.97}),
@@ -66,8 +66,8 @@ def test_little_history_raises_no_alarm():
         ("not_finite", ["2 steps were skipped"], 2, {"learner/skipped_steps": 1.0, "learner/not_finite": 1.0}),
         ("not_finite", ["not a finite number"], 1, {"learner/grad_norm": math.inf}),
         ("not_finite", ["not a finite number"], 1, {"learner/not_finite": 1.0}),
-        ("mismatch", ["diverges by 0.3", "do not agree"], 1, {"learner/kl_old_first": 0.3}),
-        ("clipped", ["40% of the tokens"], 3, {"learner/clipped_low": 0.3, "learner/clipped_high": 0.1}),
+        ("mismatch", ["diverges by 0.3", "do not agree"], 1, {"learner/approx_kl_first": 0.3}),
+        ("clipped", ["40% of the tokens"], 3, {"learner/clip_frac_low": 0.3, "learner/clip_frac_high": 0.1}),
         ("cut_short", ["25% of the turns", "max_new_tokens"], 3, {"cut_short": 0.25}),
         ("retries", ["120 groups had to be played again"], 3, {"group_retries": 40.0}),
         ("retries", ["and 1 were given up"], 1, {"groups_lost": 1.0}),
@@ -128,12 +128,12 @@ def test_an_old_death_of_a_learner_is_forgotten():
 
 
 def test_spans_tell_when_and_stages_are_apart():
-    eyes = [
-        {"stage": "eyes", "iteration": n, "learner/loss": 1.0, "learner/skipped_steps": n == 2} for n in range(1, 9)
+    vision = [
+        {"stage": "vision", "iteration": n, "learner/loss": 1.0, "learner/skipped_steps": n == 2} for n in range(1, 9)
     ]
-    spans = alarm_spans([*eyes, *changed(healthy(40), 6, valid=0.3)])
+    spans = alarm_spans([*vision, *changed(healthy(40), 6, valid=0.3)])
     assert [(span.stage, span.alarm.kind, span.first, span.last) for span in spans] == [
-        ("eyes", "not_finite", 2, 4),
+        ("vision", "not_finite", 2, 4),
         ("grpo", "valid", 35, 40),  # one of three that are averaged is enough for so large a fall
         ("grpo", "few_valid", 37, 40),
     ]

@@ -88,7 +88,7 @@ def test_the_table_is_drawn_in_place(terminal):
 def test_no_line_is_wrapped_at_any_width(terminal, width):
     screen = terminal(width, 60 if width > 5 else 400)
     with LiveTable(screen.stream) as table:
-        table.begin("eyes", 3)
+        table.begin("vision", 3)
         table.update({"iteration": 1, "learner/loss": 1234.5})
         table.begin("grpo", 200)
         for number in range(3):

@@ -1,4 +1,4 @@
-"""Training of the eyes that is interrupted, or killed, and goes on."""
+"""Vision pretraining that is interrupted, or killed, and goes on."""
 
 import signal
 import subprocess
@@ -11,30 +11,35 @@ pytest.importorskip("transformers")
 
 from agile_gym.errors import ConfigurationError, explain_os_error  # noqa: E402
 from agile_gym.images import open_images  # noqa: E402
-from agile_gym.models.tiny.pretraining import EyesConfig  # noqa: E402
-from agile_gym.training.stages import run_eyes  # noqa: E402
+from agile_gym.models.tiny.pretraining import VisionPretrainingConfig  # noqa: E402
+from agile_gym.training.stages import run_vision_pretraining  # noqa: E402
 
 CONFIG = {"matching_steps": 3, "matching_batch": 4, "steps": 3, "batch": 4, "warmup": 1, "few": 12}
 KILLED = f"""
 import os, signal, sys
 from pathlib import Path
 from agile_gym.images import open_images
-from agile_gym.models.tiny.pretraining import EyesConfig
-from agile_gym.training.stages import run_eyes
+from agile_gym.models.tiny.pretraining import VisionPretrainingConfig
+from agile_gym.training.stages import run_vision_pretraining
 
 def progress(done, entry):
     if done == 5:
         os.kill(os.getpid(), signal.SIGKILL)
 
-run_eyes(Path(sys.argv[1]), open_images(), EyesConfig(**{CONFIG}), lambda done: None, progress, save_every=2)
+config = VisionPretrainingConfig(**{CONFIG})
+run_vision_pretraining(Path(sys.argv[1]), open_images(), config, lambda done: None, progress, save_every=2)
 """
 
 
 def play(folder, **changes):
     """Run the stage, and return what was told."""
     begun, seen = [], []
-    run_eyes(
-        folder, open_images(), EyesConfig(**(CONFIG | changes)), begun.append, lambda done, entry: seen.append(done)
+    run_vision_pretraining(
+        folder,
+        open_images(),
+        VisionPretrainingConfig(**(CONFIG | changes)),
+        begun.append,
+        lambda done, entry: seen.append(done),
     )
     return begun, seen
 
@@ -83,7 +88,9 @@ def test_a_state_that_does_not_fit_is_told_before_anything_is_dropped(tmp_path, 
     torch.save(change(state), path)
     before = path.read_bytes()
     with pytest.raises(ConfigurationError, match=r"checkpoint\.pt cannot be read .*Remove it"):
-        run_eyes(tmp_path, open_images(), EyesConfig(**CONFIG), lambda done: pytest.fail("it began"), print)
+        run_vision_pretraining(
+            tmp_path, open_images(), VisionPretrainingConfig(**CONFIG), lambda done: pytest.fail("it began"), print
+        )
     assert path.read_bytes() == before
 
 
@@ -101,26 +108,26 @@ def test_a_damaged_checkpoint_is_told(tmp_path, stopped, content):
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
     """A training that was interrupted at its second step."""
-    folder = tmp_path_factory.mktemp("eyes")
+    folder = tmp_path_factory.mktemp("vision")
 
     def stop(done, entry):
         if done == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_eyes(folder, open_images(), EyesConfig(**CONFIG), lambda done: None, stop)
+        run_vision_pretraining(folder, open_images(), VisionPretrainingConfig(**CONFIG), lambda done: None, stop)
     return folder
 
 
 @pytest.mark.parametrize("size", ["100k", "5m", "20m"])
 def test_a_full_disk_is_told_and_the_training_goes_on_when_there_is_room(disk, size):
     disk.resize(size)
-    config, ignore = EyesConfig(**CONFIG), lambda *_: None
+    config, ignore = VisionPretrainingConfig(**CONFIG), lambda *_: None
     every = 2 if size == "20m" else 100
-    with pytest.raises(OSError, match=r"(checkpoint\.pt|eyes/model)'?$") as caught:
-        run_eyes(disk.path / "eyes", open_images(), config, ignore, ignore, save_every=every)
+    with pytest.raises(OSError, match=r"(checkpoint\.pt|vision/model)'?$") as caught:
+        run_vision_pretraining(disk.path / "vision", open_images(), config, ignore, ignore, save_every=every)
     assert "the disk is full" in explain_os_error(caught.value)
     assert not list(disk.path.rglob("*.new"))
     disk.resize("400m")
-    play(disk.path / "eyes")
-    assert (disk.path / "eyes" / "model" / "model.safetensors").exists()
+    play(disk.path / "vision")
+    assert (disk.path / "vision" / "model" / "model.safetensors").exists()

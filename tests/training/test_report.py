@@ -76,7 +76,7 @@ def test_the_outcome_is_that_of_the_evaluations(run, report):
         ("coldstart", "grpo", "gain", "outside of the 95% intervals: they do not overlap."),
         ("grpo", "coldstart", "loss", "The loss is outside of the 95% intervals: they do not overlap."),
         ("coldstart", "coldstart", "unclear", "not outside of the 95% intervals: they overlap."),
-        ("eyes", "grpo", "gain", "they do not overlap."),
+        ("vision", "grpo", "gain", "they do not overlap."),
     ],
 )
 def test_verdicts(run, tmp_path, first, second, kind, end):
@@ -85,12 +85,12 @@ def test_verdicts(run, tmp_path, first, second, kind, end):
     (verdict,) = verdicts(read_results(tmp_path))
     assert verdict.kind == kind
     assert verdict.text.endswith(end)
-    assert ("paired" in verdict.text) == (first != "eyes")  # its puzzles are fewer
+    assert ("paired" in verdict.text) == (first != "vision")  # its puzzles are fewer
 
 
 def test_tables_hold_each_stage_and_the_papers_rows(run, report):
     page = Outline(report)
-    for name in ("eyes", "coldstart", "grpo"):
+    for name in ("vision", "coldstart", "grpo"):
         for column in read_report(run / "evaluation" / f"{name}.json").summary["2x2"].values():
             for metric in ("acc", "score"):
                 assert f" {100 * column[metric]['value']:.1f} " in page.text
@@ -116,11 +116,11 @@ def test_alarms_and_time_are_told(run, report):
     page = Outline(report)
     assert "GRPO, iterations 57 to 60 The entropy has fallen from 0.1" in page.text
     times = stage_times(read_records(run / "metrics.jsonl"))
-    assert {stage: round(time["all"]) for stage, time in times.items() if stage != "grpo"} == {"eyes": 480, "sft": 90}
+    assert {stage: round(time["all"]) for stage, time in times.items() if stage != "grpo"} == {"vision": 480, "sft": 90}
     grpo = times["grpo"]
     assert grpo["rollout"] == pytest.approx(60 * 13)
     assert grpo["rollout"] + grpo["update"] + grpo["sync"] + grpo["other"] == pytest.approx(grpo["all"])
-    assert "eyes 120 8:00 4 s 0:00 7:12 0:00 0:48" in page.text
+    assert "vision pretraining 120 8:00 4 s 0:00 7:12 0:00 0:48" in page.text
     assert "preset = " in page.text
 
 

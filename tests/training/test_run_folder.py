@@ -19,13 +19,13 @@ from agile_gym.training.settings import format_settings, read_settings
 
 WRITTEN = (
     *("metrics.jsonl", "metrics.csv", "report.html", "wandb-id.txt", "wandb/run-1/files/config.yaml"),
-    *("eyes/checkpoint.pt", "eyes/model/config.json", "eyes/model/model.safetensors", "sft/model/tokenizer.json"),
+    *("vision/checkpoint.pt", "vision/model/config.json", "vision/model/model.safetensors", "sft/model/tokenizer.json"),
     *("grpo/model/model-00001-of-00002.safetensors", "grpo/model/chat_template.jinja"),
     *("grpo/checkpoint/manifest.json", "grpo/checkpoint/learner_group/learner/rl_module/default_policy/metadata.json"),
     *("sft/checkpoint.partial/state.pkl", "sft/checkpoint.previous/env_runner/state.pkl"),
     *("cold-start/episodes.jsonl", "cold-start/cold_start.json", f"cold-start/images/ab/{'ab' * 32}.png"),
-    *("replay/episodes-00000.parquet", "tensorboard/eyes/events.out.tfevents.1.host"),
-    *("evaluation/eyes.json", "evaluation/grpo.jsonl", "evaluation/grpo-transcripts/episodes.jsonl"),
+    *("replay/episodes-00000.parquet", "tensorboard/vision/events.out.tfevents.1.host"),
+    *("evaluation/vision.json", "evaluation/grpo.jsonl", "evaluation/grpo-transcripts/episodes.jsonl"),
 )
 
 
@@ -58,7 +58,7 @@ def begin(folder, settings, content=None, **options):
 @pytest.fixture
 def run(tmp_path, settings):
     """A run that has done some."""
-    begin(tmp_path / "run", settings).finish("eyes")
+    begin(tmp_path / "run", settings).finish("vision")
     fill(tmp_path / "run", *WRITTEN)
     return tmp_path / "run"
 
@@ -77,11 +77,11 @@ def test_a_new_run_is_marked_first_and_gone_on_with(tmp_path, settings):
     folder = tmp_path / "deep" / "run"
     place = begin(folder, settings)
     assert json.loads((folder / MARK).read_text()) == {"kind": KIND, "format": 1}
-    place.finish("eyes")
+    place.finish("vision")
     refused(folder, "There is a run in .* already. Go on with it")
     place = begin(folder, settings, resume=True)
-    assert place.done == ["eyes"]
-    assert place.is_done("eyes")
+    assert place.done == ["vision"]
+    assert place.is_done("vision")
     assert not place.is_done("sft")
 
 
@@ -99,7 +99,7 @@ def test_a_folder_that_is_empty_or_only_marked_is_used(tmp_path, settings):
     [
         ("settings.toml", "main.py", "src/module.py"),  # of a project that has its own settings
         ("settings.toml",),
-        ("report.html", "eyes/model/config.json"),
+        ("report.html", "vision/model/config.json"),
         ("notes.txt",),
         (".git/HEAD", "README.md"),
         ("state.json", "metrics.jsonl"),
@@ -123,8 +123,8 @@ def test_a_run_is_replaced_with_all_that_it_wrote(run, settings):
 @pytest.mark.parametrize(
     "name",
     [
-        *("notes.txt", "main.py", "eyes/notes.txt", "grpo/model/notes.md", "grpo/checkpoint/mine.pkl", "src/a/b.py"),
-        *("evaluation/mine.json", "evaluation/mine/eyes.json", "cold-start/images/cat.png", "sft/model.safetensors"),
+        *("notes.txt", "main.py", "vision/notes.txt", "grpo/model/notes.md", "grpo/checkpoint/mine.pkl", "src/a/b.py"),
+        *("evaluation/mine.json", "evaluation/mine/vision.json", "cold-start/images/cat.png", "sft/model.safetensors"),
         *("tensorboard/mine/events.out.tfevents.1", "replay/cold-start/episodes.jsonl", "cold-start/page.html"),
     ],
 )
@@ -144,7 +144,7 @@ def test_links_out_of_a_run_are_not_followed(run, settings, tmp_path):
 
 def test_a_link_to_a_run_is_the_run(run, settings, tmp_path):
     (tmp_path / "link").symlink_to(run)
-    assert begin(tmp_path / "link", settings, resume=True).done == ["eyes"]
+    assert begin(tmp_path / "link", settings, resume=True).done == ["vision"]
     begin(tmp_path / "link", settings, overwrite=True)
     assert (tmp_path / "link").is_symlink()
     assert sorted(tree(run)) == sorted([MARK, "settings.toml", "state.json"])
@@ -172,7 +172,7 @@ def test_an_older_run_is_not_lost_and_the_line_says_how_to_go_on(run, settings, 
     (run / MARK).unlink()
     line = refused(run, "a run of an older version", **options)
     (run / MARK).write_text(line.partition(f"{MARK}: ")[2].partition(" and give")[0])
-    assert begin(run, settings, resume=True).done == ["eyes"]
+    assert begin(run, settings, resume=True).done == ["vision"]
 
 
 HOLDER = """
@@ -211,8 +211,8 @@ def dead_process():
 @pytest.mark.parametrize(
     "content",
     [
-        *(b"", b"[]", b"null", b"3", b'{"done": ["ey', b"\0\xff\0", b"[" * 100_000, b"{}", b'{"done": "eyes"}'),
-        *(b'{"done": [3]}', b'{"done": ["other"]}', b'{"done": [["eyes"]]}', b'{"done": ["eyes"], "content": []}'),
+        *(b"", b"[]", b"null", b"3", b'{"done": ["ey', b"\0\xff\0", b"[" * 100_000, b"{}", b'{"done": "vision"}'),
+        *(b'{"done": [3]}', b'{"done": ["other"]}', b'{"done": [["vision"]]}', b'{"done": ["vision"], "content": []}'),
         None,
     ],
 )
@@ -222,7 +222,7 @@ def test_a_damaged_state_is_told_with_what_mends_it(run, settings, content):
     (run / "state.json").write_text(line[line.index('{"done"') :])
     done = begin(run, settings, resume=True).done
     # cold-start and replay have left episodes, sft a model: what follows a stage tells that it was done.
-    assert done == ["eyes", "evaluate-eyes", "cold-start", "replay", "grpo"]
+    assert done == ["vision", "evaluate-vision", "cold-start", "replay", "grpo"]
     assert set(done) <= set(STAGES)
 
 
@@ -336,9 +336,9 @@ def test_a_stage_that_cannot_be_written_down_leaves_the_state_whole(disk, settin
     used = sum(-(-path.stat().st_size // 4096) for path in folder.iterdir())
     disk.resize(f"{4 * used}k")
     with pytest.raises(OSError, match=r"state\.json"):
-        place.finish("eyes")
+        place.finish("vision")
     assert json.loads((folder / "state.json").read_text())["done"] == []
     disk.resize("1m")
     again = begin(folder, settings, resume=True)
-    again.finish("eyes")
-    assert begin(folder, settings, resume=True).done == ["eyes"]
+    again.finish("vision")
+    assert begin(folder, settings, resume=True).done == ["vision"]

@@ -87,7 +87,7 @@ def test_damage_within_the_file_is_told(tmp_path):
 
 def test_iterations_come_in_order_once_each(tmp_path):
     with RunLog(tmp_path, tensorboard=False) as log:
-        for stage, count in (("eyes", 3), ("sft", 2), ("grpo", 5)):
+        for stage, count in (("vision", 3), ("sft", 2), ("grpo", 5)):
             for number in range(1, count + 1):
                 log.add(stage, number, {"x": number}, seconds=10 * len(log.records))
         with pytest.raises(ConfigurationError, match="does not come after iteration 5 of grpo"):
@@ -102,7 +102,7 @@ def test_iterations_come_in_order_once_each(tmp_path):
         log.add("grpo", 4, {"x": 40})
         assert read_records(tmp_path / "metrics.jsonl") == log.records
         log.truncate_after("sft", 0)
-        assert [record["stage"] for record in log.records] == ["eyes"] * 3
+        assert [record["stage"] for record in log.records] == ["vision"] * 3
         log.add("sft", 1, {"x": 7})
     assert [record["x"] for record in read_records(tmp_path / "metrics.jsonl")] == [1, 2, 3, 7]
 

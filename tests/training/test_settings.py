@@ -20,7 +20,7 @@ from agile_gym.evaluation import EvaluationPlan
 from agile_gym.learner import GRPOConfig
 from agile_gym.learner.options import ModelOptions
 from agile_gym.models.tiny import build_tiny
-from agile_gym.models.tiny.pretraining import EyesConfig
+from agile_gym.models.tiny.pretraining import VisionPretrainingConfig
 from agile_gym.training import checking as cluster
 from agile_gym.training import stages
 from agile_gym.training.checking import check_settings
@@ -39,7 +39,7 @@ ALLOWED = {
         "lora_targets": [["x"]],  # without an adapter
         "system": ["x", ""],
     },
-    "eyes": {
+    "vision": {
         "few": [0], "lr": [1.5], "matching_lr": [1.5], "matching_steps": [0], "matching_weight": [0, 1.5],
         "steps": [0], "thought": [0], "turns": [[2, 3]], "vision_lr": [1.5], "warmup": [0], "weight_decay": [0, 1.5],
     },
@@ -48,11 +48,11 @@ ALLOWED = {
         "teacher_options": [{}], "turns": [[2, 3]],
     },
     "sft": {
-        "epochs": [1.5], "freeze": [[]], "lr_warmup_share": [0], "replay_size": [0], "skip_mistakes": [True],
+        "epochs": [1.5], "freeze": [[]], "lr_warmup_ratio": [0], "replay_size": [0], "skip_mistakes": [True],
     },
     "grpo": {
-        "clip_high": [0, 1.5], "clip_low": [0], "curriculum": [True], "drop_constant_groups": [True],
-        "entropy_weight": [0, 1.5], "iterations": [0], "kl_weight": [0, 1.5], "leave_one_out": [True],
+        "clip_high": [0, 1.5], "clip_low": [0], "curriculum": [True], "filter_zero_variance_groups": [True],
+        "entropy_coef": [0, 1.5], "iterations": [0], "kl_coef": [0, 1.5], "leave_one_out": [True],
         "mask_truncated": [True], "resample_rounds": [0], "tasks": [[]],
     },
     "evaluation": {"interval": [0], "seed": [0]},
@@ -63,7 +63,7 @@ ALLOWED = {
 }  # fmt: skip
 """What of `BAD` is allowed after all, by the documentation of each setting."""
 OF_BOTH = {
-    "check_resources": [True], "grad_clip": [1.5, HUGE], "learner_snapshots": [True], "lr": [1.5], "lr_lowest": [0],
+    "check_resources": [True], "grad_clip": [1.5, HUGE], "learner_snapshots": [True], "lr": [1.5], "min_lr_ratio": [0],
     "lr_warmup_steps": [0], "reuse_cache": [True], "temperature": [1.5], "weight_decay": [0, 1.5],
 }  # fmt: skip
 """The same, of the settings that supervised training and GRPO share."""
@@ -127,9 +127,9 @@ def test_every_key_of_every_section(section):
         ({"resources__cpus_per_learner": 1.5}, "a part from 0 to 1, or a whole number"),
         ({"resources__gpus_per_learner": 2}, "a process uses one GPU at most"),
         ({"sft__epochs": 0}, "[sft] epochs = 0 is not allowed; give a number above 0."),
-        ({"sft__freeze": ["eyes"]}, "[sft] freeze = 'eyes' is not allowed."),
+        ({"sft__freeze": ["sight"]}, "[sft] freeze = 'sight' is not allowed."),
         ({"sft__replay_count": 10**7}, "[sft] replay_count = 10000000 is not allowed; give at least 1, up to"),
-        ({"eyes__grids": [[6, 6]]}, "[eyes] grids = ((6, 6),) is not allowed; give grids of 2 to 26 pieces"),
+        ({"vision__grids": [[6, 6]]}, "[vision] grids = ((6, 6),) is not allowed; give grids of 2 to 26 pieces"),
         ({"cold_start__teacher": "experrt"}, "[cold_start] teacher = 'experrt': There is no policy"),
         ({"cold_start__teacher": "hf:/nowhere"}, "There is no model at '/nowhere'"),
         ({"cold_start__teacher_options": {"mistakes": 3}}, "mistakes = 3 is not allowed; give a share from 0 to 1."),
@@ -165,7 +165,7 @@ def test_a_check_takes_no_time():
         (["--set", 'grpo={"lr": 1}'], "grpo is a section"),
         (["--set", "sed=3"], "Did you mean 'seed'?"),
         (["--set", ".lr=3"], "there is no section ''"),
-        (["--set", "sft.kl_weight=1"], "[sft] has no key 'kl_weight'"),
+        (["--set", "sft.kl_coef=1"], "[sft] has no key 'kl_coef'"),
         (["--preset", "."], "'.' is a folder"),
         (["--print", "."], "'.' is a folder"),
         (["--print", "tinny"], "Did you mean 'tiny'?"),
@@ -317,7 +317,7 @@ def test_arguments_that_are_seeds(seed):
     makers = [
         lambda: EvaluationPlan("random", seed=seed),
         lambda: ColdStartConfig(seed=seed),
-        lambda: EyesConfig(seed=seed),
+        lambda: VisionPretrainingConfig(seed=seed),
         lambda: ModelOptions(seed=seed),
         lambda: build_tiny(seed),
     ]

@@ -27,11 +27,11 @@ from agile_gym.training.settings import format_settings, preset_names, preset_te
 from agile_gym.transcripts import read_transcripts
 
 SMALL = {
-    "eyes.matching_steps": 2,
-    "eyes.steps": 2,
-    "eyes.batch": 8,
-    "eyes.few": 0,
-    "eyes.matching_batch": 8,
+    "vision.matching_steps": 2,
+    "vision.steps": 2,
+    "vision.batch": 8,
+    "vision.few": 0,
+    "vision.matching_batch": 8,
     "cold_start.count": 12,
     "sft.epochs": 1,
     "sft.batch_size": 4,
@@ -42,9 +42,9 @@ SMALL = {
     "grpo.groups_per_iteration": 2,
     "grpo.group_size": 2,
     "grpo.num_minibatches": 1,
-    "grpo.drop_constant_groups": False,
+    "grpo.filter_zero_variance_groups": False,
     "grpo.max_new_tokens": 12,
-    "grpo.entropy_weight": 0.1,  # a gradient even where no episode is better than another
+    "grpo.entropy_coef": 0.1,  # a gradient even where no episode is better than another
     "evaluation.episodes": 6,
     "evaluation.interval": 2,
     "evaluation.interval_episodes": 4,
@@ -89,14 +89,14 @@ def finished(tmp_path_factory):
 def test_a_run_leaves_models_tables_and_a_page(finished):
     folder, result = finished
     assert str(folder / "report.html") in result.stdout
-    for stage in ("eyes", "sft", "grpo"):
+    for stage in ("vision", "sft", "grpo"):
         assert (folder / stage / "model" / "config.json").exists()
     assert sum(1 for _ in read_transcripts(folder / "cold-start")) == 12
     rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
     assert [row["iteration"] for row in rows if row["stage"] == "grpo"] == ["1", "2", "3"]
     assert [row["iteration"] for row in rows if row["stage"] == "sft"] == ["1", "2", "3"]
     assert [bool(row["eval/acc"]) for row in rows if row["stage"] == "grpo"] == [False, True, False]
-    for stage in ("eyes", "coldstart", "grpo"):
+    for stage in ("vision", "coldstart", "grpo"):
         assert len(read_report(folder / "evaluation" / f"{stage}.json").rows) == 6
     page = (folder / "report.html").read_text()
     assert "Qwen2.5-VL-7B" in page  # the paper's rows
@@ -112,8 +112,8 @@ def test_the_model_is_an_ordinary_one(finished):
 
 
 def test_stages_change_the_weights(finished):
-    eyes, sft, grpo = (weights(finished[0], stage) for stage in ("eyes", "sft", "grpo"))
-    assert any((eyes[name] != sft[name]).any() for name in eyes)
+    vision, sft, grpo = (weights(finished[0], stage) for stage in ("vision", "sft", "grpo"))
+    assert any((vision[name] != sft[name]).any() for name in vision)
     assert any((sft[name] != grpo[name]).any() for name in sft)
 
 
@@ -123,15 +123,17 @@ def test_an_adapter_is_merged_so_that_every_stage_leaves_a_whole_model(tmp_path)
     changes = {"model.train": "lora", "model.lora_rank": 4, "sft.freeze": ["vision"], "grpo.iterations": 1}
     result = run(tmp_path / "run", **changes)
     assert result.returncode == 0, result.stderr
-    eyes, sft, grpo = (load_vlm(tmp_path / "run" / stage / "model", device="cpu") for stage in ("eyes", "sft", "grpo"))
-    for before, after in ((eyes, sft), (sft, grpo)):
+    vision, sft, grpo = (
+        load_vlm(tmp_path / "run" / stage / "model", device="cpu") for stage in ("vision", "sft", "grpo")
+    )
+    for before, after in ((vision, sft), (sft, grpo)):
         olds, news = before.model.state_dict(), after.model.state_dict()
         assert olds.keys() == news.keys()
         changed = {name for name in olds if not olds[name].equal(news[name])}
         assert changed
         assert all("proj" in name or "fc" in name or "linear" in name for name in changed)
-    seen = [name for name in eyes.model.state_dict() if "vision_tower" in name]
-    assert all(eyes.model.state_dict()[name].equal(sft.model.state_dict()[name]) for name in seen)
+    seen = [name for name in vision.model.state_dict() if "vision_tower" in name]
+    assert all(vision.model.state_dict()[name].equal(sft.model.state_dict()[name]) for name in seen)
 
 
 def test_a_run_is_not_replaced_unless_asked(finished):
@@ -189,7 +191,7 @@ def test_an_interrupted_run_is_saved_and_says_how_to_go_on(tmp_path):
 
 
 PLACES = {
-    "eyes": ("agile_gym.models.tiny.pretraining.EyesTraining._take_step", 2),
+    "vision": ("agile_gym.models.tiny.pretraining.VisionPretraining._take_step", 2),
     "cold start": ("agile_gym.coldstart.filters.Filters.judge", 3),
     "start of Ray": ("ray._private.node.Node.start_ray_processes", 1),
     "building of the runners": ("agile_gym.learner.env_runner.VLMEnvRunner.make_module", 1),
@@ -294,12 +296,12 @@ def test_a_run_in_another_thread_handles_no_signals(tmp_path):
     before, seen = signal.getsignal(signal.SIGTERM), []
     training = TrainingRun(read_settings("tiny", SMALL), tmp_path / "run")
 
-    def eyes():
+    def vision():
         seen.append(signal.getsignal(signal.SIGTERM))
         training._stops.received = signal.SIGTERM  # nothing but the main thread's handlers does that
         training._stops.check()
 
-    training._eyes = eyes
+    training._vision = vision
 
     def work():
         with pytest.raises(Interrupted) as interruption:
@@ -337,7 +339,7 @@ def test_mistakes_are_told_before_anything_is_begun(tmp_path, words, expected):
     assert result.returncode == 1
     assert expected in result.stderr
     assert "Traceback" not in result.stderr
-    assert not (tmp_path / "run" / "eyes").exists()
+    assert not (tmp_path / "run" / "vision").exists()
 
 
 def test_a_dry_run_tells_sizes_and_begins_nothing(tmp_path):
@@ -368,7 +370,7 @@ def test_agiles_settings_are_those_of_the_paper():
     assert settings.environment["max_turns"] == 5
     assert settings.environment["max_pixels"] == 401_408
     assert (settings.grpo["group_size"], settings.grpo["groups_per_iteration"]) == (8, 64)
-    assert (settings.grpo["lr"], settings.grpo["kl_weight"], settings.grpo["entropy_weight"]) == (2e-6, 0, 0)
+    assert (settings.grpo["lr"], settings.grpo["kl_coef"], settings.grpo["entropy_coef"]) == (2e-6, 0, 0)
     assert settings.grpo["max_new_tokens"] == 2048
     assert (settings.cold_start["count"], settings.cold_start["turns"]) == (1600, [4, 8])
     assert (settings.sft["epochs"], settings.sft["batch_size"], settings.sft["lr"]) == (2, 32, 1e-5)
@@ -422,7 +424,7 @@ QUARTER = "custom_env:QuarterEnv"
 
 def run_other(folder, *words, **changes):
     """Train on the environment of the example, in the folder of its module, with the preset's own sections."""
-    kept = {key: value for key, value in SMALL.items() if key.partition(".")[0] != "eyes" and "replay" not in key}
+    kept = {key: value for key, value in SMALL.items() if key.partition(".")[0] != "vision" and "replay" not in key}
     pairs = [f"--set={key}={json.dumps(value)}" for key, value in (kept | {"grpo.iterations": 2} | changes).items()]
     return subprocess.run(
         [sys.executable, "-m", "agile_gym", "train", "--output", str(folder), "--env", QUARTER, *pairs, *words],
@@ -440,7 +442,7 @@ def test_another_environment_is_trained_on(tmp_path):
     assert grpo_iterations(folder) == [1, 2]
     sft, grpo = weights(folder, "sft"), weights(folder)
     assert any((sft[name] != grpo[name]).any() for name in sft)
-    assert not (folder / "eyes").exists()
+    assert not (folder / "vision").exists()
     assert not (folder / "replay").exists()
     for stage in ("coldstart", "grpo"):
         report = read_report(folder / "evaluation" / f"{stage}.json")
@@ -469,7 +471,7 @@ def test_a_runner_of_its_own_finds_the_environment_and_the_cold_start_may_be_lef
             {},
             r"\[cold_start\] the expert plays the jigsaw only, and the environment is custom_env:QuarterEnv. Set teach",
         ),
-        ({"eyes.steps": 3, "cold_start.count": 0}, r"\[eyes\] plays the jigsaw; leave it out"),
+        ({"vision.steps": 3, "cold_start.count": 0}, r"\[vision\] plays the jigsaw; leave it out"),
         ({"sft.replay_size": 3, "cold_start.count": 0}, r"\[sft\] replay_size plays the jigsaw; leave it out"),
         ({"environment.id": 3}, r"\[environment\] id = 3 must be a text"),
     ],
@@ -483,7 +485,7 @@ def test_stages_of_the_jigsaw_are_refused_for_another_environment(changes, messa
 def test_options_of_a_preset_do_not_go_to_another_environment(tmp_path):
     settings = read_settings("tiny", {"environment.id": QUARTER, "cold_start.count": 0, "environment.size": 32})
     assert settings.environment == {"id": QUARTER, "size": 32}
-    assert (settings.env, settings.has_cold_start, settings.eyes) == (QUARTER, False, {})
+    assert (settings.env, settings.has_cold_start, settings.vision) == (QUARTER, False, {})
     assert "turns" not in settings.cold_start
     path = tmp_path / "settings.toml"
     path.write_text(format_settings(settings))

@@ -246,8 +246,8 @@ def test_segments_read_back(transcripts):
         mask = np.zeros(record["length"], bool)
         for start, end in record["mask"]:
             mask[start:end] = True
-        np.testing.assert_array_equal(mask, segment.mask)
-        np.testing.assert_allclose(record["logps"], segment.logps[segment.mask], rtol=1e-4)
+        np.testing.assert_array_equal(mask, segment.loss_mask)
+        np.testing.assert_allclose(record["logps"], segment.logps[segment.loss_mask], rtol=1e-4)
         assert expand(record["turns"]) == segment.turns.tolist()
         np.testing.assert_allclose(expand(record["advantages"]), segment.advantages, rtol=1e-4)
         assert record["images"] == list(segment.images)

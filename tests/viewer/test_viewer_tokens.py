@@ -17,7 +17,7 @@ def test_the_token_strip_tells_the_truth(page, played):
         entries = page.js("return tokenEntries(DATA.segments(0)[arguments[0]])", number)
         ids = [entry["id"] for entry in entries for _ in range(entry["count"])]
         assert ids == segment.ids.tolist()
-        assert [entry["mask"] for entry in entries for _ in range(entry["count"])] == segment.mask.tolist()
+        assert [entry["mask"] for entry in entries for _ in range(entry["count"])] == segment.loss_mask.tolist()
         assert [entry["turn"] for entry in entries for _ in range(entry["count"])] == segment.turns.tolist()
         logps = [entry["logp"] or 0 for entry in entries for _ in range(entry["count"])]
         np.testing.assert_allclose(logps, segment.logps, rtol=1e-4)
@@ -27,7 +27,7 @@ def test_the_token_strip_tells_the_truth(page, played):
     strip = page.all(".strip")[0]
     assert page.texts(".strip:first-of-type .token-image")[:4] == ["<|image_pad|> \u00d764"] * 4
     chips = page.js("return [...arguments[0].querySelectorAll('.token-model')].map((chip) => chip.textContent)", strip)
-    written = first.ids[first.mask].tolist()
+    written = first.ids[first.loss_mask].tolist()
     shown = {"": "\u2205", "\n": "\u23ce"}
     assert chips == [shown.get(decode(token), decode(token).replace(" ", "\u00b7")) for token in written]
 
@@ -40,18 +40,18 @@ def test_colours_of_tokens_follow_their_values(page, played):
         ".map((chip) => getComputedStyle(chip).backgroundColor)"
     )
     blue = [float(re.findall(r"[\d.]+", colour.partition("(")[2])[2]) for colour in colours]
-    order = np.argsort(segment.logps[segment.mask])
+    order = np.argsort(segment.logps[segment.loss_mask])
     sorted_blue = np.array(blue)[order]
     assert (np.diff(sorted_blue) >= -0.012).all()  # the surer, the less orange
     assert sorted_blue[-1] - sorted_blue[0] > 0.3
-    assert len(page.all(".strip:nth-of-type(1) .better")) == segment.mask.sum()
-    assert len(page.all(".worse")) == played[0].segments[1].mask.sum() + 1  # one in the legend
+    assert len(page.all(".strip:nth-of-type(1) .better")) == segment.loss_mask.sum()
+    assert len(page.all(".worse")) == played[0].segments[1].loss_mask.sum() + 1  # one in the legend
 
 
 def test_tokens_tell_their_values(page, played):
     page.open_tokens("2x2-L0-0")
     segment = played[0].segments[0]
-    position = int(np.flatnonzero(segment.mask)[30])
+    position = int(np.flatnonzero(segment.loss_mask)[30])
     chip = page.all(".strip .token-model")[30]
     page.point_at(chip)
     page.wait(lambda: page.find("#tip").is_displayed())

@@ -20,7 +20,7 @@ from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
 from agile_gym.actions.dialects import Dialect, write_answer
-from agile_gym.actions.primitives import Answer, Crop, Observe, Primitive, Swap, Turn
+from agile_gym.actions.primitives import Answer, Crop, Observe, Primitive, RotatePiece, Swap
 from agile_gym.actions.prompt import IMAGE_MARK, PromptTemplate, state_text
 from agile_gym.actions.workspace import Workspace
 from agile_gym.arguments import plain
@@ -104,7 +104,7 @@ def worked_example(workspace: Workspace, dialect: Dialect, max_turns: int) -> li
     look: list[Primitive] = [Crop("observation_image_1", (0.0, 0.0, 1.0, 0.5))]
     change = "swap them and look"
     if workspace.rotations:
-        move.insert(1, Turn(0, 90))  # the last piece, which lies there now
+        move.insert(1, RotatePiece(0, 90))  # the last piece, which lies there now
         change = f"swap them, turn {last} upright, and look"
     answer = Answer(
         tuple(workspace.names[piece] for piece in _swapped(workspace)),

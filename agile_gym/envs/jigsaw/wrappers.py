@@ -12,7 +12,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 from numpy.typing import NDArray
 
 from agile_gym.actions.dialects import write_answer
-from agile_gym.actions.primitives import Answer, Observe, Primitive, Swap, Turn
+from agile_gym.actions.primitives import Answer, Observe, Primitive, RotatePiece, Swap
 from agile_gym.arguments import is_number, plain
 from agile_gym.envs.jigsaw.env import JigsawVisionEnv
 from agile_gym.envs.spaces import ImageBox
@@ -46,7 +46,7 @@ class DiscreteActions(gymnasium.ActionWrapper[dict[str, Any], np.int64, str]):
         places = range(rules.rows * rules.cols)
         moves: list[Primitive] = [Swap(first, second) for first, second in combinations(places, 2)]
         if rules.config.rotations:
-            moves += [Turn(place, 90) for place in places]
+            moves += [RotatePiece(place, 90) for place in places]
         self._turns: list[list[Primitive]] = [[move, Observe()] for move in moves] + [[Observe()]]
         self.action_space = Discrete(len(self._turns) + 1)
 

@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Exercise",
     "ExerciseDrawer",
-    "EyesConfig",
-    "EyesProgress",
     "Matching",
     "Stage",
+    "VisionPretrainingConfig",
+    "VisionProgress",
     "answer_loss",
     "answer_turns",
     "as_pixels",
@@ -59,8 +59,8 @@ _TURNS = 32
 
 
 @dataclass(frozen=True)
-class EyesConfig:
-    """How the eyes are trained.
+class VisionPretrainingConfig:
+    """Settings of the vision pretraining.
 
     Attributes:
         seed: Seed of puzzles and of what is drawn beside.
@@ -135,7 +135,7 @@ class EyesConfig:
 
 
 @dataclass(frozen=True)
-class EyesProgress:
+class VisionProgress:
     """How far the training is.
 
     Attributes:
@@ -189,12 +189,12 @@ class Exercise:
 class ExerciseDrawer:
     """Draws exercises, all from the seed of the configuration."""
 
-    def __init__(self, images: ImageSource, config: EyesConfig, lessons: list[list[Lesson]]) -> None:
+    def __init__(self, images: ImageSource, config: VisionPretrainingConfig, lessons: list[list[Lesson]]) -> None:
         """Prepare.
 
         Args:
             images: The photographs, as `agile_gym.models.tiny.puzzles.training_images` gives them.
-            config: How the eyes are trained.
+            config: Settings of the vision pretraining.
             lessons: For every grid the conversations that answers may belong to.
         """
         self._varied = len(images) < config.few

@@ -16,14 +16,28 @@ from typing import Any, get_args
 
 from agile_gym.errors import ConfigurationError, import_optional
 from agile_gym.images.sources import ImageSource
-from agile_gym.models.tiny.exercises import Exercise, ExerciseDrawer, EyesConfig, EyesProgress, Stage
+from agile_gym.models.tiny.exercises import (
+    Exercise,
+    ExerciseDrawer,
+    Stage,
+    VisionPretrainingConfig,
+    VisionProgress,
+)
 from agile_gym.models.tiny.puzzles import Lesson, training_images
 from agile_gym.threads import own_threads
 
-__all__ = ["STAGES", "EyesConfig", "EyesProgress", "EyesState", "EyesTraining", "StateError", "train_eyes"]
+__all__ = [
+    "STAGES",
+    "StateError",
+    "VisionPretraining",
+    "VisionPretrainingConfig",
+    "VisionProgress",
+    "VisionState",
+    "pretrain_vision",
+]
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
-EyesState = dict[str, Any]
+VisionState = dict[str, Any]
 Groups = list[tuple[list[Any], float]]
 """Parameters with their learning rates."""
 LOWEST_RATE = 0.05
@@ -35,11 +49,11 @@ class StateError(ConfigurationError):
     """A state is none of a training, or a damaged one."""
 
 
-class EyesTraining:
+class VisionPretraining:
     """One run of the training, which may go on from where another one was."""
 
-    def __init__(self, model: Any, processor: Any, images: ImageSource, config: EyesConfig) -> None:  # noqa: ANN401 -- transformers is untyped
-        """Prepare the first step; the arguments are those of `agile_gym.models.tiny.pretraining.train_eyes`."""
+    def __init__(self, model: Any, processor: Any, images: ImageSource, config: VisionPretrainingConfig) -> None:  # noqa: ANN401 -- transformers is untyped
+        """Prepare the first step; the arguments are those of `agile_gym.models.tiny.pretraining.pretrain_vision`."""
         torch: Any = import_optional("torch", extra="vlm", purpose="train the tiny model")
         from agile_gym.models.tiny.exercises import Matching
 
@@ -57,15 +71,15 @@ class EyesTraining:
     def _stages(self) -> list[tuple[Stage, Groups, int, int]]:
         """Return the stages: the parameters that are trained, steps, puzzles a step."""
         config, inner = self._config, self._model.model
-        eyes = [*inner.vision_tower.parameters(), *inner.multi_modal_projector.parameters()]
-        eyes += [parameter for matching in self._matching for parameter in matching.parameters()]
+        vision = [*inner.vision_tower.parameters(), *inner.multi_modal_projector.parameters()]
+        vision += [parameter for matching in self._matching for parameter in matching.parameters()]
         words = list(inner.language_model.parameters())
         return [
-            ("matching", [(eyes, config.matching_lr)], config.matching_steps, config.matching_batch),
-            ("answers", [(eyes, config.vision_lr), (words, config.lr)], config.steps, config.batch),
+            ("matching", [(vision, config.matching_lr)], config.matching_steps, config.matching_batch),
+            ("answers", [(vision, config.vision_lr), (words, config.lr)], config.steps, config.batch),
         ]
 
-    def run(self) -> Generator[EyesProgress]:
+    def run(self) -> Generator[VisionProgress]:
         """Run what is left of both stages, a step at a time."""
         began = time.perf_counter() - self._seconds
         for number in range(self._at, len(STAGES)):
@@ -81,7 +95,7 @@ class EyesTraining:
                     self._step += 1
                     self._seen += size
                     self._seconds = time.perf_counter() - began
-                    yield EyesProgress(stage, self._step, steps, self._seen, loss, self._seconds)
+                    yield VisionProgress(stage, self._step, steps, self._seen, loss, self._seconds)
 
     def _begin(self, number: int) -> None:
         """Begin a stage."""
@@ -110,7 +124,7 @@ class EyesTraining:
         self._optimizer.step()
         return float(loss.detach())
 
-    def get_state(self) -> EyesState:
+    def get_state(self) -> VisionState:
         """Return all that the rest of the training depends on, but for what it is made with.
 
         Returns:
@@ -128,7 +142,7 @@ class EyesTraining:
             "drawn": self._drawn,
         }
 
-    def set_state(self, state: EyesState) -> None:
+    def set_state(self, state: VisionState) -> None:
         """Go on from a state.
 
         Raises:
@@ -147,7 +161,7 @@ class EyesTraining:
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise StateError(f"the state does not fit: {type(error).__name__}") from error
 
-    def _take_over(self, state: EyesState) -> None:
+    def _take_over(self, state: VisionState) -> None:
         self._begin(STAGES.index(state["stage"]))
         self._step, self._seen, self._seconds = state["step"], state["puzzles"], state["seconds"]
         self._model.load_state_dict(state["model"])
@@ -204,22 +218,22 @@ def _precision(precision: str, device: str) -> AbstractContextManager[Any]:
     return torch.autocast(device, dtype=torch.bfloat16) if reduced else nullcontext()
 
 
-def _as_text(config: EyesConfig) -> str:
+def _as_text(config: VisionPretrainingConfig) -> str:
     return json.dumps(asdict(config))
 
 
-def train_eyes(
+def pretrain_vision(
     model: Any,  # noqa: ANN401 -- transformers is untyped
     processor: Any,  # noqa: ANN401 -- likewise
     images: ImageSource,
-    config: EyesConfig | None = None,
-    progress: Callable[[EyesProgress], None] | None = None,
+    config: VisionPretrainingConfig | None = None,
+    progress: Callable[[VisionProgress], None] | None = None,
     *,
-    state: EyesState | None = None,
+    state: VisionState | None = None,
     begin: Callable[[], None] | None = None,
-    save: Callable[[EyesState], None] | None = None,
+    save: Callable[[VisionState], None] | None = None,
     save_every: int = 100,
-) -> list[EyesProgress]:
+) -> list[VisionProgress]:
     """Train the tiny model, in place, to answer puzzles that it sees for the first time.
 
     The same seed, model, photographs, machine and number of threads give the same weights bit for bit, also if the
@@ -243,12 +257,12 @@ def train_eyes(
         ConfigurationError: If the configuration is not allowed or not that of the state, or the grid too large.
         MissingDependencyError: If torch is not installed.
     """
-    training = EyesTraining(model, processor, training_images(images), config or EyesConfig())
+    training = VisionPretraining(model, processor, training_images(images), config or VisionPretrainingConfig())
     if state is not None:
         training.set_state(state)
     if begin is not None:
         begin()
-    history: list[EyesProgress] = []
+    history: list[VisionProgress] = []
     was_training = model.training
     model.train()
     try:

@@ -22,7 +22,7 @@ from agile_gym.policies.api.failures import (
     wants_stream,
     without_retry,
 )
-from agile_gym.policies.api.limits import Pacer, Prices, Spending, backoff_seconds
+from agile_gym.policies.api.limits import Prices, RateLimiter, Usage, backoff_seconds
 from agile_gym.policies.api.options import ChatAPIOptions, read_key, scrub
 from agile_gym.policies.api.replies import Reply, read_reply
 from agile_gym.policies.base import GivenUp
@@ -65,21 +65,21 @@ class Question:
 class Asker:
     """Asks one endpoint, within limits of rate, time, concurrency and cost. All methods run in one event loop."""
 
-    def __init__(self, model: str, options: ChatAPIOptions, spending: Spending) -> None:
+    def __init__(self, model: str, options: ChatAPIOptions, usage: Usage) -> None:
         """Make the client.
 
         Args:
             model: Name of the model.
             options: The options.
-            spending: What is spent is added here.
+            usage: What is spent is added here.
         """
         self._openai = import_client()
-        self._model, self._options, self._spending = model, options, spending
+        self._model, self._options, self._usage = model, options, usage
         self._sends_stop = options.send_stop and bool(options.stop)
         self._thought_opened = options.thought_opened
         self._streams = bool(options.stream)
         self._prices = Prices(options.price_in, options.price_cached, options.price_out)
-        self._pacer = Pacer(options.requests_per_minute, options.tokens_per_minute)
+        self._rate_limiter = RateLimiter(options.requests_per_minute, options.tokens_per_minute)
         self._key = read_key(options.api_key_env)
         timeout = options.request_timeout
         self._client = self._openai.AsyncOpenAI(
@@ -134,7 +134,7 @@ class Asker:
     async def _ask(self, question: Question, on_reply: Callable[[Reply | GivenUp], None]) -> None:
         reply = await self._ask_until_answered(question)
         if isinstance(reply, GivenUp):
-            self._spending.refused += 1
+            self._usage.refused += 1
             _log.warning("An episode is given up. %s", reply.reason)
             on_reply(reply)
             return
@@ -142,9 +142,9 @@ class Asker:
         on_reply(reply)
 
     def _count(self, reply: Reply, question: Question) -> None:
-        self._spending.add(reply, self._prices.cost(reply))
+        self._usage.add(reply, self._prices.cost(reply))
         if reply.prompt_tokens is not None and reply.new_tokens is not None:
-            self._pacer.correct(reply.prompt_tokens + reply.new_tokens - question.tokens)
+            self._rate_limiter.correct(reply.prompt_tokens + reply.new_tokens - question.tokens)
 
     async def _ask_until_answered(self, question: Question) -> Reply | GivenUp:
         options, clock = self._options, asyncio.get_running_loop().time
@@ -154,8 +154,8 @@ class Asker:
         await self._wait_for_turn(question)
         start = clock()
         while True:
-            self._spending.check(options.max_cost)
-            self._spending.requests += 1
+            self._usage.check(options.max_cost)
+            self._usage.requests += 1
             left = start + options.turn_timeout - clock()
             sent_stop, streams = self._sends_stop, self._streams
             fields = options.fields_of_request(question.seed, send_stop=sent_stop, stream=streams)
@@ -187,13 +187,13 @@ class Asker:
                 models = await self._models() if failure.status == 404 else []
                 sent = self._sent(question)
                 error = endpoint_error(failure, sent, attempts=attempts, seconds=clock() - start, models=models)
-                kind = refusal_kind(failure, proven=self._spending.answers > 0)
+                kind = refusal_kind(failure, proven=self._usage.answers > 0)
                 if kind is None:
                     raise error
                 return GivenUp(kind, str(error))
             _log.warning("Attempt %d failed: %s. The next one is in %.1f s.", attempts, result.message, wait)
             if result.retry_after is not None:
-                self._pacer.pause(clock() + wait)
+                self._rate_limiter.pause(clock() + wait)
             await asyncio.sleep(wait)
             await self._wait_for_turn(question)
 
@@ -210,8 +210,8 @@ class Asker:
 
     async def _wait_for_turn(self, question: Question) -> None:
         clock = asyncio.get_running_loop().time
-        start = self._pacer.reserve(clock(), question.tokens)
-        while (wait := max(start, self._pacer.paused_until) - clock()) > 0:
+        start = self._rate_limiter.reserve(clock(), question.tokens)
+        while (wait := max(start, self._rate_limiter.paused_until) - clock()) > 0:
             await asyncio.sleep(wait)
 
     async def _attempt(self, question: Question, limit: float, fields: dict[str, Any]) -> Reply | Failure:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from agile_gym.errors import BudgetError
 from agile_gym.policies.api.replies import Reply
 
-__all__ = ["BackgroundLoop", "Pacer", "Prices", "Spending", "backoff_seconds", "estimate_tokens", "read_retry_after"]
+__all__ = ["BackgroundLoop", "Prices", "RateLimiter", "Usage", "backoff_seconds", "estimate_tokens", "read_retry_after"]
 
 _CHARACTERS_A_TOKEN = 4
 _PIXELS_A_TOKEN = 28 * 28
@@ -25,7 +25,7 @@ _DEFAULT_NEW = 512
 _LONGEST = 7 * 86_400.0
 
 
-class Pacer:
+class RateLimiter:
     """Spreads requests evenly over time, so that no minute holds more of them, or of their tokens, than is allowed.
 
     Every method takes the time as an argument, in seconds of a clock that never goes back.
@@ -155,7 +155,7 @@ class Prices:
 
 
 @dataclass(slots=True)
-class Spending:
+class Usage:
     """What was spent so far, over all episodes.
 
     Attributes:

@@ -15,7 +15,7 @@ from agile_gym.arguments import check_seed
 from agile_gym.errors import ConfigurationError
 from agile_gym.policies.api.asking import Asker, Question, import_client
 from agile_gym.policies.api.conversation import Conversation, UserTurn, read_user_turn
-from agile_gym.policies.api.limits import BackgroundLoop, Prices, Spending, estimate_tokens
+from agile_gym.policies.api.limits import BackgroundLoop, Prices, Usage, estimate_tokens
 from agile_gym.policies.api.options import ChatAPIOptions
 from agile_gym.policies.api.replies import Reply
 from agile_gym.policies.base import GivenUp, Observation, slot_of
@@ -39,7 +39,7 @@ class ChatAPIPolicy:
     Attributes:
         model: Name of the model.
         options: The options.
-        spending: What was spent so far, over all episodes of this policy.
+        usage: What was spent so far, over all episodes of this policy.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class ChatAPIPolicy:
             )
         self.model = model
         self.options = ChatAPIOptions.from_options({"base_url": base_url, "api_key_env": api_key_env, **options})
-        self.spending = Spending()
+        self.usage = Usage()
         self._conversations: dict[int, Conversation] = {}
         self._seed: int | None = None
         self._engine: _Engine | None = None
@@ -196,7 +196,7 @@ class ChatAPIPolicy:
     def _started(self) -> _Engine:
         engine = self._engine
         if engine is None or engine.process != os.getpid():  # threads do not live on in a forked process
-            engine = self._engine = _Engine(self.model, self.options, self.spending)
+            engine = self._engine = _Engine(self.model, self.options, self.usage)
             weakref.finalize(self, engine.close)
         return engine
 
@@ -251,9 +251,9 @@ class ChatAPIPolicy:
 class _Engine:
     """What cannot be pickled: the event loop with its connections, and the key."""
 
-    def __init__(self, model: str, options: ChatAPIOptions, spending: Spending) -> None:
+    def __init__(self, model: str, options: ChatAPIOptions, usage: Usage) -> None:
         self.process = os.getpid()
-        self.asker = Asker(model, options, spending)
+        self.asker = Asker(model, options, usage)
         self.loop = BackgroundLoop()
 
     def close(self) -> None:

@@ -167,7 +167,7 @@ def test_groups_without_variance_are_left_out_and_replaced(make_config, build):
         assert entry["groups_played"] == 6 + entry["groups_constant"]
     played = [index for batch in again.seen for index in (group.spec.index for group in batch.played)]
     assert played == sorted(set(played))  # none twice
-    kept = build(watched(make_config(reward_fn=is_even, max_new_tokens=8, drop_constant_groups=False)))
+    kept = build(watched(make_config(reward_fn=is_even, max_new_tokens=8, filter_zero_variance_groups=False)))
     assert train(kept)[0]["groups_trained"] == 6
 
 
@@ -184,18 +184,18 @@ def test_kl_divergence_from_the_model_before_training(make_config, build, train_
     vlm = {"train": train_kind, "lora_rank": 4}
     values = {}
     for weight in (0.01, 50.0):
-        algorithm = build(make_config(vlm=vlm, kl_weight=weight, lr=0.001))
+        algorithm = build(make_config(vlm=vlm, kl_coef=weight, lr=0.001))
         values[weight] = [float(algorithm.train()["learners"]["default_policy"]["kl_ref"]) for _ in range(5)]
     assert 0 < values[0.01][0] < values[0.01][-1]
     assert values[50.0][-1] < values[0.01][-1] / 2
 
 
 def test_kl_is_measured_from_the_beginning_also_after_a_restore(make_config, build, tmp_path):
-    algorithm = build(make_config(kl_weight=0.01, lr=0.003))
+    algorithm = build(make_config(kl_coef=0.01, lr=0.003))
     train(algorithm, 2)
     path = algorithm.save_to_path(tmp_path / "checkpoint")
     expected = algorithm.train()["learners"]["default_policy"]["kl_ref"]
-    other = build(make_config(kl_weight=0.01, lr=0.003))
+    other = build(make_config(kl_coef=0.01, lr=0.003))
     other.restore_from_path(path)
     assert other.train()["learners"]["default_policy"]["kl_ref"] == expected > 0
 

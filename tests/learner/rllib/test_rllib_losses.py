@@ -42,9 +42,11 @@ def test_every_loss_is_tried():
 @pytest.mark.parametrize("loss", CLIPS)
 def test_small_changes_are_clipped_by_gspo_alone(make_config, build, loss):
     """With small steps ratios leave the range of GSPO, which is narrow, and not that of the others."""
-    algorithm = build(make_config(loss=loss, lr=1e-4, num_minibatches=1, num_epochs=4, drop_constant_groups=False))
+    algorithm = build(
+        make_config(loss=loss, lr=1e-4, num_minibatches=1, num_epochs=4, filter_zero_variance_groups=False)
+    )
     learner = algorithm.train()["learners"]["default_policy"]
-    clipped = float(learner["clipped_low"]) + float(learner["clipped_high"])
+    clipped = float(learner["clip_frac_low"]) + float(learner["clip_frac_high"])
     assert (clipped > 0.01) == (loss == "gspo")
 
 

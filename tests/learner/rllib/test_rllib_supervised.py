@@ -60,9 +60,9 @@ def test_of_what_is_replayed_only_the_answers_are_learned(config, build):
     algorithm = build(config)
     chat = ChatFormat(build_processor())
     for sample in algorithm._replay:
-        learned = chat.tokenizer.decode(sample.segment.ids[sample.segment.mask])
+        learned = chat.tokenizer.decode(sample.segment.ids[sample.segment.loss_mask])
         assert sorted(letter for letter in learned if letter.isupper()) == ["A", "B", "C", "D"]
-    whole = chat.tokenizer.decode(algorithm._samples[0].segment.ids[algorithm._samples[0].segment.mask])
+    whole = chat.tokenizer.decode(algorithm._samples[0].segment.ids[algorithm._samples[0].segment.loss_mask])
     assert "<think>" in whole
     assert "<answer>" in whole
 

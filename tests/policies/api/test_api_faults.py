@@ -74,8 +74,8 @@ def test_what_passes_is_tried_again(serve, connect, start, name):
     assert record.details["turns"][0]["attempts"] == 3
     assert len(record.details["turns"][0]["problems"]) == 2
     assert KEY not in str(record)
-    assert policy.spending.requests == 3
-    assert policy.spending.answers == 1
+    assert policy.usage.requests == 3
+    assert policy.usage.answers == 1
 
 
 EMPTY = ("an empty list of choices", "an answer without a message")
@@ -98,7 +98,7 @@ def test_an_answer_without_a_text_is_an_empty_text_at_last(serve, connect, start
     assert policy.act(observations, infos) == [""]
     assert len(server.seen) == 3
     assert policy.finish(0).details["turns"][0]["finish"] == "no_choices"
-    assert policy.spending.withheld == 1
+    assert policy.usage.withheld == 1
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "text/html; charset=utf-8", "", "application/octet-stream"])
@@ -171,7 +171,7 @@ def test_a_conversation_that_is_refused_is_given_up(serve, connect, start, answe
     (again,) = policy.act([observation], [info])
     assert (again.kind, again.reason) == (kind, first.reason)
     assert len(server.seen) == 2
-    assert (policy.spending.refused, policy.spending.answers) == (1, 1)
+    assert (policy.usage.refused, policy.usage.answers) == (1, 1)
     assert policy.finish(0).usage == ()
     observation, info = environments[0].reset(seed=5)
     assert policy.act([observation], [info]) == [TEXT]
@@ -319,7 +319,7 @@ def test_a_failed_batch_keeps_what_came_and_asks_for_the_rest_only(serve, connec
     with pytest.raises(EndpointError, match="HTTP 401"):
         policy.act(observations, infos)
     assert len(server.seen) == 6
-    paid = policy.spending.answers
+    paid = policy.usage.answers
     assert paid == 5
     broken = False
     texts = policy.act(observations, infos)  # the same call again

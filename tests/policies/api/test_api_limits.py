@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import BudgetError, ConfigurationError
-from agile_gym.policies.api.limits import Pacer, backoff_seconds, read_retry_after
+from agile_gym.policies.api.limits import RateLimiter, backoff_seconds, read_retry_after
 from agile_gym.rollout import EpisodeSpec, play_episodes
 
 TEXT = '<think>x</think><answer>["A", "B", "C", "D"]</answer>'
@@ -71,16 +71,16 @@ def test_tokens_a_minute_are_corrected_by_what_was_taken(serve, connect, start):
     st.floats(100, 1e6),
 )
 def test_no_minute_holds_more_than_is_allowed(requests, arrivals, tokens):
-    pacer, now, sent = Pacer(requests, tokens), 0.0, []
+    limiter, now, sent = RateLimiter(requests, tokens), 0.0, []
     for gap, cost in arrivals:
         now += gap
-        sent.append((pacer.reserve(now, cost), cost))
+        sent.append((limiter.reserve(now, cost), cost))
         assert sent[-1][0] >= now
     for time_, _ in sent:
         inside = [(when, cost) for when, cost in sent if time_ <= when < time_ + 60 - 1e-6]
         assert len(inside) <= requests + 1
         assert sum(cost for _, cost in inside[:-1]) <= tokens + 1e-3
-    free = Pacer()
+    free = RateLimiter()
     assert [free.reserve(1.0, 10**9), free.reserve(1.0, 1)] == [1.0, 1.0]
 
 
@@ -143,7 +143,7 @@ def test_tokens_and_cost_of_episodes_and_of_the_run(serve, connect):
         assert details["turns"][0]["served"] == "served-model"
         assert transcript.system == "Be good."
         json.dumps(details)
-    spent = policy.spending
+    spent = policy.usage
     assert (spent.requests, spent.answers, spent.uncounted) == (9, 9, 0)
     assert (spent.prompt_tokens, spent.cached_tokens, spent.new_tokens) == (9009, 3600, 180)
     assert spent.cost == pytest.approx(3 * cost)
@@ -158,7 +158,7 @@ def test_without_prices_or_usage_the_cost_is_not_known(serve, connect, start):
         record = policy.finish(0)
         assert record.details["cost"] is None
         assert record.usage[0].context_tokens is None
-        assert policy.spending.uncounted == 1
+        assert policy.usage.uncounted == 1
 
 
 def test_the_run_stops_when_the_budget_is_spent(serve, connect):
@@ -205,7 +205,7 @@ def test_refusals_and_cut_texts_are_counted_and_played(serve, connect):
     turns = transcript.details["turns"]
     assert [turn["finish"] for turn in turns] == ["length", "content_filter", "stop", "stop"]
     assert turns[2]["refusal"] == "I cannot look at this."
-    assert (policy.spending.cut, policy.spending.withheld) == (1, 2)
+    assert (policy.usage.cut, policy.usage.withheld) == (1, 2)
 
 
 def seeds_sent(server):
@@ -290,7 +290,7 @@ def test_a_policy_can_be_pickled_in_the_middle_of_an_episode(serve, connect, sta
     with pickle.loads(pickle.dumps(policy)) as copy:
         assert copy.act([observation], [info]) == policy.act([observation], [info])
         assert server.seen[1].raw == server.seen[2].raw
-        assert copy.spending.answers == 2
+        assert copy.usage.answers == 2
         assert len(copy.finish(0).usage) == 2
 
 

@@ -162,6 +162,6 @@ def test_a_cold_start_goes_on_with_other_attempts(serve, tmp_path):
     policy = ChatAPIPolicy("some-model", base_url=serve(script).url, api_key_env="TEST_API_KEY")
     with policy:
         report = make_cold_start(tmp_path / "cold", config, teacher=policy, batch=2)
-        assert policy.spending.refused
-    assert report.rejected["unsolved"] >= policy.spending.refused
+        assert policy.usage.refused
+    assert report.rejected["unsolved"] >= policy.usage.refused
     assert report.kept + sum(report.rejected.values()) == report.attempts

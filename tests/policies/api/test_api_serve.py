@@ -71,7 +71,7 @@ def test_whole_episodes_with_images_in_every_turn(join):
         assert tokens == sorted(set(tokens))
         assert all(turn.usage.new_tokens > 0 for turn in transcript.turns)
         assert [turn["finish"] for turn in transcript.details["turns"]] == ["stop"] * 3
-    assert policy.spending.requests == policy.spending.answers == 12
+    assert policy.usage.requests == policy.usage.answers == 12
 
 
 def test_over_http_and_in_this_process_the_actions_are_the_same(served, join):
@@ -107,8 +107,8 @@ def test_a_line_that_fails_all_the_time_changes_nothing(served, join):
     with FaultyServer(script) as proxy:
         policy = join(url=proxy.url, max_retries=30, backoff=0.01, max_backoff=0.02)
         assert texts(play(policy, COLOURS)) == expected
-        assert policy.spending.answers == 12
-        assert policy.spending.requests == len(proxy.seen) > 24
+        assert policy.usage.answers == 12
+        assert policy.usage.requests == len(proxy.seen) > 24
 
 
 def test_a_window_shortens_the_conversation_of_a_real_model(join):

@@ -43,7 +43,7 @@ def test_a_turn_is_asked_for_again_and_stop_texts_are_sent_no_more(serve, connec
     record = policy.finish(0)
     assert record.details["turns"][0]["attempts"] == 2
     assert record.details["turns"][0]["problems"] == ["a stop text ended the turn in the middle of a thought"]
-    assert policy.spending.new_tokens == 4 * 10  # those of the text that was thrown away were paid, too
+    assert policy.usage.new_tokens == 4 * 10  # those of the text that was thrown away were paid, too
 
 
 @pytest.mark.parametrize("names", [True, False])

@@ -11,10 +11,10 @@ pytest.importorskip("transformers", reason="the tiny model needs the extra vlm")
 from agile_gym.errors import ImageError
 from agile_gym.images import open_images
 from agile_gym.models.tiny import build_processor
-from agile_gym.models.tiny.exercises import Exercise, ExerciseDrawer, EyesConfig
+from agile_gym.models.tiny.exercises import Exercise, ExerciseDrawer, VisionPretrainingConfig
 from agile_gym.models.tiny.puzzles import Lesson
 
-CONFIG = EyesConfig(seed=5, grids=((2, 2), (2, 3)), few=4)
+CONFIG = VisionPretrainingConfig(seed=5, grids=((2, 2), (2, 3)), few=4)
 
 
 def _drawer() -> ExerciseDrawer:
@@ -57,7 +57,7 @@ def test_the_draws_go_on_from_the_state_of_an_exercise_though_the_next_was_drawn
 def test_a_photograph_that_cannot_be_read_is_an_error_of_the_step_that_needs_it(tmp_path):
     photo = np.random.default_rng(0).integers(0, 256, (80, 96, 3), np.uint8)
     Image.fromarray(photo).save(tmp_path / "photo.png")
-    config = EyesConfig(few=0)
+    config = VisionPretrainingConfig(few=0)
     drawer = ExerciseDrawer(open_images(tmp_path), config, [[Lesson(build_processor(), (2, 2), 2)]])
     (tmp_path / "photo.png").unlink()
     with pytest.raises(ImageError, match="photo"):

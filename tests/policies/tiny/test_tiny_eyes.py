@@ -6,7 +6,7 @@ from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError
 from agile_gym.images import open_images
 from agile_gym.models.tiny import TinySizes, build_tiny
-from agile_gym.models.tiny.pretraining import EyesConfig, train_eyes
+from agile_gym.models.tiny.pretraining import VisionPretrainingConfig, pretrain_vision
 from agile_gym.models.tiny.puzzles import Lesson, PuzzleBatch, PuzzleDrawer, puzzle_config, training_images
 
 torch = pytest.importorskip("torch")
@@ -226,7 +226,7 @@ QUICK = {"matching_steps": 12, "matching_batch": 24, "steps": 25, "batch": 16, "
 
 def trained(images, **options):
     model, processor = build_tiny(1, sizes=SMALL)
-    history = train_eyes(model, processor, images, EyesConfig(**(QUICK | options)))
+    history = pretrain_vision(model, processor, images, VisionPretrainingConfig(**(QUICK | options)))
     return model, history
 
 
@@ -250,7 +250,7 @@ def test_training_lowers_the_loss_and_repeats_itself_bit_for_bit(images):
 @pytest.mark.parametrize(("stop", "few"), [(1, 0), (3, 12), (4, 0), (5, 12), (8, 0)])
 def test_goes_on_bit_for_bit_from_a_state(stop, few, images, tmp_path):
     options = {"matching_steps": 4, "steps": 5, "grids": ((2, 2), (1, 3)), "few": few}
-    config = EyesConfig(**(QUICK | options))
+    config = VisionPretrainingConfig(**(QUICK | options))
     whole, history = trained(images, **options)
     path, losses = tmp_path / "state.pt", []
 
@@ -261,25 +261,29 @@ def test_goes_on_bit_for_bit_from_a_state(stop, few, images, tmp_path):
 
     model, processor = build_tiny(1, sizes=SMALL)
     with pytest.raises(KeyboardInterrupt):
-        train_eyes(model, processor, images, config, interrupt, save=lambda state: torch.save(state, path))
+        pretrain_vision(model, processor, images, config, interrupt, save=lambda state: torch.save(state, path))
     state = torch.load(path, weights_only=True)
     other, _ = build_tiny(2, sizes=SMALL)  # other weights, which the state replaces
-    left = train_eyes(other, processor, images, config, state=state)
+    left = pretrain_vision(other, processor, images, config, state=state)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), other.parameters(), strict=True))
     assert losses + [entry.loss for entry in left] == [entry.loss for entry in history]
     assert [(entry.stage, entry.step, entry.puzzles) for entry in left] == [
         (entry.stage, entry.step, entry.puzzles) for entry in history[stop:]
     ]
     with pytest.raises(ConfigurationError, match="other settings"):
-        train_eyes(other, processor, images, EyesConfig(**(QUICK | options | {"steps": 6})), state=state)
+        pretrain_vision(
+            other, processor, images, VisionPretrainingConfig(**(QUICK | options | {"steps": 6})), state=state
+        )
 
 
 @pytest.mark.parametrize("grids", [((1, 3),), ((2, 2), (2, 3))])
 def test_other_grids_are_trained(grids, images):
     seen = []
     model, processor = build_tiny(1, sizes=SMALL)
-    config = EyesConfig(**(QUICK | {"grids": grids, "matching_steps": 4, "steps": 8, "precision": "float32"}))
-    train_eyes(model, processor, images, config, seen.append)
+    config = VisionPretrainingConfig(
+        **(QUICK | {"grids": grids, "matching_steps": 4, "steps": 8, "precision": "float32"})
+    )
+    pretrain_vision(model, processor, images, config, seen.append)
     assert [entry.step for entry in seen] == [1, 2, 3, 4, 1, 2, 3, 4, 5, 6, 7, 8]
     assert all(np.isfinite(entry.loss) for entry in seen)
 
@@ -316,7 +320,7 @@ def test_matching_leaves_the_language_model_alone(images):
 )
 def test_refuses_what_cannot_be_trained(options):
     with pytest.raises(ConfigurationError, match=next(iter(options))):
-        EyesConfig(**options)
+        VisionPretrainingConfig(**options)
 
 
 def test_refuses_more_pieces_than_have_names_of_one_token(images):

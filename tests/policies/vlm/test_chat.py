@@ -239,7 +239,7 @@ def test_any_of_the_tokens_that_end_a_turn_ends_it(loaded):
             assert set(written) <= {letter}
             last.append(end)
     assert set(last) == set(ends)
-    assert policy.options.max_new_tokens > len(segment.ids[segment.mask])
+    assert policy.options.max_new_tokens > len(segment.ids[segment.loss_mask])
 
 
 # --- what cannot be written

@@ -36,7 +36,7 @@ def test_nothing_that_was_read_last_is_in_a_segment():
     context.read(chunk(7, 101, images=1), positions)
     (segment,) = context.finished_segments()
     assert segment.ids.tolist() == [1, 100, 2, 5, 6]
-    assert segment.mask.tolist() == [False, False, False, True, True]
+    assert segment.loss_mask.tolist() == [False, False, False, True, True]
     assert segment.logps.tolist() == [0, 0, 0, -0.5, -0.25]
     assert segment.turns.tolist() == [-1, -1, -1, 0, 0]
     assert segment.images == (0,)

@@ -244,6 +244,6 @@ def test_half_precision_plays(saved, dtype):
     policy = make(str(saved("idefics3")), device="cpu", dtype=dtype)
     assert str(policy.vlm.model.dtype) == f"torch.{dtype}"
     for transcript in play(policy, count=2):
-        logps = transcript.segments[0].logps[transcript.segments[0].mask]
+        logps = transcript.segments[0].logps[transcript.segments[0].loss_mask]
         assert np.isfinite(logps).all()
         assert (logps < 0).all()

@@ -26,7 +26,7 @@ def tokens(transcripts):
 
 
 def marked_logps(transcripts):
-    return np.concatenate([segment.logps[segment.mask] for t in transcripts for segment in t.segments])
+    return np.concatenate([segment.logps[segment.loss_mask] for t in transcripts for segment in t.segments])
 
 
 @pytest.mark.parametrize("options", [{}, {"reuse_cache": False}, {"window": 1, "temperature": 0.7}])
@@ -41,8 +41,8 @@ def test_log_probs_of_one_full_pass_are_those_of_sampling(loaded, played, family
         )
         for segment, logps in zip(transcript.segments, scored, strict=True):
             np.testing.assert_allclose(logps, segment.logps, atol=CLOSE)
-            assert (segment.logps[~segment.mask] == 0).all()
-            compared += int(segment.mask.sum())
+            assert (segment.logps[~segment.loss_mask] == 0).all()
+            compared += int(segment.loss_mask.sum())
     assert compared == sum(turn.usage.new_tokens for t in transcripts for turn in t.turns) > 100
 
 
@@ -75,13 +75,13 @@ def test_scoring_computes_logits_for_written_tokens_only(loaded, played, monkeyp
 
     monkeypatch.setattr(model, "forward", watch)
     together = segment_logps(policy.vlm, policy.chat, segments, images)
-    written = sum(int(segment.mask.sum()) for segment in segments)
+    written = sum(int(segment.loss_mask.sum()) for segment in segments)
     assert shapes[0][0] == 2
     assert shapes[0][1] <= written < len(segments[0].ids) / 2
     for segment, shown, logps in zip(segments, images, together, strict=True):
         (alone,) = segment_logps(policy.vlm, policy.chat, [segment], [shown])
         np.testing.assert_allclose(alone, logps, atol=CLOSE)
-    nothing = replace(segments[0], mask=np.zeros_like(segments[0].mask))
+    nothing = replace(segments[0], loss_mask=np.zeros_like(segments[0].loss_mask))
     assert not segment_logps(policy.vlm, policy.chat, [nothing], images[:1])[0].any()
 
 
@@ -189,7 +189,7 @@ def test_window_keeps_the_newest_images_and_marks_every_token_once(loaded, famil
     policy = make(loaded(family), window=1)
     for transcript in play(policy, count=3):
         first = len(transcript.prompt_images)
-        turns = [segment.turns[segment.mask] for segment in transcript.segments]
+        turns = [segment.turns[segment.loss_mask] for segment in transcript.segments]
         assert np.concatenate(turns).tolist() == sorted(np.concatenate(turns).tolist())
         assert set(np.concatenate(turns)) == set(range(len(transcript.turns)))
         assert len(transcript.segments) > 1
@@ -210,7 +210,7 @@ def test_tokens_that_cannot_be_written_have_no_probability(loaded, family):
     ends = {policy.chat.end_of_turn, tokenizer.eos_token_id}
     assert set(tokenizer.all_special_ids) - ends <= forbidden
     assert not ends & forbidden
-    written = np.concatenate([segment.ids[segment.mask] for t in transcripts for segment in t.segments])
+    written = np.concatenate([segment.ids[segment.loss_mask] for t in transcripts for segment in t.segments])
     assert len(written) > 300
     assert not set(written.tolist()) & forbidden
     assert len(set(written.tolist())) > 100  # nearly uniform, so forbidden ones would have come up

@@ -46,8 +46,8 @@ def test_log_probabilities_and_entropies_are_those_of_the_logits(loaded, played,
     assert scores.logps.shape == scores.entropies.shape == (len(rows), max(map(len, rows)))
     for number, row in enumerate(rows):
         whole = distributions(vlm, scorer, row)
-        places = np.flatnonzero(row.mask)
-        assert np.array_equal(np.flatnonzero(scores.mask[number].numpy()), places)
+        places = np.flatnonzero(row.loss_mask)
+        assert np.array_equal(np.flatnonzero(scores.loss_mask[number].numpy()), places)
         expected = whole[places - 1, row.ids[places]]
         assert scores.logps[number, places].numpy() == pytest.approx(expected, abs=2e-3)
         spread = [-(np.exp(line) * line).sum() for line in (line[np.isfinite(line)] for line in whole[places - 1])]

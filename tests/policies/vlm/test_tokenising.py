@@ -61,8 +61,8 @@ def test_turns_are_marked_with_their_ends(loaded, transcript, family):
     vlm = loaded(family)
     chat = ChatFormat(vlm.processor)
     segment = tokenise_transcript(chat, transcript)
-    assert set(segment.turns[segment.mask]) == {0, 1, 2, 3}
-    assert np.array_equal(segment.mask, segment.turns >= 0)
+    assert set(segment.turns[segment.loss_mask]) == {0, 1, 2, 3}
+    assert np.array_equal(segment.loss_mask, segment.turns >= 0)
     assert not segment.logps.any()
     assert segment.images == tuple(range(len(transcript.images)))
     for number, text in enumerate(SCRIPT):
@@ -85,8 +85,8 @@ def test_untrained_turns_are_read_but_not_marked(loaded, transcript):
     chat = ChatFormat(loaded("llava").processor)
     whole, some = tokenise_transcript(chat, transcript), tokenise_transcript(chat, transcript, untrained={0, 2})
     assert np.array_equal(whole.ids, some.ids)
-    assert set(some.turns[some.mask]) == {1, 3}
-    assert np.array_equal(some.mask, np.isin(whole.turns, [1, 3]))
+    assert set(some.turns[some.loss_mask]) == {1, 3}
+    assert np.array_equal(some.loss_mask, np.isin(whole.turns, [1, 3]))
 
 
 def test_only_what_the_answer_says_is_marked(loaded, transcript, family):
@@ -96,15 +96,15 @@ def test_only_what_the_answer_says_is_marked(loaded, transcript, family):
     changed = replace(transcript, turns=turns)
     whole, some = tokenise_transcript(chat, changed), tokenise_transcript(chat, changed, only_answers=True)
     assert np.array_equal(whole.ids, some.ids)
-    assert set(some.turns[some.mask]) == {3}
-    marked = chat.tokenizer.decode(some.ids[some.mask])
+    assert set(some.turns[some.loss_mask]) == {3}
+    marked = chat.tokenizer.decode(some.ids[some.loss_mask])
     assert all(name in marked for name in "ABCD")
-    before = chat.tokenizer.decode(whole.ids[(whole.turns == 3) & ~some.mask])
+    before = chat.tokenizer.decode(whole.ids[(whole.turns == 3) & ~some.loss_mask])
     assert "<answer>" in before
     assert not any(name in before for name in "ABCD")
     assert "</answer>" not in marked.replace("]</answer>", "")  # a token may hold the end of the list and the tag
-    assert chat.end_of_turn not in some.ids[some.mask]
-    assert not tokenise_transcript(chat, changed, untrained={3}, only_answers=True).mask.any()
+    assert chat.end_of_turn not in some.ids[some.loss_mask]
+    assert not tokenise_transcript(chat, changed, untrained={3}, only_answers=True).loss_mask.any()
 
 
 def test_answers_are_found_behind_a_thought_that_the_template_opened(loaded, transcript):
@@ -113,7 +113,7 @@ def test_answers_are_found_behind_a_thought_that_the_template_opened(loaded, tra
     text = "<think>not <answer>[1]</answer></think><answer>['D', 'C', 'B', 'A']</answer>"
     turns = (replace(transcript.turns[-1], text=text),)
     segment = tokenise_transcript(chat, replace(transcript, turns=turns), only_answers=True)
-    marked = chat.tokenizer.decode(segment.ids[segment.mask])
+    marked = chat.tokenizer.decode(segment.ids[segment.loss_mask])
     assert "1" not in marked
     assert [letter for letter in marked if letter.isupper()] == ["D", "C", "B", "A"]
 

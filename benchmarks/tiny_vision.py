@@ -1,6 +1,6 @@
 """Measures how the tiny model learns to see: accuracy on photographs it never saw, over the puzzles it has seen.
 
-    python benchmarks/tiny_eyes.py TRAIN_FOLDER TEST_FOLDER [--seeds 0 1 2] [--output curve.csv] [--save model]
+    python benchmarks/tiny_vision.py TRAIN_FOLDER TEST_FOLDER [--seeds 0 1 2] [--output curve.csv] [--save model]
 
 Writes one row a measurement and grid: puzzles of the test photographs (random parts, any unsolved order), answered
 in the model's first turn, greedily and sampled at temperature 1. ``--start`` goes on from a saved model.
@@ -24,7 +24,7 @@ from transformers import AutoModelForImageTextToText
 from agile_gym.images import open_images
 from agile_gym.models.tiny import build_tiny
 from agile_gym.models.tiny.exercises import answer_turns, pieces_right
-from agile_gym.models.tiny.pretraining import EyesConfig, EyesProgress, train_eyes
+from agile_gym.models.tiny.pretraining import VisionPretrainingConfig, VisionProgress, pretrain_vision
 from agile_gym.models.tiny.puzzles import Lesson, PuzzleBatch, PuzzleDrawer
 from agile_gym.puzzle import parse_grid
 
@@ -61,7 +61,9 @@ class Meter:
         return pieces_right(self.processor, self.lesson, turns, batch)
 
 
-def run(config: EyesConfig, options: argparse.Namespace, write: Callable[[dict[str, float | str]], None]) -> None:
+def run(
+    config: VisionPretrainingConfig, options: argparse.Namespace, write: Callable[[dict[str, float | str]], None]
+) -> None:
     """Train one model and write its curve, row by row."""
     model, processor = build_tiny(config.seed)
     if options.start:
@@ -69,7 +71,7 @@ def run(config: EyesConfig, options: argparse.Namespace, write: Callable[[dict[s
     meters = [Meter(model, processor, options.test, grid, options.puzzles) for grid in config.grids]
     measuring = time.process_time()
 
-    def progress(entry: EyesProgress) -> None:
+    def progress(entry: VisionProgress) -> None:
         nonlocal measuring
         last = entry.step == entry.steps
         if (entry.step % options.every and not last) or (entry.stage == "matching" and not last):
@@ -81,7 +83,7 @@ def run(config: EyesConfig, options: argparse.Namespace, write: Callable[[dict[s
             write(row | meter.measure())
         measuring = time.process_time() - spent
 
-    train_eyes(model, processor, open_images(options.train), config, progress)
+    pretrain_vision(model, processor, open_images(options.train), config, progress)
     if options.save:
         for part in (model, processor):
             part.save_pretrained(options.save)
@@ -100,7 +102,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=200, help="steps between measurements")
     parser.add_argument("--puzzles", type=int, default=2048, help="test puzzles a grid")
     parser.add_argument("--threads", type=int, default=1)
-    defaults = EyesConfig()
+    defaults = VisionPretrainingConfig()
     numbers = [name for name, value in asdict(defaults).items() if isinstance(value, int | float) and name != "seed"]
     for name in numbers:
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(getattr(defaults, name)))
