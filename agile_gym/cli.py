@@ -8,14 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from agile_gym.commands.coldstart import add_coldstart_command
+from agile_gym.commands.bench import add_plan_command
 from agile_gym.commands.eval import add_compare_command, add_eval_command
-from agile_gym.commands.plan import add_plan_command
-from agile_gym.commands.train import add_tiny_command, add_train_command
+from agile_gym.commands.train import add_coldstart_command, add_tiny_command, add_train_command
 from agile_gym.commands.view import add_export_command, add_view_command
-from agile_gym.errors import AgileGymError, ConfigurationError, explain_os_error
+from agile_gym.errors import AgileGymError, ConfigurationError, explain_os_error, one_line, show_all_characters
 from agile_gym.interruption import stop_signals
-from agile_gym.terminal import one_line, show_all_characters
 
 __all__ = ["main"]
 
@@ -144,7 +142,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _play(options: argparse.Namespace) -> int:
-    from agile_gym.commands.play import play
+    from agile_gym.commands.view import play
 
     if options.columns < 1:
         raise ConfigurationError(f"--columns {options.columns} is not allowed; give at least 1.")

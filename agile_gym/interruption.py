@@ -1,4 +1,4 @@
-"""Signals that ask the process to end: SIGINT (Ctrl-C), SIGTERM, and SIGHUP, which a terminal sends that is closed."""
+"""Signals that ask the process to end (SIGINT, SIGTERM, SIGHUP), and the number of threads that torch computes with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
-__all__ = ["STOP_SIGNALS", "StopSignals", "hold", "ignore_stop_signals", "stop_signals", "stops_blocked"]
+__all__ = [
+    "SMALL",
+    "STOP_SIGNALS",
+    "StopSignals",
+    "divide_threads",
+    "hold",
+    "ignore_stop_signals",
+    "own_threads",
+    "stop_signals",
+    "stops_blocked",
+]
 
 STOP_SIGNALS: tuple[int, ...] = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -176,3 +186,52 @@ def ignore_stop_signals() -> None:
     """Ignore the signals in a worker process, which its parent ends."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+SMALL = 10_000_000
+"""Parameters of a model that is computed in one thread, at most; the tiny model has 3.4 million."""
+_VARIABLE = "OMP_NUM_THREADS"
+_divided = False
+
+
+@contextmanager
+def own_threads(model: Any) -> Generator[None]:  # noqa: ANN401 -- a torch.nn.Module
+    """Compute in one thread for the length of the ``with`` block if the model is small and on a CPU.
+
+    The number that torch has besides is put back. If the user has set ``OMP_NUM_THREADS``, that number holds.
+
+    Args:
+        model: The model.
+    """
+    if (_VARIABLE in os.environ and not _divided) or not _is_small(model):
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def divide_threads(processes: int) -> None:
+    """Give torch, which is not imported yet, the share of this process in the processors, unless the user chose.
+
+    Args:
+        processes: How many processes share them.
+    """
+    global _divided
+    if _VARIABLE not in os.environ:
+        os.environ[_VARIABLE] = str(max(1, (os.cpu_count() or 1) // processes))
+        _divided = True
+
+
+def _is_small(model: Any) -> bool:  # noqa: ANN401 -- a torch.nn.Module
+    count = 0
+    for parameter in model.parameters():
+        count += parameter.numel()
+        if count > SMALL or parameter.device.type != "cpu":
+            return False
+    return True

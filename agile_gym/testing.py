@@ -19,7 +19,6 @@ from agile_gym.actions.primitives import ActionError, Answer, Arrange, Crop, Obs
 from agile_gym.actions.prompt import IMAGE_MARK
 from agile_gym.actions.tags import MAX_TEXT
 from agile_gym.actions.workspace import Workspace
-from agile_gym.arguments import is_number, is_whole
 from agile_gym.envs.contract import (
     REWARD_PARTS,
     DescribedEnv,
@@ -33,11 +32,10 @@ from agile_gym.envs.contract import (
     observation_problem,
 )
 from agile_gym.envs.jigsaw.env import JigsawVisionEnv
-from agile_gym.errors import AgileGymError, ConfigurationError
+from agile_gym.errors import AgileGymError, ConfigurationError, is_number, is_whole, one_line
 from agile_gym.policies.base import GivenUp, Policy, RecordingPolicy, as_policy
 from agile_gym.puzzle.pixels import fixed_layout
 from agile_gym.rollout.play import EpisodeRecorder
-from agile_gym.terminal import one_line
 from agile_gym.transcripts.record import PolicyRecord
 
 __all__ = ["check_dialect", "check_env", "check_policy"]

@@ -60,7 +60,7 @@ def plan(options):
 
 def settings_of(options, name):
     """Return the settings of a run."""
-    from agile_gym.commands.shared import read_pairs
+    from agile_gym.commands import read_pairs
     from agile_gym.training.settings import read_settings
 
     train, seed, _, _, changes = plan(options)[name]

@@ -1,6 +1,6 @@
 import pytest
 
-from agile_gym.commands.shared import read_pairs
+from agile_gym.commands import read_pairs
 from agile_gym.errors import ConfigurationError
 
 

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from agile_gym.commands import shared as progress
-from agile_gym.commands.shared import warnings_above
+from agile_gym import commands as progress
+from agile_gym.commands import warnings_above
 
 
 def test_warnings_that_differ_in_numbers_only_are_shown_once_in_a_while(monkeypatch):

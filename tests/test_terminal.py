@@ -3,7 +3,7 @@ import io
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agile_gym.terminal import one_line, printable
+from agile_gym.errors import one_line, printable
 
 
 @given(st.text(st.characters(), max_size=50))

@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from agile_gym.arguments import check_fields, is_number, is_whole, require, require_seed
 from agile_gym.coldstart.expert import MISTAKES, cells_of, check_turns
 from agile_gym.coldstart.filters import Quotas
 from agile_gym.coldstart.knowledge import FACTORS, zoom_factors
@@ -18,7 +17,7 @@ from agile_gym.coldstart.steps import LOOKS, Cell, check_looks, expert_cells
 from agile_gym.envs.contract import env_name, make_env, probe_env
 from agile_gym.envs.jigsaw.config import JigsawConfig, JigsawRules, resolve
 from agile_gym.envs.jigsaw.env import JigsawVisionEnv, open_source
-from agile_gym.errors import ConfigurationError
+from agile_gym.errors import ConfigurationError, check_fields, is_number, is_whole, require, require_seed
 from agile_gym.evaluation.plan import EnvironmentEntry, EvaluationPlan, SuiteEntry, Task, grid_name
 from agile_gym.evaluation.run import PreparedPlan
 from agile_gym.images.opening import ImagesLike
@@ -63,7 +62,7 @@ class ColdStartConfig:
             ``"both"``.
         images: Where photographs come from; as for `JigsawConfig`.
         split: ``"train"``, or None for all images, where none of them are for tests.
-        seed: Seed of puzzles and episodes, 0 to `agile_gym.arguments.MAX_SEED`.
+        seed: Seed of puzzles and episodes, 0 to `agile_gym.errors.MAX_SEED`.
         options: Further options of the environment. ``crop`` is ``"random"`` and ``max_turns`` the largest number of
             turns unless given.
         distinct_texts: Whether the same text is kept once only; None means so for a jigsaw, unless the prompt is short,

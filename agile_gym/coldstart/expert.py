@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from agile_gym.actions.dialects import Dialect, get_dialect
 from agile_gym.actions.workspace import Workspace
-from agile_gym.arguments import check_seed, is_number
 from agile_gym.coldstart.knowledge import SOURCES, know_puzzle, zoom_factors
 from agile_gym.coldstart.script import ScriptTurn, write_script
 from agile_gym.coldstart.sentences import STYLES, make_voice
@@ -27,7 +26,7 @@ from agile_gym.coldstart.steps import (
     wrong_swaps,
 )
 from agile_gym.envs.jigsaw.episode import JigsawTask
-from agile_gym.errors import ConfigurationError, did_you_mean
+from agile_gym.errors import ConfigurationError, check_seed, did_you_mean, is_number
 from agile_gym.policies.base import Observation, slot_of
 from agile_gym.puzzle.pixels import BoardLayout
 from agile_gym.transcripts.record import PolicyRecord

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agile_gym.commands.shared import add_env, env_of, find_modules_here, read_pairs
+from agile_gym.commands import add_env, env_of, find_modules_here, read_pairs
 from agile_gym.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -66,11 +66,10 @@ def add_compare_command(commands: Subparsers) -> None:
 
 
 def _eval(options: argparse.Namespace) -> int:
+    from agile_gym.evaluation.compare import find_overlap
     from agile_gym.evaluation.journal import Session
-    from agile_gym.evaluation.overlap import find_overlap
-    from agile_gym.evaluation.report import write_report
+    from agile_gym.evaluation.report import format_cost, format_tables, write_report
     from agile_gym.evaluation.run import prepare_plan
-    from agile_gym.evaluation.tables import format_cost, format_tables
     from agile_gym.files import replacing
     from agile_gym.outputs import GENERATOR, check_output, check_replaceable, is_generated
 
@@ -129,7 +128,7 @@ def _play(session: Session, policy: Policy | None, options: argparse.Namespace) 
     """Play what is left, and show how it goes."""
     from tqdm import tqdm
 
-    from agile_gym.commands.shared import warnings_above
+    from agile_gym.commands import warnings_above
     from agile_gym.evaluation.metrics import column_name
     from agile_gym.interruption import stop_signals
 

@@ -30,8 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agile_gym.actions.prompt import IMAGE_MARK
-from agile_gym.arguments import check_call
-from agile_gym.errors import AgileGymError, ConfigurationError, did_you_mean
+from agile_gym.errors import AgileGymError, ConfigurationError, check_call, did_you_mean
 from agile_gym.registration import load_catalogue
 
 __all__ = [

@@ -11,7 +11,7 @@ compare    two evaluations of the same puzzles
 overlap    photographs that are in a training set, too
 """
 
-from agile_gym.evaluation.compare import compare_reports, format_comparison
+from agile_gym.evaluation.compare import Overlap, compare_reports, find_overlap, format_comparison
 from agile_gym.evaluation.journal import Journal, read_journal
 from agile_gym.evaluation.metrics import (
     Estimate,
@@ -24,7 +24,6 @@ from agile_gym.evaluation.metrics import (
     summarize_cost,
     wilson,
 )
-from agile_gym.evaluation.overlap import Overlap, find_overlap
 from agile_gym.evaluation.plan import (
     EnvironmentEntry,
     EvaluationPlan,
@@ -35,7 +34,7 @@ from agile_gym.evaluation.plan import (
     load_suite,
     suite_names,
 )
-from agile_gym.evaluation.report import Report, read_report, write_report
+from agile_gym.evaluation.report import Report, format_cost, format_tables, read_report, reference_rows, write_report
 from agile_gym.evaluation.run import (
     EpisodeResult,
     Played,
@@ -45,7 +44,6 @@ from agile_gym.evaluation.run import (
     prepare_plan,
     result_of,
 )
-from agile_gym.evaluation.tables import format_cost, format_tables, reference_rows
 from agile_gym.evaluation.workers import play_in_workers
 
 __all__ = [

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 from agile_gym.envs.jigsaw.config import default_crop
-from agile_gym.errors import ConfigurationError, reason_of
+from agile_gym.errors import ConfigurationError, printable, reason_of
 from agile_gym.evaluation.plan import EvaluationPlan
 from agile_gym.evaluation.report import is_report
 from agile_gym.evaluation.run import EpisodeResult, PreparedPlan, hold_back, play_tasks
@@ -19,7 +19,6 @@ from agile_gym.files import Lock
 from agile_gym.interruption import hold
 from agile_gym.outputs import adopt_paths, check_replaceable, fingerprints
 from agile_gym.policies.base import Policy
-from agile_gym.terminal import printable
 from agile_gym.transcripts.store import TranscriptWriter, check_own_transcripts
 
 __all__ = ["JOURNAL_SCHEMA", "Journal", "Session", "read_journal"]

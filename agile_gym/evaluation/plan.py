@@ -21,10 +21,9 @@ from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 
-from agile_gym.arguments import is_whole, require, require_seed
 from agile_gym.envs.contract import env_name
 from agile_gym.envs.jigsaw.config import JigsawConfig
-from agile_gym.errors import ConfigurationError, did_you_mean
+from agile_gym.errors import ConfigurationError, did_you_mean, is_whole, require, require_seed
 from agile_gym.puzzle.board import parse_grid, parse_level
 
 __all__ = [
@@ -236,7 +235,7 @@ class EvaluationPlan:
         entries: Which puzzles; by default the paper's: 300 at every level of 2x2 and 3x3. Of another environment than
             the jigsaw, one `EnvironmentEntry`.
         samples: How often each puzzle is played, at least 1, each time with another seed of the policy.
-        seed: Seed of all puzzles, 0 to `agile_gym.arguments.MAX_SEED`.
+        seed: Seed of all puzzles, 0 to `agile_gym.errors.MAX_SEED`.
         images: What the photographs come from, for the record and for the environment.
         options: Further options of the environment.
         policy_options: Options of the policy, for the record and for worker processes.

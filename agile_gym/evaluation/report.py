@@ -1,21 +1,42 @@
-"""The file of results that an evaluation writes, for later runs to be compared with."""
+"""Results of an evaluation: their file, for later runs to be compared with, and their tables beside the paper."""
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from statistics import fmean
+from typing import Any, Literal, NamedTuple, cast
 
-from agile_gym.arguments import is_number
-from agile_gym.errors import ConfigurationError, reason_of
-from agile_gym.evaluation.metrics import summarize, summarize_cost
-from agile_gym.evaluation.plan import PuzzleKey, grid_name, names_result
+from agile_gym.errors import ConfigurationError, did_you_mean, is_number, printable, reason_of
+from agile_gym.evaluation.metrics import Estimate, summarize, summarize_cost
+from agile_gym.evaluation.plan import PuzzleKey, grid_name, names_result, pieces_of
 from agile_gym.evaluation.run import MAX_COUNT, EpisodeResult
 from agile_gym.files import write_text
 
-__all__ = ["REPORT_SCHEMA", "EpisodeRow", "Figures", "Report", "is_report", "read_report", "write_report"]
+__all__ = [
+    "INTERVALS",
+    "REFERENCE_GRIDS",
+    "REPORT_SCHEMA",
+    "EpisodeRow",
+    "Figures",
+    "Interval",
+    "ReferenceRow",
+    "Report",
+    "format_cost",
+    "format_tables",
+    "grid_lines",
+    "is_report",
+    "metric_title",
+    "read_report",
+    "reference_rows",
+    "short_name",
+    "write_report",
+]
 
 KIND = "agile_gym.evaluation"
 REPORT_SCHEMA = 1
@@ -221,3 +242,204 @@ def _row(row: Any, images: list[Any]) -> EpisodeRow:  # noqa: ANN401 -- JSON
     if not names_result(grid, label) or (label is None and (bool(rest) or grid_name(grid) != grid)):
         raise ValueError(f"a row that no episode has: {row!r:.150}")
     return EpisodeRow(grid, level, episode, sample, seed, images[image], solved, score, label)
+
+
+REFERENCE_GRIDS = ("2x2", "3x3")
+"""Grids that the paper reports."""
+
+
+class ReferenceRow(NamedTuple):
+    """A model's row of one of the paper's tables.
+
+    Attributes:
+        model: Name of the model, as in the paper.
+        levels: Percentage at each level, from L0 on.
+        average: Mean percentage over the levels, as printed.
+    """
+
+    model: str
+    levels: tuple[float, ...]
+    average: float
+
+
+@lru_cache
+def reference_rows(grid: str, metric: str) -> tuple[ReferenceRow, ...]:
+    """Return the paper's rows for a grid.
+
+    Args:
+        grid: Such as ``"2x2"``.
+        metric: ``"acc"`` or ``"score"``.
+
+    Returns:
+        The rows, in the paper's order; none for a grid that it does not report.
+    """
+    text = files("agile_gym.evaluation").joinpath("reference_results.csv").read_text(encoding="utf-8")
+    rows: list[ReferenceRow] = []
+    for row in csv.DictReader(text.splitlines()):
+        levels = [float(value) for key, value in row.items() if key.startswith(f"{grid}_L")]
+        if row["metric"] == metric and levels:
+            rows.append(ReferenceRow(row["model"], tuple(levels), float(row[f"{grid}_avg"])))
+    return tuple(rows)
+
+
+Interval = Literal["puzzle", "photograph"]
+INTERVALS: tuple[Interval, ...] = ("puzzle", "photograph")
+"""What the intervals are taken over."""
+FEW_PHOTOGRAPHS = 30
+MAX_NAME = 46
+"""Longest name of a policy in a table, in characters: about as long as the paper's."""
+
+_METRICS = (
+    ("acc", "Acc: puzzles with every piece right", "Acc: episodes solved"),
+    ("score", "Score: pieces right", "Score: mean score"),
+)
+"""Of each metric, what it is called for the jigsaw, and for other environments."""
+
+
+def metric_title(metric: str, grid: str) -> str:
+    """Return what a metric is called in a table of a grid, or of another environment."""
+    return next(titles[0 if pieces_of(grid) else 1] for name, *titles in _METRICS if name == metric)
+
+
+def format_tables(summary: Mapping[str, Mapping[str, Any]], policy: str, *, interval: Interval = "puzzle") -> str:
+    """Write the tables: one's own rows, with their intervals below, the paper's rows, and what the policy did.
+
+    The averages of the paper's rows are over the same levels as one's own.
+
+    Args:
+        summary: What `agile_gym.evaluation.summarize` returned.
+        policy: Name of the policy.
+        interval: Whether the 95% intervals are over puzzles, or over photographs.
+
+    Returns:
+        Plain text, at most four tables a grid. It depends on the arguments alone.
+
+    Raises:
+        ConfigurationError: If ``interval`` is not known.
+    """
+    if interval not in INTERVALS:
+        raise ConfigurationError(f"interval={interval!r} is not known. {did_you_mean(interval, INTERVALS)}")
+    parts: list[str] = []
+    policy = short_name(policy)
+    for grid, columns in summary.items():
+        names = list(columns)
+        for metric in ("acc", "score"):
+            key = metric if interval == "puzzle" else f"{metric}_by_photograph"
+            rows = _estimate_rows(policy, [columns[name][key] for name in names])
+            rows.append(["  puzzles", *(str(columns[name]["puzzles"]) for name in names)])
+            for row in reference_rows(grid, metric):
+                paper = {f"L{level}": value for level, value in enumerate(row.levels)}
+                shown = [paper[name] for name in names if name in paper]
+                paper["avg"] = row.average if len(shown) == len(paper) else fmean(shown)
+                rows.append([f"paper: {row.model}", *(f"{paper[name]:.1f}" for name in names)])
+            parts.append(f"{grid} {metric_title(metric, grid)} (%)\n{grid_lines(['', *names], rows)}")
+        if any(columns[name]["pass"] for name in names):
+            parts.append(f"{grid} pass@k: puzzles solved by one of k samples (%)\n{_pass_table(columns)}")
+        parts.append(f"{grid} What the policy did\n{_behaviour_table(columns)}")
+    parts.append(_interval_note(summary, interval))
+    return "\n\n".join(parts)
+
+
+def short_name(policy: str) -> str:
+    """Return the end of a long name, such as a model's path, which tells most."""
+    policy = printable(policy)
+    return policy if len(policy) <= MAX_NAME else f"...{policy[3 - MAX_NAME :]}"
+
+
+def _estimate_rows(title: str, estimates: Iterable[Mapping[str, float]]) -> list[list[str]]:
+    given = [Estimate(**estimate) for estimate in estimates]
+    return [
+        [title, *(f"{100 * estimate.value:.1f}" for estimate in given)],
+        ["  95% interval, from", *(f"{100 * estimate.low:.1f}" for estimate in given)],
+        ["  to", *(f"{100 * estimate.high:.1f}" for estimate in given)],
+    ]
+
+
+def _pass_table(columns: Mapping[str, Any]) -> str:
+    names = list(columns)
+    rows: list[list[str]] = []
+    for k in columns[names[0]]["pass"]:
+        rows += _estimate_rows(f"pass@{k}", [columns[name]["pass"][k] for name in names])
+    return grid_lines(["", *names], rows)
+
+
+def _behaviour_table(columns: Mapping[str, Any]) -> str:
+    names = list(columns)
+    everything = columns[names[-1]]
+    rows = [["turns an episode", *(f"{columns[name]['turns']:.2f}" for name in names)]]
+    for number in sorted(everything["turn_counts"], key=int):
+        counts = [columns[name]["turn_counts"].get(number, 0) / columns[name]["episodes"] for name in names]
+        rows.append([f"  episodes of {number} (%)", *(f"{100 * share:.1f}" for share in counts)])
+    rows.append(["valid turns (%)", *(f"{100 * columns[name]['valid']:.1f}" for name in names)])
+    for kind in sorted(everything["errors"], key=lambda kind: (-everything["errors"][kind], kind)):
+        turns = {name: columns[name]["turns"] * columns[name]["episodes"] for name in names}
+        shares = [columns[name]["errors"].get(kind, 0) / turns[name] for name in names]
+        rows.append([f"  {kind} (%)", *(f"{100 * share:.1f}" for share in shares)])
+    rows.append(["episodes with an answer (%)", *(f"{100 * columns[name]['answered']:.1f}" for name in names)])
+    for kind in everything["given_up"]:
+        shares = [columns[name]["given_up"].get(kind, 0) / columns[name]["episodes"] for name in names]
+        rows.append([f"given up: {kind} (%)", *(f"{100 * share:.1f}" for share in shares)])
+    for action in everything["uses"]:
+        rows.append([f"{action} an episode", *(f"{columns[name]['uses'].get(action, 0):.2f}" for name in names)])
+    rows.append(["reward", *(f"{columns[name]['reward']:.3f}" for name in names)])
+    return grid_lines(["", *names], rows)
+
+
+def _interval_note(summary: Mapping[str, Mapping[str, Any]], interval: Interval) -> str:
+    columns = [column for grid in summary.values() for column in grid.values()]
+    photographs = max((column["photographs"] for column in columns), default=0)
+    if interval == "puzzle":
+        repeated = any(column["pass"] for column in columns)
+        how = "by the bootstrap" if repeated else "for Acc Wilson's, for Score the bootstrap"
+        if not any(map(pieces_of, summary)):
+            return f"Intervals are over episodes: {how}."
+        text = (
+            f"Intervals are over puzzles: {how}. They are about other puzzles made of these {photographs} photographs; "
+            "--interval photograph is about other photographs."
+        )
+    else:
+        text = f"Intervals are over the {photographs} photographs, by the bootstrap."
+        if photographs < FEW_PHOTOGRAPHS:
+            text += " So few make them too narrow."
+    return text
+
+
+def format_cost(cost: Mapping[str, Mapping[str, float | None]]) -> str:
+    """Write the table of time and tokens an episode.
+
+    Args:
+        cost: What `agile_gym.evaluation.summarize_cost` returned.
+
+    Returns:
+        Plain text.
+    """
+    labels = {
+        "policy_seconds": "seconds of the policy (batches count whole)",
+        "env_seconds": "seconds of the environment",
+        "context_tokens": "tokens of the contexts of all turns",
+        "computed_tokens": "  of them computed",
+        "new_tokens": "tokens written",
+    }
+    rows: list[list[str]] = []
+    for key, label in labels.items():
+        values = [columns[key] for columns in cost.values()]
+        if all(value is None for value in values):
+            continue
+        form = ".4f" if key.endswith("seconds") else ",.0f"
+        rows.append([label, *("-" if value is None else format(value, form) for value in values)])
+    return f"Cost an episode\n{grid_lines(['', *cost], rows)}"
+
+
+def grid_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Align a table: the first column to the left, the others to the right, a rule below the header."""
+    cells = [[printable(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in cells
+    ]
+    lines.insert(1, "-" * len(lines[0]))
+    return "\n".join(line.rstrip() for line in lines)

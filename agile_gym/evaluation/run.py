@@ -14,11 +14,10 @@ import gymnasium
 
 from agile_gym.actions.primitives import ActionError, Answer
 from agile_gym.actions.tags import read_answer, read_tags
-from agile_gym.arguments import is_number
 from agile_gym.envs.contract import env_name, label_of, make_env, probe_env
 from agile_gym.envs.jigsaw.config import JigsawConfig, default_crop
 from agile_gym.envs.jigsaw.env import JigsawVisionEnv, open_source
-from agile_gym.errors import AgileGymError
+from agile_gym.errors import AgileGymError, is_number
 from agile_gym.evaluation.plan import EvaluationPlan, PuzzleKey, Task, names_result, pieces_of
 from agile_gym.images.sources import ImageSource
 from agile_gym.policies.base import Policy, RecordingPolicy

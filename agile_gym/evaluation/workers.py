@@ -22,9 +22,8 @@ import cv2
 from agile_gym.errors import AgileGymError
 from agile_gym.evaluation.plan import PuzzleKey, Task
 from agile_gym.evaluation.run import Played, PreparedPlan, play_tasks
-from agile_gym.interruption import hold, ignore_stop_signals, stops_blocked
+from agile_gym.interruption import divide_threads, hold, ignore_stop_signals, stops_blocked
 from agile_gym.policies.base import make_policy
-from agile_gym.threads import divide_threads
 
 __all__ = ["MAX_WORKERS", "play_in_workers"]
 

@@ -16,7 +16,19 @@ from PIL import Image
 
 from agile_gym.errors import ImageError, did_you_mean
 from agile_gym.images.decode import Decodable
-from agile_gym.images.folder import Scan, builtin_images, readable_name, scan_file, scan_folder
+from agile_gym.images.folder import (
+    PREFIX,
+    DatasetLike,
+    Scan,
+    builtin_images,
+    dataset_images,
+    is_dataset,
+    load_dataset,
+    parse_dataset_spec,
+    readable_name,
+    scan_file,
+    scan_folder,
+)
 from agile_gym.images.formats import (
     COMMON_EXTENSIONS,
     DEFAULT_MAX_PIXELS,
@@ -26,14 +38,6 @@ from agile_gym.images.formats import (
     check_max_pixels,
     header_problem,
     size_problem,
-)
-from agile_gym.images.huggingface import (
-    PREFIX,
-    DatasetLike,
-    dataset_images,
-    is_dataset,
-    load_dataset,
-    parse_dataset_spec,
 )
 from agile_gym.images.items import ArrayItem, BytesItem, Item, SkippedImage, hash_bytes
 from agile_gym.images.rows import parquet_images

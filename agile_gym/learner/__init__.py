@@ -1,10 +1,9 @@
-"""The learner: what turns played episodes into better weights.
+"""The learner: from played episodes to better weights.
 
-advantages   advantages of episodes and of each of their tokens; numpy only
 ratios       ratios and divergences from log-probabilities, counts and statistics of tokens (torch)
 losses       `grpo`, `dr_grpo`, `dapo`, `gspo` and `sft` as pure functions (torch)
-data         samples, minibatches and micro-batches
-rllib        `GRPO`, `GRPOConfig` and their parts, which run on RLlib (ray, torch)
+data         advantages, samples, minibatches and micro-batches; numpy only
+grpo         `GRPO`, `GRPOConfig` and their parts, which run on RLlib (ray, torch)
 
 Importing this package imports neither torch nor ray; `GRPO`, `GRPOConfig`, `TokenLearner`, `VLMEnvRunner` and
 `VLMModule` are imported when they are first used.
@@ -17,7 +16,7 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from agile_gym.errors import MissingDependencyError
-from agile_gym.learner.advantages import (
+from agile_gym.learner.data import (
     GroupAdvantages,
     count_trained,
     group_advantages,
@@ -27,7 +26,7 @@ from agile_gym.learner.advantages import (
 )
 
 if TYPE_CHECKING:
-    from agile_gym.learner.rllib import GRPO, GRPOConfig, TokenLearner, VLMEnvRunner, VLMModule
+    from agile_gym.learner.grpo import GRPO, GRPOConfig, TokenLearner, VLMEnvRunner, VLMModule
 
 __all__ = [
     "GRPO",
@@ -54,4 +53,4 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 -- any of the names above
             raise MissingDependencyError(
                 f"The package {package!r} is needed to train on RLlib. Install it with: pip install 'agile-gym[train]'"
             )
-    return getattr(importlib.import_module("agile_gym.learner.rllib"), name)
+    return getattr(importlib.import_module("agile_gym.learner.grpo"), name)

@@ -12,16 +12,24 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.from_config import NotProvided
 
-from agile_gym.arguments import check_types, declared_types, is_number, is_whole, require, require_seed
 from agile_gym.envs.jigsaw.config import JigsawConfig
-from agile_gym.errors import ConfigurationError, did_you_mean
+from agile_gym.errors import (
+    ConfigurationError,
+    check_types,
+    declared_types,
+    did_you_mean,
+    is_number,
+    is_whole,
+    one_line,
+    require,
+    require_seed,
+)
 from agile_gym.learner.groups import TaskMix
 from agile_gym.learner.losses import LOSSES, clip_range
 from agile_gym.learner.options import SCHEDULES, ModelOptions, mute_notices
 from agile_gym.learner.updating import SUPERVISED
 from agile_gym.models.cache import MAX_WINDOW
 from agile_gym.models.sampling import SamplingOptions
-from agile_gym.terminal import one_line
 from agile_gym.transcripts.record import Transcript
 
 __all__ = ["GRPOConfig"]

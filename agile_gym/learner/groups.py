@@ -10,8 +10,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from agile_gym.arguments import is_number
-from agile_gym.errors import ConfigurationError, did_you_mean
+from agile_gym.errors import ConfigurationError, did_you_mean, is_number
 from agile_gym.policies.base import Policy
 from agile_gym.rollout.play import EnvironmentPool, EpisodeSpec, play_episodes
 from agile_gym.transcripts.record import Transcript

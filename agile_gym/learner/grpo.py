@@ -1,6 +1,11 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # The types of ray are incomplete.
-"""`GRPO` as an algorithm of RLlib: groups are played, compared and learned from."""
+"""`GRPO` as an algorithm of RLlib: groups are played, compared and learned from.
+
+Importing this module, or taking `GRPO` or `GRPOConfig` from `agile_gym.learner`, registers the algorithm with Ray Tune;
+from then on ``tune.Tuner("AgileGRPO", ...)`` works. Ray has no entry points, so a script that uses the name alone must
+import one of them first. The processes that Tune starts need not: they look the name up in the cluster.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +28,21 @@ from ray.rllib.utils.metrics import (
     SYNCH_WORKER_WEIGHTS_TIMER,
     TIMERS,
 )
+from ray.tune import registry
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation.metrics import bootstrap_mean, wilson
-from agile_gym.learner.advantages import GroupAdvantages, group_advantages
 from agile_gym.learner.config import GRPOConfig
-from agile_gym.learner.data import GroupBatch, Sample, assign_minibatches, make_samples, returns_of, shard_samples
+from agile_gym.learner.data import (
+    GroupAdvantages,
+    GroupBatch,
+    Sample,
+    assign_minibatches,
+    group_advantages,
+    make_samples,
+    returns_of,
+    shard_samples,
+)
 from agile_gym.learner.env_runner import VLMEnvRunner
 from agile_gym.learner.groups import Curriculum, Group, GroupSpec, make_group
 from agile_gym.learner.module import VLMModule
@@ -38,7 +52,20 @@ from agile_gym.learner.resources import check_cluster
 from agile_gym.learner.torch_learner import TokenLearner, check_learner_class
 from agile_gym.transcripts.record import Transcript
 
-__all__ = ["GRPO", "episode_metrics", "evaluation_metrics"]
+__all__ = [
+    "GRPO",
+    "NAME",
+    "GRPOConfig",
+    "TokenLearner",
+    "VLMEnvRunner",
+    "VLMModule",
+    "episode_metrics",
+    "evaluation_metrics",
+    "register",
+]
+
+NAME = "AgileGRPO"
+"""Name of the algorithm in Ray Tune's registry."""
 
 
 def episode_metrics(episodes: Sequence[Transcript], returns: ArrayLike) -> dict[str, float]:
@@ -392,3 +419,12 @@ class GRPO(RecoverableAlgorithm):
         if GRPO_RESULTS in state:
             self._groups_begun = state[GRPO_RESULTS]["groups_begun"]
             self._curriculum.set_state(state[GRPO_RESULTS]["curriculum"])
+
+
+def register() -> None:
+    """Register the algorithm, once in a process."""
+    if not registry._global_registry.contains(registry.TRAINABLE_CLASS, NAME):  # pyright: ignore[reportPrivateUsage] -- no public look-up
+        registry.register_trainable(NAME, GRPO)
+
+
+register()

@@ -14,8 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from agile_gym.arguments import check_fields, is_number, is_whole, require, require_seed
-from agile_gym.errors import ConfigurationError, ModelError, did_you_mean, import_optional
+from agile_gym.errors import (
+    ConfigurationError,
+    ModelError,
+    check_fields,
+    did_you_mean,
+    import_optional,
+    is_number,
+    is_whole,
+    require,
+    require_seed,
+)
 
 if TYPE_CHECKING:
     from agile_gym.models.loading import VLM

@@ -14,8 +14,7 @@ import numpy as np
 from ray.rllib.utils.from_config import NotProvided
 from ray.rllib.utils.metrics import LEARNER_UPDATE_TIMER, SYNCH_WORKER_WEIGHTS_TIMER, TIMERS
 
-from agile_gym.arguments import declared_types, is_whole
-from agile_gym.errors import ConfigurationError
+from agile_gym.errors import ConfigurationError, declared_types, is_whole
 from agile_gym.learner.config import GRPOConfig
 from agile_gym.learner.data import Sample, make_samples
 from agile_gym.learner.grpo import GRPO, GRPO_RESULTS

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from agile_gym.interruption import own_threads
 from agile_gym.learner.data import Sample, micro_batches
 from agile_gym.learner.losses import LOSSES, LossResult, sft
 from agile_gym.learner.ratios import LossStats, TokenBatch, Totals
 from agile_gym.models.scoring import PreparedSegment, Scorer
-from agile_gym.threads import own_threads
 
 __all__ = ["SUPERVISED", "ProcessGroup", "StepOptions", "Updater", "autocast"]
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from agile_gym.actions.prompt import IMAGE_MARK
 from agile_gym.actions.tags import answer_span
 from agile_gym.errors import ConfigurationError, ModelError
-from agile_gym.models.pictures import process
+from agile_gym.models.loading import process
 from agile_gym.transcripts.record import Image, Segment, Transcript
 
 __all__ = ["ChatFormat", "Chunk", "content_parts", "tokenise_transcript"]

@@ -106,7 +106,7 @@ def collate_pixels(model: Any, pixels: Sequence[Mapping[str, Any]]) -> dict[str,
         joined = torch.cat(_padded(torch, tensors, axis) if len(tensors) > 1 else tensors, axis)
         batch[name] = joined.to(model.device, model.dtype if joined.is_floating_point() else joined.dtype)
     if model.config.model_type == "llava_onevision":
-        # With more images than one, none of them is cut into tiles; see `agile_gym.models.pictures.process`.
+        # With more images than one, none of them is cut into tiles; see `agile_gym.models.loading.process`.
         batch["batch_num_images"] = torch.tensor([max(2, len(batch["image_sizes"]))], device=model.device)
     return batch
 

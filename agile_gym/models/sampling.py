@@ -15,8 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from agile_gym.actions.tags import STOP_TEXTS, blank_thoughts
-from agile_gym.arguments import is_number, is_whole
-from agile_gym.errors import ConfigurationError
+from agile_gym.errors import ConfigurationError, is_number, is_whole
 from agile_gym.models.chat import ChatFormat
 
 __all__ = ["SamplingOptions", "StopTexts", "TurnWatch", "draw", "end_tokens", "forbidden_tokens", "log_probs"]

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from agile_gym.models.chat import ChatFormat, Chunk
 from agile_gym.models.inputs import image_arguments, relative_positions, type_arguments
-from agile_gym.models.loading import VLM
-from agile_gym.models.pictures import process
+from agile_gym.models.loading import VLM, process
 from agile_gym.models.sampling import end_tokens, forbidden_tokens, log_probs
 from agile_gym.transcripts.record import Image, Segment
 

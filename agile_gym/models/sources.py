@@ -12,8 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from agile_gym.errors import MissingDependencyError, ModelError, import_optional
-from agile_gym.terminal import one_line
+from agile_gym.errors import MissingDependencyError, ModelError, import_optional, one_line
 
 __all__ = [
     "attention_reach",

@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 
 from agile_gym.actions.dialects import write_answer
 from agile_gym.actions.primitives import Answer
-from agile_gym.arguments import check_call, check_seed
 from agile_gym.envs.jigsaw.episode import JigsawTask
-from agile_gym.errors import AgileGymError, ConfigurationError, did_you_mean
-from agile_gym.terminal import one_line
+from agile_gym.errors import AgileGymError, ConfigurationError, check_call, check_seed, did_you_mean, one_line
 
 if TYPE_CHECKING:
     from agile_gym.transcripts.record import PolicyRecord

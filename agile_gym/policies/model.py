@@ -12,10 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agile_gym.actions.prompt import HIDDEN_IMAGE, IMAGE_MARK
-from agile_gym.arguments import check_seed, is_whole, require
-from agile_gym.errors import ConfigurationError, ModelError, did_you_mean, import_optional
+from agile_gym.errors import (
+    ConfigurationError,
+    ModelError,
+    check_seed,
+    did_you_mean,
+    import_optional,
+    is_whole,
+    require,
+)
+from agile_gym.interruption import own_threads
 from agile_gym.policies.base import GivenUp, Observation, slot_of
-from agile_gym.threads import own_threads
 from agile_gym.transcripts.record import PolicyRecord, TurnUsage
 
 if TYPE_CHECKING:
@@ -223,7 +230,7 @@ class HFVLMPolicy:
 
     def _read(self, reader: Reader, slot: int, text: str, info: dict[str, Any]) -> _Episode:
         """Add an observation to the episode in a slot, or begin it; give it up if its images are refused."""
-        from agile_gym.models.pictures import ImageRefusedError
+        from agile_gym.models.loading import ImageRefusedError
 
         if info["turn"] == 0:
             self._episodes[slot] = self._begin(info)

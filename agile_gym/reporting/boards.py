@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from agile_gym.actions.primitives import ActionError
 from agile_gym.actions.reading import read_whole
 from agile_gym.actions.tags import answer_span, read_answer
-from agile_gym.arguments import is_whole
-from agile_gym.errors import ConfigurationError
+from agile_gym.errors import ConfigurationError, is_whole
 from agile_gym.puzzle.pixels import MAX_SIDE_PIXELS, WHITE
 from agile_gym.transcripts.record import Image, Transcript, Turn
 

@@ -12,8 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from agile_gym.errors import import_optional
-from agile_gym.terminal import printable
+from agile_gym.errors import import_optional, printable
 
 __all__ = [
     "KEY_FIGURES",

@@ -22,8 +22,8 @@ from rich.segment import ControlType, Segment
 from rich.table import Table
 from rich.text import Text
 
+from agile_gym.errors import one_line, printable
 from agile_gym.reporting.charts import KEY_FIGURES, STAGE_TITLES, duration, shown
-from agile_gym.terminal import one_line, printable
 
 __all__ = ["LiveTable", "Progress", "frame", "header_line", "plain_line", "started_line"]
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from agile_gym.evaluation.metrics import AVERAGE, Estimate
 from agile_gym.evaluation.plan import pieces_of
-from agile_gym.evaluation.tables import INTERVALS, Interval, metric_title, reference_rows, short_name
+from agile_gym.evaluation.report import INTERVALS, Interval, metric_title, reference_rows, short_name
 from agile_gym.reporting.charts import Chart, Series, draw_chart, require_matplotlib
 from agile_gym.reporting.outcome import StageResult
 from agile_gym.reporting.runlog import Record

@@ -7,13 +7,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from agile_gym.arguments import is_number
-from agile_gym.errors import ConfigurationError
+from agile_gym.errors import ConfigurationError, is_number
 from agile_gym.evaluation.compare import compare_reports
 from agile_gym.evaluation.metrics import AVERAGE, Estimate
-from agile_gym.evaluation.report import Report, read_report
+from agile_gym.evaluation.report import Report, metric_title, read_report, reference_rows
 from agile_gym.evaluation.run import MAX_COUNT
-from agile_gym.evaluation.tables import metric_title, reference_rows
 
 __all__ = ["EVALUATIONS", "Row", "StageResult", "Table", "Verdict", "read_results", "result_tables", "verdicts"]
 

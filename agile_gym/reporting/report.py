@@ -20,9 +20,8 @@ from agile_gym.reporting.boards import puzzle_of
 from agile_gym.reporting.charts import STAGE_TITLES, duration
 from agile_gym.reporting.curves import curves, stage_times
 from agile_gym.reporting.outcome import StageResult, read_results, result_tables, verdicts
-from agile_gym.reporting.pages import write_html
 from agile_gym.reporting.runlog import Record, read_records
-from agile_gym.reporting.viewer import BOARD, EpisodeBlocks
+from agile_gym.reporting.viewer import BOARD, EpisodeBlocks, write_html
 from agile_gym.transcripts.reading import TranscriptHeader, read_headers
 from agile_gym.transcripts.record import Transcript
 

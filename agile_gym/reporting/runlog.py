@@ -15,8 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
-from agile_gym.arguments import plain
-from agile_gym.errors import ConfigurationError, reason_of
+from agile_gym.errors import ConfigurationError, plain, reason_of
 from agile_gym.files import write_text
 from agile_gym.reporting.trackers import Boards, begin_wandb, import_wandb
 

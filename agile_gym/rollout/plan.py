@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agile_gym.actions.prompt import HIDDEN_IMAGE, IMAGE_MARK
-from agile_gym.arguments import is_whole
 from agile_gym.envs.contract import PlannedEnv, check_start, make_env
 from agile_gym.envs.jigsaw.config import DEFAULT_IMAGE_SIZE, JigsawConfig, JigsawRules, resolve
 from agile_gym.envs.jigsaw.env import JigsawVisionEnv
-from agile_gym.errors import ConfigurationError
+from agile_gym.errors import ConfigurationError, is_whole
 from agile_gym.models.chat import ChatFormat
 from agile_gym.puzzle.pixels import BoardLayout
 

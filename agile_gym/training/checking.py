@@ -20,19 +20,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-from agile_gym.arguments import require, require_seed
 from agile_gym.coldstart.config import EXPERT, ColdStartConfig, prepare
 from agile_gym.envs.contract import find_env, probe_env
 from agile_gym.envs.jigsaw.config import JigsawConfig, resolve
 from agile_gym.envs.jigsaw.env import open_source
-from agile_gym.errors import ConfigurationError
+from agile_gym.errors import ConfigurationError, one_line, require, require_seed
 from agile_gym.evaluation.run import prepare_plan
 from agile_gym.images.sources import check_fraction
 from agile_gym.interruption import STOP_SIGNALS, StopSignals, stops_blocked
 from agile_gym.learner.options import TINY, ModelOptions, build_vlm
 from agile_gym.learner.resources import actor_needs, check_fits
 from agile_gym.policies.base import check_policy, make_policy
-from agile_gym.terminal import one_line
 from agile_gym.training import stages
 from agile_gym.training.sections import OWN_SECTIONS
 from agile_gym.training.settings import TrainSettings, naming, own_settings

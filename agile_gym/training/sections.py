@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from agile_gym.arguments import check_fields, is_number, require, require_seed
+from agile_gym.errors import check_fields, is_number, require, require_seed
 from agile_gym.evaluation.plan import DEFAULT_EPISODES, MAX_EPISODES
 from agile_gym.evaluation.workers import MAX_WORKERS
 

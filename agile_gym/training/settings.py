@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from agile_gym.envs.contract import JIGSAW
-from agile_gym.errors import ConfigurationError, did_you_mean
-from agile_gym.terminal import one_line
+from agile_gym.errors import ConfigurationError, did_you_mean, one_line
 from agile_gym.training.sections import OWN_SECTIONS
 
 __all__ = [
@@ -229,7 +228,7 @@ def setting_names(section: str) -> set[str]:
 
         names |= set(SFTConfig.setting_types())
     elif section == "grpo":
-        from agile_gym.learner.rllib import GRPOConfig
+        from agile_gym.learner.grpo import GRPOConfig
 
         names |= set(GRPOConfig.setting_types())
     return names - _SET_HERE.get(section, set())

@@ -16,12 +16,11 @@ from typing import Any, cast
 
 import torch
 
-from agile_gym.arguments import MAX_SEED
 from agile_gym.coldstart.config import ColdStartConfig
 from agile_gym.envs.contract import JIGSAW
 from agile_gym.envs.jigsaw.config import JigsawConfig, resolve
 from agile_gym.envs.jigsaw.env import open_source
-from agile_gym.errors import ConfigurationError, reason_of
+from agile_gym.errors import MAX_SEED, ConfigurationError, reason_of
 from agile_gym.evaluation.plan import EnvironmentEntry, EvaluationPlan, SuiteEntry
 from agile_gym.evaluation.run import photographs_of
 from agile_gym.files import filling, replacing
@@ -159,7 +158,7 @@ def grpo_config(settings: TrainSettings, model: str) -> Any:  # noqa: ANN401 -- 
         settings: The settings.
         model: Folder of the model to begin with.
     """
-    from agile_gym.learner.rllib import GRPOConfig
+    from agile_gym.learner.grpo import GRPOConfig
 
     own = own_settings(settings, "grpo")
     config = _training(_shared(GRPOConfig(), settings, model), settings.grpo, own)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from agile_gym.errors import ImageError
 from agile_gym.images import SkippedImageWarning, open_images
-from agile_gym.images.huggingface import parse_dataset_spec
+from agile_gym.images.folder import parse_dataset_spec
 from agile_gym.learner import MissingDependencyError
 
 

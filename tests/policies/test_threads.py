@@ -11,10 +11,10 @@ pytest.importorskip("transformers")
 
 from agile_gym.envs.jigsaw import JigsawVisionEnv  # noqa: E402
 from agile_gym.images import open_images  # noqa: E402
+from agile_gym.interruption import own_threads  # noqa: E402
 from agile_gym.models import VLM  # noqa: E402
 from agile_gym.models.tiny import build_tiny  # noqa: E402
 from agile_gym.policies.model import HFVLMPolicy  # noqa: E402
-from agile_gym.threads import own_threads  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_a_large_model_keeps_its_threads(three):
 
 DIVIDED = """
 import os, sys
-from agile_gym.threads import divide_threads, own_threads
+from agile_gym.interruption import divide_threads, own_threads
 os.cpu_count = lambda: 8
 divide_threads(2)
 assert "torch" not in sys.modules

@@ -336,8 +336,8 @@ def test_the_largest_seed_is_one():
 
 def test_options_of_the_commands_have_the_defaults_of_the_classes_behind_them():
     from agile_gym.cli import _parser
-    from agile_gym.commands.coldstart import _config
-    from agile_gym.commands.plan import NEW_TOKENS
+    from agile_gym.commands.bench import NEW_TOKENS
+    from agile_gym.commands.train import _config
     from agile_gym.evaluation.plan import DEFAULT_EPISODES
     from agile_gym.learner.sft import SFTConfig
     from agile_gym.models.sampling import SamplingOptions

@@ -11,9 +11,8 @@ from typing import Any, Literal
 
 from agile_gym.actions.dialects import Dialect, get_dialect
 from agile_gym.actions.prompt import PromptTemplate, read_prompt
-from agile_gym.arguments import is_number, is_whole, plain, require
 from agile_gym.envs.jigsaw.reward import RewardConfig, get_reward
-from agile_gym.errors import ConfigurationError, did_you_mean
+from agile_gym.errors import ConfigurationError, did_you_mean, is_number, is_whole, plain, require
 from agile_gym.images.opening import ImagesLike
 from agile_gym.puzzle.board import parse_grid, parse_level
 from agile_gym.puzzle.pixels import (

@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, cast
 
-from agile_gym.arguments import is_number, plain
 from agile_gym.envs.contract import RewardParts
-from agile_gym.errors import ConfigurationError, did_you_mean
+from agile_gym.errors import ConfigurationError, did_you_mean, is_number, plain
 
 __all__ = ["REWARDS", "EpisodeRecord", "RewardConfig", "get_reward", "score_episode"]
 

@@ -23,9 +23,8 @@ from agile_gym.actions.dialects import Dialect, write_answer
 from agile_gym.actions.primitives import Answer, Crop, Observe, Primitive, RotatePiece, Swap
 from agile_gym.actions.prompt import IMAGE_MARK, PromptTemplate, state_text
 from agile_gym.actions.workspace import Workspace
-from agile_gym.arguments import plain
 from agile_gym.envs.jigsaw.config import JigsawRules
-from agile_gym.errors import ConfigurationError, ImageError, did_you_mean
+from agile_gym.errors import ConfigurationError, ImageError, did_you_mean, plain
 from agile_gym.images.decode import decode_image
 from agile_gym.images.formats import size_problem
 from agile_gym.images.items import hash_pixels

@@ -14,14 +14,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from agile_gym.arguments import check_seed, is_whole, plain
 from agile_gym.envs.jigsaw.config import JigsawConfig, resolve
 from agile_gym.envs.jigsaw.env import JigsawVisionEnv, make_spaces, open_source
 from agile_gym.envs.jigsaw.episode import JigsawEpisode, StepResult, check_action
 from agile_gym.envs.jigsaw.start import ResetOptions
 from agile_gym.envs.rendering import render_text
 from agile_gym.envs.spaces import CanvasPool
-from agile_gym.errors import ConfigurationError
+from agile_gym.errors import ConfigurationError, check_seed, is_whole, plain
 
 __all__ = ["JigsawVisionVectorEnv", "batch_infos"]
 

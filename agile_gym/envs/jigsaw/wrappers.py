@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from agile_gym.actions.dialects import write_answer
 from agile_gym.actions.primitives import Answer, Observe, Primitive, RotatePiece, Swap
-from agile_gym.arguments import is_number, plain
 from agile_gym.envs.jigsaw.env import JigsawVisionEnv
 from agile_gym.envs.spaces import ImageBox
-from agile_gym.errors import ConfigurationError
+from agile_gym.errors import ConfigurationError, is_number, plain
 from agile_gym.puzzle.pixels import parse_size, resize
 
 __all__ = ["DiscreteActions", "ImageObservation", "JigsawVisionDiscreteEnv"]

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F  # noqa: N812 -- the usual name
 
-from agile_gym.arguments import require_seed
-from agile_gym.errors import ConfigurationError, import_optional
+from agile_gym.errors import ConfigurationError, import_optional, require_seed
 from agile_gym.files import filling
 from agile_gym.interruption import hold
 from agile_gym.models.tiny.words import BOS, CONTEXT, END, IMAGE, PAD, build_tokenizer
@@ -113,7 +112,7 @@ def build_tiny(
     needs at one turn of a 2x2 jigsaw is then some twenty tokens.
 
     Args:
-        seed: Seed of the weights, 0 to `agile_gym.arguments.MAX_SEED`.
+        seed: Seed of the weights, 0 to `agile_gym.errors.MAX_SEED`.
         sizes: The sizes; by default some three million parameters.
 
     Returns:
@@ -171,7 +170,7 @@ def save_tiny(path: str | Path, seed: int = 0, *, sizes: TinySizes | None = None
 
     Args:
         path: Where to write; made if it does not exist.
-        seed: Seed of the weights, 0 to `agile_gym.arguments.MAX_SEED`.
+        seed: Seed of the weights, 0 to `agile_gym.errors.MAX_SEED`.
         sizes: The sizes.
 
     Returns:

@@ -21,7 +21,7 @@ from torch import nn
 
 from agile_gym.actions.primitives import ActionError
 from agile_gym.actions.tags import read_answer, read_tags
-from agile_gym.arguments import check_fields, is_number, is_whole, require, require_seed
+from agile_gym.errors import check_fields, is_number, is_whole, require, require_seed
 from agile_gym.images.sources import ImageSource
 from agile_gym.models.tiny.build import image_features, last_hidden
 from agile_gym.models.tiny.puzzles import (

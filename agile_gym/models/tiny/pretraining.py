@@ -16,6 +16,7 @@ from typing import Any, get_args
 
 from agile_gym.errors import ConfigurationError, import_optional
 from agile_gym.images.sources import ImageSource
+from agile_gym.interruption import own_threads
 from agile_gym.models.tiny.exercises import (
     Exercise,
     ExerciseDrawer,
@@ -24,7 +25,6 @@ from agile_gym.models.tiny.exercises import (
     VisionProgress,
 )
 from agile_gym.models.tiny.puzzles import Lesson, training_images
-from agile_gym.threads import own_threads
 
 __all__ = [
     "STAGES",

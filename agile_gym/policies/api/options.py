@@ -11,9 +11,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from agile_gym.actions.tags import STOP_TEXTS
-from agile_gym.arguments import is_number, is_whole, plain
-from agile_gym.errors import ConfigurationError, did_you_mean
-from agile_gym.terminal import printable
+from agile_gym.errors import ConfigurationError, did_you_mean, is_number, is_whole, plain, printable
 
 __all__ = [
     "DEFAULT_URL",

@@ -10,7 +10,7 @@ from PIL import Image
 
 from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError
-from agile_gym.policies.api.conversation import Conversation, encode_image, plain_words, read_user_turn
+from agile_gym.policies.api.policy import Conversation, encode_image, plain_words, read_user_turn
 from agile_gym.policies.api.replies import Reply
 from agile_gym.rollout import EpisodeSpec, play_episodes
 from agile_gym.transcripts import TurnUsage
@@ -118,11 +118,11 @@ def test_a_window_keeps_the_last_images_and_the_task(serve, connect, window, sho
 
 
 def test_images_are_encoded_once_an_episode(serve, connect, monkeypatch):
-    from agile_gym.policies.api import conversation
+    from agile_gym.policies.api import policy
 
     calls = []
-    original = conversation.encode_image
-    monkeypatch.setattr(conversation, "encode_image", lambda *given: calls.append(1) or original(*given))
+    original = policy.encode_image
+    monkeypatch.setattr(policy, "encode_image", lambda *given: calls.append(1) or original(*given))
     server = serve(script_of(LOOK.format(1), LOOK.format(2), LOOK.format(3), ANSWER))
     play(connect(server))
     assert len(calls) == 4 + 3

@@ -14,7 +14,7 @@ from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import AgileGymError
 from agile_gym.learner.groups import make_group, play_groups
 from agile_gym.models import VLM, ChatFormat
-from agile_gym.models.pictures import ImageRefusedError, fit_image, process
+from agile_gym.models.loading import ImageRefusedError, fit_image, process
 from agile_gym.models.scoring import segment_logps
 from agile_gym.policies import GivenUp
 from agile_gym.policies.model import HFVLMPolicy

@@ -9,13 +9,13 @@ from families import FAMILIES, built, save
 
 from agile_gym.actions.primitives import Observe, Swap
 from agile_gym.actions.prompt import HIDDEN_IMAGE, IMAGE_MARK
-from agile_gym.commands.plan import NEW_TOKENS, add_plan_command
+from agile_gym.commands.bench import NEW_TOKENS, add_plan_command
 from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError, ModelError
 from agile_gym.models import VLM, ChatFormat
 from agile_gym.models.batch import Generated
 from agile_gym.models.chat import content_parts
-from agile_gym.models.pictures import process
+from agile_gym.models.loading import process
 from agile_gym.models.sampling import SamplingOptions
 from agile_gym.policies.model import HFVLMPolicy
 from agile_gym.rollout import EpisodeSpec, play_episodes
