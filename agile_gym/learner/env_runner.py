@@ -168,7 +168,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         if evaluation not in self._pools:
             self._pools[evaluation] = EnvironmentPool(
                 {
-                    str(number): partial(self._make_env, task.env_options(), evaluation=evaluation)
+                    number: partial(self._make_env, task.env_options(), evaluation=evaluation)
                     for number, task in enumerate(self._tasks)
                 }
             )

@@ -200,7 +200,7 @@ class GroupPlay:
 def play_groups(
     policy: Policy,
     groups: Sequence[GroupSpec],
-    makers: Mapping[str, Callable[[], gymnasium.Env[Any, Any]]] | EnvironmentPool,
+    makers: Mapping[int, Callable[[], gymnasium.Env[Any, Any]]] | EnvironmentPool,
     *,
     batch: int,
     weights: int = 0,
@@ -215,7 +215,7 @@ def play_groups(
     Args:
         policy: Plays.
         groups: The groups, with different indices.
-        makers: What makes the environment of each task, by the task's number as a text; or a pool of environments.
+        makers: What makes the environment of each task, by the task's number; or a pool of environments.
         batch: Episodes that are played side by side.
         weights: Number of the weights, for the record.
         keep_images: Whether transcripts hold their images.
@@ -229,7 +229,7 @@ def play_groups(
     """
     specs = [
         EpisodeSpec(
-            env=str(group.task),
+            env=group.task,
             seed=group.seed,
             policy_seed=seed,
             name=f"{group.index}-{number}",
@@ -238,30 +238,25 @@ def play_groups(
         for group in groups
         for number, seed in enumerate(group.policy_seeds)
     ]
+    owners = dict(zip((spec.name for spec in specs), (g for g in groups for _ in g.policy_seeds), strict=True))
+    episodes: dict[int, dict[str | None, Transcript]] = {group.index: {} for group in groups}
     failures: dict[int, str] = {}
 
     def fail(spec: EpisodeSpec, error: Exception) -> None:
-        index = int(str(spec.name).partition("-")[0])
-        failures[index] = f"{type(error).__name__}: {error}"[:500]
+        failures[owners[spec.name].index] = f"{type(error).__name__}: {error}"[:500]
 
-    episodes: dict[str, Transcript] = {}
     for spec, transcript in play_episodes(
         policy, specs, makers, batch=min(batch, len(specs)) or 1, policy_name=policy_name, on_error=fail
     ):
-        episodes[str(spec.name)] = transcript
+        episodes[owners[spec.name].index][spec.name] = transcript
+    played: list[Group] = []
     for group in groups:
-        if group.index not in failures:
-            names = [f"{group.index}-{number}" for number in range(len(group.policy_seeds))]
-            if all(len(episodes[name].turns) == 1 and "given_up" in episodes[name].details for name in names):
-                given_up = episodes[names[-1]].details["given_up"]
-                failures[group.index] = f"{given_up['kind']}: {given_up['reason']}"[:500]
-    played = [
-        Group(
-            group,
-            tuple(episodes[f"{group.index}-{number}"] for number in range(len(group.policy_seeds))),
-            weights,
-        )
-        for group in groups
-        if group.index not in failures
-    ]
+        if group.index in failures:
+            continue
+        mine = tuple(episodes[group.index][spec.name] for spec in specs if owners[spec.name] is group)
+        if all(len(episode.turns) == 1 and "given_up" in episode.details for episode in mine):
+            given_up = mine[-1].details["given_up"]
+            failures[group.index] = f"{given_up['kind']}: {given_up['reason']}"[:500]
+        else:
+            played.append(Group(group, mine, weights))
     return GroupPlay(tuple(played), failures)

@@ -218,6 +218,10 @@ class EpisodeRecorder:
         return tuple(images) if self.keep_images else ()
 
 
+Makers = Mapping[str, Callable[[], gymnasium.Env[Any, Any]]] | Mapping[int, Callable[[], gymnasium.Env[Any, Any]]]
+"""Functions that make the environment of each key."""
+
+
 class EnvironmentPool:
     """Environments that nobody plays at the moment, and what makes more of them.
 
@@ -225,27 +229,27 @@ class EnvironmentPool:
     is then searched once for each episode that is played side by side, and not in every call. Not for several threads.
     """
 
-    def __init__(self, makers: Mapping[str, Callable[[], gymnasium.Env[Any, Any]]]) -> None:
+    def __init__(self, makers: Makers) -> None:
         """Begin with no environment.
 
         Args:
             makers: What makes the environment of each key.
         """
-        self._makers = dict(makers)
-        self._idle: dict[str, list[EpisodeRecorder]] = {}
+        self._makers: dict[str | int, Callable[[], gymnasium.Env[Any, Any]]] = dict(makers)
+        self._idle: dict[str | int, list[EpisodeRecorder]] = {}
 
-    def take(self, key: str) -> EpisodeRecorder:
+    def take(self, key: str | int) -> EpisodeRecorder:
         """Return an environment with its recorder: one that was given back, or else a new one.
 
         Raises:
             ConfigurationError: If there is no such key.
         """
         if key not in self._makers:
-            raise ConfigurationError(f"There is no environment {key!r}; there are {sorted(self._makers)}.")
+            raise ConfigurationError(f"There is no environment {key!r}; there are {sorted(self._makers, key=str)}.")
         idle = self._idle.get(key)
         return idle.pop() if idle else EpisodeRecorder(self._makers[key]())
 
-    def give(self, key: str, recorder: EpisodeRecorder) -> None:
+    def give(self, key: str | int, recorder: EpisodeRecorder) -> None:
         """Take back an environment that works; the next episode resets it."""
         self._idle.setdefault(key, []).append(recorder)
 
@@ -271,7 +275,7 @@ class EpisodeSpec:
         keep_images: Whether the transcript holds the images.
     """
 
-    env: str
+    env: str | int
     seed: int
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     policy_seed: int | None = None
@@ -282,7 +286,7 @@ class EpisodeSpec:
 def play_episodes(
     policy: Policy,
     specs: Iterable[EpisodeSpec],
-    makers: Mapping[str, Callable[[], gymnasium.Env[Any, Any]]] | EnvironmentPool,
+    makers: Makers | EnvironmentPool,
     *,
     batch: int = 8,
     policy_name: str = "policy",
@@ -381,7 +385,7 @@ class _Slot:
     def __init__(self, number: int, pool: EnvironmentPool) -> None:
         self.number = number
         self._pool = pool
-        self._recorders: dict[str, EpisodeRecorder] = {}
+        self._recorders: dict[str | int, EpisodeRecorder] = {}
 
     def begin(self, spec: EpisodeSpec) -> None:
         """Begin an episode."""

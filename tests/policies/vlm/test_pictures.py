@@ -177,12 +177,12 @@ def test_groups_keep_episodes_that_were_given_up_unless_nothing_was_written(load
     good = "[0.0, 0.0, 1.0, 1.0]"
     groups = [make_group(number, seed=0, size=4, shares=[1.0], stream=1) for number in range(2)]
     boxes = [good, good, good, good, "[0.0, 0.0, 0.01, 0.01]"]
-    play = play_groups(Cutter(policy, boxes), groups, {"0": LARGE}, batch=4)
+    play = play_groups(Cutter(policy, boxes), groups, {0: LARGE}, batch=4)
     assert not play.failures
     given_up = ["given_up" in episode.details for group in play.groups for episode in group.episodes]
     assert len(given_up) == 8
     assert 0 < sum(given_up) < 8
-    play = play_groups(Cutter(policy, boxes), groups, {"0": partial(LARGE, image_size=64)}, batch=4)
+    play = play_groups(Cutter(policy, boxes), groups, {0: partial(LARGE, image_size=64)}, batch=4)
     assert play.groups == ()
     assert list(play.failures) == [0, 1]
     assert all("image_refused: The image processor refuses" in text for text in play.failures.values())
