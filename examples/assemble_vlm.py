@@ -40,7 +40,7 @@ import torch  # noqa: E402
 import transformers as hf  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from agile_gym import open_images  # noqa: E402
+from agile_gym.images import open_images  # noqa: E402
 
 # Gemma 3's own names; the placeholder has the id that it has in the larger models, one after the 270M model's last.
 SPECIAL = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}

@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-import skimage
 from PIL import Image
 
 from agile_gym.cli import main
 from agile_gym.evaluation import read_journal
+from agile_gym.images.folder import PHOTOGRAPHS
 from agile_gym.transcripts import read_transcripts
 
 COMMAND = [sys.executable, "-m", "agile_gym"]
@@ -304,7 +304,7 @@ def test_photographs_of_the_training_set_are_reported(tmp_path):
     arguments = ["--grid", "1x2", "--episodes", "300", "--option", "image_size=32", "--training-images", "train"]
     result = run("eval", *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert " photographs are also among the 1 training images" in result.stdout
+    assert re.search(r"^1 of \d\d photographs are also among the 1 training images", result.stdout, re.MULTILINE)
     assert "coffee is drink.jpg (same)" in result.stdout
     overlap = json.loads((tmp_path / "agile-eval.json").read_text())["training_overlap"]
     assert [match["name"] for match in overlap["matches"]] == ["coffee"]
