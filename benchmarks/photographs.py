@@ -4,15 +4,15 @@ Usage: python benchmarks/photographs.py ORIGINALS MANIFEST [--output FOLDER]
 
 ``MANIFEST`` is a TOML file with a table ``[[photograph]]`` for each photograph: ``file`` (``train/NAME.jpg`` or
 ``test/NAME.jpg``), ``title``, ``author``, ``source``, ``copy`` (where the original was taken from), ``licence`` and
-``licence_url``; that of the photographs that ship is ``agile_gym/images/photographs/ATTRIBUTION.toml``. The originals are
-``ORIGINALS/NAME.*``. Written to ``FOLDER`` (default: that of the manifest) are the files, and the manifest with their
-``changes`` as ``ATTRIBUTION.toml``.
+``licence_url``. That of the photographs that ship is ``agile_gym/images/photographs/ATTRIBUTION.toml``. The originals
+are ``ORIGINALS/NAME.*``. Written to ``FOLDER`` (default: that of the manifest) are the files, and the manifest with
+their ``changes`` as ``ATTRIBUTION.toml``.
 
 The files are JPEG without subsampled colours, which decoders turn into the same pixels: Pillow 10.1 and 13.0 (with
-libjpeg-turbo 3.0 and 3.2) and OpenCV 4.8 and 5.0 do, with the processor's vector instructions and without. A comment in
-each names its author and licence, and ends with a number. It is chosen so that the hash of the content, which decides the
-split (`agile_gym.images.split_of`), begins with 000 in ``test`` and with fff in ``train``: the split is that of the folder
-for every ``test_fraction`` between 0.0003 and 0.9997.
+libjpeg-turbo 3.0 and 3.2) and OpenCV 4.8 and 5.0 do, with the processor's vector instructions and without. A comment
+in each names its author and licence, and ends with a number. It is chosen so that the hash of the content, which
+decides the split (`agile_gym.images.split_of`), begins with 000 in ``test`` and with fff in ``train``: the split is
+that of the folder for every ``test_fraction`` between 0.0003 and 0.9997.
 """
 
 import argparse

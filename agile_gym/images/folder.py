@@ -206,8 +206,8 @@ def _walk(folder: str, root: str, visited: set[tuple[int, int]], skipped: list[S
 def builtin_images(max_pixels: int, folder: str = PHOTOGRAPHS) -> ImageCollection:
     """Return the photographs that come with this package: animals, buildings, landscapes, plants and things.
 
-    ``ATTRIBUTION.toml`` beside them names their authors and licences. Their content hashes are such that the split of
-    each is the one that its folder is named after, whatever the share of test images. They are listed once in a process.
+    ``ATTRIBUTION.toml`` beside them names their authors and licences. Their content hashes are such that each is in the
+    split that its folder is named after, whatever the share of test images. They are listed once in a process.
 
     Args:
         max_pixels: Most pixels that an image may have.

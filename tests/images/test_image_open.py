@@ -51,7 +51,7 @@ class TestBuiltin:
         with pytest.raises(ImageError, match=r"None of the built-in photographs can be used \(there are none\)"):
             builtin_images(1000, str(tmp_path / "missing"))
         (tmp_path / "train").mkdir()
-        (tmp_path / "train" / "broken.jpg").write_bytes(b"")
+        (tmp_path / "train" / "broken.jpg").write_bytes(b"no image")
         with pytest.raises(ImageError, match=r"\(broken: it is not an image .*Install agile-gym again"):
             builtin_images(1000, str(tmp_path))
         (tmp_path / "train" / "red.jpg").write_bytes(png(RED))
