@@ -200,7 +200,7 @@ class TestSources:
 
     def test_repr(self):
         assert repr(open_images(RED)) == "ImageCollection(1 images, 0 skipped)"
-        assert "ImageSubset(4 images of ImageCollection(5" in repr(open_images(split="train"))
+        assert "ImageSubset(39 images of ImageCollection(51" in repr(open_images(split="train"))
 
 
 class TestMistakes:
