@@ -12,6 +12,7 @@ Names of fields and keys are left out of the hashes: only types, values and thei
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -26,6 +27,8 @@ import numpy as np
 
 import agile_gym  # noqa: F401 -- registers the environments
 from agile_gym.coldstart import ColdStartConfig, make_cold_start
+from agile_gym.images import DEFAULT_MAX_PIXELS, ImageCollection
+from agile_gym.images.folder import scan_file
 from agile_gym.policies import make_policy
 from agile_gym.rollout import EpisodeSpec, play_episodes
 from agile_gym.transcripts import TranscriptWriter, read_transcripts
@@ -141,10 +144,19 @@ def photographs(rng):
     return pictures
 
 
+def scikit_photographs():
+    """Return five photographs of scikit-image: those that ship with this package may change."""
+    folder = Path(importlib.util.find_spec("skimage").origin).with_name("data")
+    names = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
+    files = [(str(folder / name), name.partition(".")[0].removesuffix("_left")) for name in names]
+    items = [scan_file(path, name, DEFAULT_MAX_PIXELS) for path, name in files]
+    return ImageCollection(items, max_pixels=DEFAULT_MAX_PIXELS)
+
+
 def option_sets():
     """Return the options of each episode: each value of each option is used, alone and with others."""
     rng = np.random.default_rng(7)
-    pictures = photographs(rng)
+    pictures, others = photographs(rng), scikit_photographs()
     sets = []
     for number in range(EPISODES):
         options = {"grid": GRIDS[number % len(GRIDS)]}
@@ -162,6 +174,8 @@ def option_sets():
         if number % 2:
             options["images"] = pictures
             options.pop("split", None)
+        else:
+            options.update(images=others, crop=options.get("crop") or "random")
         sets.append(options)
     return sets
 
@@ -209,7 +223,8 @@ def transcripts(folder):
     """Play, store and read transcripts of the random policy, and make a small cold start."""
     policy = make_policy("random")
     policy.reset(0)
-    makers = {"small": lambda: gymnasium.make("JigsawVision-v0", image_size=64, max_turns=6)}
+    source = {"images": scikit_photographs(), "crop": "random"}
+    makers = {"small": lambda: gymnasium.make("JigsawVision-v0", image_size=64, max_turns=6, **source)}
     specs = [EpisodeSpec("small", seed, policy_seed=seed, name=f"e{seed}") for seed in range(24)]
     with TranscriptWriter(folder / "random") as writer:
         for _, transcript in sorted(play_episodes(policy, specs, makers), key=lambda pair: pair[0].seed):

@@ -32,6 +32,7 @@ from agile_gym.commands.bench import format_speed, measure_speed, swap_texts, tu
 from agile_gym.envs.jigsaw import JigsawVisionEnv, JigsawVisionVectorEnv
 from agile_gym.evaluation import EvaluationPlan, SuiteEntry, evaluate, format_tables, reference_rows, summarize
 from agile_gym.images import clear_cache, open_images
+from agile_gym.images.folder import PHOTOGRAPHS
 from agile_gym.policies import make_policy
 from agile_gym.policies.edge import solve_by_edges
 
@@ -144,10 +145,8 @@ def vector_section(seconds, counts):
 def reset_section(images, seconds):
     """What a reset costs beside decoding and resizing the same photographs with Pillow and OpenCV."""
     if images is None:
-        folder = Path(importlib.import_module("skimage").__file__).parent / "data"
-        paths = [folder / name for name in ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg")]
-    else:
-        paths = sorted(path for path in Path(images).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+        images = PHOTOGRAPHS
+    paths = sorted(path for path in Path(images).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     env = JigsawVisionEnv(images=open_images(paths), crop="center")
     count = len(env.episode._source)
 

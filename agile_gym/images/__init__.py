@@ -5,7 +5,7 @@ decode       `decode_image`: bytes, files, PIL images and arrays to one form
 items        one image, and the cache of decoded images
 sources      collections of images, and the split by content
 rows         images in the rows of tables and Parquet files
-folder       image files on disk, and the built-in photographs
+folder       image files on disk, and the built-in photographs (photographs/)
 huggingface  datasets
 opening      `open_images`
 """

@@ -11,11 +11,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
 from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple, TypeGuard, cast
 
-from agile_gym.errors import ImageError, MissingDependencyError, import_optional
+from agile_gym.errors import ImageError, import_optional
 from agile_gym.images.formats import (
     SMALLEST,
     TABLE_EXTENSION,
@@ -30,10 +29,10 @@ from agile_gym.images.rows import TableLike, find_column, list_rows, quoted
 from agile_gym.images.sources import ImageCollection
 
 __all__ = [
-    "BUILTIN_PHOTOGRAPHS",
     "EPISODES",
     "MARK",
     "PART",
+    "PHOTOGRAPHS",
     "DatasetLike",
     "DatasetSpec",
     "Scan",
@@ -54,6 +53,8 @@ PART = re.compile(r"episodes-(\d{5})\.parquet")
 """Names of its parts as Parquet."""
 REMEMBERED = 1 << 18
 """Files at most whose hashes are remembered."""
+PHOTOGRAPHS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "photographs")
+"""Folder of the built-in photographs."""
 
 
 def _no_items() -> list[FileItem]:
@@ -218,62 +219,34 @@ def _walk(folder: str, root: str, visited: set[tuple[int, int]], skipped: list[S
             yield path
 
 
-BUILTIN_PHOTOGRAPHS = {
-    "astronaut": "astronaut.png",
-    "chelsea": "chelsea.png",
-    "coffee": "coffee.png",
-    "motorcycle": "motorcycle_left.png",
-    "rocket": "rocket.jpg",
-}
-"""Names of the photographs and the files that hold them, in the order in which they are listed."""
+@lru_cache(maxsize=8)
+def builtin_images(max_pixels: int, folder: str = PHOTOGRAPHS) -> ImageCollection:
+    """Return the photographs that come with this package: animals, buildings, landscapes, plants and things.
 
-
-def builtin_images(max_pixels: int) -> ImageCollection:
-    """Return the colour photographs of everyday things that scikit-image ships.
-
-    They are an astronaut, the cat Chelsea, a cup of coffee, a motorcycle and a rocket. Left out are grey pictures,
-    drawings and textures, pictures taken through a telescope, an ophthalmoscope or a microscope (whose parts look too
-    much alike), and the second view of the motorcycle. The files are read where they lie; scikit-image itself is not
-    imported.
+    ``ATTRIBUTION.toml`` beside them names their authors and licences. Their content hashes are such that each is in the
+    split that its folder is named after, whatever the share of test images. They are listed once in a process.
 
     Args:
         max_pixels: Most pixels that an image may have.
+        folder: Where they are, in folders below.
 
     Returns:
-        The photographs.
+        The photographs, in the order of their names.
 
     Raises:
-        MissingDependencyError: If scikit-image is not installed.
-        ImageError: If it has none of the files.
+        ImageError: If there are none that can be used.
     """
-    folder = _data_folder()
-    items: list[FileItem] = []
-    skipped: list[SkippedImage] = []
-    for name, file in BUILTIN_PHOTOGRAPHS.items():
-        item = scan_file(os.path.join(folder, file), name, max_pixels)
-        if isinstance(item, FileItem):
-            items.append(item)
-        else:
-            skipped.append(item)
+    paths = sorted(Path(folder).glob("*/*.jpg"), key=lambda path: path.stem)
+    found = [scan_file(str(path), path.stem, max_pixels) for path in paths]
+    items = [item for item in found if isinstance(item, FileItem)]
+    skipped = [item for item in found if isinstance(item, SkippedImage)]
     if not items:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped)
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped[:3]) or "there are none"
         raise ImageError(
-            f"None of the built-in photographs can be used ({reasons}). They belong to the scikit-image package and "
-            f"were looked for in {folder!r}. Install scikit-image again, or give a folder of your own images."
+            f"None of the built-in photographs can be used ({reasons}). They were looked for in {folder!r}. "
+            "Install agile-gym again, or give a folder of your own images."
         )
     return ImageCollection(items, max_pixels=max_pixels, skipped=skipped)
-
-
-def _data_folder() -> str:
-    """Return the folder in which scikit-image keeps its pictures, without importing it."""
-    spec = find_spec("skimage")
-    locations = spec.submodule_search_locations if spec is not None else None
-    if not locations:
-        raise MissingDependencyError(
-            "The package 'scikit-image' is needed to use the built-in photographs. "
-            "Install it with: pip install scikit-image"
-        )
-    return os.path.join(next(iter(locations)), "data")
 
 
 PREFIX = "hf:"

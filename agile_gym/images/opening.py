@@ -79,8 +79,8 @@ def open_images(
     Args:
         images: One of
 
-            * ``None`` or ``"builtin"``: photographs that come with scikit-image (astronaut, chelsea, coffee,
-              motorcycle, rocket);
+            * ``None`` or ``"builtin"``: the 51 photographs that come with this package, of which 12 are the test split
+              whatever ``test_fraction`` is;
             * the path of a folder (searched with all folders below it; hidden files are passed over) or of one file;
               of a Parquet file, or of a folder that holds such and no image files, every image is taken: encoded ones,
               structures of ``bytes`` and ``path`` (within the folder of the file), and lists of either;

@@ -143,8 +143,9 @@ def test_only_training_photographs_are_used(tmp_path):
     make(tmp_path, 60, balance="turns")
     train, everything = open_images(None, split="train"), open_images(None)
     allowed = {train.content_hash(index) for index in range(len(train))}
-    assert {transcript.task["image_id"] for transcript in read_transcripts(tmp_path, images=False)} == allowed
-    assert len(allowed) < len(everything)
+    used = {transcript.task["image_id"] for transcript in read_transcripts(tmp_path, images=False)}
+    assert used <= allowed
+    assert 20 < len(used) <= len(allowed) < len(everything)
     with pytest.raises(ConfigurationError, match="training images only"):
         ColdStartConfig(split="test")
 

@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-import skimage
 from PIL import Image
 
 from agile_gym.cli import main
 from agile_gym.evaluation import read_journal
+from agile_gym.images.folder import PHOTOGRAPHS
 from agile_gym.transcripts import read_transcripts
 
 COMMAND = [sys.executable, "-m", "agile_gym"]
@@ -300,13 +300,12 @@ def test_skipped_files_are_reported_once(tmp_path):
 def test_photographs_of_the_training_set_are_reported(tmp_path):
     folder = tmp_path / "train"
     folder.mkdir()
-    coffee = Path(skimage.__file__).parent / "data" / "coffee.png"
-    (folder / "drink.png").write_bytes(coffee.read_bytes())
-    arguments = ["--grid", "1x2", "--episodes", "30", "--option", "image_size=32", "--training-images", "train"]
+    (folder / "drink.jpg").write_bytes((Path(PHOTOGRAPHS) / "train" / "coffee.jpg").read_bytes())
+    arguments = ["--grid", "1x2", "--episodes", "300", "--option", "image_size=32", "--training-images", "train"]
     result = run("eval", *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "1 of 5 photographs are also among the 1 training images" in result.stdout
-    assert "coffee is drink.png (same)" in result.stdout
+    assert re.search(r"^1 of \d\d photographs are also among the 1 training images", result.stdout, re.MULTILINE)
+    assert "coffee is drink.jpg (same)" in result.stdout
     overlap = json.loads((tmp_path / "agile-eval.json").read_text())["training_overlap"]
     assert [match["name"] for match in overlap["matches"]] == ["coffee"]
 

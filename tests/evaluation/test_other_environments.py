@@ -268,7 +268,7 @@ def test_turns_that_do_not_keep_the_contract_are_told():
 
 def test_a_variant_of_the_jigsaw_is_evaluated_by_its_id():
     entry = EnvironmentEntry("JigsawVisionTools-v0", 12)
-    plan = EvaluationPlan("edge", [entry], options={"image_size": 48, "level": "all"})
+    plan = EvaluationPlan("edge", [entry], options={"image_size": 128, "level": "all"})
     columns = summarize(evaluate(make_policy("edge"), plan))["JigsawVisionTools-v0"]
     assert columns["avg"]["acc"]["value"] == 1
     assert list(columns) == ["2x2-L0", "2x2-L1", "2x2-L2", "avg"]

@@ -17,8 +17,7 @@ from PIL import Image
 import agile_gym.images
 from agile_gym.errors import ImageError
 from agile_gym.images import ImageSource, ImageSubset, SkippedImageWarning, open_images, split_of
-from agile_gym.images import folder as builtin
-from agile_gym.learner import MissingDependencyError
+from agile_gym.images.folder import builtin_images
 
 RED = np.full((3, 4, 3), (255, 0, 0), np.uint8)
 
@@ -36,36 +35,37 @@ def png(array):
 class TestBuiltin:
     def test_photographs(self):
         source = open_images()
-        assert names(source) == ["astronaut", "chelsea", "coffee", "motorcycle", "rocket"]
+        assert len(source) == 51
+        assert names(source) == sorted(names(source))
+        assert {"astronaut", "chelsea", "coffee", "rocket", "taj_mahal"} < set(names(source))
         assert names(open_images("builtin")) == names(source)
-        shapes = [source.load(index).shape for index in range(len(source))]
-        assert shapes == [(512, 512, 3), (300, 451, 3), (400, 600, 3), (500, 741, 3), (427, 640, 3)]
-
-    def test_pixels_are_those_of_the_package(self):
-        data = pytest.importorskip("skimage.data")
-        source = open_images()
-        np.testing.assert_array_equal(source.load(0), data.astronaut())
-        np.testing.assert_array_equal(source.load(1), data.chelsea())
 
     def test_a_folder_called_builtin(self, tmp_path, monkeypatch):
         (tmp_path / "builtin").mkdir()
         (tmp_path / "builtin" / "a.png").write_bytes(png(RED))
         monkeypatch.chdir(tmp_path)
         assert names(open_images(Path("builtin"))) == names(open_images("./builtin")) == ["a.png"]
-        assert len(open_images("builtin")) == 5
+        assert len(open_images("builtin")) == 51
 
-    def test_missing_package(self, monkeypatch):
-        monkeypatch.setattr(builtin, "find_spec", lambda name: None)
-        with pytest.raises(MissingDependencyError, match="pip install scikit-image"):
-            open_images()
+    def test_missing_files(self, tmp_path):
+        with pytest.raises(ImageError, match=r"None of the built-in photographs can be used \(there are none\)"):
+            builtin_images(1000, str(tmp_path / "missing"))
+        (tmp_path / "train").mkdir()
+        (tmp_path / "train" / "broken.jpg").write_bytes(b"no image")
+        with pytest.raises(ImageError, match=r"\(broken: it is not an image .*Install agile-gym again"):
+            builtin_images(1000, str(tmp_path))
+        (tmp_path / "train" / "red.jpg").write_bytes(png(RED))
+        source = builtin_images(1000, str(tmp_path))  # what has failed is not remembered
+        assert names(source) == ["red"]
+        assert [skipped.name for skipped in source.skipped] == ["broken"]
 
-    def test_missing_files(self, monkeypatch, tmp_path):
-        monkeypatch.setattr(builtin, "_data_folder", lambda: str(tmp_path))
-        with pytest.raises(ImageError, match="None of the built-in photographs"):
-            open_images()
-        (tmp_path / "coffee.png").write_bytes(png(RED))
-        with pytest.warns(SkippedImageWarning, match="4 images skipped"):
-            assert names(open_images()) == ["coffee"]
+    def test_larger_than_allowed(self):
+        with pytest.warns(SkippedImageWarning, match="images skipped"):
+            small = names(open_images(max_pixels=240 * 320))
+        assert 10 < len(small) < 51
+        assert len(open_images()) == 51
+        with pytest.raises(ImageError, match="alpaca: it is too large: 427x240"):
+            open_images(max_pixels=100)
 
 
 class TestSequences:
@@ -200,7 +200,7 @@ class TestSources:
 
     def test_repr(self):
         assert repr(open_images(RED)) == "ImageCollection(1 images, 0 skipped)"
-        assert "ImageSubset(4 images of ImageCollection(5" in repr(open_images(split="train"))
+        assert "ImageSubset(39 images of ImageCollection(51" in repr(open_images(split="train"))
 
 
 class TestMistakes:

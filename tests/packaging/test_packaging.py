@@ -89,28 +89,41 @@ def test_wheel_holds_exactly_the_files_of_the_package(wheel):
     assert shipped == expected
     assert {"agile_gym/py.typed", "agile_gym/evaluation/reference_results.csv"} <= shipped
     assert {"agile_gym/specs/jigsaw_vision.toml", "agile_gym/specs/jigsaw_vision.md"} <= shipped
+    assert (
+        len([name for name in shipped if re.fullmatch(r"agile_gym/images/photographs/(train|test)/\w+\.jpg", name)])
+        == 51
+    )
+    assert wheel.stat().st_size < 2_500_000
 
 
-def test_wheel_has_one_top_level_package_and_the_licence(wheel):
+def test_wheel_has_one_top_level_package_and_the_licences(wheel):
     info = f"agile_gym-{PROJECT['version']}.dist-info"
     with zipfile.ZipFile(wheel) as archive:
         assert {name.partition("/")[0] for name in archive.namelist()} == {"agile_gym", info}
         assert archive.read(f"{info}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
         assert archive.read(f"{info}/top_level.txt").decode().split() == ["agile_gym"]
+        attribution = archive.read(f"{info}/licenses/agile_gym/images/photographs/ATTRIBUTION.toml").decode()
         metadata = archive.read(f"{info}/METADATA").decode()
-    assert "License-Expression: MIT\n" in metadata
+    photographs = tomllib.loads(attribution)["photograph"]
+    licences = {entry["licence"].replace("public domain", "LicenseRef-Public-Domain") for entry in photographs}
+    assert f"License-Expression: {' AND '.join(['MIT', *sorted(licences)])}\n" in metadata
+    assert "License-File: agile_gym/images/photographs/ATTRIBUTION.toml\n" in metadata
+    assert not any("scikit-image" in line and "extra ==" not in line for line in metadata.splitlines())
     assert f"Requires-Python: {PROJECT['requires-python']}\n" in metadata
 
 
 def test_unpacked_wheel_works_on_its_own(unpacked, tmp_path):
     code = """
 import json
+import sys
+sys.modules["skimage"] = None  # photographs come with the package
 import gymnasium
 env = gymnasium.make("agile_gym:JigsawVision-v0")
 observation, info = env.reset(seed=0)
 observation, *_ = env.step("<think>Look.</think><code>observe()</code>")
 import agile_gym
 from agile_gym.evaluation import reference_rows
+from agile_gym.images import open_images
 from agile_gym.registration import catalogue_folder
 print(json.dumps({
     "file": agile_gym.__file__,
@@ -118,6 +131,7 @@ print(json.dumps({
     "ids": list(agile_gym.load_catalogue()),
     "shape": observation["image"].shape,
     "rows": len(reference_rows("2x2", "acc")),
+    "photographs": [len(open_images(split=split)) for split in ("train", "test")],
     "version": agile_gym.__version__,
 }))
 """
@@ -127,6 +141,7 @@ print(json.dumps({
     assert told["ids"] == list(load_catalogue())
     assert told["shape"] == [452, 452, 3]
     assert told["rows"] > 0
+    assert told["photographs"] == [39, 12]
     assert told["version"] == PROJECT["version"]
 
 
