@@ -83,9 +83,9 @@ def bootstrap_mean(
 
     Args:
         values: The sample, at least one value, each 0 to 1.
-        clusters: What each value belongs to, if values of one cluster are alike, such as puzzles made of one
+        clusters: Cluster of each value, if values of one cluster are alike, such as puzzles made of one
             photograph; then whole clusters are drawn.
-        resamples: How often the sample is drawn anew.
+        resamples: Number of times that the sample is drawn anew.
         seed: Seed of the draws.
 
     Returns:
@@ -105,7 +105,7 @@ def bootstrap_difference(differences: Sequence[float], *, resamples: int = RESAM
 
     Args:
         differences: One a pair, at least one, each -1 to 1.
-        resamples: How often they are drawn anew.
+        resamples: Number of times that they are drawn anew.
         seed: Seed of the draws.
 
     Returns:
@@ -149,8 +149,8 @@ def pass_at_k(samples: int, solved: int, k: int) -> float:
     """Return the chance that at least one of ``k`` samples of a puzzle solves it, estimated without bias.
 
     Args:
-        samples: How often the puzzle was played, at least ``k``.
-        solved: How often it was solved, 0 to ``samples``.
+        samples: Number of times that the puzzle was played, at least ``k``.
+        solved: Number of times that it was solved, 0 to ``samples``.
         k: Number of samples that are drawn without putting back, at least 1.
 
     Returns:
@@ -271,7 +271,7 @@ def summarize(results: Iterable[EpisodeResult]) -> dict[str, dict[str, Any]]:
         For each grid a mapping from the columns of `columns_of`, ``"L0"``, ``"L1"``, ... and ``"avg"`` (over all
         episodes), to
 
-        - ``episodes``, ``puzzles``, ``photographs``: how many;
+        - ``episodes``, ``puzzles``, ``photographs``: their numbers;
         - ``acc``: ``value``, ``low`` and ``high``, Wilson's interval (where puzzles were played several times: the
           bootstrap over puzzles);
         - ``score``: likewise, by the bootstrap over puzzles, see `bootstrap_mean`;
@@ -279,7 +279,7 @@ def summarize(results: Iterable[EpisodeResult]) -> dict[str, dict[str, Any]]:
           photographs, as puzzles made of one photograph are alike;
         - ``pass``: where puzzles were played several times, for each k of `pass_counts` the estimate of pass@k;
         - ``turns`` (mean) and ``turn_counts`` (episodes by their number of turns);
-        - ``valid``: share of turns that could be carried out; ``errors``: how many could not, by kind;
+        - ``valid``: share of turns that could be carried out; ``errors``: number that could not, by kind;
         - ``answered``: share of episodes that ended with an answer;
         - ``given_up``: episodes that the policy gave up, by kind of error;
         - ``uses``: primitives an episode, by name;
@@ -362,7 +362,7 @@ def summarize_cost(results: Iterable[EpisodeResult]) -> dict[str, dict[str, floa
 
     Returns:
         For each grid ``policy_seconds`` and ``env_seconds``, and ``context_tokens``, ``computed_tokens`` and
-        ``new_tokens``, each None where an episode does not tell; see `EpisodeResult`.
+        ``new_tokens``, each None where an episode does not record it; see `EpisodeResult`.
     """
     cost: dict[str, dict[str, float | None]] = {}
     for grid, columns in columns_of(results).items():
