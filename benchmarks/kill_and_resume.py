@@ -4,7 +4,7 @@ Usage: python benchmarks/kill_and_resume.py [--suite paper] [--policy edge] [--k
        python benchmarks/kill_and_resume.py --training [--setups 0 1 2] [--stages NAME ...] [--seed 0]
 
 Evaluation: the table must be the same byte for byte, every episode must be in the journal once, and the transcripts
-must be those that the journal asks for, each equal to the one of the run that was left alone.
+must be those that the journal requires, each equal to the one of the run that was left alone.
 
 Training: see `kill_training.py`, which it runs. Exit status 1 if anything is not as it should be.
 """

@@ -127,7 +127,7 @@ def vector_section(seconds, counts):
             contestants["sync"] = sync
         speeds = {name: [] for name in contestants}
         rounds, repeats, turns = (3, 1, 6) if count > 64 else (5, 3, 20)
-        for _ in range(rounds):  # in turn, so that all meet the same moods of the machine
+        for _ in range(rounds):  # in turn, so that all run under the same load of the machine
             for name, env in contestants.items():
                 batches = [(text,) * count for text in texts[:turns]]
                 speeds[name].append(turn_rate(Keeping(env), batches, seconds=seconds / 5, repeats=repeats) * count)
@@ -142,7 +142,7 @@ def vector_section(seconds, counts):
 
 
 def reset_section(images, seconds):
-    """What a reset costs beside decoding and resizing the same photographs with Pillow and OpenCV."""
+    """Time of a reset beside decoding and resizing the same photographs with Pillow and OpenCV."""
     if images is None:
         folder = Path(importlib.import_module("skimage").__file__).parent / "data"
         paths = [folder / name for name in ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg")]

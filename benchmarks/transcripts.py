@@ -28,7 +28,7 @@ SWAP = "state[0], state[1] = state[1], state[0]\nobservation_image_1 = observati
 
 
 class TwoTurns:
-    """Swaps and observes, then gives the right answer; its record holds as many tokens as such an episode has."""
+    """Policy that swaps and observes, then gives the right answer; its record has as many tokens as such an episode."""
 
     def __init__(self, tokens):
         self._tokens = tokens
