@@ -65,7 +65,7 @@ def compare_reports(first: Report, second: Report) -> dict[str, dict[str, Any]]:
 
 
 def is_comparison(head: bytes) -> bool:
-    """Return whether a file that begins so holds what `compare_reports` returns."""
+    """Return whether a file that begins so holds a result of `compare_reports`."""
     return head.startswith(b"{") and b'"only_first"' in head and b'"difference"' in head
 
 
@@ -129,7 +129,7 @@ def _compare(pairs: Sequence[tuple[list[EpisodeRow], list[EpisodeRow]]]) -> dict
 
 
 def option_differences(first: Report, second: Report) -> list[str]:
-    """Return what differs in the settings of two evaluations, but for policy and samples, one sentence each."""
+    """Return the differences in the settings of two evaluations, but for policy and samples, one sentence each."""
     sentences: list[str] = []
     for name in sorted(first.plan.keys() | second.plan.keys()):
         ours, theirs = first.plan.get(name), second.plan.get(name)
@@ -264,7 +264,7 @@ class Overlap:
 
 
 def fingerprint(pixels: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
-    """Return what stays of a photograph when it is scaled and compressed.
+    """Return a fingerprint of a photograph that survives scaling and compression.
 
     Args:
         pixels: (H, W, 3) uint8, RGB.

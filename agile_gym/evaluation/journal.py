@@ -79,7 +79,7 @@ class Journal:
             self._lock = Lock(path, f"Another process is writing to {path}. Wait for it, or give another --output.")
             self._file.seek(0)
             content = self._file.read()
-            whole, newline, _ = content.rpartition(b"\n")  # what follows was cut short
+            whole, newline, _ = content.rpartition(b"\n")  # the rest was cut short
             lines = whole.split(b"\n") if newline else []
             if not _is_journal(content):
                 raise ConfigurationError(
@@ -330,7 +330,7 @@ class Session:
             raise
 
     def _check_agreement(self, writer: TranscriptWriter, done: Collection[str]) -> None:
-        """Check that the journal has not lost what the transcripts still hold, which would be dropped.
+        """Check that the journal has not lost episodes whose transcripts are there and would be dropped.
 
         A kill leaves at most one transcript whose line is missing, and a line that cannot be read lacks one, too.
 
@@ -353,7 +353,7 @@ class Session:
         workers: int = 1,
         on_lost: Callable[[str], None] | None = None,
     ) -> Iterator[EpisodeResult]:
-        """Play what is left.
+        """Play the remaining puzzles.
 
         Args:
             policy: Plays. It is not needed where several processes play, as each makes its own.

@@ -66,7 +66,7 @@ class Task(NamedTuple):
         episode: Number of the puzzle within grid and level, from 0.
         sample: Number of times that the puzzle was played before, from 0.
         seed: Seed of the environment; the same for all samples of a puzzle.
-        policy_seed: Seed of what the policy draws; another for each sample.
+        policy_seed: Seed of the policy; another for each sample.
     """
 
     grid: str
@@ -120,7 +120,7 @@ class SuiteEntry:
     """Puzzles of one grid.
 
     Attributes:
-        grid: Such as ``"3x3"``; what `grid_name` reads is accepted.
+        grid: Such as ``"3x3"``; any argument of `grid_name` is accepted.
         levels: The levels, or None for all that the grid has.
         episodes: Puzzles a level, at least 1.
     """

@@ -56,7 +56,7 @@ class EpisodeRow(NamedTuple):
         seed: Seed of the environment.
         image_id: SHA-256 of the photograph.
         solved: True if every piece was right.
-        score: Share of pieces right, 0 to 1.
+        score: Fraction of pieces right, 0 to 1.
         label: Of another environment than the jigsaw, the label of the episode; None for a jigsaw.
     """
 
@@ -302,7 +302,7 @@ def metric_title(metric: str, grid: str) -> str:
 
 
 def format_tables(summary: Mapping[str, Mapping[str, Any]], policy: str, *, interval: Interval = "puzzle") -> str:
-    """Write the tables: one's own rows, with their intervals below, the paper's rows, and what the policy did.
+    """Write the tables: one's own rows, with their intervals below, the paper's rows, and the policy's behaviour.
 
     The averages of the paper's rows are over the same levels as one's own.
 

@@ -53,7 +53,7 @@ class EpisodeResult:
         seed: Seed of the environment.
         image_id: SHA-256 of the photograph.
         solved: True if every piece was right.
-        score: Share of pieces right, 0 to 1.
+        score: Fraction of pieces right, 0 to 1.
         turns: Turns taken.
         errors: Number of turns that could not be carried out, by kind of error.
         primitives: Number of primitives that were carried out, by name, such as ``"Swap"``.
@@ -224,7 +224,7 @@ class PreparedPlan:
 
     Attributes:
         plan: The plan.
-        source: The photographs; None where another environment than the jigsaw has what it shows.
+        source: The photographs; None where another environment than the jigsaw has images of its own.
         makers: For each grid, a function that makes its environments; of another environment, by its name.
     """
 

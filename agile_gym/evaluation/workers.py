@@ -180,7 +180,7 @@ class _Crew:
 
 
 def _work(connection: Connection, prepared: PreparedPlan, batch: int, keep: int | None, workers: int) -> None:
-    """Play what the parent hands out, until there is nothing left, or no parent."""
+    """Play the puzzles that the parent hands out, until there is nothing left, or no parent."""
     ignore_stop_signals()  # a terminal sends them to all; the parent ends its workers
     try:
         cv2.setNumThreads(1)
@@ -193,7 +193,7 @@ def _work(connection: Connection, prepared: PreparedPlan, batch: int, keep: int 
             connection.send(("played", played))
         connection.send(("over", None))
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        os._exit(1)  # the parent is gone, and with it everybody who could read a message
+        os._exit(1)  # the parent is gone, and with it every reader of a message
     except AgileGymError as error:
         connection.send(("failed", str(error)))
     except Exception as error:
