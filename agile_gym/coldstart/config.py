@@ -91,7 +91,7 @@ class ColdStartConfig:
     env: str | None = None
 
     def __post_init__(self) -> None:
-        """Check what can be checked without opening anything.
+        """Check the settings without opening anything.
 
         Raises:
             ConfigurationError: If a setting is not allowed.
@@ -193,7 +193,7 @@ class ColdStartConfig:
         return _EXPERT_MAKER, {"style": style, **self.teacher_options, **given}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings that fix the episodes, as plain values; what is no plain value becomes its ``repr``."""
+        """Return the settings that fix the episodes, as plain values; any other value becomes its ``repr``."""
         settings = asdict(self)
         del settings["max_attempts"]
         if self.env is None:
@@ -217,7 +217,7 @@ def prepare(config: ColdStartConfig) -> tuple[PreparedPlan, Quotas]:
         config: The settings.
 
     Returns:
-        What is needed to play, and what is wanted.
+        The means to play, and the episodes wanted.
 
     Raises:
         ConfigurationError: If an option is not allowed.

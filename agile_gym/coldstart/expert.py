@@ -34,7 +34,7 @@ from agile_gym.transcripts.record import PolicyRecord
 __all__ = ["ExpertPolicy", "cells_of", "check_turns"]
 
 MISTAKES = 0.3
-"""Share of episodes with a wrong swap, by default."""
+"""Fraction of episodes with a wrong swap, by default."""
 MISTAKABLE = 4
 """From so many pieces on, there is a wrong swap in every puzzle."""
 
@@ -73,8 +73,8 @@ class ExpertPolicy:
                 ``"none"`` none at all.
             knowledge: ``"oracle"`` takes the solution from the environment, which is made with ``reveal=True``;
                 ``"edges"`` finds it as `EdgePolicy` does, and is wrong at times.
-            mistakes: Share of episodes with a wrong swap, where there can be one, 0 to 1.
-            slips: Share of episodes that look closer and have an action that cannot be carried out, 0 to 1.
+            mistakes: Fraction of episodes with a wrong swap, where there can be one, 0 to 1.
+            slips: Fraction of episodes that look closer and have an action that cannot be carried out, 0 to 1.
             dialect: The dialect, where it is one of the user's own; else that of the task.
             seed: Seed of episodes without one of their own.
 
@@ -87,7 +87,7 @@ class ExpertPolicy:
                 raise ConfigurationError(f"{name}={value!r} is not allowed. {did_you_mean(value, allowed)}")
         for name, value in (("mistakes", mistakes), ("slips", slips)):
             if not is_number(value, 0, 1):
-                raise ConfigurationError(f"{name}={value!r} is not allowed; give a share from 0 to 1.")
+                raise ConfigurationError(f"{name}={value!r} is not allowed; give a fraction from 0 to 1.")
         self._style, self._knowledge = style, knowledge
         self._mistakes, self._slips = float(mistakes), float(slips)
         self._dialect = dialect
@@ -116,7 +116,7 @@ class ExpertPolicy:
         return texts
 
     def finish(self, slot: int) -> PolicyRecord:
-        """Return what each turn of an episode did."""
+        """Return the record of an episode, with the kind of each turn."""
         script = self._scripts.pop(slot, [])
         return PolicyRecord(details={"steps": [turn.kind for turn in script]})
 
@@ -174,7 +174,7 @@ def cells_of(
         turns: Smallest and largest number of turns.
         pieces: Number of pieces.
         factors: Factors by which a piece can be enlarged.
-        mistakes: Share of episodes with a wrong swap.
+        mistakes: Fraction of episodes with a wrong swap.
         looks: Kinds of closer looks that episodes contain.
 
     Returns:

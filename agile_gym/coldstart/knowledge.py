@@ -1,6 +1,6 @@
 """True facts of a puzzle for an expert: solution, borders, colours, seams, and boxes that cover them.
 
-Boxes are shares of an image with as few digits as will do, as a model would write them.
+Boxes are fractions of an image with as few digits as will do, as a model would write them.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ _ALIKE = {
     "purple": ("blue",),
 }
 MOST = 0.7
-"""Share of the pixels that must have the colour."""
+"""Fraction of the pixels that must have the colour."""
 
 _HUES = ((8, "red"), (22, "orange"), (34, "yellow"), (84, "green"), (130, "blue"), (150, "purple"), (170, "pink"))
-"""Upper ends of hues, in steps of 2 degrees; what is left is red again."""
+"""Upper ends of hues, in steps of 2 degrees; the rest is red again."""
 
 
 def name_colour(strip: NDArray[np.uint8]) -> str | None:
@@ -92,7 +92,7 @@ CLEAR_FIT = 2.0
 CLEAR_MISFIT = 5.0
 """From this cost, two pieces that are no neighbours clearly do not fit."""
 STRIP = 0.06
-"""Depth of a border whose colour is named, as a share of the piece's side."""
+"""Depth of a border whose colour is named, as a fraction of the piece's side."""
 FEW = 4
 """Below so many pieces, borders are also judged against those of the pieces turned by 180 degrees."""
 
@@ -240,7 +240,7 @@ def _measure(pieces: NDArray[np.uint8]) -> tuple[_Costs, _Costs]:
 
 
 Box = tuple[float, float, float, float]
-"""x1, y1, x2, y2 as shares of an image, from its top left."""
+"""x1, y1, x2, y2 as fractions of an image, from its top left."""
 Border = Literal["left", "right", "top", "bottom"]
 BORDERS: tuple[Border, ...] = ("left", "right", "top", "bottom")
 FACTORS = (1.5, 2.0, 3.0, 4.0)
@@ -318,7 +318,7 @@ def _along(start: int, stop: int, length: int, part: str) -> tuple[float, float]
 
 
 def _share(span: _Span, length: int) -> float:
-    """Return the share with the fewest digits whose pixel is within a span."""
+    """Return the fraction with the fewest digits whose pixel is within a span."""
     for shares in _tables():
         inside = [share for share in shares if span.low <= int(share * length) <= span.high]
         if inside:

@@ -31,9 +31,9 @@ __all__ = ["MAX_REASONS", "Claims", "Look", "LookChooser", "broken"]
 
 _T = TypeVar("_T")
 _WRONG_SEAM = 0.6
-"""Share of looks at a seam that does not fit, while there is one."""
+"""Fraction of looks at a seam that does not fit, while there is one."""
 _PIECE = 0.2
-"""Share of crops of a piece although there is a board to be cropped."""
+"""Fraction of crops of a piece although there is a board to be cropped."""
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class ColdStartReport:
 
     @classmethod
     def of(cls, folder: Path, attempts: int, filters: Filters) -> ColdStartReport:
-        """Sum up what the filters have counted."""
+        """Sum up the counts of the filters."""
         quotas = filters.quotas
         return cls(
             folder,
@@ -271,7 +271,7 @@ def _noted(transcript: Transcript, number: int, teacher: str, filters: Filters) 
 
 
 def _restore(folder: Path, filters: Filters) -> int:
-    """Count the episodes that are there, and return how many attempts were judged.
+    """Count the episodes that are there, and return the number of attempts judged.
 
     Raises:
         ConfigurationError: If one is missing, which would be made up for by another one.
@@ -311,7 +311,7 @@ def count_episodes(folder: Path) -> int:
 
 
 def _check_manifest(folder: Path, settings: dict[str, Any]) -> None:
-    """Check that what is there was made with the same settings.
+    """Check that the episodes there were made with the same settings.
 
     Raises:
         ConfigurationError: If it was not.

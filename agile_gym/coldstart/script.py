@@ -1,6 +1,6 @@
 """Writing of an expert's whole episode: for each step the action, and the thought before it.
 
-A thought describes first the last image, then what follows from it, then the action. Every claim about pieces is true;
+A thought describes first the last image, then the conclusion, then the action. Every claim about pieces is true;
 see `agile_gym.coldstart.looks`.
 """
 
@@ -147,7 +147,7 @@ class _Writer:
         return self._looks.zoom_piece()
 
     def _finding(self) -> list[str]:
-        """Write what the last image showed."""
+        """Describe the last image."""
         self._claims.told = None
         if self._look is not None:
             return [self._claims.of_look(self._look)]

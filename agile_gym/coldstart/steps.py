@@ -163,7 +163,7 @@ def expert_cells(
     Args:
         turns: Smallest and largest number of turns.
         zoomable: True if a piece can be enlarged on the canvas.
-        most_swaps: Most swaps that a puzzle needs, which limits what an expert has to do; None sets no limit.
+        most_swaps: Most swaps that a puzzle needs, which limits the moves of an expert; None sets no limit.
         can_err: True if an expert may try wrong swaps.
         looks: The allowed kinds of closer looks.
 
