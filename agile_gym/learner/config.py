@@ -303,7 +303,7 @@ class GRPOConfig(AlgorithmConfig):
         self._check(self.window is None or is_whole(self.window, MAX_WINDOW), "window", f"1 to {MAX_WINDOW}, or None")
         for name in ("kl_coef", "entropy_coef", "weight_decay"):
             self._check(is_number(getattr(self, name), 0, 1e6), name, "a number of at least 0")
-        self._check(is_number(self.min_lr_ratio, 0, 1), "min_lr_ratio", "a share of lr from 0 to 1")
+        self._check(is_number(self.min_lr_ratio, 0, 1), "min_lr_ratio", "a fraction of lr from 0 to 1")
         self._check(self.clip_low is None or is_number(self.clip_low, 0, 1), "clip_low", "a number from 0 to 1")
         high = self.clip_high
         self._check(high is None or is_number(high, 0, 1e6), "clip_high", "a number of at least 0")

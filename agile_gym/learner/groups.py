@@ -83,7 +83,7 @@ class GroupSpec:
     """A group: one puzzle, played several times.
 
     Attributes:
-        index: Its number in the whole training; what is drawn follows from it.
+        index: Its number in the whole training; its draws follow from it.
         task: Index of its task.
         seed: Seed of the environment, which fixes photograph, crop and permutation.
         policy_seeds: One an episode.
@@ -118,7 +118,7 @@ class Curriculum:
     """Curriculum that plays tasks more often the more of their groups have variance: only those have an advantage.
 
     Attributes:
-        informative: For each task, the running share of groups with variance.
+        informative: For each task, the running fraction of groups with variance.
     """
 
     def __init__(self, tasks: Sequence[TaskMix], *, adaptive: bool, memory: float = 0.9, least: float = 0.1) -> None:
@@ -126,9 +126,9 @@ class Curriculum:
 
         Args:
             tasks: The tasks.
-            adaptive: True if shares follow the variance of groups; else they are those of the weights.
-            memory: Fraction of the running share that is kept at each iteration.
-            least: A task is never played less often than this share of its weight.
+            adaptive: True if probabilities follow the variance of groups; else they follow the weights.
+            memory: Weight of the former running fraction at each iteration.
+            least: A task is never played less often than this fraction of its weight.
         """
         self._weights = np.array([task.weight for task in tasks], np.float64)
         self._adaptive, self._memory, self._least = adaptive, memory, least
@@ -144,7 +144,7 @@ class Curriculum:
 
         Args:
             tasks: The task of each group.
-            varied: True if it had variance.
+            varied: True for each group with variance.
         """
         for task in set(tasks):
             mine = [flag for number, flag in zip(tasks, varied, strict=True) if number == task]
@@ -152,7 +152,7 @@ class Curriculum:
             self.informative[task] = self._memory * self.informative[task] + (1 - self._memory) * share
 
     def get_state(self) -> list[float]:
-        """Return the state: the running shares."""
+        """Return the state: the running fractions."""
         return self.informative.tolist()
 
     def set_state(self, state: Sequence[float]) -> None:

@@ -77,10 +77,10 @@ def episode_metrics(episodes: Sequence[Transcript], returns: ArrayLike) -> dict[
 
     Returns:
         Means over episodes: ``return``, ``acc``, ``score``, ``turns``, ``reward_accuracy``, ``reward_format``,
-        ``reward_step``, ``crop`` and ``zoom`` (shares of episodes that use them), ``truncated`` (share whose turns ran
-        out), ``given_up`` (share that the policy gave up), ``tokens`` written; ``valid`` and ``cut_short``, shares of
-        turns without an error, and of those cut off by the limit of tokens; and the counts ``episodes``,
-        ``turns_played`` and ``tokens_written``.
+        ``reward_step``, ``crop`` and ``zoom`` (fractions of episodes that use them), ``truncated`` (fraction whose
+        turns ran out), ``given_up`` (fraction that the policy gave up), ``tokens`` written; ``valid`` and
+        ``cut_short``, fractions of turns without an error, and of those cut off by the limit of tokens; and the counts
+        ``episodes``, ``turns_played`` and ``tokens_written``.
     """
     turns = [turn for episode in episodes for turn in episode.turns]
     used = [{name for turn in episode.turns for name in turn.primitives} for episode in episodes]

@@ -16,7 +16,7 @@ Arithmetic is in float32, or in float64 where the log-probabilities are. Differe
 among the trained tokens is passed on, for the caller to find in the norm of the gradient.
 
 Metrics, besides ``loss``, ``tokens`` and ``episodes``, are means over the trained tokens: ``clip_frac_low`` and
-``clip_frac_high`` (shares whose ratio is below, above, the clip range where that takes the gradient away), ``ratio``,
+``clip_frac_high`` (fractions whose ratio is below, above, the clip range and so has no gradient), ``ratio``,
 ``approx_kl`` (k3 estimate of KL(old || new)), ``kl_ref`` (k3 estimate of KL(new || reference)), ``entropy`` (in nats)
 and, for `sft`, ``nll``. ``max_log_ratio`` is the largest absolute difference between new and old log-probabilities,
 before the clamp: before the first step it measures how far sampling and training disagree. ``max_nll`` is the largest

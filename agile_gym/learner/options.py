@@ -112,7 +112,7 @@ class ModelOptions:
             raise ConfigurationError("freeze: all parts are frozen, so there is nothing to train. Leave one out.")
         require(is_whole(self.lora_rank, 65536), "lora_rank", self.lora_rank, "a whole number from 1 to 65,536")
         require(is_number(self.lora_alpha, 1e-9, 1e9), "lora_alpha", self.lora_alpha, "a number above 0")
-        require(is_number(self.lora_dropout, 0, 0.99), "lora_dropout", self.lora_dropout, "a share from 0 to 0.99")
+        require(is_number(self.lora_dropout, 0, 0.99), "lora_dropout", self.lora_dropout, "a fraction from 0 to 0.99")
 
     @classmethod
     def from_mapping(cls, options: Mapping[str, Any]) -> ModelOptions:

@@ -136,7 +136,7 @@ class Totals:
     Attributes:
         tokens: Tokens that are trained on, in all micro-batches of all ranks.
         episodes: Episodes with such tokens. An episode that is cut into several rows is one, and a row of it counts
-            for the share of its tokens.
+            for the fraction of its tokens.
     """
 
     tokens: float
