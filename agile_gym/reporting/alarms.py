@@ -17,7 +17,7 @@ RECENT = 3
 WINDOW = 5
 """Likewise for the return, which varies more."""
 ENTROPY_SHARE, ENTROPY_NOTHING = 0.1, 0.005
-"""Entropy has collapsed under this share of its start, or under so many nats a token ..."""
+"""Entropy has collapsed under this fraction of its start, or under so many nats a token ..."""
 ACC_DONE = 0.9
 """... unless so many puzzles are solved."""
 CONSTANT_SHARE = 0.95
@@ -189,7 +189,7 @@ def _falls(name: str, what: str) -> Callable[[History], str | None]:
         if now is None or best is None or now >= best - FALL:
             return None
         return (
-            f"The share of {what} has fallen from {_percent(best)} to {_percent(now)}: the model forgets the protocol. "
+            f"The fraction of {what} fell from {_percent(best)} to {_percent(now)}: the model forgets the protocol. "
             "Go on from an earlier checkpoint with a lower learning rate, or a KL weight such as 0.01; look at "
             "episodes with agile-gym view."
         )

@@ -88,7 +88,7 @@ _MOST = 400
 _MANY = 40
 """From so many on, a line is drawn with a smoother one over it."""
 _LEAST_SHARE = 0.22
-"""Least share of the width that a stage takes."""
+"""Least fraction of the width that a stage takes."""
 _FURTHEST = 1e300
 _COLOURS = ("#2457c5", "#c2570c", "#14804a", "#8a3fb0")
 _QUIET, _GRID = "#5a5f66", "#e4e4de"

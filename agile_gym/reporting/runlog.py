@@ -215,7 +215,7 @@ class RunLog:
 
         Args:
             stage: The stage that goes on.
-            iteration: The last iteration that is kept; 0, or less, drops all of the stage but what has such a number.
+            iteration: The last iteration that is kept; 0, or less, drops all of the stage but records of such numbers.
 
         Raises:
             ConfigurationError: If the stage is not known.

@@ -79,7 +79,7 @@ class Boards:
             self._give_up()
 
     def close(self) -> None:
-        """Close the files; what is added later begins new ones."""
+        """Close the files; later figures begin new ones."""
         for writer in self._writers.values():
             try:
                 writer.close()
