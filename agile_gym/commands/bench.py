@@ -199,7 +199,7 @@ def measure_speed(*, seconds: float = 1.0) -> SpeedReport:
 def _rates_at_turns(
     env: gymnasium.Env[Any, Any], texts: Sequence[str], turns: Sequence[int], seconds: float
 ) -> list[float]:
-    """Measure the steps at some turns of the same episodes; what lies between is not counted."""
+    """Measure the steps at some turns of the same episodes; the turns between are not counted."""
     times: dict[int, list[float]] = {turn: [] for turn in turns}
     end = time.perf_counter() + seconds
     while len(times[turns[0]]) < 5 or time.perf_counter() < end:
