@@ -102,7 +102,7 @@ KEYS = ("first", "second", "order", "image", "box", "factor", "angle", "piece", 
 TOOLS = ("swap", "arrange", "observe", "crop", "zoom", "rotate", "turn", "Swap", "")
 NOTE = "Begin each turn with one <think>...</think> block."
 SPELLED = 0.25
-"""Share of turns that are one meaning in two spellings."""
+"""Fraction of turns that are one meaning in two spellings."""
 UNSAFE = re.compile(r"<(?! )|[^\n -~]|[|\\&]|\[/?[A-Za-z_]+\]")
 
 

@@ -38,7 +38,7 @@ def results_of(output):
 
 
 def transcripts_of(output):
-    """Return the transcripts by id, as what the model saw and wrote."""
+    """Return the transcripts by id, as the model's images and texts."""
     stored = read_transcripts(output.with_name(f"{output.stem}-transcripts"))
     return {
         transcript.id: [(message.role, message.text, [image.tobytes() for image in message.images]) for message in talk]

@@ -134,7 +134,7 @@ STAGES = {
     "grpo, evaluation": (lambda run: run.touched("evaluation/grpo.jsonl"), 0.5),
     "report": (lambda run: run.finished("evaluate-grpo"), 0.3),
 }
-"""When a stage has begun, and how many seconds after that the run is ended at most."""
+"""Sign that a stage has begun, and the largest number of seconds after it at which the run is ended."""
 TRIES = 4
 """Number of new starts of a run that was over, or past a stage, before it could be ended there."""
 

@@ -38,7 +38,7 @@ def table(header, rows):
 
 
 def shares(estimate):
-    """Write a share with its interval, in per cent."""
+    """Write a fraction with its interval, in per cent."""
     value, low, high = (100 * number for number in Estimate(**estimate))
     return f"{value:.1f} ({low:.1f}-{high:.1f})"
 
@@ -157,7 +157,7 @@ def gain_rows(runs):
 
 
 def difference(entry):
-    """Write a paired difference of shares with its interval, in points."""
+    """Write a paired difference of fractions with its interval, in points."""
     return f"{100 * entry['difference']:+.1f} ({100 * entry['low']:+.1f} to {100 * entry['high']:+.1f})"
 
 
@@ -263,7 +263,7 @@ def main():
     parser.add_argument("runs", type=Path, help="folder that benchmarks/learning.py wrote")
     parser.add_argument("--speed", type=Path)
     parser.add_argument("--memory", type=Path)
-    parser.add_argument("--note", default="", help="what the figures do not say, in a sentence or two")
+    parser.add_argument("--note", default="", help="remarks on the figures, in a sentence or two")
     parser.add_argument("--output", type=Path, default=HERE / "RESULTS.md")
     options = parser.parse_args()
     order = [*WHAT]

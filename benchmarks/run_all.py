@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/run_all.py [--images FOLDER] [--fuzz 1000000] [--quick]
 
-Every figure stands beside what it is compared with, measured in the same run. Without ``--images`` the built-in
+Every figure stands beside its comparison, measured in the same run. Without ``--images`` the built-in
 photographs are used.
 """
 

@@ -4,7 +4,7 @@
     python benchmarks/training_speed.py --quick                   # small: a check that it runs, no measurement
     python benchmarks/training_speed.py --only trl cache
 
-What is compared with what:
+The comparisons:
 
 - TRL: the tiny model in float32, 2x2 puzzles of 64 px, one turn, so that both can play it. Both play the same puzzles
   with the same prompts, as many episodes, in turns of exactly the same number of tokens (no token ends a turn: TRL has
@@ -27,8 +27,8 @@ What is compared with what:
   add up to the iteration.
 - Processes: the same with one or two of each.
 
-Seconds of the processor (CPU) say what it would be on a machine that does nothing else; medians, with the lowest and
-highest in brackets. Needs what the extra ``train`` installs and, for the first part, TRL.
+Seconds of the processor (CPU) are those of a machine that does nothing else; medians, with the lowest and
+highest in brackets. Needs the extra ``train`` and, for the first part, TRL.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def processor_seconds(readings):
 
 
 def tune(setting, workers, quick):
-    """Return the fastest settings of TRL and of this library, and what was tried."""
+    """Return the fastest settings of TRL and of this library, and the times of all."""
     episodes = setting.groups * setting.group_size
     sizes = {"TRL": [episodes // 4, episodes // 2, episodes], "agile_gym": [1024, 2048, 4096]}
     attentions = ["sdpa"] if quick else ["sdpa", "eager"]
@@ -179,7 +179,7 @@ CPU seconds of an iteration with the settings that were tried (medians): {told(t
 
 
 def told(tried):
-    """Write what was tried."""
+    """Write the times of the settings tried."""
     return "; ".join(
         f"{library} "
         + ", ".join(

@@ -1,4 +1,4 @@
-"""Measures what it costs to store transcripts: memory, disk and time, for many episodes with images and tokens.
+"""Measures the costs of storing transcripts: memory, disk and time, for many episodes with images and tokens.
 
 Usage: python benchmarks/transcripts.py [--episodes 10000] [--format jsonl|parquet] [--image-size 224] [--folder DIR]
 
