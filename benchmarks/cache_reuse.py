@@ -1,10 +1,10 @@
-"""What keeping the key-value cache from turn to turn saves, against computing every turn from the start.
+"""Savings of the key-value cache that is kept from turn to turn, against computing every turn from the start.
 
 Usage: python benchmarks/cache_reuse.py [--model PATH] [--turns 5] [--episodes 4] [--new-tokens 32]
 
-Plays the same episodes twice, 448 px images, an observation of the board in every turn, and an answer at the end. What
-the model writes is recorded; what is carried out is a script, so that every turn brings an image whatever the model
-can. Without --model, a Qwen2.5-VL with random weights (and a token a byte of text) is built.
+Plays the same episodes twice, 448 px images, an observation of the board in every turn, and an answer at the end. The
+model's text is recorded; the actions follow a script, so that every turn brings an image whatever the model writes.
+Without --model, a Qwen2.5-VL with random weights (and a token a byte of text) is built.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ANSWER = '<think>Done.</think><answer>["B", "A", "C", "D"]</answer>'
 
 
 class Looking:
-    """Carries out observations while the conversation goes on with what the model wrote."""
+    """Wrapper that carries out observations while the conversation goes on with the model's text."""
 
     def __init__(self, policy, turns):
         self.policy, self.turns = policy, turns
@@ -57,7 +57,7 @@ def random_qwen(folder):
 
 
 def measure(policy, turns, episodes, label):
-    """Play, and return seconds, tokens computed before writing, and what was written."""
+    """Play, and return seconds, tokens computed before writing, and the texts."""
     make_env = partial(JigsawVisionEnv, grid=2, level="all", image_size=448, max_turns=turns + 1)
     specs = [EpisodeSpec("env", seed, {"level": 0}, policy_seed=seed, keep_images=False) for seed in range(episodes)]
     policy.reset(0)

@@ -4,7 +4,7 @@ Each text is a turn of the code or the tool dialect: random characters, a soup o
 grammar that is wider than the dialects, an answer, or one of those with characters deleted, doubled or replaced; or one
 meaning in two spellings (see `spellings.py`), such as other names for a piece, ``90.0`` for 90, fences, JSON within
 strings, and tags within the reasoning. After each turn it is checked that nothing was raised, that the state is a
-permutation, that an error changed nothing and its text tells what was wrong, that no mark, tag or control character of
+permutation, that an error changed nothing and its text names the mistake, that no mark, tag or control character of
 the text came back, and that both spellings mean the same.
 
     python benchmarks/fuzz.py --inputs 1000000 --workers 2
@@ -102,20 +102,20 @@ KEYS = ("first", "second", "order", "image", "box", "factor", "angle", "piece", 
 TOOLS = ("swap", "arrange", "observe", "crop", "zoom", "rotate", "turn", "Swap", "")
 NOTE = "Begin each turn with one <think>...</think> block."
 SPELLED = 0.25
-"""Share of turns that are one meaning in two spellings."""
+"""Fraction of turns that are one meaning in two spellings."""
 UNSAFE = re.compile(r"<(?! )|[^\n -~]|[|\\&]|\[/?[A-Za-z_]+\]")
 
 
 @dataclass
 class Findings:
-    """What a chunk of texts led to.
+    """Outcome of a chunk of texts.
 
     Attributes:
         kinds: Number of turns by the kind of error, ``"carried out"``, ``"answered"`` and ``"warned"``.
         spelled: Number of turns that were read in two spellings.
         slowest: Seconds of processor time of the slowest turn.
         slowest_text: Its text.
-        broken: The text that broke something, as `ascii` writes it, and what happened; None if none did.
+        broken: The text that broke something, as `ascii` writes it, and the failure; None if none did.
     """
 
     kinds: Counter[str] = field(default_factory=Counter)
@@ -126,7 +126,7 @@ class Findings:
 
 
 class Generator:
-    """Makes texts from a seed."""
+    """Generator of texts from a seed."""
 
     def __init__(self, seed: int) -> None:
         """Start from a seed."""
@@ -304,7 +304,7 @@ class Generator:
 
 
 def broken_rule(env: JigsawVisionEnv, text: str, findings: Findings) -> str | None:
-    """Play a turn and return what is wrong with what it led to, or None."""
+    """Play a turn and return the failure that it led to, or None."""
     workspace = env.episode.workspace
     before = (workspace.order, workspace.turns, workspace.made, len(workspace.images), workspace.variables)
     start = time.process_time()
@@ -326,7 +326,7 @@ def broken_rule(env: JigsawVisionEnv, text: str, findings: Findings) -> str | No
     if terminated and error and not answered and env.rules.reward.invalid_turn != "end":
         return f"the error {error} ended the episode"
     if error and not tells(error, observation["text"]):
-        return f"the error {error} is not told: {observation['text']!a}"
+        return f"the text does not name the error {error}: {observation['text']!a}"
     after = (workspace.order, workspace.turns, workspace.made, len(workspace.images), workspace.variables)
     if error and (after[:4] != before[:4] or after[4] is not before[4]):
         return "an error changed something"
@@ -337,19 +337,19 @@ def broken_rule(env: JigsawVisionEnv, text: str, findings: Findings) -> str | No
 
 
 def tells(error: str, text: str) -> bool:
-    """Return whether a text names a kind of error and then, in whole sentences, what was wrong."""
+    """Return whether a text names a kind of error and then, in whole sentences, the mistake."""
     lines = [line for line in text.split("\n") if line.startswith(f"Error ({error}): ")]
     return len(lines) == 1 and re.fullmatch(r"Error \(\w+\): (?:\S+ ){3,}\S*[^.\s]\.", lines[0]) is not None
 
 
 def meaning(parsed: ParsedTurn) -> object:
-    """Return what two spellings of one turn have in common."""
+    """Return the common meaning of two spellings of one turn."""
     kind = None if parsed.error is None else parsed.error.kind
     return parsed.primitives, kind, parsed.has_code, parsed.well_formed
 
 
 def differing(env: JigsawVisionEnv, plain: str, spelled: str) -> str | None:
-    """Return how two spellings of a turn are read, if not as the same, or None."""
+    """Return the two readings of a turn's spellings, if they differ, or None."""
     first, second = (env.dialect.parse(text, env.episode.workspace) for text in (plain, spelled))
     if meaning(first) == meaning(second):
         return None
@@ -396,7 +396,7 @@ def run_chunk(job: tuple[int, int]) -> Findings:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the fuzzer and print what it found.
+    """Run the fuzzer and print its findings.
 
     Returns:
         0, or 1 if a text broke something.

@@ -88,7 +88,7 @@ SHORT_TRAINING = (
     "evaluation.episodes=16",
     "evaluation.interval=0",
 )
-"""What a training of all stages is cut short with."""
+"""Settings that cut a training of all stages short."""
 
 
 class Digest:
@@ -181,7 +181,7 @@ def option_sets():
 
 
 def episodes():
-    """Play 200 episodes over all options; hash what does not depend on resampling apart from the pixels."""
+    """Play 200 episodes over all options; hash the pixels apart, as they depend on resampling."""
     rest, pixels = Digest(), Digest()
     rng = np.random.default_rng(11)
     for number, options in enumerate(option_sets()):
@@ -236,7 +236,7 @@ def transcripts(folder):
     return {
         "exact/transcripts-random": played,
         "pixels/transcripts-random": seen,
-        "pixels/transcripts-expert-text": expert,  # the expert speaks of colours, which depend on resampling
+        "pixels/transcripts-expert-text": expert,  # the expert names colours, which depend on resampling
         "pixels/transcripts-expert": shown,
     }
 

@@ -4,7 +4,7 @@ Usage: python benchmarks/kill_and_resume.py [--suite paper] [--policy edge] [--k
        python benchmarks/kill_and_resume.py --training [--setups 0 1 2] [--stages NAME ...] [--seed 0]
 
 Evaluation: the table must be the same byte for byte, every episode must be in the journal once, and the transcripts
-must be those that the journal asks for, each equal to the one of the run that was left alone.
+must be those that the journal requires, each equal to the one of the run that was left alone.
 
 Training: see `kill_training.py`, which it runs. Exit status 1 if anything is not as it should be.
 """
@@ -38,7 +38,7 @@ def results_of(output):
 
 
 def transcripts_of(output):
-    """Return the transcripts by id, as what the model saw and wrote."""
+    """Return the transcripts by id, as the model's images and texts."""
     stored = read_transcripts(output.with_name(f"{output.stem}-transcripts"))
     return {
         transcript.id: [(message.role, message.text, [image.tobytes() for image in message.images]) for message in talk]

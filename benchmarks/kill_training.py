@@ -5,7 +5,7 @@ one process), 1 or 2. In each setup a run is ended once at every stage, by SIGKI
 time after the stage has begun, and goes on with --resume. Over three setups every stage meets every signal.
 
 After SIGINT and SIGTERM the exit status, the message and the time that it took are checked, and that no process is left
-behind; after SIGKILL, that none is left a while later: Ray's take up to a minute to see that their parent has gone. In
+behind; after SIGKILL, that none is left a while later: Ray's take up to a minute to end after their parent. In
 the end every iteration must be in the metrics once, with the same figures, every episode in the cold start, every
 puzzle in the evaluations, and the weights must be the same bit for bit.
 """
@@ -55,11 +55,11 @@ SLOWEST = 60.0
 LONGEST = 90.0
 """Seconds that Ray's processes may take to end after the run was killed."""
 TIME = ("seconds", "per_second", "learners_rebuilt")
-"""What the names of figures hold that differ from run to run."""
+"""Parts of the names of figures that differ from run to run."""
 
 
 class Run:
-    """A process that trains, and what it has done since it was started."""
+    """A process that trains, and its progress since it was started."""
 
     def __init__(self, folder, setup, mark, temporary):
         self.folder, self.began = folder, time.time()
@@ -134,9 +134,9 @@ STAGES = {
     "grpo, evaluation": (lambda run: run.touched("evaluation/grpo.jsonl"), 0.5),
     "report": (lambda run: run.finished("evaluate-grpo"), 0.3),
 }
-"""When a stage has begun, and how many seconds after that the run is ended at most."""
+"""Sign that a stage has begun, and the largest number of seconds after it at which the run is ended."""
 TRIES = 4
-"""How often a run is begun anew that was over, or past a stage, before it could be ended there."""
+"""Number of new starts of a run that was over, or past a stage, before it could be ended there."""
 
 
 def marked(mark):
@@ -159,7 +159,7 @@ def wait_until_gone(mark, seconds):
 
 
 def check_end(run, number, took, folder):
-    """Return what is wrong with how a run ended that was sent SIGINT or SIGTERM."""
+    """Return the faults in the end of a run that was sent SIGINT or SIGTERM."""
     wrong, status = [], run.process.returncode
     if status == 0:
         return [] if "Written: " in run.output else ["ended with status 0, but is not done"]
@@ -174,7 +174,7 @@ def check_end(run, number, took, folder):
 
 
 def check_metrics(folder):
-    """Return what is wrong with the metrics of a run that goes on."""
+    """Return the faults in the metrics of a run that goes on."""
     path = folder / "metrics.jsonl"
     places = [(record["stage"], record["iteration"]) for record in records_of(path)] if path.exists() else []
     return [] if len(places) == len(set(places)) else ["an iteration is in the metrics twice"]
@@ -221,7 +221,7 @@ def result_of(folder):
 
 
 def run_to_the_end(folder, setup, temporary):
-    """Run what is left of a training, and return how long it took; exit if it fails."""
+    """Run the rest of a training, and return its duration; exit if it fails."""
     run = Run(folder, setup, "none", temporary)
     if run.process.wait():
         sys.exit(f"{folder.name} failed with status {run.process.returncode}:\n{run.errors}")

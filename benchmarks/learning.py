@@ -1,4 +1,4 @@
-"""Trains the tiny model from photographs to a solver of jigsaws it never saw, several times, with controls.
+"""Trains the tiny model from photographs to a solver of held-out jigsaws, several times, with controls.
 
     python benchmarks/learning.py --train FOLDER --test FOLDER --output RUNS [--jobs 2] [--set KEY=VALUE ...]
 
@@ -42,7 +42,7 @@ def arguments():
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at the same time, a core each")
     parser.add_argument("--only", nargs="+", help="names of runs, such as photos-0 shuffled")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for agile-gym train")
-    parser.add_argument("--run", help=argparse.SUPPRESS)  # what a process of its own does
+    parser.add_argument("--run", help=argparse.SUPPRESS)  # set for processes of this script
     return parser.parse_args()
 
 
@@ -75,7 +75,7 @@ def settings_of(options, name):
 
 
 def branch(options, name, settings):
-    """Begin a run with what another one has done, up to a stage."""
+    """Begin a run from the files of another one, up to a stage."""
     from agile_gym.outputs import write_mark
     from agile_gym.training.folder import KIND
     from agile_gym.training.settings import format_settings
@@ -113,15 +113,15 @@ def train(options, name):
     from agile_gym.training.pipeline import TrainingRun
 
     class Shuffled(GRPO):
-        """Gives every episode the return of another one of the whole batch."""
+        """Algorithm that gives every episode the return of another one of the whole batch."""
 
         def returns(self, groups):
-            """Shuffle what the episodes have earned."""
+            """Shuffle the returns."""
             earned = super().returns(groups)
             return np.random.default_rng([self.config.seed, self.iteration]).permutation(earned)
 
     class ControlRun(TrainingRun):
-        """A run whose GRPO learns from shuffled returns."""
+        """A run whose GRPO trains on shuffled returns."""
 
         def _grpo(self, model):
             config = stages.grpo_config(self.settings, model)
@@ -141,7 +141,7 @@ def train(options, name):
 
 
 def play(settings, output, model, *, temperature=0.0, **changes):
-    """Play the held-out puzzles once more, in another way, unless that was done."""
+    """Play the held-out puzzles once more, with other settings, unless that was done."""
     from dataclasses import replace
 
     from agile_gym.evaluation import evaluate, prepare_plan, write_report
@@ -164,7 +164,7 @@ def play(settings, output, model, *, temperature=0.0, **changes):
 
 
 def start(options, name):
-    """Do a run in a process of its own, on one core, and note what it took."""
+    """Do a run in a process of its own, on one core, and note its cost."""
     log = options.output / f"{name}.log"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     began = time.monotonic()
@@ -198,7 +198,7 @@ def main():
                 return 1
             return start(options, name)
 
-        for name in runs:  # those that wait come after what they wait for
+        for name in runs:  # a run comes after the one that it branches off from
             started[name] = pool.submit(do, name)
         return max(future.result() for future in started.values())
 

@@ -38,13 +38,13 @@ def table(header, rows):
 
 
 def shares(estimate):
-    """Write a share with its interval, in per cent."""
+    """Write a fraction with its interval, in per cent."""
     value, low, high = (100 * number for number in Estimate(**estimate))
     return f"{value:.1f} ({low:.1f}-{high:.1f})"
 
 
 class Run:
-    """What a run has left."""
+    """Results of a run."""
 
     def __init__(self, folder):
         self.name, self.folder = folder.name, folder
@@ -118,7 +118,7 @@ def stage_rows(runs):
 
 
 def cells(column):
-    """Return what a row says of an evaluation."""
+    """Return the cells of a row about an evaluation."""
     uses = column["uses"]
     return (
         shares(column["acc"]),
@@ -131,7 +131,7 @@ def cells(column):
 
 
 def gain_rows(runs):
-    """Return a row for each run: what GRPO has added, and whether the intervals overlap."""
+    """Return a row for each run: the gain of GRPO, and whether the intervals overlap."""
     rows = []
     for run in runs:
         for grid in run.grids():
@@ -157,12 +157,12 @@ def gain_rows(runs):
 
 
 def difference(entry):
-    """Write a paired difference of shares with its interval, in points."""
+    """Write a paired difference of fractions with its interval, in points."""
     return f"{100 * entry['difference']:+.1f} ({100 * entry['low']:+.1f} to {100 * entry['high']:+.1f})"
 
 
 def time_rows(runs, processes):
-    """Return a row for each run: where its time went."""
+    """Return a row for each run: its time by stage."""
     rows = []
     for run in runs:
         took = run.seconds()
@@ -239,7 +239,7 @@ processor of the whole run (a run that branches off has not done the stages befo
 
 
 def changes(settings):
-    """Return how the settings of a run differ from the preset's, but for photographs, seed and evaluation."""
+    """Return the differences of a run's settings from the preset's, but for photographs, seed and evaluation."""
     preset = read_settings("tiny").to_mapping()
     mine = settings.to_mapping()
     return [
@@ -252,7 +252,7 @@ def changes(settings):
 
 
 def write_part(path, text):
-    """Put the text in the place of what this script wrote before, at the end of the file."""
+    """Put the text in the place of this script's former one, at the end of the file."""
     former = path.read_text("utf-8") if path.exists() else "# Results\n"
     path.write_text(f"{former.split(START)[0].rstrip()}\n\n{START}\n\n# Training\n\n{text}", "utf-8")
 
@@ -263,7 +263,7 @@ def main():
     parser.add_argument("runs", type=Path, help="folder that benchmarks/learning.py wrote")
     parser.add_argument("--speed", type=Path)
     parser.add_argument("--memory", type=Path)
-    parser.add_argument("--note", default="", help="what the figures do not say, in a sentence or two")
+    parser.add_argument("--note", default="", help="remarks on the figures, in a sentence or two")
     parser.add_argument("--output", type=Path, default=HERE / "RESULTS.md")
     options = parser.parse_args()
     order = [*WHAT]

@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/run_all.py [--images FOLDER] [--fuzz 1000000] [--quick]
 
-Every figure stands beside what it is compared with, measured in the same run. Without ``--images`` the built-in
+Every figure stands beside its comparison, measured in the same run. Without ``--images`` the built-in
 photographs are used.
 """
 
@@ -128,7 +128,7 @@ def vector_section(seconds, counts):
             contestants["sync"] = sync
         speeds = {name: [] for name in contestants}
         rounds, repeats, turns = (3, 1, 6) if count > 64 else (5, 3, 20)
-        for _ in range(rounds):  # in turn, so that all meet the same moods of the machine
+        for _ in range(rounds):  # in turn, so that all run under the same load of the machine
             for name, env in contestants.items():
                 batches = [(text,) * count for text in texts[:turns]]
                 speeds[name].append(turn_rate(Keeping(env), batches, seconds=seconds / 5, repeats=repeats) * count)
@@ -143,7 +143,7 @@ def vector_section(seconds, counts):
 
 
 def reset_section(images, seconds):
-    """What a reset costs beside decoding and resizing the same photographs with Pillow and OpenCV."""
+    """Time of a reset beside decoding and resizing the same photographs with Pillow and OpenCV."""
     if images is None:
         images = PHOTOGRAPHS
     paths = sorted(path for path in Path(images).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))

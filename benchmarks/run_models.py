@@ -1,4 +1,4 @@
-"""Measures what benchmarks/MODELS.md reports, and writes that file.
+"""Measures the figures of benchmarks/MODELS.md, and writes that file.
 
 Usage: python benchmarks/run_models.py [--only NAME ...] [--model PATH] [--train FOLDER --test FOLDER]
 

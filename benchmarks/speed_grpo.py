@@ -22,7 +22,7 @@ __all__ = ["Reading", "Setting", "build", "environment_options", "letters", "mea
 
 @dataclass(frozen=True)
 class Setting:
-    """What is trained, and how.
+    """Setup of the measured training.
 
     Attributes:
         model: Folder of the model.
@@ -32,9 +32,9 @@ class Setting:
         new_tokens: Tokens of each turn, exactly.
         image_size: Side of the photographs in pixels.
         prompt: As in `agile_gym.envs.jigsaw.JigsawConfig`.
-        attention: How attention is computed.
-        micro_batch: What is computed at once in an update: tokens here, rows in TRL.
-        reuse_cache: Whether the cache is kept from turn to turn.
+        attention: Implementation of attention.
+        micro_batch: Size of a micro-batch in an update: tokens here, rows in TRL.
+        reuse_cache: True if the cache is kept from turn to turn.
         runners: Processes that play; 0 plays in this one.
         learners: Processes that learn; likewise.
     """
@@ -55,7 +55,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Reading:
-    """Seconds that something took, and the tokens that the model wrote for it, or that were trained on."""
+    """Seconds of an activity, and the tokens that the model wrote for it, or that were trained on."""
 
     wall: float
     processor: float
@@ -63,7 +63,7 @@ class Reading:
 
     @classmethod
     def since(cls, start, tokens):
-        """Return what it took since `now` was asked."""
+        """Return the time since `now` was called."""
         end = now()
         return cls(end[0] - start[0], end[1] - start[1], tokens)
 
@@ -74,7 +74,7 @@ def now():
 
 
 class EndlessModule(VLMModule):
-    """Scores turns in which no token can end a turn, as they were sampled."""
+    """Scorer of turns in which no token can end a turn, as they were sampled."""
 
     def scorer(self, *, temperature=1.0):
         """Return a scorer that gives the tokens that end turns no probability."""
@@ -93,12 +93,12 @@ def endless_policy(model, **options):
 
 
 def looking_policy(model, *, turns, **options):
-    """Return such a policy, in whose place the board is looked at in each turn but the last."""
+    """Return such a policy, whose turns but the last are replaced by an observation of the board."""
     return Looking(endless_policy(model, **options), turns - 1)
 
 
 def letters(episode):
-    """Return a reward that differs within groups, of what the model wrote."""
+    """Return a reward that differs within groups, from the model's text."""
     return float(sum(int(segment.ids[segment.loss_mask].sum()) for segment in episode.segments) % 7)
 
 

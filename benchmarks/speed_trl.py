@@ -40,7 +40,7 @@ def letters(completion_ids, **_):
 
 
 class TimedTrainer(GRPOTrainer):
-    """Reads the clock before and after completions are generated and scored; an update begins there."""
+    """Callback that reads the clock before and after completions are generated and scored; an update begins there."""
 
     def _generate_and_score_completions(self, inputs):
         start = now()
@@ -52,7 +52,7 @@ class TimedTrainer(GRPOTrainer):
 
 
 class EachStep(transformers.TrainerCallback):
-    """Notes what each step took."""
+    """Callback that notes the time of each step."""
 
     def __init__(self):
         self.trainer, self.readings = None, []
@@ -67,10 +67,10 @@ def train(setting, steps, folder, turn=0):
     """Train, and return the readings of rollout and update of each step.
 
     Args:
-        setting: What is trained.
+        setting: The setup.
         steps: Steps of the optimiser, with completions of their own each.
-        folder: Where TRL may write.
-        turn: How often so many steps were taken before, so that other puzzles come.
+        folder: Folder for TRL's files.
+        turn: Number of times that so many steps were taken before, so that other puzzles come.
     """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     episodes = setting.groups * setting.group_size

@@ -1,4 +1,4 @@
-"""Where an iteration's time goes, for benchmarks/training_speed.py: stopwatches in driver, runners and learners."""
+"""Time of an iteration by part, for benchmarks/training_speed.py: stopwatches in driver, runners and learners."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ORDER = (
 
 
 class Stopwatch:
-    """Adds up seconds by section. What has a section of its own inside of another one counts there only."""
+    """Stopwatch that adds up seconds by section. A section inside of another one counts there only."""
 
     def __init__(self):
         self.take()
@@ -45,7 +45,7 @@ class Stopwatch:
         return told
 
     def _turn(self):
-        """Give the open section what passed since the last call."""
+        """Give the open section the time since the last call."""
         current = time.perf_counter(), time.process_time()
         if self._open:
             entry = self._seconds.setdefault(self._open[-1], [0.0, 0.0])
@@ -110,7 +110,7 @@ def watch_learner(learner):
 
 
 def take(actor):
-    """Return what a process's stopwatch tells."""
+    """Return the readings of a process's stopwatch."""
     return actor.clock.take()
 
 

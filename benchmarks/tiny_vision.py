@@ -1,4 +1,4 @@
-"""Measures how the tiny model learns to see: accuracy on photographs it never saw, over the puzzles it has seen.
+"""Measures the vision of the tiny model: accuracy on held-out photographs, over the number of training puzzles.
 
     python benchmarks/tiny_vision.py TRAIN_FOLDER TEST_FOLDER [--seeds 0 1 2] [--output curve.csv] [--save model]
 
@@ -33,7 +33,7 @@ CHUNK = 256
 
 
 class Meter:
-    """Answers the same test puzzles of a grid over and over, and tells how many were right."""
+    """Repeated measurement on the same test puzzles of a grid."""
 
     def __init__(self, model, processor, folder: str, grid: tuple[int, int], count: int) -> None:
         self.model, self.processor, self.grid = model, processor, grid

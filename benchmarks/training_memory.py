@@ -1,9 +1,9 @@
-"""Memory of a training's processes over many iterations: does anything grow?
+"""Growth of the memory of a training's processes over many iterations.
 
     python benchmarks/training_memory.py                    # 200 iterations, two runners and two learners
     python benchmarks/training_memory.py --iterations 30 --runners 1 --learners 1
 
-Plays and learns with a small random model, so that what grows is not hidden by what a model takes. After every tenth
+Plays and learns with a small random model, so that growth is not hidden by the size of a model. After every tenth
 iteration the resident memory of the driver, of each runner and of each learner is read; peaks are the kernel's. Growth
 is the slope of a straight line through the second half of an iteration's figures, as the first half fills caches.
 """
@@ -26,7 +26,7 @@ MIB = 2**20
 
 
 def letters(episode):
-    """Return a reward that differs within groups, even for a model that knows nothing."""
+    """Return a reward that differs within groups, even for an untrained model."""
     return float(sum(len(turn.text) for turn in episode.turns) % 7)
 
 

@@ -1,14 +1,14 @@
 """Speed of GRPO: beside TRL's `GRPOTrainer`, with and without the cache, its parts, and with two processes of each.
 
     python benchmarks/training_speed.py --output speed.json
-    python benchmarks/training_speed.py --quick                   # small: whether it runs, not how fast
+    python benchmarks/training_speed.py --quick                   # small: a check that it runs, no measurement
     python benchmarks/training_speed.py --only trl cache
 
-What is compared with what:
+The comparisons:
 
 - TRL: the tiny model in float32, 2x2 puzzles of 64 px, one turn, so that both can play it. Both play the same puzzles
-  with the same prompts, as many episodes, in turns of exactly the same number of tokens (no token ends a turn: TRL is
-  told so by ``min_new_tokens``, and this library's sampler and scorer leave such tokens out), and take one step of
+  with the same prompts, as many episodes, in turns of exactly the same number of tokens (no token ends a turn: TRL has
+  ``min_new_tokens`` set, and this library's sampler and scorer leave such tokens out), and take one step of
   AdamW for all of them, with gradients clipped. A process and a thread for each: what one leaves in memory would
   slow the other down. The two take turns of some iterations, and wait for each other; the first iterations of each turn
   are not counted. TRL plays without
@@ -27,8 +27,8 @@ What is compared with what:
   add up to the iteration.
 - Processes: the same with one or two of each.
 
-Seconds of the processor (CPU) say what it would be on a machine that does nothing else; medians, with the lowest and
-highest in brackets. Needs what the extra ``train`` installs and, for the first part, TRL.
+Seconds of the processor (CPU) are those of a machine that does nothing else; medians, with the lowest and
+highest in brackets. Needs the extra ``train`` and, for the first part, TRL.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ WARM_UP = 3
 TRIES = 3
 """Iterations of each setting that is tried."""
 ROUNDS = 3
-"""How often TRL and this library take turns."""
+"""Number of times that TRL and this library alternate."""
 
 
 def table(header, rows):
@@ -98,7 +98,7 @@ class Worker:
 
 
 def one_thread():
-    """Keep a process to one thread, and to standard error for what it says."""
+    """Keep a process to one thread, and its output to standard error."""
     import torch
 
     torch.set_num_threads(1)
@@ -106,14 +106,14 @@ def one_thread():
 
 
 def train_trl(setting, steps, folder, turn):
-    """Let TRL train."""
+    """Train with TRL."""
     import speed_trl
 
     return speed_trl.train(setting, steps, folder, turn)
 
 
 def train_ours(setting, steps, folder, turn):
-    """Let this library train."""
+    """Train with this library."""
     import speed_grpo
 
     return speed_grpo.train(setting, steps)
@@ -125,7 +125,7 @@ def processor_seconds(readings):
 
 
 def tune(setting, workers, quick):
-    """Return the fastest settings of TRL and of this library, and what was tried."""
+    """Return the fastest settings of TRL and of this library, and the times of all."""
     episodes = setting.groups * setting.group_size
     sizes = {"TRL": [episodes // 4, episodes // 2, episodes], "agile_gym": [1024, 2048, 4096]}
     attentions = ["sdpa"] if quick else ["sdpa", "eager"]
@@ -179,7 +179,7 @@ CPU seconds of an iteration with the settings that were tried (medians): {told(t
 
 
 def told(tried):
-    """Write what was tried."""
+    """Write the times of the settings tried."""
     return "; ".join(
         f"{library} "
         + ", ".join(

@@ -1,4 +1,4 @@
-"""Measures what it costs to store transcripts: memory, disk and time, for many episodes with images and tokens.
+"""Measures the costs of storing transcripts: memory, disk and time, for many episodes with images and tokens.
 
 Usage: python benchmarks/transcripts.py [--episodes 10000] [--format jsonl|parquet] [--image-size 224] [--folder DIR]
 
@@ -28,7 +28,7 @@ SWAP = "state[0], state[1] = state[1], state[0]\nobservation_image_1 = observati
 
 
 class TwoTurns:
-    """Swaps and observes, then gives the right answer; its record holds as many tokens as such an episode has."""
+    """Policy that swaps and observes, then gives the right answer; its record has as many tokens as such an episode."""
 
     def __init__(self, tokens):
         self._tokens = tokens

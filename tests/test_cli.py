@@ -96,5 +96,5 @@ def test_play_can_be_won_and_left(tmp_path):
 def test_bench_prints_the_floor_and_pillow_in_the_same_run(tmp_path):
     result = run("bench", "--seconds", "0.05", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    for words in ("env.step", "floor", "Pillow", "turn 20", "reset"):
+    for words in ("env.step", "lower bound", "Pillow", "turn 20", "reset"):
         assert words in result.stdout

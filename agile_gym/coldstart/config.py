@@ -1,4 +1,4 @@
-"""What a cold start is made of: its settings, checked, and the attempts that follow from them."""
+"""Settings of a cold start, checked, and the attempts that follow from them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from agile_gym.puzzle.board import allowed_levels, count_permutations
 __all__ = ["EXPERT", "ColdStartConfig", "attempts_of", "prepare"]
 
 EXPERT = "expert"
-"""Name of the teacher that knows the solution, `ExpertPolicy`."""
+"""Name of the teacher that plays from the solution, `ExpertPolicy`."""
 _EXPERT_MAKER = "agile_gym.coldstart:ExpertPolicy"
 MAX_COUNT = 1_000_000
 MAX_TURNS = 1000
@@ -38,7 +38,7 @@ _SET_HERE = {
     "level": "level (--level)",
     "images": "images (--images)",
     "split": "split (--split)",
-    "reveal": "nothing: a teacher may know the solution",
+    "reveal": "nothing: a teacher may have the solution",
 }
 
 
@@ -50,25 +50,25 @@ class ColdStartConfig:
         count: Episodes wanted.
         teacher: ``"expert"``, which plays the jigsaw only, or the name of a policy, as
             `agile_gym.policies.make_policy` reads it.
-        teacher_options: Options of the teacher; of the expert, those of `ExpertPolicy` but ``turns``. It thinks in few
-            words where the prompt is short, unless ``style`` is given.
+        teacher_options: Options of the teacher; of the expert, those of `ExpertPolicy` but ``turns``. ``style`` is
+            ``"short"`` where the prompt is short, unless given.
         grid: A grid, or several, which get equal shares.
-        level: How many pieces start in their place; as for `JigsawConfig`.
+        level: Number of pieces that start in their place; as for `JigsawConfig`.
         turns: Smallest and largest number of turns, the answer included; 4 to 8 by default, as AGILE's, and any number
             in another environment than the jigsaw.
-        balance: What episodes are balanced over: ``"both"`` numbers of turns and ways of looking closer, ``"turns"``,
+        balance: Balance of the episodes: ``"both"`` over numbers of turns and kinds of closer looks, ``"turns"``,
             ``"looks"``, or ``"none"``.
-        looks: How episodes may look closer: one or more of ``"board"`` (not at all), ``"crop"``, ``"zoom"``, and
+        looks: Kinds of closer looks that may occur: one or more of ``"board"`` (none), ``"crop"``, ``"zoom"`` and
             ``"both"``.
-        images: Where photographs come from; as for `JigsawConfig`.
+        images: Source of the photographs; as for `JigsawConfig`.
         split: ``"train"``, or None for all images, where none of them are for tests.
         seed: Seed of puzzles and episodes, 0 to `agile_gym.errors.MAX_SEED`.
         options: Further options of the environment. ``crop`` is ``"random"`` and ``max_turns`` the largest number of
             turns unless given.
-        distinct_texts: Whether the same text is kept once only; None means so for a jigsaw, unless the prompt is short,
+        distinct_texts: True if the same text is kept once only; None means so for a jigsaw, unless the prompt is short,
             when texts are too short to differ.
-        allow_errors: Whether episodes with a turn that was an error are kept; of the expert, those with planned ones.
-        max_attempts: How many episodes are played at most; None means 10 for each one wanted.
+        allow_errors: True if episodes with a turn that was an error are kept; of the expert, those with planned ones.
+        max_attempts: Number of episodes that are played at most; None means 10 for each one wanted.
         env: Another environment than the jigsaw, as `agile_gym.envs.contract.find_env` reads it. Then ``grid``,
             ``level``, ``looks`` and ``split`` do not count, and episodes are balanced over turns at most.
     """
@@ -91,7 +91,7 @@ class ColdStartConfig:
     env: str | None = None
 
     def __post_init__(self) -> None:
-        """Check what can be checked without opening anything.
+        """Check the settings without opening anything.
 
         Raises:
             ConfigurationError: If a setting is not allowed.
@@ -163,7 +163,7 @@ class ColdStartConfig:
 
     @property
     def is_expert(self) -> bool:
-        """Whether the teacher is the expert."""
+        """Return whether the teacher is the expert."""
         return self.teacher == EXPERT
 
     @property
@@ -174,12 +174,12 @@ class ColdStartConfig:
 
     @property
     def limit(self) -> int:
-        """How many episodes are played at most."""
+        """Largest number of episodes that are played."""
         return ATTEMPTS_EACH * self.count if self.max_attempts is None else self.max_attempts
 
     @property
     def wants_distinct_texts(self) -> bool:
-        """Whether the same text is kept once only."""
+        """Return whether the same text is kept once only."""
         if self.distinct_texts is None:
             return self.env is None and self.options.get("prompt") != "short"
         return self.distinct_texts
@@ -193,7 +193,7 @@ class ColdStartConfig:
         return _EXPERT_MAKER, {"style": style, **self.teacher_options, **given}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings that fix the episodes, as plain values; what is no plain value becomes its ``repr``."""
+        """Return the settings that fix the episodes, as plain values; any other value becomes its ``repr``."""
         settings = asdict(self)
         del settings["max_attempts"]
         if self.env is None:
@@ -217,7 +217,7 @@ def prepare(config: ColdStartConfig) -> tuple[PreparedPlan, Quotas]:
         config: The settings.
 
     Returns:
-        What is needed to play, and what is wanted.
+        The means to play, and the episodes wanted.
 
     Raises:
         ConfigurationError: If an option is not allowed.

@@ -1,4 +1,4 @@
-"""`ExpertPolicy`: knows the solution and plays as a good learner would, looking, thinking, erring and recovering."""
+"""`ExpertPolicy`: plays from the solution as a good learner would, with looks, thoughts, mistakes and corrections."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from agile_gym.transcripts.record import PolicyRecord
 __all__ = ["ExpertPolicy", "cells_of", "check_turns"]
 
 MISTAKES = 0.3
-"""Share of episodes with a wrong swap, unless told."""
+"""Fraction of episodes with a wrong swap, by default."""
 MISTAKABLE = 4
 """From so many pieces on, there is a wrong swap in every puzzle."""
 
 
 class ExpertPolicy:
-    """Plays expert episodes: it looks at board, seams and borders, says what they show, moves, and answers rightly.
+    """Policy of expert episodes: looks at board, seams and borders, describes them, moves, and answers rightly.
 
     Some moves are wrong and are noticed and mended. An episode is drawn from its seed, ``info["policy_seed"]``, if
     there is one, else from the policy's: its number of turns, its kinds of action, its mistakes and its words. Episodes
-    with consecutive seeds go through all numbers of turns and ways of looking in turn.
+    with consecutive seeds go through all numbers of turns and kinds of closer looks in turn.
 
-    The record of an episode tells in ``details["steps"]`` what each turn does (`agile_gym.coldstart.steps.StepKind`),
+    The record of an episode holds in ``details["steps"]`` the kind of each turn (`agile_gym.coldstart.steps.StepKind`),
     so that training can leave out the turns that are wrong on purpose.
     """
 
@@ -67,14 +67,14 @@ class ExpertPolicy:
         Args:
             turns: Number of turns, the answer included, or the smallest and the largest, 1 to 32; the environment must
                 allow as many. An episode is shorter where there is not so much to do.
-            looks: How episodes look closer, one or more of ``"board"`` (not at all), ``"crop"``, ``"zoom"``,
+            looks: Kinds of closer looks that occur, one or more of ``"board"`` (none), ``"crop"``, ``"zoom"`` and
                 ``"both"``.
-            style: ``"full"`` thinks in sentences, ``"short"`` in a few words that the tiny model has tokens for,
-                ``"none"`` not at all.
+            style: ``"full"`` writes sentences, ``"short"`` in a few words that are tokens of the tiny model,
+                ``"none"`` none at all.
             knowledge: ``"oracle"`` takes the solution from the environment, which is made with ``reveal=True``;
                 ``"edges"`` finds it as `EdgePolicy` does, and is wrong at times.
-            mistakes: Share of episodes with a wrong swap, where there can be one, 0 to 1.
-            slips: Share of episodes that look closer and have an action that cannot be carried out, 0 to 1.
+            mistakes: Fraction of episodes with a wrong swap, where there can be one, 0 to 1.
+            slips: Fraction of episodes that look closer and have an action that cannot be carried out, 0 to 1.
             dialect: The dialect, where it is one of the user's own; else that of the task.
             seed: Seed of episodes without one of their own.
 
@@ -87,14 +87,14 @@ class ExpertPolicy:
                 raise ConfigurationError(f"{name}={value!r} is not allowed. {did_you_mean(value, allowed)}")
         for name, value in (("mistakes", mistakes), ("slips", slips)):
             if not is_number(value, 0, 1):
-                raise ConfigurationError(f"{name}={value!r} is not allowed; give a share from 0 to 1.")
+                raise ConfigurationError(f"{name}={value!r} is not allowed; give a fraction from 0 to 1.")
         self._style, self._knowledge = style, knowledge
         self._mistakes, self._slips = float(mistakes), float(slips)
         self._dialect = dialect
         self.reset(seed)
 
     def reset(self, seed: int | None = None) -> None:
-        """Forget all episodes, and seed those without a seed of their own."""
+        """Drop all episodes, and seed those without a seed of their own."""
         self._seed = int(np.random.SeedSequence(check_seed(seed)).generate_state(1)[0])
         self._scripts: dict[int, list[ScriptTurn]] = {}
 
@@ -102,7 +102,7 @@ class ExpertPolicy:
         """Write the next turn of each episode.
 
         Raises:
-            ConfigurationError: If the solution is not known, or the first observation of an episode was not given.
+            ConfigurationError: If there is no solution, or the first observation of an episode was not given.
         """
         texts: list[str] = []
         for position, (observation, info) in enumerate(zip(observations, infos, strict=True)):
@@ -116,7 +116,7 @@ class ExpertPolicy:
         return texts
 
     def finish(self, slot: int) -> PolicyRecord:
-        """Return what each turn of an episode did."""
+        """Return the record of an episode, with the kind of each turn."""
         script = self._scripts.pop(slot, [])
         return PolicyRecord(details={"steps": [turn.kind for turn in script]})
 
@@ -174,8 +174,8 @@ def cells_of(
         turns: Smallest and largest number of turns.
         pieces: Number of pieces.
         factors: Factors by which a piece can be enlarged.
-        mistakes: Share of episodes with a wrong swap.
-        looks: How episodes look closer.
+        mistakes: Fraction of episodes with a wrong swap.
+        looks: Kinds of closer looks that episodes contain.
 
     Returns:
         The kinds, at least one.

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 BALANCES = ("both", "turns", "looks", "none")
-"""Kinds that episodes are balanced over: numbers of turns and ways of looking, one of the two, or only grids."""
+"""Kinds that episodes are balanced over: numbers of turns and kinds of closer looks, one of the two, or only grids."""
 
 
 class Kind(NamedTuple):
@@ -34,7 +34,7 @@ class Kind(NamedTuple):
     Attributes:
         grid: Such as ``"2x2"``.
         turns: Number of turns, the answer included.
-        looks: How it looks closer.
+        looks: Kind of its closer looks.
     """
 
     grid: str
@@ -43,11 +43,11 @@ class Kind(NamedTuple):
 
 
 def kind_of(transcript: Transcript, name: str | None = None) -> Kind:
-    """Return the kind of an episode, from what was carried out.
+    """Return the kind of an episode, from the actions carried out.
 
     Args:
         transcript: The episode.
-        name: What stands for its grid, if it is of another environment than the jigsaw.
+        name: Name in place of its grid, if it is of another environment than the jigsaw.
     """
     done = {primitive for turn in transcript.turns for primitive in turn.primitives}
     looks = LOOKS[("Crop" in done) + 2 * ("Zoom" in done)]
@@ -55,26 +55,26 @@ def kind_of(transcript: Transcript, name: str | None = None) -> Kind:
 
 
 def share_out(count: int, parts: int, shift: int = 0) -> list[int]:
-    """Divide a number into parts that differ by at most 1; ``shift`` says which part gets one more first."""
+    """Divide a number into parts that differ by at most 1; ``shift`` selects the part that gets one more first."""
     base, rest = divmod(count, parts)
     return [base + ((index - shift) % parts < rest) for index in range(parts)]
 
 
 class Quotas:
-    """Numbers of episodes of each kind: those asked for, and those found.
+    """Numbers of episodes of each kind: those wanted, and those found.
 
-    Grids get equal shares; within a grid numbers of turns, and within these the ways of looking that there is room for.
+    Grids get equal shares; within a grid numbers of turns, and within these the kinds of looks that there is room for.
 
     Attributes:
-        wanted: Episodes wanted by key: a kind, with 0 turns or no way of looking where it is not balanced over these.
+        wanted: Episodes wanted by key: a kind, with 0 turns or no kind of looks where it is not balanced over these.
         found: Those that there are, by kind.
     """
 
     def __init__(self, count: int, grids: Sequence[str], cells: Mapping[str, Sequence[Cell]], balance: str) -> None:
-        """Share out the episodes.
+        """Distribute the episodes over the kinds.
 
         Args:
-            count: How many episodes are wanted.
+            count: Number of episodes wanted.
             grids: The grids.
             cells: The kinds of episode that each grid has.
             balance: One of `BALANCES`.
@@ -107,16 +107,16 @@ class Quotas:
                 self.wanted[grid, turns, way] = share
 
     def key_of(self, kind: Kind) -> tuple[str, int, str]:
-        """Return what an episode of a kind counts for."""
+        """Return the key that an episode of a kind is counted under."""
         turns = kind.turns if self._balance in ("both", "turns") else 0
         return kind.grid, turns, kind.looks if self._balance in ("both", "looks") else ""
 
     def knows(self, kind: Kind) -> bool:
-        """Tell whether a kind is one of those that are wanted at all."""
+        """Return whether episodes of a kind are required at all."""
         return (kind.grid, Cell(kind.turns, kind.looks)) in self._allowed
 
     def missing(self, kind: Kind) -> bool:
-        """Tell whether an episode of a kind is still missing."""
+        """Return whether an episode of a kind is still missing."""
         key = self.key_of(kind)
         return self._count(key) < self.wanted[key]
 
@@ -126,16 +126,16 @@ class Quotas:
 
     @property
     def total(self) -> int:
-        """How many episodes are wanted."""
+        """Number of episodes wanted."""
         return self.wanted.total()
 
     @property
     def complete(self) -> bool:
-        """Whether there are as many as are wanted."""
+        """Return whether no episode is missing."""
         return self.found.total() >= self.total
 
     def short(self) -> dict[tuple[str, int, str], int]:
-        """Return how many are missing, by key, where any are."""
+        """Return the number of missing episodes, by key, where any are."""
         missing = {key: count - self._count(key) for key, count in self.wanted.items()}
         return {key: count for key, count in missing.items() if count > 0}
 
@@ -153,7 +153,7 @@ REASONS: dict[Reason, str] = {
     "text": "with the text of another one",
     "surplus": "of a kind of which there were enough",
 }
-"""Why an episode is not kept; the first reason that holds counts."""
+"""Reasons not to keep an episode; the first one that holds counts."""
 
 
 def puzzle_key(transcript: Transcript) -> str:
@@ -173,13 +173,13 @@ def text_key(transcript: Transcript) -> str:
 
 
 class Filters:
-    """Decides about one episode after the other, in the order of the attempts.
+    """Filter that decides about one episode after the other, in the order of the attempts.
 
     Attributes:
         quotas: The episodes that are wanted, and those that are kept.
-        rejected: How many were not kept, by reason.
+        rejected: Number of episodes that were not kept, by reason.
         actions: Turns of kept episodes that hold each primitive, by its name.
-        steps: Turns of kept episodes by what an expert did in them.
+        steps: Turns of kept episodes by the expert's kind of step.
     """
 
     def __init__(self, quotas: Quotas, *, distinct_texts: bool, allow_errors: bool, name: str | None = None) -> None:
@@ -187,8 +187,8 @@ class Filters:
 
         Args:
             quotas: The episodes that are wanted.
-            distinct_texts: Whether every text is kept once only.
-            allow_errors: Whether episodes with errors are kept, if they were solved in the end.
+            distinct_texts: True if every text is kept once only.
+            allow_errors: True if episodes with errors are kept, if they were solved in the end.
             name: Name of the environment, if it is another one than the jigsaw.
         """
         self.quotas = quotas
@@ -205,7 +205,7 @@ class Filters:
         """Decide about an episode, and count it.
 
         Returns:
-            Why it is not kept; None if it is.
+            The reason not to keep it; None if it is kept.
         """
         puzzle = puzzle_key(transcript)
         reason = self._judge(transcript, puzzle)
@@ -221,13 +221,13 @@ class Filters:
         Args:
             transcript: The episode, perhaps without its images.
             puzzle: The hash of its puzzle, which `note` returned.
-            rejected: What was rejected before it, which `note` returned, too.
+            rejected: Number rejected before it, by reason, which `note` returned, too.
         """
         self._take(transcript, puzzle)
         self.rejected = Counter(cast("Mapping[Reason, int]", rejected))
 
     def note(self, transcript: Transcript) -> dict[str, Any]:
-        """Return what must be kept beside an episode, just judged, so that the filters can be restored from it."""
+        """Return the values to store with an episode, just judged, from which the filters can be restored."""
         return {"puzzle": puzzle_key(transcript), "rejected": dict(sorted(self.rejected.items()))}
 
     def _take(self, transcript: Transcript, puzzle: str) -> None:
@@ -254,7 +254,7 @@ class Filters:
         return None if self.quotas.missing(kind) else "surplus"
 
     def _has_errors(self, transcript: Transcript) -> bool:
-        """Tell whether there are errors that are not allowed; of an expert's, only those that were meant are."""
+        """Return whether there are errors that are not allowed; of an expert's, only those that were meant are."""
         errors = [turn.error is not None for turn in transcript.turns]
         if not self._allow_errors:
             return any(errors)

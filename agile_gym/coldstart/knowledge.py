@@ -1,6 +1,6 @@
 """True facts of a puzzle for an expert: solution, borders, colours, seams, and boxes that cover them.
 
-Boxes are shares of an image with as few digits as will do, as a model would write them.
+Boxes are fractions of an image with as few digits as will do, as a model would write them.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ _ALIKE = {
     "purple": ("blue",),
 }
 MOST = 0.7
-"""Share of the pixels that must have the colour."""
+"""Fraction of the pixels that must have the colour."""
 
 _HUES = ((8, "red"), (22, "orange"), (34, "yellow"), (84, "green"), (130, "blue"), (150, "purple"), (170, "pink"))
-"""Upper ends of hues, in steps of 2 degrees; what is left is red again."""
+"""Upper ends of hues, in steps of 2 degrees; the rest is red again."""
 
 
 def name_colour(strip: NDArray[np.uint8]) -> str | None:
@@ -79,12 +79,12 @@ def name_colour(strip: NDArray[np.uint8]) -> str | None:
 
 
 def differ_clearly(first: str, second: str) -> bool:
-    """Tell whether two colours are not only two names for nearly the same."""
+    """Return whether two colours are more than two names for nearly the same."""
     return first != second and second not in _ALIKE.get(first, ()) and first not in _ALIKE.get(second, ())
 
 
 SOURCES = ("oracle", "edges")
-"""Where an expert's knowledge comes from: the environment's ``info["solution"]``, or the solver of `EdgePolicy`."""
+"""Sources of an expert's knowledge: the environment's ``info["solution"]``, or the solver of `EdgePolicy`."""
 Side = Literal["right", "below"]
 
 CLEAR_FIT = 2.0
@@ -92,7 +92,7 @@ CLEAR_FIT = 2.0
 CLEAR_MISFIT = 5.0
 """From this cost, two pieces that are no neighbours clearly do not fit."""
 STRIP = 0.06
-"""Depth of a border whose colour is named, as a share of the piece's side."""
+"""Depth of a border whose colour is named, as a fraction of the piece's side."""
 FEW = 4
 """Below so many pieces, borders are also judged against those of the pieces turned by 180 degrees."""
 
@@ -100,11 +100,11 @@ _Costs = NDArray[np.float64]
 
 
 class Joint(NamedTuple):
-    """Two pieces side by side.
+    """Two neighbouring pieces of a board.
 
     Attributes:
         first: The left or upper piece.
-        side: Where the other one is, seen from it.
+        side: Side of the first piece that the second one is on.
         second: The right or lower piece.
     """
 
@@ -126,7 +126,7 @@ def joints_of(order: Sequence[int], rows: int, cols: int) -> list[Joint]:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What an expert knows.
+    """An expert's knowledge of a puzzle.
 
     Attributes:
         rows: Number of rows.
@@ -149,7 +149,7 @@ class Knowledge:
     kinds: tuple[int, ...]
 
     def kinds_at(self, order: Sequence[int]) -> tuple[int, ...]:
-        """Return what each place of a board looks like."""
+        """Return the kind of piece, by its appearance, at each place of a board."""
         return tuple(self.kinds[piece] for piece in order)
 
     def neighbours(self, piece: int) -> list[Joint]:
@@ -157,7 +157,7 @@ class Knowledge:
         return [joint for joint in joints_of(self.goal, self.rows, self.cols) if piece in (joint.first, joint.second)]
 
     def fits(self, joint: Joint) -> bool:
-        """Tell whether two pieces, or two that look like them, are neighbours in the solved board, in this way."""
+        """Return whether two pieces, or two that look like them, are neighbours in the solved board, in this way."""
         return (self.kinds[joint.first], joint.side, self.kinds[joint.second]) in self._fitting
 
     @cached_property
@@ -166,7 +166,7 @@ class Knowledge:
         return frozenset((self.kinds[first], side, self.kinds[second]) for first, side, second in joints)
 
     def is_clear(self, joint: Joint) -> bool:
-        """Tell whether the borders show clearly whether two pieces fit: what is measured agrees with what is true."""
+        """Return whether the borders show clearly whether two pieces fit: measured costs agree with the solution."""
         table = self.right if joint.side == "right" else self.below
         cost = float(table[joint.first, joint.second])
         return cost <= CLEAR_FIT if self.fits(joint) else cost >= CLEAR_MISFIT
@@ -184,7 +184,7 @@ class Knowledge:
 def know_puzzle(
     info: dict[str, Any], pieces: NDArray[np.uint8], rows: int, cols: int, source: str = "oracle"
 ) -> Knowledge:
-    """Find out about a puzzle.
+    """Collect the facts about a puzzle.
 
     Args:
         info: The first ``info`` of an episode.
@@ -197,13 +197,13 @@ def know_puzzle(
         The knowledge. From ``"edges"`` it may be wrong.
 
     Raises:
-        ConfigurationError: If the environment does not tell its solution, or the solver cannot be used.
+        ConfigurationError: If the environment does not reveal its solution, or the solver cannot be used.
     """
     count = rows * cols
     if source == "edges":
         if info["task"].rotations:
             raise ConfigurationError(
-                "The solver knows puzzles of upright pieces only: make the environment without rotations, or use "
+                "The solver plays puzzles of upright pieces only: make the environment without rotations, or use "
                 "knowledge='oracle'."
             )
         right, below = _measure(pieces)
@@ -240,7 +240,7 @@ def _measure(pieces: NDArray[np.uint8]) -> tuple[_Costs, _Costs]:
 
 
 Box = tuple[float, float, float, float]
-"""x1, y1, x2, y2 as shares of an image, from its top left."""
+"""x1, y1, x2, y2 as fractions of an image, from its top left."""
 Border = Literal["left", "right", "top", "bottom"]
 BORDERS: tuple[Border, ...] = ("left", "right", "top", "bottom")
 FACTORS = (1.5, 2.0, 3.0, 4.0)
@@ -248,7 +248,7 @@ FACTORS = (1.5, 2.0, 3.0, 4.0)
 
 _SHARES = (0.0, 0.1, 0.2, 0.25, 0.3, 0.33, 0.4, 0.5, 0.6, 0.67, 0.7, 0.75, 0.8, 0.9, 1.0)
 _DEPTH = 0.45
-"""How much of each of the two pieces a seam's box covers, as a share of its side."""
+"""Fraction of each of the two pieces' sides that a seam's box covers."""
 _STRIPS: dict[Border, tuple[Box, ...]] = {
     "left": ((0.0, 0.0, 0.25, 1.0), (0.0, 0.0, 0.3, 1.0), (0.0, 0.0, 0.5, 1.0)),
     "right": ((0.75, 0.0, 1.0, 1.0), (0.7, 0.0, 1.0, 1.0), (0.5, 0.0, 1.0, 1.0)),
@@ -271,7 +271,7 @@ def seam_box(layout: BoardLayout, place: int, side: Side, part: Literal["whole",
     Args:
         layout: Sizes of the board.
         place: Place of the left or upper piece.
-        side: Where the other piece is.
+        side: Side of it that the other piece is on.
         part: The whole seam, or about the first or second half of it, which leaves more room to zoom.
 
     Returns:
@@ -318,7 +318,7 @@ def _along(start: int, stop: int, length: int, part: str) -> tuple[float, float]
 
 
 def _share(span: _Span, length: int) -> float:
-    """Return the share with the fewest digits whose pixel is within a span."""
+    """Return the fraction with the fewest digits whose pixel is within a span."""
     for shares in _tables():
         inside = [share for share in shares if span.low <= int(share * length) <= span.high]
         if inside:

@@ -31,9 +31,9 @@ __all__ = ["MAX_REASONS", "Claims", "Look", "LookChooser", "broken"]
 
 _T = TypeVar("_T")
 _WRONG_SEAM = 0.6
-"""Share of looks at a seam that does not fit, while there is one."""
+"""Fraction of looks at a seam that does not fit, while there is one."""
 _PIECE = 0.2
-"""Share of crops of a piece although there is a board to be cropped."""
+"""Fraction of crops of a piece although there is a board to be cropped."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Look:
 
     Attributes:
         primitive: The crop or the zoom.
-        joint: What it tells of: a seam of the board, or how a border of a piece goes on in the solution; None if it
-            tells nothing.
+        joint: The joint that it shows: a seam of the board, or how a border of a piece goes on in the solution; None if
+            it shows none.
         piece: The piece that is shown; -1 for a seam.
         border: The border of the piece that is shown, if it is one.
     """
@@ -54,7 +54,7 @@ class Look:
     border: Border | None = None
 
     def say(self, voice: Voice) -> str:
-        """Say what is looked at."""
+        """Write the sentence that announces the look."""
         if isinstance(self.primitive, Zoom):
             return voice.enlarge(None if self.border is not None or self.piece < 0 else self.piece)
         if self.border is not None:
@@ -63,14 +63,14 @@ class Look:
 
 
 class LookChooser:
-    """Chooses closer looks, each seam and border once while there are others."""
+    """Choice of closer looks, each seam and border once while there are others."""
 
     def __init__(self, rng: np.random.Generator, knowledge: Knowledge, workspace: Workspace) -> None:
         """Prepare.
 
         Args:
             rng: Source of randomness.
-            knowledge: What is known of the puzzle.
+            knowledge: Facts about the puzzle.
             workspace: The episode, which goes on meanwhile.
         """
         self._rng = rng
@@ -79,7 +79,7 @@ class LookChooser:
         self._seen: set[object] = set()
 
     def note(self, joint: Joint) -> None:
-        """Keep in mind that a seam has been spoken of, so that another one is looked at."""
+        """Mark a seam as mentioned, so that another one is looked at."""
         self._seen.add(joint)
 
     def crop(self, board: str | None, *, closer: bool) -> Look:
@@ -87,7 +87,7 @@ class LookChooser:
 
         Args:
             board: The image that shows the board as it is, if there is one.
-            closer: Whether the crop is enlarged then, so that a part of a seam is better.
+            closer: True if the crop is enlarged next, so that a part of a seam is better.
 
         Returns:
             A look at a seam of the board, or at a border of a piece.
@@ -168,7 +168,7 @@ def broken(look: Look, workspace: Workspace, rng: np.random.Generator) -> tuple[
         rng: Source of randomness.
 
     Returns:
-        The action, and what is wrong with it: ``"box"``, ``"factor"`` or ``"name"``.
+        The action, and the kind of its error: ``"box"``, ``"factor"`` or ``"name"``.
     """
     primitive = look.primitive
     if isinstance(primitive, Zoom):
@@ -192,10 +192,10 @@ MAX_REASONS = 3
 
 
 class Claims:
-    """Chooses true statements and puts them into words.
+    """Choice of true statements, and their wording.
 
     Attributes:
-        told: The last seam that was spoken of, if it was of the last image.
+        told: The last seam that was mentioned, if it was of the last image.
     """
 
     def __init__(self, rng: np.random.Generator, knowledge: Knowledge, workspace: Workspace, voice: Voice) -> None:
@@ -203,9 +203,9 @@ class Claims:
 
         Args:
             rng: Source of randomness.
-            knowledge: What is known of the puzzle.
+            knowledge: Facts about the puzzle.
             workspace: The episode, which goes on meanwhile.
-            voice: How it is put.
+            voice: Wording of the statements.
         """
         self.told: Joint | None = None
         self._rng = rng
@@ -215,30 +215,30 @@ class Claims:
 
     @property
     def upright(self) -> bool:
-        """Whether every piece stands upright."""
+        """Return whether every piece stands upright."""
         return self._space.turns == self._know.turns
 
     @property
     def solved(self) -> bool:
-        """Whether the board is solved."""
+        """Return whether the board is solved."""
         return self.upright and self._know.kinds_at(self._space.order) == self._know.kinds_at(self._know.goal)
 
     def seam(self, joint: Joint) -> str:
-        """Say of a seam whether it fits, as far as it can be told."""
+        """Write whether a seam fits, as far as it is visible."""
         self.told = joint
         if self._know.fits(joint):
             return self._fits(joint)
         return self._misfit(joint) if self._know.is_clear(joint) else self._voice.unclear(joint)
 
     def of_look(self, look: Look) -> str:
-        """Say what a closer look showed."""
+        """Write the result of a closer look."""
         angle = 0 if look.piece < 0 else self._know.turns[look.piece]
         if angle:
             return self._voice.turned([(look.piece, angle)])
         return "" if look.joint is None else self.seam(look.joint)
 
     def of_board(self, moved: Sequence[int]) -> list[str]:
-        """Say what the board shows: a seam of pieces just moved that fits, else any that does not.
+        """Write a statement about the board: a seam of pieces just moved that fits, else any that does not.
 
         Args:
             moved: The pieces that moved last.
@@ -247,7 +247,7 @@ class Claims:
         return [self.seam(self._pick(fitting))] if fitting else self.misfits()
 
     def misfits(self, pieces: Sequence[int] | None = None) -> list[str]:
-        """Say of one seam of the board, if there is any, that it clearly does not fit.
+        """Write that one seam of the board, if there is any, clearly does not fit.
 
         Args:
             pieces: The pieces that it must touch; None takes any seam.
@@ -260,7 +260,7 @@ class Claims:
         return [self.seam(self._pick(found))] if found else []
 
     def reasons(self, order: Sequence[int], pieces: Sequence[int]) -> list[str]:
-        """Say what the pieces fit to that are brought home: rather to pieces that are there already.
+        """Write the neighbours of the pieces that are brought home: rather pieces that are there already.
 
         Args:
             order: The board before.
@@ -274,7 +274,7 @@ class Claims:
             joints = [joint for joint in self._shuffled(self._know.neighbours(piece)) if joint not in said]
             anchored = [joint for joint in joints if at_home & {joint.first, joint.second}]
             clear = [joint for joint in anchored if self._know.is_clear(joint)][:1]
-            # A piece whose neighbours are not in place is told by two of them, if it is the only one.
+            # A piece whose neighbours are not in place is described by two of them, if it is the only one.
             clear = clear or [joint for joint in joints if self._know.is_clear(joint)][: 2 if len(pieces) == 1 else 1]
             for joint in clear or (anchored or joints)[:1]:
                 said.append(joint)
@@ -283,7 +283,7 @@ class Claims:
         return claims
 
     def conclusions(self) -> list[str]:
-        """Say what the solved board is put together from."""
+        """Write the rows of the solved board."""
         joints = joints_of(self._know.goal, self._know.rows, self._know.cols)
         clear = [joint for joint in self._shuffled(joints) if self._know.is_clear(joint)] or joints
         return [self._fits(joint) for joint in clear[:MAX_REASONS] if joint != self.told]
@@ -298,7 +298,7 @@ class Claims:
         return self._voice.misfit(joint, colours=colours if colours is not None and differ_clearly(*colours) else None)
 
     def _joints(self) -> list[Joint]:
-        """Return the seams of the board; none while pieces lie turned, as their borders are not what they will be."""
+        """Return the seams of the board; none while pieces lie turned, as their borders will change."""
         return joints_of(self._space.order, self._know.rows, self._know.cols) if self.upright else []
 
     def _touching(self, pieces: Sequence[int]) -> list[Joint]:

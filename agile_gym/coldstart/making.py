@@ -32,17 +32,17 @@ _WORDS = {"board": "board only", "crop": "crop", "zoom": "zoom", "both": "crop a
 
 @dataclass(frozen=True)
 class ColdStartReport:
-    """What came of a cold start.
+    """Figures of a cold start.
 
     Attributes:
-        folder: Where the transcripts are.
+        folder: Folder of the transcripts.
         wanted: Episodes wanted.
         found: Episodes kept, by kind.
         attempts: Episodes played and judged.
         rejected: Those that were not kept, by reason (`agile_gym.coldstart.filters.REASONS`).
-        short: Episodes missing by grid, number of turns and way of looking; 0 or "" where it is not balanced over that.
+        short: Episodes missing by grid, number of turns and kind of looks; 0 or "" where it is not balanced over that.
         actions: Turns of kept episodes that hold each primitive, by its name.
-        steps: Turns of kept episodes by what an expert did in them.
+        steps: Turns of kept episodes by the expert's kind of step.
     """
 
     folder: Path
@@ -56,7 +56,7 @@ class ColdStartReport:
 
     @classmethod
     def of(cls, folder: Path, attempts: int, filters: Filters) -> ColdStartReport:
-        """Sum up what the filters have counted."""
+        """Sum up the counts of the filters."""
         quotas = filters.quotas
         return cls(
             folder,
@@ -76,7 +76,7 @@ class ColdStartReport:
 
     @property
     def complete(self) -> bool:
-        """Whether there are as many as were wanted."""
+        """Return whether no episode is missing."""
         return self.kept >= self.wanted
 
     def to_json(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class ColdStartReport:
         }
 
     def text(self) -> str:
-        """Return the figures as tables: episodes by turns and looks for each grid, then turns by what is in them."""
+        """Return the figures as tables: episodes by turns and looks for each grid, then turns by their actions."""
         parts = [_table(grid, self.found) for grid in dict.fromkeys(kind.grid for kind in self.found)]
         for title, counts in (("Turns with", self.actions), ("Steps", self.steps)):
             if counts:
@@ -103,7 +103,7 @@ class ColdStartReport:
         return "\n".join(parts)
 
     def shortage(self) -> str:
-        """Say how many episodes are wanted and were not found, and what may help; empty if none are missing."""
+        """Write the number of missing episodes, and possible remedies; empty if none are missing."""
         if self.complete:
             return ""
         missing = sorted(self.short.items(), key=lambda item: -item[1])
@@ -111,7 +111,7 @@ class ColdStartReport:
         more = f" and {len(missing) - 4:,} more kinds" if len(missing) > 4 else ""
         return (
             f"{self.wanted:,} episodes were wanted and {self.kept:,} were found in {self.attempts:,} attempts. Missing "
-            f"are {', '.join(kinds)}{more}. Allow more attempts, take a better teacher, or ask for less balance."
+            f"are {', '.join(kinds)}{more}. Allow more attempts, take a better teacher, or require less balance."
         )
 
 
@@ -133,9 +133,9 @@ def _table(grid: str, found: Mapping[Kind, int]) -> str:
 
 
 MANIFEST = "cold_start.json"
-"""File beside the transcripts: the settings, how far the attempts went, and the figures."""
+"""File beside the transcripts: settings, progress of the attempts, and figures."""
 NOTE = "cold_start"
-"""Key in a transcript's details: number of the attempt, hash of the puzzle, and what was rejected before it."""
+"""Key in a transcript's details: number of the attempt, hash of the puzzle, and the rejections before it."""
 
 
 def make_cold_start(
@@ -156,14 +156,14 @@ def make_cold_start(
     Episodes are kept if they are solved and no turn was an error, each puzzle once and each text once, until there are
     enough of every kind. They are judged in the order of the attempts, so that those that are kept depend on the
     settings alone, not on ``batch`` or ``workers``, for a teacher that keeps to the contract of policies. If the
-    attempts run out first, those found are kept, and the report says what is missing.
+    attempts run out first, those found are kept, and the report lists the missing ones.
 
     Args:
-        output: The folder. Each transcript's ``details["cold_start"]`` tells which attempt it was.
+        output: The folder. Each transcript's ``details["cold_start"]`` holds the number of its attempt.
         config: The settings; `ColdStartConfig`'s by default.
-        teacher: A policy that plays instead of the one that the settings name, which then only name it. It is told the
+        teacher: A policy that plays instead of the one that the settings name, which then only name it. It receives the
             solution of a jigsaw (``reveal=True``).
-        batch: How many episodes are played side by side, in each process.
+        batch: Number of episodes played in one batch, in each process.
         workers: Number of processes; more than one make their own policies by name.
         format: ``"jsonl"`` or ``"parquet"``; see `TranscriptWriter`.
         resume: Go on after the episodes that are there, which the same settings made.
@@ -172,7 +172,7 @@ def make_cold_start(
         on_lost: Called with a sentence when a worker process was lost.
 
     Returns:
-        What was found.
+        The figures.
 
     Raises:
         ConfigurationError: If a setting is not allowed, there are transcripts and neither ``resume`` nor ``overwrite``
@@ -224,7 +224,7 @@ def make_cold_start(
                         if quotas.complete:
                             break
         except BaseException:
-            with hold(), suppress(OSError):  # it only saves attempts; what is wrong is told by what was raised
+            with hold(), suppress(OSError):  # it only saves attempts; the error that was raised is the one reported
                 _write_manifest(folder, settings, judged, filters)
             raise
         _write_manifest(folder, settings, judged, filters)
@@ -271,7 +271,7 @@ def _noted(transcript: Transcript, number: int, teacher: str, filters: Filters) 
 
 
 def _restore(folder: Path, filters: Filters) -> int:
-    """Count the episodes that are there, and return how many attempts were judged.
+    """Count the episodes that are there, and return the number of attempts judged.
 
     Raises:
         ConfigurationError: If one is missing, which would be made up for by another one.
@@ -311,7 +311,7 @@ def count_episodes(folder: Path) -> int:
 
 
 def _check_manifest(folder: Path, settings: dict[str, Any]) -> None:
-    """Check that what is there was made with the same settings.
+    """Check that the episodes there were made with the same settings.
 
     Raises:
         ConfigurationError: If it was not.
@@ -360,13 +360,13 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def _is_manifest(head: bytes) -> bool:
-    """Tell whether a file that begins so is a manifest, perhaps cut short."""
+    """Return whether a file that begins so is a manifest, perhaps cut short."""
     beginning = b'{\n "config": {'
     return head[: len(beginning)] == beginning[: len(head)]
 
 
 def _note_of(transcript: Transcript, folder: Path) -> tuple[int, str, dict[str, int]]:
-    """Return what was noted of an episode: its attempt, the hash of its puzzle, and what was rejected before it.
+    """Return the notes of an episode: its attempt, the hash of its puzzle, and the rejections before it.
 
     Raises:
         ConfigurationError: If it is no episode of a cold start.

@@ -1,7 +1,7 @@
-"""Writes a whole expert's episode: for each step the action, and the thought before it.
+"""Writing of an expert's whole episode: for each step the action, and the thought before it.
 
-A thought tells first what the last image showed, then what follows from it, then what is done. Whatever it says of
-pieces is so; see `agile_gym.coldstart.looks`.
+A thought describes first the last image, then the conclusion, then the action. Every claim about pieces is true;
+see `agile_gym.coldstart.looks`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class ScriptTurn(NamedTuple):
     """A turn of an expert's episode.
 
     Attributes:
-        text: What is written.
-        kind: What is done.
+        text: Text of the turn.
+        kind: Kind of its step.
     """
 
     text: str
@@ -55,11 +55,11 @@ def write_script(
 
     Args:
         rng: Source of randomness.
-        knowledge: What is known of the puzzle.
+        knowledge: Facts about the puzzle.
         workspace: The episode at its start; it is played to its end.
-        dialect: How actions are written.
-        steps: What is done, the answer last.
-        voice: How thoughts are put.
+        dialect: Dialect of the actions.
+        steps: The steps, the answer last.
+        voice: Wording of the thoughts.
 
     Returns:
         One turn a step, but for steps that cannot be done in this puzzle, which are left out.
@@ -85,10 +85,10 @@ class _Writer:
         self._claims = Claims(rng, knowledge, workspace, voice)
         self._looks = LookChooser(rng, knowledge, workspace)
         self._board: str | None = None  # the image that shows the board as it is
-        self._fresh = False  # whether that image is the last one
+        self._fresh = False  # True if that image is the last one
         self._boards = 0
         self._look: Look | None = None  # the closer look whose image is the last one
-        self._ready: tuple[Look, str] | None = None  # the look that a slip has spoiled, and what was wrong
+        self._ready: tuple[Look, str] | None = None  # the look that a slip has spoiled, and the kind of error
         self._moved: tuple[int, ...] = ()  # pieces that the last change moved
         self._wrong: Pair | None = None  # places of the last swap, if it was wrong
         self._noticed = False
@@ -123,7 +123,7 @@ class _Writer:
             return
         if kind == "zoom" and self._look is not None and isinstance(self._look.primitive, Crop):
             look = self._looks.enlarge(self._look)
-            if look is not None:  # what the crop shows is said when it has been enlarged
+            if look is not None:  # the crop is described once it has been enlarged
                 self._turn(kind, [look.say(self._voice)], [look.primitive], look)
                 return
         finding = self._finding()
@@ -147,7 +147,7 @@ class _Writer:
         return self._looks.zoom_piece()
 
     def _finding(self) -> list[str]:
-        """Say what the last image showed."""
+        """Describe the last image."""
         self._claims.told = None
         if self._look is not None:
             return [self._claims.of_look(self._look)]

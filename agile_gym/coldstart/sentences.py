@@ -1,6 +1,6 @@
 """Wording of an expert's thoughts: in sentences, in a few words of the tiny model, or none.
 
-What it says of pieces are claims, and each is true: `agile_gym.coldstart.looks` makes no other.
+Its statements about pieces are claims, and each is true: `agile_gym.coldstart.looks` makes no other.
 """
 
 from __future__ import annotations
@@ -31,79 +31,79 @@ class ShortVoice:
         self._names = names
 
     def fits(self, joint: Joint, *, clear: bool = True, colour: str | None = None) -> str:
-        """Say that two pieces are neighbours."""
+        """Write that two pieces are neighbours."""
         return f"{self._names[joint.second]}{_WAYS[joint.side]} {self._names[joint.first]}"
 
     def misfit(self, joint: Joint, *, colours: tuple[str, str] | None = None) -> str:
-        """Say that two pieces side by side are no neighbours."""
+        """Write that two adjacent pieces are no neighbours."""
         return f"{self._names[joint.second]} not{_WAYS[joint.side]} {self._names[joint.first]}"
 
     def unclear(self, joint: Joint) -> str:
-        """Say nothing."""
+        """Return an empty thought."""
         return ""
 
     def turned(self, angles: Sequence[tuple[int, int]]) -> str:
-        """Say nothing: the code tells it."""
+        """Return an empty thought: the code states it."""
         return ""
 
     def belongs(self, pieces: Sequence[tuple[int, int]]) -> str:
-        """Say nothing: the code tells it."""
+        """Return an empty thought: the code states it."""
         return ""
 
     def rows(self, rows: Sequence[Sequence[str]]) -> str:
-        """Say nothing: what is written next tells it."""
+        """Return an empty thought: the next sentence states it."""
         return ""
 
     def all_fit(self) -> str:
-        """Say that every piece of the board is in its place."""
+        """Write that every piece of the board is in its place."""
         return "All fit"
 
     def was_wrong(self, first: int, second: int) -> str:
-        """Say that the last swap brought neither piece home."""
+        """Write that the last swap brought neither piece home."""
         return "No"
 
     def observe(self, *, first: bool, again: bool) -> str:
-        """Say that the board is looked at."""
+        """Write that the board is looked at."""
         return "Look"
 
     def look_seam(self, joint: Joint) -> str:
-        """Say that a seam is looked at."""
+        """Write that a seam is looked at."""
         return f"Look {self._names[joint.first]} {self._names[joint.second]}"
 
     def look_border(self, piece: int, border: Border) -> str:
-        """Say that one border of a piece is looked at."""
+        """Write that one border of a piece is looked at."""
         return f"Look {self._names[piece]} {border}"
 
     def enlarge(self, piece: int | None) -> str:
-        """Say that a piece is enlarged, or, with None, the last crop."""
+        """Write that a piece is enlarged, or, with None, the last crop."""
         return "Zoom" if piece is None else f"Zoom {self._names[piece]}"
 
     def swap(self, pairs: Sequence[tuple[int, int]]) -> str:
-        """Say which pieces are swapped, pair by pair."""
+        """Name the pieces that are swapped, pair by pair."""
         return ". ".join(f"Swap {self._names[first]} {self._names[second]}" for first, second in pairs)
 
     def turn(self, pieces: Sequence[int]) -> str:
-        """Say which pieces are turned upright."""
+        """Name the pieces that are turned upright."""
         return " ".join(["Turn", *(self._names[piece] for piece in pieces)])
 
     def arrange(self) -> str:
-        """Say that the pieces are put into a new order."""
+        """Write that the pieces are put into a new order."""
         return "Order"
 
     def attempt(self, first: int, second: int) -> str:
-        """Say that two pieces are swapped."""
+        """Write that two pieces are swapped."""
         return self.swap([(first, second)])
 
     def undo(self, first: int, second: int) -> str:
-        """Say that the swap of two pieces is taken back."""
+        """Write that the swap of two pieces is taken back."""
         return self.swap([(first, second)])
 
     def slipped(self, kind: str) -> str:
-        """Say that the last action was wrong."""
+        """Write that the last action was wrong."""
         return "No"
 
     def answer(self) -> str:
-        """Say nothing: the answer follows."""
+        """Return an empty thought: the answer follows."""
         return ""
 
     def join(self, thoughts: Sequence[str]) -> str:
@@ -120,7 +120,7 @@ class SilentVoice(ShortVoice):
 
 
 _COLOURFUL = 0.6
-"""Share of claims that speak of colours, where there is one to speak of."""
+"""Fraction of claims that name colours, where there is one to name."""
 
 
 class FullVoice:
@@ -141,7 +141,7 @@ class FullVoice:
         self._cols = cols
 
     def fits(self, joint: Joint, *, clear: bool = True, colour: str | None = None) -> str:
-        """Say that two pieces are neighbours; if it is not clear to see, say so less surely."""
+        """Write that two pieces are neighbours; less surely if it is not clearly visible."""
         first, second = self._pair(joint)
         border, way = ("right", "to the right of") if joint.side == "right" else ("bottom", "below")
         if not clear:
@@ -162,7 +162,7 @@ class FullVoice:
         )
 
     def misfit(self, joint: Joint, *, colours: tuple[str, str] | None = None) -> str:
-        """Say that two pieces side by side are no neighbours."""
+        """Write that two adjacent pieces are no neighbours."""
         first, second = self._pair(joint)
         border, way = ("right", "to the right of") if joint.side == "right" else ("bottom", "below")
         if colours is not None and self._rng.random() < _COLOURFUL:
@@ -178,7 +178,7 @@ class FullVoice:
         )
 
     def unclear(self, joint: Joint) -> str:
-        """Say that the seam of two pieces does not tell whether they are neighbours."""
+        """Write that the seam of two pieces does not show whether they are neighbours."""
         first, second = self._pair(joint)
         return self._one_of(
             f"The seam between {first} and {second} does not tell enough.",
@@ -186,22 +186,22 @@ class FullVoice:
         )
 
     def turned(self, angles: Sequence[tuple[int, int]]) -> str:
-        """Say by how many degrees pieces must be turned clockwise."""
+        """Write by how many degrees pieces must be turned clockwise."""
         parts = [f"{self._names[piece]} by {angle} degrees" for piece, angle in angles]
         return f"To stand upright, {_listed(parts)} must be turned clockwise."
 
     def belongs(self, pieces: Sequence[tuple[int, int]]) -> str:
-        """Say where pieces belong, given as (piece, place)."""
+        """Write where pieces belong, given as (piece, place)."""
         parts = [f"{self._names[piece]} belongs in {self._place(place)}" for piece, place in pieces]
         return self._one_of(f"So {_listed(parts)}.", f"That means that {_listed(parts)}.")
 
     def rows(self, rows: Sequence[Sequence[str]]) -> str:
-        """Say how the solved board reads."""
+        """Write the rows of the solved board."""
         parts = [f"row {number} is {', '.join(row)}" for number, row in enumerate(rows, 1)]
         return f"Put together, {'; '.join(parts)}."
 
     def all_fit(self) -> str:
-        """Say that every piece of the board is in its place."""
+        """Write that every piece of the board is in its place."""
         return self._one_of(
             "Now every border fits and the picture is whole.",
             "All pieces fit together now.",
@@ -209,7 +209,7 @@ class FullVoice:
         )
 
     def was_wrong(self, first: int, second: int) -> str:
-        """Say that the last swap, of these pieces, brought neither home."""
+        """Write that the last swap, of these pieces, brought neither home."""
         a, b = self._names[first], self._names[second]
         return self._one_of(
             f"Swapping {a} and {b} was wrong: neither of them is in its place.",
@@ -217,7 +217,7 @@ class FullVoice:
         )
 
     def observe(self, *, first: bool, again: bool) -> str:
-        """Say that the board is looked at."""
+        """Write that the board is looked at."""
         if first:
             return self._one_of("First I look at the board as it lies.", "I begin with a look at the whole board.")
         if again:
@@ -225,7 +225,7 @@ class FullVoice:
         return self._one_of("Let me see how the pieces lie now.", "Next I look at the whole board.")
 
     def look_seam(self, joint: Joint) -> str:
-        """Say that a seam is looked at."""
+        """Write that a seam is looked at."""
         first, second = self._pair(joint)
         return self._one_of(
             f"I look closer at the seam between {first} and {second}.",
@@ -234,7 +234,7 @@ class FullVoice:
         )
 
     def look_border(self, piece: int, border: Border) -> str:
-        """Say that one border of a piece is looked at."""
+        """Write that one border of a piece is looked at."""
         name = self._names[piece]
         return self._one_of(
             f"I look closer at the {border} border of {name}.",
@@ -242,27 +242,27 @@ class FullVoice:
         )
 
     def enlarge(self, piece: int | None) -> str:
-        """Say that a piece is enlarged, or, with None, the last crop."""
+        """Write that a piece is enlarged, or, with None, the last crop."""
         if piece is None:
             return self._one_of("That is small, so I enlarge it.", "I enlarge the crop to see it better.")
         name = self._names[piece]
         return self._one_of(f"I enlarge {name} to see its borders better.", f"Let me see {name} in a larger size.")
 
     def swap(self, pairs: Sequence[tuple[int, int]]) -> str:
-        """Say which pieces are swapped, pair by pair."""
+        """Name the pieces that are swapped, pair by pair."""
         parts = [f"{self._names[first]} and {self._names[second]}" for first, second in pairs]
         return self._one_of(f"I swap {', then '.join(parts)}.", f"Swap {', then '.join(parts)}.")
 
     def turn(self, pieces: Sequence[int]) -> str:
-        """Say which pieces are turned upright."""
+        """Name the pieces that are turned upright."""
         return f"I turn {_listed([self._names[piece] for piece in pieces])} upright."
 
     def arrange(self) -> str:
-        """Say that the pieces are put into a new order."""
+        """Write that the pieces are put into a new order."""
         return self._one_of("I lay the pieces out in a new order.", "I write the new order of the pieces at once.")
 
     def attempt(self, first: int, second: int) -> str:
-        """Say that two pieces are swapped to see whether that is better."""
+        """Write that two pieces are swapped to see whether that is better."""
         a, b = self._names[first], self._names[second]
         return self._one_of(
             f"Perhaps {a} and {b} have changed places. I swap them and check.",
@@ -271,12 +271,12 @@ class FullVoice:
         )
 
     def undo(self, first: int, second: int) -> str:
-        """Say that the swap of two pieces is taken back."""
+        """Write that the swap of two pieces is taken back."""
         a, b = self._names[first], self._names[second]
         return self._one_of(f"I swap {a} and {b} back.", f"I take that back: {a} and {b} change places again.")
 
     def slipped(self, kind: str) -> str:
-        """Say what was wrong with the last action: ``"box"``, ``"factor"`` or ``"name"``."""
+        """Write the error of the last action: ``"box"``, ``"factor"`` or ``"name"``."""
         return {
             "box": "My box was empty: x1 must be below x2, and y1 below y2. I correct it.",
             "factor": "That would have been too large. I take a smaller factor.",
@@ -284,7 +284,7 @@ class FullVoice:
         }[kind]
 
     def answer(self) -> str:
-        """Say that the answer is given."""
+        """Write that the answer is given."""
         return self._one_of("This is my answer.", "I give this order as the answer.")
 
     def join(self, thoughts: Sequence[str]) -> str:
@@ -317,88 +317,88 @@ Rows = Sequence[Sequence[str]]
 
 
 class Voice(Protocol):
-    """Puts thoughts into words; each method returns one thought.
+    """Wording of thoughts; each method returns one thought.
 
     Attributes:
-        most_reasons: Of how many of the pieces that are moved it says why.
+        most_reasons: Largest number of moved pieces for which reasons are given.
     """
 
     most_reasons: int
 
     def fits(self, joint: Joint, *, clear: bool = True, colour: str | None = None) -> str:
-        """Say that two pieces are neighbours, perhaps with the colour of their seam; less surely if it is not clear."""
+        """Write that two pieces are neighbours, perhaps with the colour of their seam; less surely if unclear."""
         ...
 
     def misfit(self, joint: Joint, *, colours: tuple[str, str] | None = None) -> str:
-        """Say that two pieces side by side are no neighbours, perhaps with the colours of the two borders."""
+        """Write that two adjacent pieces are no neighbours, perhaps with the colours of the two borders."""
         ...
 
     def unclear(self, joint: Joint) -> str:
-        """Say that the seam of two pieces does not tell whether they are neighbours."""
+        """Write that the seam of two pieces does not show whether they are neighbours."""
         ...
 
     def turned(self, angles: Sequence[tuple[int, int]]) -> str:
-        """Say by how many degrees pieces must be turned clockwise."""
+        """Write by how many degrees pieces must be turned clockwise."""
         ...
 
     def belongs(self, pieces: Sequence[tuple[int, int]]) -> str:
-        """Say where pieces belong, given as (piece, place)."""
+        """Write where pieces belong, given as (piece, place)."""
         ...
 
     def rows(self, rows: Rows) -> str:
-        """Say how the solved board reads."""
+        """Write the rows of the solved board."""
         ...
 
     def all_fit(self) -> str:
-        """Say that every piece of the board is in its place."""
+        """Write that every piece of the board is in its place."""
         ...
 
     def was_wrong(self, first: int, second: int) -> str:
-        """Say that the last swap, of these pieces, brought neither home."""
+        """Write that the last swap, of these pieces, brought neither home."""
         ...
 
     def observe(self, *, first: bool, again: bool) -> str:
-        """Say that the board is looked at: in the first turn, or once more after it changed, or otherwise."""
+        """Write that the board is looked at: in the first turn, or once more after it changed, or otherwise."""
         ...
 
     def look_seam(self, joint: Joint) -> str:
-        """Say that a seam is looked at."""
+        """Write that a seam is looked at."""
         ...
 
     def look_border(self, piece: int, border: Border) -> str:
-        """Say that one border of a piece is looked at."""
+        """Write that one border of a piece is looked at."""
         ...
 
     def enlarge(self, piece: int | None) -> str:
-        """Say that a piece is enlarged, or, with None, the last crop."""
+        """Write that a piece is enlarged, or, with None, the last crop."""
         ...
 
     def swap(self, pairs: Sequence[tuple[int, int]]) -> str:
-        """Say which pieces are swapped, pair by pair."""
+        """Name the pieces that are swapped, pair by pair."""
         ...
 
     def turn(self, pieces: Sequence[int]) -> str:
-        """Say which pieces are turned upright."""
+        """Name the pieces that are turned upright."""
         ...
 
     def arrange(self) -> str:
-        """Say that the pieces are put into a new order."""
+        """Write that the pieces are put into a new order."""
         ...
 
     def attempt(self, first: int, second: int) -> str:
-        """Say that two pieces are swapped to see whether that is better."""
+        """Write that two pieces are swapped to see whether that is better."""
         ...
 
     def undo(self, first: int, second: int) -> str:
-        """Say that the swap of two pieces is taken back."""
+        """Write that the swap of two pieces is taken back."""
         ...
 
     def slipped(self, kind: str) -> str:
-        """Say what was wrong with the last action: ``"box"``, ``"factor"`` or ``"name"``."""
+        """Write the error of the last action: ``"box"``, ``"factor"`` or ``"name"``."""
         ...
 
     def answer(self) -> str:
-        """Say that the answer is given."""
+        """Write that the answer is given."""
         ...
 
     def join(self, thoughts: Sequence[str]) -> str:

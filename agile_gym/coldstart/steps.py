@@ -72,7 +72,7 @@ def right_swap(rng: np.random.Generator, order: Sequence[int], goal: Sequence[in
 
 
 def wrong_swaps(order: Sequence[int], goal: Sequence[int]) -> list[Pair]:
-    """List the swaps that somebody may try who is mistaken: neither piece comes home, and the board changes.
+    """List the swaps of a plausible mistake: neither piece comes home, and the board changes.
 
     Args:
         order: The board; pieces that look alike may have the same number.
@@ -93,7 +93,7 @@ def wrong_swaps(order: Sequence[int], goal: Sequence[int]) -> list[Pair]:
 
 Looks = Literal["board", "crop", "zoom", "both"]
 LOOKS: tuple[Looks, ...] = ("board", "crop", "zoom", "both")
-"""How an episode looks closer: not at all, by crops, by zooms (of pieces), or by both."""
+"""Kinds of closer looks of an episode: none, crops, zooms (of pieces), or both."""
 MAX_TURNS = 32
 """Most turns of an expert's episode."""
 
@@ -106,7 +106,7 @@ class Cell(NamedTuple):
 
     Attributes:
         turns: Number of turns, the answer included.
-        looks: How it looks closer.
+        looks: Kind of its closer looks.
     """
 
     turns: int
@@ -114,12 +114,12 @@ class Cell(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What is done in a turn.
+    """Step of a turn.
 
     Attributes:
         kind: ``"move"`` leads towards the solution, ``"wrong"`` is a swap that does not, ``"undo"`` takes it back;
             ``"slip"`` is an action that cannot be carried out, and is then done right in the next turn.
-        shows: Whether a move also shows the board.
+        shows: True if a move also shows the board.
     """
 
     kind: StepKind
@@ -127,7 +127,7 @@ class Step(NamedTuple):
 
 
 class _Frame(NamedTuple):
-    """How many turns go to what; ``split`` counts the moves that are looked at in a turn of their own."""
+    """Numbers of turns by purpose; ``split`` counts the moves that are looked at in a turn of their own."""
 
     close: int
     slip: int
@@ -139,7 +139,7 @@ class _Frame(NamedTuple):
 
 
 def check_looks(looks: Sequence[str]) -> tuple[Looks, ...]:
-    """Return ways of looking closer, each once, in the order of `LOOKS`.
+    """Return kinds of closer looks, each once, in the order of `LOOKS`.
 
     Raises:
         ConfigurationError: If there is none, or one that is unknown.
@@ -162,13 +162,13 @@ def expert_cells(
 
     Args:
         turns: Smallest and largest number of turns.
-        zoomable: Whether a piece can be enlarged on the canvas.
-        most_swaps: Most swaps that a puzzle needs, which limits what an expert has to do; None sets no limit.
-        can_err: Whether an expert may try wrong swaps.
-        looks: The ways of looking closer that there may be.
+        zoomable: True if a piece can be enlarged on the canvas.
+        most_swaps: Most swaps that a puzzle needs, which limits the moves of an expert; None sets no limit.
+        can_err: True if an expert may try wrong swaps.
+        looks: The allowed kinds of closer looks.
 
     Returns:
-        The kinds; an episode of few turns has no room for every way of looking.
+        The kinds; an episode of few turns has no room for every kind of look.
     """
     cells = [
         Cell(count, way)
@@ -185,18 +185,18 @@ def expert_cells(
 def draw_steps(
     rng: np.random.Generator, cell: Cell, need: int, *, can_err: bool, mistakes: float, slips: float
 ) -> list[Step]:
-    """Draw what is done in each turn.
+    """Draw the step of each turn.
 
     Args:
         rng: Source of randomness.
         cell: The kind of the episode.
         need: Swaps that are needed, at least 1.
-        can_err: Whether there is a wrong swap to be tried.
+        can_err: True if there is a wrong swap to be tried.
         mistakes: Probability that there is one, 0 to 1.
         slips: Probability of an action that cannot be carried out, 0 to 1.
 
     Returns:
-        The steps, the answer last: as many as the cell asks for, or fewer where there is not so much to do.
+        The steps, the answer last: as many as the cell requires, or fewer where there is not so much to do.
     """
     errs, slipping = rng.random() < mistakes and can_err, rng.random() < slips and cell.looks != "board"
     for total in range(cell.turns, 0, -1):

@@ -21,7 +21,7 @@ __all__ = ["add_env", "env_of", "find_modules_here", "find_run", "read_pairs", "
 __all__: list[str] = []
 
 
-_WORDS = {"True": True, "False": False, "None": None}  # as docstrings and messages write them
+_WORDS = {"True": True, "False": False, "None": None}  # as in docstrings and messages
 
 
 def read_pairs(texts: Sequence[str], flag: str, example: str) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def read_pairs(texts: Sequence[str], flag: str, example: str) -> dict[str, Any]:
     Args:
         texts: The pairs.
         flag: The flag that they were given with, for the error.
-        example: A pair that would do.
+        example: An example of a pair.
 
     Returns:
         The values by key.
@@ -53,7 +53,7 @@ def read_pairs(texts: Sequence[str], flag: str, example: str) -> dict[str, Any]:
 
 
 def find_run(path: Path) -> Path:
-    """Return where transcripts are: what was given, or, beside the results of an evaluation, their folder.
+    """Return the folder of transcripts: the one given, or, for the results of an evaluation, the folder beside them.
 
     Args:
         path: A folder of transcripts, a file in it, or the results (.json) or the journal (.jsonl) of an evaluation.
@@ -75,7 +75,7 @@ def find_run(path: Path) -> Path:
 
 
 def find_modules_here() -> None:
-    """Let modules in the present folder be imported, such as one with a policy or an environment of the user's."""
+    """Allow modules in the present folder to be imported, such as one with a policy or an environment of the user's."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
 
@@ -87,7 +87,7 @@ def add_env(command: argparse.ArgumentParser) -> None:
 
 
 def env_of(options: argparse.Namespace, allowed: Mapping[str, str]) -> str | None:
-    """Return the environment that ``--env`` names, which may be beside the user, or None for the jigsaw.
+    """Return the environment that ``--env`` names, which may be in the present folder, or None for the jigsaw.
 
     Args:
         options: The options of the command line.
@@ -115,7 +115,7 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 @contextmanager
 def warnings_above(write: Callable[[str], object]) -> Generator[None]:
-    """Write what this package warns of above a progress bar, for the length of a ``with`` block.
+    """Write this package's warnings above a progress bar, for the length of a ``with`` block.
 
     Many requests that fail for one reason, each several times, warn once in `INTERVAL`.
 

@@ -59,10 +59,10 @@ def swap_texts(pieces: int, turns: int, *, seed: int = 0) -> list[str]:
 
 
 def rate(function: Callable[[], object], *, seconds: float = 1.0, repeats: int = REPEATS) -> float:
-    """Measure how often a function can be called.
+    """Measure the rate at which a function can be called.
 
     Args:
-        function: What is measured.
+        function: The function.
         seconds: About how long to measure in all.
         repeats: Runs; the median run counts, so that a short disturbance does not.
 
@@ -89,7 +89,7 @@ def turn_rate(
     seconds: float = 1.0,
     repeats: int = REPEATS,
 ) -> float:
-    """Measure how many actions an environment takes a second; resets are not counted.
+    """Measure the actions an environment takes a second; resets are not counted.
 
     Args:
         env: An environment, or a vector of them.
@@ -112,7 +112,7 @@ def turn_rate(
 
 
 def floor_step(texts: Sequence[str], shape: tuple[int, ...]) -> Callable[[], object]:
-    """Return the least that a turn can cost: copying an image of this shape, and parsing the code of each text."""
+    """Return the lower bound of a turn's cost: copying an image of this shape, and parsing the code of each text."""
     source = np.zeros(shape, np.uint8)
     target = np.empty(shape, np.uint8)
     codes = cycle([text.partition("<code>")[2].partition("</code>")[0].strip() for text in texts])
@@ -125,7 +125,7 @@ def floor_step(texts: Sequence[str], shape: tuple[int, ...]) -> Callable[[], obj
 
 
 class PillowJigsaw:
-    """A plain implementation to compare with: pieces are pasted on a canvas with Pillow; the text is not even read."""
+    """A plain implementation for comparison: pieces are pasted on a canvas with Pillow; the text is not even read."""
 
     def __init__(self, pieces: Sequence[Image.Image], grid: int, gap: int) -> None:
         """Keep the pieces of a square grid."""
@@ -152,7 +152,7 @@ class SpeedReport:
 
     Attributes:
         step: `JigsawVisionEnv.step`, as `gymnasium.make` returns it.
-        floor: A copy of the image and a parse of the code.
+        floor: Lower bound: a copy of the image and a parse of the code.
         pillow: `PillowJigsaw`, without reading any text.
         early: ``step`` at turn 2 of an episode.
         late: ``step`` at turn 20 of an episode.
@@ -184,7 +184,7 @@ def measure_speed(*, seconds: float = 1.0) -> SpeedReport:
     floor = floor_step(texts, observation["image"].shape)
     part = seconds / _ROUNDS
     rates: dict[str, list[float]] = {"step": [], "floor": [], "pillow": [], "reset": [], "early": [], "late": []}
-    for _ in range(_ROUNDS):  # in turn, so that all meet the same moods of the machine
+    for _ in range(_ROUNDS):  # in turn, so that all run under the same load of the machine
         rates["step"].append(turn_rate(env, texts[:50], seconds=part, repeats=2))
         rates["floor"].append(rate(floor, seconds=part, repeats=3))
         rates["pillow"].append(rate(lambda: pillow.swap_and_observe(*next(swaps)), seconds=part, repeats=3))
@@ -199,7 +199,7 @@ def measure_speed(*, seconds: float = 1.0) -> SpeedReport:
 def _rates_at_turns(
     env: gymnasium.Env[Any, Any], texts: Sequence[str], turns: Sequence[int], seconds: float
 ) -> list[float]:
-    """Measure the steps at some turns of the same episodes; what lies between is not counted."""
+    """Measure the steps at some turns of the same episodes; the turns between are not counted."""
     times: dict[int, list[float]] = {turn: [] for turn in turns}
     end = time.perf_counter() + seconds
     while len(times[turns[0]]) < 5 or time.perf_counter() < end:
@@ -218,17 +218,17 @@ def format_speed(report: SpeedReport) -> str:
         ("JigsawVision-v0, env.step: swap and observe", report.step),
         ("  at turn 2 of an episode", report.early),
         ("  at turn 20 of an episode", report.late),
-        ("floor: np.copyto of the image + ast.parse of the code", report.floor),
+        ("lower bound: np.copyto of the image + ast.parse of the code", report.floor),
         ("plain Pillow pasting, no text read", report.pillow),
         ("env.reset with cached photographs", report.reset),
     ]
     lines = [f"{name:55} {value:10,.0f} a second" for name, value in rows]
-    lines.append(f"A turn costs {report.floor / report.step:.2f} times the floor.")
+    lines.append(f"A turn costs {report.floor / report.step:.2f} times the lower bound.")
     return "448 x 448 pixels, 2x2, one thread\n" + "\n".join(lines)
 
 
 NEW_TOKENS = 512
-"""Tokens that a model writes in a turn unless told, as in `agile_gym.models.sampling.SamplingOptions`."""
+"""Default number of tokens that a model writes in a turn, as in `agile_gym.models.sampling.SamplingOptions`."""
 _FLAGS = {
     "grid": "--grid",
     "max_turns": "--turns",
@@ -242,12 +242,12 @@ def add_plan_command(commands: Any) -> None:  # noqa: ANN401 -- argparse names n
     """Add the command to the command line.
 
     Args:
-        commands: What ``ArgumentParser.add_subparsers`` returned.
+        commands: Result of ``ArgumentParser.add_subparsers``.
     """
     command: argparse.ArgumentParser = commands.add_parser(
         "plan",
         help="count the tokens of an episode before a model plays it",
-        description="Counts the tokens of an episode with a model's own chat template and image processor, and says "
+        description="Counts the tokens of an episode with a model's own chat template and image processor, and prints "
         "whether it fits the model's context and what to change. No weights are loaded.",
     )
     command.add_argument("--model", required=True, help="folder of a model, or its name on the hub")
@@ -262,13 +262,13 @@ def add_plan_command(commands: Any) -> None:  # noqa: ANN401 -- argparse names n
     command.add_argument(
         "--new-tokens", type=int, default=NEW_TOKENS, help="tokens that the model writes a turn (default: %(default)s)"
     )
-    command.add_argument("--context", type=int, help="context in tokens (default: what the model's configuration says)")
+    command.add_argument("--context", type=int, help="context in tokens (default: that of the model's configuration)")
     command.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the environment")
     command.set_defaults(run=run_plan)
 
 
 def run_plan(options: argparse.Namespace) -> int:
-    """Count the tokens of an episode and print what they come to.
+    """Count the tokens of an episode and print the result.
 
     Args:
         options: The options of the command line.
@@ -278,7 +278,7 @@ def run_plan(options: argparse.Namespace) -> int:
 
     Raises:
         ConfigurationError: If an option is not allowed, or the model cannot be used.
-        MissingDependencyError: If transformers, or what the processor needs, is not installed.
+        MissingDependencyError: If transformers, or a package that the processor needs, is not installed.
     """
     from agile_gym.envs.contract import probe_env
     from agile_gym.envs.jigsaw.config import JigsawConfig, resolve
@@ -290,7 +290,7 @@ def run_plan(options: argparse.Namespace) -> int:
     jigsaw_only = {flag[2:].replace("-", "_"): flag for flag in _FLAGS.values()}
     env = env_of(options, jigsaw_only)
     if env is not None:
-        probe_env(env, settings)  # its mistakes are told before a model is looked for
+        probe_env(env, settings)  # its errors come before those of the model
         rules = None
     else:
         rules = resolve(JigsawConfig.from_options(settings))
@@ -351,7 +351,7 @@ def _verdict(plan: TokenPlan) -> str:
 
 
 def format_advice(advice: Advice, *, env: str | None = None) -> list[str]:
-    """Return the lines that say what would make an episode fit."""
+    """Return the lines on changes that would make an episode fit."""
     changes = {
         f"--image-size {advice.image_size}": (advice.image_size, "a smaller picture"),
         f"--window {advice.window}": (advice.window, "older images of feedback become text"),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["add_compare_command", "add_eval_command"]
 
 Subparsers = Any
-"""What `argparse.ArgumentParser.add_subparsers` returns; argparse does not name its type."""
+"""Type of the result of `argparse.ArgumentParser.add_subparsers`, which argparse does not name."""
 
 
 def add_eval_command(commands: Subparsers) -> None:
@@ -38,17 +38,17 @@ def add_eval_command(commands: Subparsers) -> None:
     add("--grid", nargs="+", default=None, help="grids instead of a suite, such as 2 3 2x4")
     add("--levels", nargs="+", default=None, help="all, or numbers such as 0 1 2 (default: all)")
     add("--episodes", type=int, default=None, help="puzzles a level (default: those of the suite, or 300)")
-    add("--samples", type=int, default=None, help="how often each puzzle is played, for pass@k (default: 1)")
+    add("--samples", type=int, default=None, help="times that each puzzle is played, for pass@k (default: 1)")
     add("--seed", type=int, default=None, help="seed of the puzzles (default: that of the suite, or 0)")
     add("--images", default=None, help="folder, file, or hf:NAME[:SPLIT[:COLUMN]] (default: built-in photographs)")
     add("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the environment")
-    add("--batch", type=int, default=8, help="episodes side by side (default: %(default)s)")
+    add("--batch", type=int, default=8, help="episodes played in one batch (default: %(default)s)")
     add("--workers", type=int, default=1, help="processes that play, each with its own policy (default: %(default)s)")
     add("--output", type=Path, default=Path("agile-eval.json"), help="JSON file (default: %(default)s)")
     add("--keep", default=None, help="transcripts kept a level: a number, all or none (default: 10, or all of a model)")
     add("--resume", action="store_true", help="go on with an evaluation that was interrupted")
     add("--overwrite", action="store_true", help="begin anew even if the output holds puzzles")
-    add("--interval", default="puzzle", help="what intervals are over: puzzle or photograph (default: %(default)s)")
+    add("--interval", default="puzzle", help="unit of the intervals: puzzle or photograph (default: %(default)s)")
     add("--training-images", default=None, metavar="IMAGES", help="report photographs that are also among these")
     add("--plots", action="store_true", help="also draw Acc and Score by level, beside the output")
     command.set_defaults(run=_eval)
@@ -98,7 +98,7 @@ def _eval(options: argparse.Namespace) -> int:
         _play(session, policy, options)
         results = session.journal.results
     overlap = None if training is None or prepared.source is None else find_overlap(prepared.source, training, results)
-    summary, cost = write_report(  # before anything is printed: who reads that may have seen enough
+    summary, cost = write_report(  # before anything is printed: a reader may close the pipe early
         output,
         results,
         plan=plan.to_json(),
@@ -125,7 +125,7 @@ def _eval(options: argparse.Namespace) -> int:
 
 
 def _play(session: Session, policy: Policy | None, options: argparse.Namespace) -> None:
-    """Play what is left, and show how it goes."""
+    """Play the remaining puzzles, and show the progress."""
     from tqdm import tqdm
 
     from agile_gym.commands import warnings_above
@@ -172,7 +172,7 @@ def _check_output(output: Path) -> None:
 
 
 def _plan(options: argparse.Namespace) -> EvaluationPlan:
-    """Put the plan together: a suite, or another environment than the jigsaw, and what is given besides."""
+    """Put the plan together: a suite, or another environment than the jigsaw, and the flags given besides."""
     from agile_gym.evaluation.plan import (
         DEFAULT_EPISODES,
         EnvironmentEntry,
@@ -243,7 +243,7 @@ def _levels(words: Sequence[str] | None) -> tuple[int, ...] | None:
 
 
 def _keep(word: str | None) -> int | None:
-    """Read how many transcripts are kept a level; None leaves it to the policy."""
+    """Read the number of transcripts kept a level; None leaves it to the policy."""
     if word is None:
         return None
     if word in ("all", "none"):

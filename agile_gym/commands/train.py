@@ -21,7 +21,7 @@ def add_tiny_command(commands: Any) -> None:  # noqa: ANN401 -- argparse names n
     """Add the command ``tiny``.
 
     Args:
-        commands: What ``ArgumentParser.add_subparsers`` returned.
+        commands: Result of ``ArgumentParser.add_subparsers``.
     """
     command: argparse.ArgumentParser = commands.add_parser(
         "tiny", help="write a tiny vision-language model, untrained, to try things out with"
@@ -105,7 +105,7 @@ def _train(options: argparse.Namespace) -> int:
         raise ConfigurationError("--resume and --overwrite exclude each other.")
     preset = options.preset
     if options.resume:
-        read_run_settings(options.output)  # with a word on what is damaged, if anything is
+        read_run_settings(options.output)  # which names a damaged file, if there is one
         preset = str(options.output / SETTINGS)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the processor to others
@@ -142,12 +142,12 @@ def add_coldstart_command(commands: Any) -> None:  # noqa: ANN401 -- argparse na
     """Add the command ``coldstart``.
 
     Args:
-        commands: What ``ArgumentParser.add_subparsers`` returned.
+        commands: Result of ``ArgumentParser.add_subparsers``.
     """
     command: argparse.ArgumentParser = commands.add_parser(
         "coldstart",
         help="write expert episodes for supervised fine-tuning",
-        description="Lets a teacher play, and keeps solved episodes, balanced over turns and kinds of action.",
+        description="Has a teacher play, and keeps solved episodes, balanced over turns and kinds of action.",
     )
     add = command.add_argument
     add("--output", type=Path, default=Path("cold-start"), metavar="DIR", help="folder (default: %(default)s)")
@@ -155,8 +155,8 @@ def add_coldstart_command(commands: Any) -> None:  # noqa: ANN401 -- argparse na
     add("--teacher", default="expert", help="expert, hf:PATH, api:MODEL or module:attribute (default: %(default)s)")
     add("--teacher-option", action="append", default=[], metavar="KEY=VALUE", help="option of the teacher")
     add("--style", default=None, help="of the expert: full, short or none (default: as the prompt)")
-    add("--mistakes", type=float, default=None, help="of the expert: share with wrong moves (default: 0.3)")
-    add("--slips", type=float, default=None, help="of the expert: share with actions that are errors (default: 0)")
+    add("--mistakes", type=float, default=None, help="of the expert: fraction with wrong moves (default: 0.3)")
+    add("--slips", type=float, default=None, help="of the expert: fraction with actions that are errors (default: 0)")
     add_env(command)
     add("--grid", nargs="+", default=None, help="grids, such as 2 or 2 3 2x4 (default: 2)")
     add("--level", default=None, help="pieces in place at the start: 0, 0-2, all or any (default: 0)")
@@ -170,7 +170,7 @@ def add_coldstart_command(commands: Any) -> None:  # noqa: ANN401 -- argparse na
     add("--allow-errors", action="store_true", help="keep episodes with errors that were mended")
     add("--same-texts", action="store_true", help="keep episodes with the text of another one")
     add("--max-attempts", type=int, default=None, help="episodes played at most (default: 10 for each one wanted)")
-    add("--batch", type=int, default=8, help="episodes side by side (default: %(default)s)")
+    add("--batch", type=int, default=8, help="episodes played in one batch (default: %(default)s)")
     add("--workers", type=int, default=1, help="processes that play (default: %(default)s)")
     add("--format", default="jsonl", help="jsonl or parquet (default: %(default)s)")
     add("--resume", action="store_true", help="go on with a cold start that was interrupted")

@@ -33,7 +33,7 @@ LAYOUTS = ("sharegpt", "trl", "verl")
 
 
 class Commands(Protocol):
-    """What `argparse.ArgumentParser.add_subparsers` returns."""
+    """Type of the result of `argparse.ArgumentParser.add_subparsers`."""
 
     def add_parser(self, name: str, *, help: str) -> argparse.ArgumentParser:  # noqa: A002 -- argparse's word
         """Add a command."""
@@ -97,7 +97,7 @@ def add_view_command(commands: Any) -> None:  # noqa: ANN401 -- argparse names n
     """Add the command ``view``.
 
     Args:
-        commands: What ``ArgumentParser.add_subparsers`` returned.
+        commands: Result of ``ArgumentParser.add_subparsers``.
     """
     command: argparse.ArgumentParser = commands.add_parser(
         "view",
@@ -194,7 +194,7 @@ def _select(only: str | None) -> Any:  # noqa: ANN401 -- a function from a heade
 
 
 def _at_least_one(transcripts: Iterator[Transcript], run: Path, only: str | None) -> Iterable[Transcript]:
-    """Pass transcripts on, and say what is wrong if there is none."""
+    """Pass transcripts on, and raise an error if there is none."""
     empty = True
     for transcript in transcripts:
         empty = False
@@ -250,7 +250,7 @@ def play(
     """Play one episode on standard input and output, and save every image that was shown.
 
     Args:
-        images: Where photographs come from.
+        images: Source of the photographs.
         grid: Such as ``"2x3"``.
         level: Pieces in place at the start, or None for any.
         turns: Largest number of turns.
@@ -295,7 +295,7 @@ def play(
         if terminated or truncated:
             right = f"{100 * info['score']:.0f}% of the pieces were right."
             print("Solved!" if info["solved"] else f"Not solved: {right if terminated else 'no turns left.'}")
-            print(f"What you saw is in {output}.")
+            print(f"The images are in {output}.")
             return 0
 
 

@@ -1,14 +1,12 @@
 """Evaluation: playing fixed puzzles and reporting Acc and Score.
 
-plan       which puzzles, each with its seeds; suites
+plan       puzzles of an evaluation, each with its seeds; suites
 run        plays a plan in this process; the result of each episode
 workers    plays it in several
 journal    keeps finished episodes and their transcripts
 metrics    figures with intervals, pass@k, paired tests
-tables     tables beside the paper's
-report     the file of results
-compare    two evaluations of the same puzzles
-overlap    photographs that are in a training set, too
+report     the file of results, and its tables beside the paper's
+compare    two evaluations of the same puzzles; photographs that are also in a training set
 """
 
 from agile_gym.evaluation.compare import Overlap, compare_reports, find_overlap, format_comparison

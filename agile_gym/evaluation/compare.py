@@ -38,7 +38,7 @@ def compare_reports(first: Report, second: Report) -> dict[str, dict[str, Any]]:
     Returns:
         For each grid a mapping from ``"L0"``, ``"L1"``, ... and ``"avg"`` to
 
-        - ``puzzles``: how many pairs;
+        - ``puzzles``: number of pairs;
         - ``acc`` and ``score``, each with ``first`` and ``second`` (means), ``difference`` (second minus first),
           ``low`` and ``high`` (95% interval, by the bootstrap over pairs) and ``p``: two-sided, of McNemar's exact test
           for Acc and of the sign-flip permutation test for Score (and for Acc where puzzles were played several
@@ -65,7 +65,7 @@ def compare_reports(first: Report, second: Report) -> dict[str, dict[str, Any]]:
 
 
 def is_comparison(head: bytes) -> bool:
-    """Tell whether a file that begins so holds what `compare_reports` returns."""
+    """Return whether a file that begins so holds a result of `compare_reports`."""
     return head.startswith(b"{") and b'"only_first"' in head and b'"difference"' in head
 
 
@@ -129,7 +129,7 @@ def _compare(pairs: Sequence[tuple[list[EpisodeRow], list[EpisodeRow]]]) -> dict
 
 
 def option_differences(first: Report, second: Report) -> list[str]:
-    """Return what differs in the settings of two evaluations, but for policy and samples, one sentence each."""
+    """Return the differences in the settings of two evaluations, but for policy and samples, one sentence each."""
     sentences: list[str] = []
     for name in sorted(first.plan.keys() | second.plan.keys()):
         ours, theirs = first.plan.get(name), second.plan.get(name)
@@ -151,7 +151,7 @@ def format_comparison(comparison: Mapping[str, Mapping[str, Any]], first: Report
     """Write a comparison for people.
 
     Args:
-        comparison: What `compare_reports` returned.
+        comparison: Result of `compare_reports`.
         first: The first evaluation.
         second: The second one.
 
@@ -211,8 +211,8 @@ class Match(NamedTuple):
 
     Attributes:
         image_id: Hash of its content.
-        name: What it is called.
-        training_name: What it is called in the training set.
+        name: Its name.
+        training_name: Its name in the training set.
         kind: ``"same"``: the same bytes; ``"copy"``: a copy in another size, format or quality.
     """
 
@@ -224,12 +224,12 @@ class Match(NamedTuple):
 
 @dataclass(frozen=True)
 class Overlap:
-    """What an evaluation and a training set have in common.
+    """Common photographs of an evaluation and a training set.
 
     Attributes:
         photographs: Photographs that the evaluation played.
         training_images: Images of the training set.
-        unread: How many of these could not be read, and were compared by their bytes alone.
+        unread: Number of these that could not be read, and were compared by their bytes alone.
         matches: The photographs that are in both, each once.
         episodes: Episodes of the evaluation that show one of them.
         total: Episodes of the evaluation.
@@ -264,7 +264,7 @@ class Overlap:
 
 
 def fingerprint(pixels: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
-    """Return what stays of a photograph when it is scaled and compressed.
+    """Return a fingerprint of a photograph that survives scaling and compression.
 
     Args:
         pixels: (H, W, 3) uint8, RGB.

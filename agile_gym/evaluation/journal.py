@@ -31,7 +31,7 @@ _BEGINNING = b'{"schema":'
 class Journal:
     """A file of finished episodes, one JSON text a line, below a line with the settings.
 
-    Every line is handed to the system as soon as its episode is over, so that an interruption, even by SIGKILL, costs
+    Every line is handed to the system when its episode has ended, so that an interruption, even by SIGKILL, costs
     at most the episodes being played. A line that was cut short is dropped when the file is opened again, and its
     episode is played anew. While a journal is open, no other process can open it.
 
@@ -55,12 +55,12 @@ class Journal:
         Args:
             path: The file.
             plan: The settings of the evaluation.
-            photographs: What the photographs are, in JSON's types, so that an evaluation is resumed with the same.
+            photographs: Identity of the photographs, in JSON's types, so that an evaluation is resumed with the same.
             resume: Keep the episodes that the file holds and go on after them.
             overwrite: Begin anew even if the file holds episodes.
 
         Raises:
-            ConfigurationError: If it holds episodes and neither is asked for, if it is no journal, if it is to be
+            ConfigurationError: If it holds episodes and neither is set, if it is no journal, if it is to be
                 resumed and holds an evaluation with other settings, if another process writes to it, or if it cannot
                 be written. Then the file is as it was.
         """
@@ -79,7 +79,7 @@ class Journal:
             self._lock = Lock(path, f"Another process is writing to {path}. Wait for it, or give another --output.")
             self._file.seek(0)
             content = self._file.read()
-            whole, newline, _ = content.rpartition(b"\n")  # what follows was cut short
+            whole, newline, _ = content.rpartition(b"\n")  # the rest was cut short
             lines = whole.split(b"\n") if newline else []
             if not _is_journal(content):
                 raise ConfigurationError(
@@ -121,7 +121,7 @@ class Journal:
         self.results.append(result)
 
     def close(self) -> None:
-        """Close the file, and let others open it."""
+        """Close the file, and release its lock."""
         self._file.close()
         if hasattr(self, "_lock"):
             self._lock.let_go()
@@ -232,7 +232,7 @@ def _adopted(there: dict[str, Any], header: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _is_journal(content: bytes) -> bool:
-    """Tell whether a file is a journal, of whatever version, perhaps cut short, or empty."""
+    """Return whether a file is a journal, of whatever version, perhaps cut short, or empty."""
     first, newline, _ = content.partition(b"\n")
     if first[: len(_BEGINNING)] == _BEGINNING[: len(first)]:
         return True
@@ -293,7 +293,7 @@ class Session:
             overwrite: Begin anew even if there are some.
 
         Raises:
-            ConfigurationError: If there are episodes and neither is asked for, or they cannot be resumed; if a file
+            ConfigurationError: If there are episodes and neither is set, or they cannot be resumed; if a file
                 would be replaced that no evaluation wrote; then the files are as they were.
             TranscriptError: If the transcripts that are there are damaged.
         """
@@ -330,7 +330,7 @@ class Session:
             raise
 
     def _check_agreement(self, writer: TranscriptWriter, done: Collection[str]) -> None:
-        """Check that the journal has not lost what the transcripts still hold, which would be dropped.
+        """Check that the journal has not lost episodes whose transcripts are there and would be dropped.
 
         A kill leaves at most one transcript whose line is missing, and a line that cannot be read lacks one, too.
 
@@ -353,16 +353,16 @@ class Session:
         workers: int = 1,
         on_lost: Callable[[str], None] | None = None,
     ) -> Iterator[EpisodeResult]:
-        """Play what is left.
+        """Play the remaining puzzles.
 
         Args:
             policy: Plays. It is not needed where several processes play, as each makes its own.
-            batch: How many episodes are played side by side (in each process).
+            batch: Number of episodes played in one batch (in each process).
             workers: Number of processes; 1 plays in this one.
             on_lost: Called with a sentence when a worker process was lost.
 
         Yields:
-            Each episode when it is over and written down.
+            Each episode when it has ended and is written down.
 
         Raises:
             AgileGymError: If the policy fails or gives up everything (see `hold_back`), or files cannot be written.

@@ -1,4 +1,4 @@
-"""Figures of an evaluation: shares and means with 95% intervals, pass@k, exact paired tests, summaries."""
+"""Figures of an evaluation: fractions and means with 95% intervals, pass@k, exact paired tests, summaries."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ RESAMPLES = 2000
 
 
 class Estimate(NamedTuple):
-    """A share between 0 and 1, or a difference of two, with its 95% interval."""
+    """A fraction between 0 and 1, or a difference of two, with its 95% interval."""
 
     value: float
     low: float
@@ -50,7 +50,7 @@ def wilson(successes: int, trials: int) -> Estimate:
         trials: Number of trials, at least 1.
 
     Returns:
-        The share of successes and its 95% interval.
+        The fraction of successes and its 95% interval.
 
     Raises:
         ValueError: If the numbers are out of range.
@@ -83,9 +83,9 @@ def bootstrap_mean(
 
     Args:
         values: The sample, at least one value, each 0 to 1.
-        clusters: What each value belongs to, if values of one cluster are alike, such as puzzles made of one
+        clusters: Cluster of each value, if values of one cluster are alike, such as puzzles made of one
             photograph; then whole clusters are drawn.
-        resamples: How often the sample is drawn anew.
+        resamples: Number of times that the sample is drawn anew.
         seed: Seed of the draws.
 
     Returns:
@@ -105,7 +105,7 @@ def bootstrap_difference(differences: Sequence[float], *, resamples: int = RESAM
 
     Args:
         differences: One a pair, at least one, each -1 to 1.
-        resamples: How often they are drawn anew.
+        resamples: Number of times that they are drawn anew.
         seed: Seed of the draws.
 
     Returns:
@@ -149,8 +149,8 @@ def pass_at_k(samples: int, solved: int, k: int) -> float:
     """Return the chance that at least one of ``k`` samples of a puzzle solves it, estimated without bias.
 
     Args:
-        samples: How often the puzzle was played, at least ``k``.
-        solved: How often it was solved, 0 to ``samples``.
+        samples: Number of times that the puzzle was played, at least ``k``.
+        solved: Number of times that it was solved, 0 to ``samples``.
         k: Number of samples that are drawn without putting back, at least 1.
 
     Returns:
@@ -195,8 +195,8 @@ def sign_flip(differences: Sequence[Fraction], *, seed: int = 0) -> float:
         seed: Seed of the draws, if there are any.
 
     Returns:
-        The share of all assignments of signs whose sum is as far from 0 as that of the differences, or farther. Values
-        below 1e-12 are not exact.
+        The fraction of all assignments of signs whose sum is as far from 0 as that of the differences, or farther.
+        Values below 1e-12 are not exact.
     """
     unit = math.lcm(*(difference.denominator for difference in differences)) if differences else 1
     whole = [int(difference * unit) for difference in differences if difference]
@@ -262,7 +262,7 @@ def pass_counts(samples: int) -> tuple[int, ...]:
 
 
 def summarize(results: Iterable[EpisodeResult]) -> dict[str, dict[str, Any]]:
-    """Compute what depends on the puzzles and the policy alone, for each grid and level.
+    """Compute the figures that depend on the puzzles and the policy alone, for each grid and level.
 
     Args:
         results: Finished episodes, in any order.
@@ -271,7 +271,7 @@ def summarize(results: Iterable[EpisodeResult]) -> dict[str, dict[str, Any]]:
         For each grid a mapping from the columns of `columns_of`, ``"L0"``, ``"L1"``, ... and ``"avg"`` (over all
         episodes), to
 
-        - ``episodes``, ``puzzles``, ``photographs``: how many;
+        - ``episodes``, ``puzzles``, ``photographs``: their numbers;
         - ``acc``: ``value``, ``low`` and ``high``, Wilson's interval (where puzzles were played several times: the
           bootstrap over puzzles);
         - ``score``: likewise, by the bootstrap over puzzles, see `bootstrap_mean`;
@@ -279,8 +279,8 @@ def summarize(results: Iterable[EpisodeResult]) -> dict[str, dict[str, Any]]:
           photographs, as puzzles made of one photograph are alike;
         - ``pass``: where puzzles were played several times, for each k of `pass_counts` the estimate of pass@k;
         - ``turns`` (mean) and ``turn_counts`` (episodes by their number of turns);
-        - ``valid``: share of turns that could be carried out; ``errors``: how many could not, by kind;
-        - ``answered``: share of episodes that ended with an answer;
+        - ``valid``: fraction of turns that could be carried out; ``errors``: number that could not, by kind;
+        - ``answered``: fraction of episodes that ended with an answer;
         - ``given_up``: episodes that the policy gave up, by kind of error;
         - ``uses``: primitives an episode, by name;
         - ``reward`` (mean) and ``reward_parts`` (means).
@@ -362,7 +362,7 @@ def summarize_cost(results: Iterable[EpisodeResult]) -> dict[str, dict[str, floa
 
     Returns:
         For each grid ``policy_seconds`` and ``env_seconds``, and ``context_tokens``, ``computed_tokens`` and
-        ``new_tokens``, each None where an episode does not tell; see `EpisodeResult`.
+        ``new_tokens``, each None where an episode does not record it; see `EpisodeResult`.
     """
     cost: dict[str, dict[str, float | None]] = {}
     for grid, columns in columns_of(results).items():

@@ -54,7 +54,7 @@ _SET_HERE = {
 }
 
 PuzzleKey = tuple[str, int, int, int]
-"""Grid, level, episode and sample: what an episode is called within a plan."""
+"""Grid, level, episode and sample: the name of an episode within a plan."""
 
 
 class Task(NamedTuple):
@@ -62,11 +62,11 @@ class Task(NamedTuple):
 
     Attributes:
         grid: Such as ``"3x3"``.
-        level: How many pieces start in their place.
+        level: Number of pieces that start in their place.
         episode: Number of the puzzle within grid and level, from 0.
-        sample: How often the puzzle was played before, from 0.
+        sample: Number of times that the puzzle was played before, from 0.
         seed: Seed of the environment; the same for all samples of a puzzle.
-        policy_seed: Seed of what the policy draws; another for each sample.
+        policy_seed: Seed of the policy; another for each sample.
     """
 
     grid: str
@@ -104,7 +104,7 @@ def pieces_of(grid: str) -> int:
 
 
 def names_result(grid: object, label: object) -> bool:
-    """Tell whether a result can be of this grid, if it has no label, or of this environment, if it has one."""
+    """Return whether a result can be of this grid, if it has no label, or of this environment, if it has one."""
     if label is None:
         return isinstance(grid, str) and bool(pieces_of(grid))
     return isinstance(label, str) and isinstance(grid, str) and not pieces_of(grid) and env_name(grid) == grid != ""
@@ -120,7 +120,7 @@ class SuiteEntry:
     """Puzzles of one grid.
 
     Attributes:
-        grid: Such as ``"3x3"``; what `grid_name` reads is accepted.
+        grid: Such as ``"3x3"``; any argument of `grid_name` is accepted.
         levels: The levels, or None for all that the grid has.
         episodes: Puzzles a level, at least 1.
     """
@@ -144,7 +144,7 @@ class SuiteEntry:
         for level in levels:
             if not isinstance(level, int) or isinstance(level, bool):
                 raise ConfigurationError(f"level {level!r} of the grid {grid} is not a whole number.")
-            parse_level(level, rows * cols)  # raises, and says which there are
+            parse_level(level, rows * cols)  # raises, and names those that there are
         object.__setattr__(self, "levels", levels)
         if not is_whole(self.episodes, MAX_EPISODES):
             raise ConfigurationError(
@@ -232,11 +232,11 @@ class EvaluationPlan:
 
     Attributes:
         policy: Name of the policy, for the record; where worker processes play, they make it by this name.
-        entries: Which puzzles; by default the paper's: 300 at every level of 2x2 and 3x3. Of another environment than
+        entries: The puzzles; by default the paper's: 300 at every level of 2x2 and 3x3. Of another environment than
             the jigsaw, one `EnvironmentEntry`.
-        samples: How often each puzzle is played, at least 1, each time with another seed of the policy.
+        samples: Number of times that each puzzle is played, at least 1, each time with another seed of the policy.
         seed: Seed of all puzzles, 0 to `agile_gym.errors.MAX_SEED`.
-        images: What the photographs come from, for the record and for the environment.
+        images: Source of the photographs, for the record and for the environment.
         options: Further options of the environment.
         policy_options: Options of the policy, for the record and for worker processes.
     """
@@ -284,7 +284,7 @@ class EvaluationPlan:
         return self.samples * sum(entry.episodes * len(entry.levels or ()) for entry in self.entries)
 
     def __contains__(self, key: PuzzleKey) -> bool:
-        """Tell whether an episode of this name is played."""
+        """Return whether an episode of this name is played."""
         grid, level, episode, sample = key
         return 0 <= sample < self.samples and any(
             entry.grid == grid and level in (entry.levels or ()) and 0 <= episode < entry.episodes
@@ -339,12 +339,12 @@ class Suite:
     """A list of puzzles with a name.
 
     Attributes:
-        name: What it is called.
+        name: Its name.
         entries: Its puzzles.
-        summary: What it is for, in a sentence.
+        summary: Its purpose, in a sentence.
         seed: Seed of its puzzles.
-        samples: How often each puzzle is played.
-        images: What the photographs come from; None for the built-in ones.
+        samples: Number of times that each puzzle is played.
+        images: Source of the photographs; None for the built-in ones.
         options: Options of the environment.
     """
 
@@ -399,7 +399,7 @@ def load_suite(name: str) -> Suite:
 
 
 def _parse(text: str, name: str, origin: str) -> Suite:
-    """Read the text of a suite's file; ``origin`` is how messages call it."""
+    """Read the text of a suite's file; ``origin`` is its name in messages."""
     try:
         values = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a number can be too long, and lists nested too deep

@@ -50,13 +50,13 @@ class EpisodeRow(NamedTuple):
 
     Attributes:
         grid: Such as ``"3x3"``.
-        level: How many pieces started in their place.
+        level: Number of pieces that started in their place.
         episode: Number of the puzzle within grid and level.
-        sample: How often the puzzle was played before.
+        sample: Number of times that the puzzle was played before.
         seed: Seed of the environment.
         image_id: SHA-256 of the photograph.
-        solved: Whether every piece was right.
-        score: Share of pieces right, 0 to 1.
+        solved: True if every piece was right.
+        score: Fraction of pieces right, 0 to 1.
         label: Of another environment than the jigsaw, the label of the episode; None for a jigsaw.
     """
 
@@ -77,11 +77,11 @@ class EpisodeRow(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """What a report says of all episodes.
+    """Figures of a report over all episodes.
 
     Attributes:
-        summary: What `summarize` returns.
-        cost: What `summarize_cost` returns.
+        summary: Result of `summarize`.
+        cost: Result of `summarize_cost`.
     """
 
     summary: dict[str, dict[str, Any]]
@@ -93,9 +93,9 @@ class Report:
     """A file of results.
 
     Attributes:
-        path: Where it was read.
+        path: Path of the file.
         plan: The settings, see `EvaluationPlan.to_json`.
-        summary: What `summarize` returned.
+        summary: Result of `summarize`.
         rows: One an episode, in the order of grid, level, episode and sample.
     """
 
@@ -124,8 +124,8 @@ def write_report(
         path: The file.
         results: Every episode.
         plan: The settings, in JSON's types.
-        photographs: What identifies the photographs, see `PreparedPlan.photographs`.
-        overlap: What `Overlap.to_json` returned, if training images were given.
+        photographs: Identity of the photographs, see `PreparedPlan.photographs`.
+        overlap: Result of `Overlap.to_json`, if training images were given.
 
     Returns:
         The figures that it holds.
@@ -171,7 +171,7 @@ def write_report(
 
 
 def is_report(head: bytes) -> bool:
-    """Tell whether a file that begins so is one of results, of whatever version."""
+    """Return whether a file that begins so is one of results, of whatever version."""
     return head.startswith(b"{") and f'"kind":"{KIND}"'.encode() in head.replace(b" ", b"")
 
 
@@ -284,7 +284,7 @@ def reference_rows(grid: str, metric: str) -> tuple[ReferenceRow, ...]:
 
 Interval = Literal["puzzle", "photograph"]
 INTERVALS: tuple[Interval, ...] = ("puzzle", "photograph")
-"""What the intervals are taken over."""
+"""Units that the intervals are taken over."""
 FEW_PHOTOGRAPHS = 30
 MAX_NAME = 46
 """Longest name of a policy in a table, in characters: about as long as the paper's."""
@@ -293,23 +293,23 @@ _METRICS = (
     ("acc", "Acc: puzzles with every piece right", "Acc: episodes solved"),
     ("score", "Score: pieces right", "Score: mean score"),
 )
-"""Of each metric, what it is called for the jigsaw, and for other environments."""
+"""Title of each metric, for the jigsaw and for other environments."""
 
 
 def metric_title(metric: str, grid: str) -> str:
-    """Return what a metric is called in a table of a grid, or of another environment."""
+    """Return the title of a metric in a table of a grid, or of another environment."""
     return next(titles[0 if pieces_of(grid) else 1] for name, *titles in _METRICS if name == metric)
 
 
 def format_tables(summary: Mapping[str, Mapping[str, Any]], policy: str, *, interval: Interval = "puzzle") -> str:
-    """Write the tables: one's own rows, with their intervals below, the paper's rows, and what the policy did.
+    """Write the tables: one's own rows, with their intervals below, the paper's rows, and the policy's behaviour.
 
     The averages of the paper's rows are over the same levels as one's own.
 
     Args:
-        summary: What `agile_gym.evaluation.summarize` returned.
+        summary: Result of `agile_gym.evaluation.summarize`.
         policy: Name of the policy.
-        interval: Whether the 95% intervals are over puzzles, or over photographs.
+        interval: Unit that the 95% intervals are over, one of `INTERVALS`.
 
     Returns:
         Plain text, at most four tables a grid. It depends on the arguments alone.
@@ -341,7 +341,7 @@ def format_tables(summary: Mapping[str, Mapping[str, Any]], policy: str, *, inte
 
 
 def short_name(policy: str) -> str:
-    """Return the end of a long name, such as a model's path, which tells most."""
+    """Return the end of a long name, such as a model's path, which identifies it best."""
     policy = printable(policy)
     return policy if len(policy) <= MAX_NAME else f"...{policy[3 - MAX_NAME :]}"
 
@@ -408,7 +408,7 @@ def format_cost(cost: Mapping[str, Mapping[str, float | None]]) -> str:
     """Write the table of time and tokens an episode.
 
     Args:
-        cost: What `agile_gym.evaluation.summarize_cost` returned.
+        cost: Result of `agile_gym.evaluation.summarize_cost`.
 
     Returns:
         Plain text.

@@ -43,25 +43,25 @@ MAX_COUNT = 2**53
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """What came of one episode.
+    """Result of one episode.
 
     Attributes:
         grid: Such as ``"3x3"``.
-        level: How many pieces started in their place.
+        level: Number of pieces that started in their place.
         episode: Number of the puzzle within grid and level.
-        sample: How often the puzzle was played before.
+        sample: Number of times that the puzzle was played before.
         seed: Seed of the environment.
         image_id: SHA-256 of the photograph.
-        solved: Whether every piece was right.
-        score: Share of pieces right, 0 to 1.
+        solved: True if every piece was right.
+        score: Fraction of pieces right, 0 to 1.
         turns: Turns taken.
-        errors: How many turns could not be carried out, by kind of error.
-        primitives: How many primitives were carried out, by name, such as ``"Swap"``.
+        errors: Number of turns that could not be carried out, by kind of error.
+        primitives: Number of primitives that were carried out, by name, such as ``"Swap"``.
         reward: The parts of the reward, as in `agile_gym.envs.contract.RewardParts`.
         seconds: ``policy``: from each observation to the text, added up; in a batch, each turn takes the time of the
             whole batch. ``env``: the environment's steps.
         tokens: ``context``: tokens that all turns together were written in; ``computed``: those of them that had to be
-            computed; ``new``: tokens written. None where the policy does not tell.
+            computed; ``new``: tokens written. None where the policy does not report it.
         answer: The answer as the model wrote it: names, or [name, angle] pairs; None if there was none.
         given_up: Kind of the error with which the policy gave the episode up, which is among ``errors``; None if it
             played it to the end.
@@ -90,7 +90,7 @@ class EpisodeResult:
 
     @property
     def written(self) -> bool:
-        """Whether the policy wrote a turn at all."""
+        """Return whether the policy wrote a turn at all."""
         return self.given_up is None or self.turns > 1
 
     @property
@@ -107,7 +107,7 @@ class EpisodeResult:
 
     @classmethod
     def from_json(cls, values: object) -> EpisodeResult:
-        """Read what `to_json` returned.
+        """Read the result of `to_json`.
 
         Raises:
             ValueError: If it is not that.
@@ -149,8 +149,8 @@ def result_of(task: Task, transcript: Transcript) -> EpisodeResult:
     """Sum up an episode.
 
     Args:
-        task: Which one it was.
-        transcript: How it went.
+        task: The episode's task.
+        transcript: Its transcript.
 
     Returns:
         The result.
@@ -215,7 +215,7 @@ def _answer(transcript: Transcript) -> list[Any] | None:
 KEEP_DEFAULT = 10
 """Transcripts kept a level, for policies that do not record; of those that do, all are kept."""
 GIVEN_UP_LIMIT = 16
-"""Episodes after which a policy that has given up all of them counts as one that does not work."""
+"""Episodes after which a policy that has given up all of them counts as not working."""
 
 
 @dataclass(frozen=True)
@@ -224,8 +224,8 @@ class PreparedPlan:
 
     Attributes:
         plan: The plan.
-        source: The photographs; None where another environment than the jigsaw has what it shows.
-        makers: For each grid, what makes its environments; of another environment, by its name.
+        source: The photographs; None where another environment than the jigsaw has images of its own.
+        makers: For each grid, a function that makes its environments; of another environment, by its name.
     """
 
     plan: EvaluationPlan
@@ -233,22 +233,22 @@ class PreparedPlan:
     makers: Mapping[str, Callable[[], gymnasium.Env[Any, Any]]]
 
     def photographs(self) -> dict[str, Any]:
-        """Return what identifies the photographs; see `photographs_of`. Empty where there are none."""
+        """Return the identity of the photographs; see `photographs_of`. Empty where there are none."""
         return {} if self.source is None else photographs_of(self.source)
 
 
 def photographs_of(source: ImageSource) -> dict[str, Any]:
-    """Return what identifies photographs: their number, and a SHA-256 over the hashes of their contents."""
+    """Return the identity of photographs: their number, and a SHA-256 over the hashes of their contents."""
     hashes = [source.content_hash(index) for index in range(len(source))]
     return {"count": len(hashes), "sha256": hashlib.sha256("\n".join(hashes).encode()).hexdigest()}
 
 
 class Played(NamedTuple):
-    """An episode that is over.
+    """A finished episode.
 
     Attributes:
-        result: What came of it.
-        transcript: How it went, with images; None if it is not to be kept.
+        result: Its result.
+        transcript: Its transcript, with images; None if it is not to be kept.
     """
 
     result: EpisodeResult
@@ -262,7 +262,7 @@ def prepare_plan(plan: EvaluationPlan) -> PreparedPlan:
         plan: The puzzles.
 
     Returns:
-        What is needed to play them.
+        The prepared plan.
 
     Raises:
         ConfigurationError: If an option of the environment is not allowed, or another environment than the jigsaw does
@@ -292,11 +292,11 @@ def play_tasks(
         policy: Plays. Its ``reset`` is the caller's.
         prepared: The plan.
         tasks: The puzzles; taken one by one, as places become free.
-        batch: How many episodes are played side by side, so that a policy can work on them together.
+        batch: Number of episodes played in one batch, so that a policy can work on them together.
         keep: Transcripts to be kept a level; None keeps `KEEP_DEFAULT`, or all of a policy that records.
 
     Yields:
-        Each episode as soon as it is over.
+        Each episode when it has ended.
 
     Raises:
         ConfigurationError: If the policy does not return a text for each observation, or ``batch`` is not allowed.
@@ -329,7 +329,7 @@ def hold_back(
     Args:
         episodes: The episodes, as they end.
         policy: Name of the policy.
-        proven: Whether it is known to work, as it has written something in an earlier episode.
+        proven: True if the policy has written something in an earlier episode, so that it is known to work.
 
     Yields:
         The episodes, in their order.
@@ -372,10 +372,10 @@ def evaluate(
     Args:
         policy: Plays.
         plan: The puzzles.
-        batch: How many episodes are played side by side, so that a policy can work on them together.
+        batch: Number of episodes played in one batch, so that a policy can work on them together.
         done: Episodes to leave out.
         on_result: Called with each finished episode.
-        prepared: What `prepare_plan` returned for this plan, if it was called before, so that photographs are opened
+        prepared: Result of `prepare_plan` for this plan, if it was called before, so that photographs are opened
             once.
 
     Returns:

@@ -1,6 +1,6 @@
-"""Plays the puzzles of a plan in several processes.
+"""Evaluation of a plan's puzzles in several processes.
 
-The processes ask for one puzzle at a time. What they play does not depend on how many they are: every puzzle carries
+The processes take one puzzle at a time. Results do not depend on the number of processes: every puzzle carries
 its own seeds. This process alone writes files. A worker that is killed is replaced, and its unfinished puzzles are
 played again.
 """
@@ -29,7 +29,7 @@ __all__ = ["MAX_WORKERS", "play_in_workers"]
 
 MAX_WORKERS = 256
 MAX_LOSSES = 3
-"""How many workers may be lost with the same puzzle, or with none finished in between, before the evaluation stops."""
+"""Workers that may be lost with the same puzzle, or with none finished in between, before the evaluation stops."""
 
 
 def play_in_workers(
@@ -44,19 +44,19 @@ def play_in_workers(
     """Play some of a plan's puzzles in processes of their own.
 
     Each makes the policy by the name and the options in the plan; a name that `register_policy` gave in this process is
-    not known there, ``"module:attribute"`` is. Call it under ``if __name__ == "__main__":`` in a script, as processes
-    are spawned.
+    not available there, ``"module:attribute"`` is. Call it under ``if __name__ == "__main__":`` in a script, as
+    processes are spawned.
 
     Args:
         prepared: The plan.
         tasks: The puzzles.
         workers: Number of processes, at least 1.
-        batch: How many episodes each plays side by side.
+        batch: Number of episodes that each plays in one batch.
         keep: Transcripts to be kept a level, as for `play_tasks`.
         on_lost: Called with a sentence when a worker was lost.
 
     Yields:
-        Each episode as soon as it is over.
+        Each episode when it has ended.
 
     Raises:
         AgileGymError: If the policy fails in a worker, or workers are lost again and again.
@@ -72,7 +72,7 @@ def play_in_workers(
 
 
 class _Member:
-    """A worker process, as its parent knows it."""
+    """A worker process, as seen by its parent."""
 
     def __init__(self, number: int, process: BaseProcess, connection: Connection) -> None:
         self.number = number
@@ -120,7 +120,7 @@ class _Crew:
             self.members.append(_Member(self._hired, process, ours))
 
     def listen(self) -> Iterator[Played]:
-        """Answer the workers that have something to say."""
+        """Answer the workers that have sent a message."""
         ready = wait([member.connection for member in self.members])
         for member in [member for member in self.members if member.connection in ready]:
             try:
@@ -180,7 +180,7 @@ class _Crew:
 
 
 def _work(connection: Connection, prepared: PreparedPlan, batch: int, keep: int | None, workers: int) -> None:
-    """Play what the parent hands out, until there is nothing left, or no parent."""
+    """Play the puzzles that the parent hands out, until there is nothing left, or no parent."""
     ignore_stop_signals()  # a terminal sends them to all; the parent ends its workers
     try:
         cv2.setNumThreads(1)
@@ -193,7 +193,7 @@ def _work(connection: Connection, prepared: PreparedPlan, batch: int, keep: int 
             connection.send(("played", played))
         connection.send(("over", None))
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        os._exit(1)  # the parent is gone, and with it everybody who could read a message
+        os._exit(1)  # the parent is gone, and with it every reader of a message
     except AgileGymError as error:
         connection.send(("failed", str(error)))
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written beside the old one, put in its place, and checked before use."""
+"""Atomic, checksummed checkpoints: written beside the old one, put in its place, and checked before use."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from agile_gym.outputs import clear_folder
 __all__ = ["CHECKPOINT_FILES", "MANIFEST", "check_checkpoint", "replace_checkpoint", "write_manifest"]
 
 MANIFEST = "manifest.json"
-"""Holds the size and hash of every file of a checkpoint."""
+"""Name of the file with the size and hash of every file of a checkpoint."""
 CHECKPOINT_FILES = (
     *(MANIFEST, "rllib_checkpoint.json", "metadata.json", "complete.txt", "algorithm_state.pkl"),
     *("class_and_ctor_args.pkl", "state.pkl", "module_state.pkl", "state.msgpack", "module_state.msgpack"),
 )
-"""Names of the files of RLlib's checkpoints, by which half of one, without a manifest, is known."""
+"""Names of the files of RLlib's checkpoints, by which half of one, without a manifest, is recognised."""
 _VERSION = 1
 _PARTIAL, _PREVIOUS = ".partial", ".previous"
 
@@ -32,11 +32,11 @@ def replace_checkpoint(path: Path, write: Callable[[Path], object]) -> None:
     """Write a checkpoint; a former one at the same place stays until the new one is whole.
 
     Args:
-        path: Its folder, on a local disk. What is not a checkpoint there is left alone, and written beside.
-        write: Writes it into a folder.
+        path: Its folder, on a local disk. Files there that are not a checkpoint's are left alone; it is written beside.
+        write: Function that writes it into a folder.
 
     Raises:
-        OSError: If it cannot be written, such as on a full disk, or what is to be removed is no checkpoint's; a former
+        OSError: If it cannot be written, such as on a full disk, or files to be removed are no checkpoint's; a former
             one is as it was.
     """
     path = path.resolve()  # of a link, the folder that it leads to
@@ -111,7 +111,7 @@ def check_checkpoint(path: Path) -> None:
 
 
 def _problem(path: Path, expected: Mapping[str, tuple[object, object]]) -> tuple[str, str] | None:
-    """Return the first file that is not what was written, and what is wrong with it."""
+    """Return the first file that differs from the one written, and how."""
     for name, (size, digest) in expected.items():
         file = path / name
         if not file.is_file():
@@ -166,7 +166,7 @@ def _describe(file: Path) -> dict[str, Any]:
 
 
 def _remove(folder: Path) -> None:
-    """Remove what was a checkpoint, or half of one.
+    """Remove a checkpoint, or half of one.
 
     Raises:
         OSError: If there is anything else in it; then nothing is removed.

@@ -47,7 +47,7 @@ class GRPOConfig(AlgorithmConfig):
     """The configuration of `GRPO`.
 
     Environments, runners, learners, evaluation, checkpoints and fault tolerance are set as for every algorithm of
-    RLlib; what belongs to GRPO is set with `training`, the model with `vlm`::
+    RLlib; the settings of GRPO are set with `training`, the model with `vlm`::
 
         config = (
             GRPOConfig()
@@ -60,7 +60,7 @@ class GRPOConfig(AlgorithmConfig):
         algorithm = config.build_algo()
 
     Attributes:
-        losses: The losses that there are.
+        losses: The allowed losses.
     """
 
     losses: ClassVar[tuple[str, ...]] = tuple(LOSSES)
@@ -72,7 +72,7 @@ class GRPOConfig(AlgorithmConfig):
         from agile_gym.learner.torch_learner import make_learner_connector
 
         super().__init__(algo_class=algo_class or GRPO)
-        # What GRPO adds; see `training`.
+        # Settings that GRPO adds; see `training`.
         self.loss = "grpo"
         self.clip_low: float | None = None
         self.clip_high: float | None = None
@@ -114,7 +114,7 @@ class GRPOConfig(AlgorithmConfig):
         self.seed = 0
         self.env_runner_cls = VLMEnvRunner
         self.create_local_env_runner = False  # else the driver holds another copy of the model
-        self.sample_timeout_s = 1800.0  # what takes longer counts as hung
+        self.sample_timeout_s = 1800.0  # a runner that takes longer counts as hung
         self.delay_between_env_runner_restarts_s = 1.0
         self.restart_failed_env_runners = True
         self.evaluation_duration = 256
@@ -127,10 +127,10 @@ class GRPOConfig(AlgorithmConfig):
         self._model_config = {**ModelOptions().to_mapping()}
 
     def vlm(self, **options: Any) -> Self:  # noqa: ANN401 -- the fields of ModelOptions
-        """Set the model, and how it is trained.
+        """Set the model, and the options of its training.
 
         Args:
-            **options: The fields of `ModelOptions`, such as ``path`` and ``train``; what is not given stays as it is.
+            **options: The fields of `ModelOptions`, such as ``path`` and ``train``; those not given keep their values.
 
         Raises:
             ConfigurationError: If there is no such option, or a value is not allowed.
@@ -178,7 +178,7 @@ class GRPOConfig(AlgorithmConfig):
         torch_threads_per_actor: int | None = _NOT_GIVEN,
         **kwargs: Any,  # noqa: ANN401 -- RLlib's
     ) -> Self:
-        """Set how the model is trained; RLlib's ``lr``, ``grad_clip`` and ``num_epochs`` too.
+        """Set the training of the model; RLlib's ``lr``, ``grad_clip`` and ``num_epochs`` too.
 
         Args:
             loss: ``"grpo"``, ``"dr_grpo"``, ``"dapo"`` or ``"gspo"``; see `agile_gym.learner.losses`.
@@ -187,14 +187,14 @@ class GRPOConfig(AlgorithmConfig):
                 0.28 of `dapo`, 3e-4 and 4e-4 of `gspo`.
             kl_coef: Weight of the KL divergence from the model before training.
             entropy_coef: Weight of the entropy bonus.
-            max_loss_tokens: What `dr_grpo` divides by; None for ``max_new_tokens`` times the largest number of turns.
+            max_loss_tokens: Divisor of `dr_grpo`; None for ``max_new_tokens`` times the largest number of turns.
             group_size: Episodes of each puzzle.
             groups_per_iteration: Puzzles of each iteration.
-            advantage_scale: What divides a return's difference from its group's mean: the standard deviation of the
+            advantage_scale: Divisor of a return's difference from its group's mean: the standard deviation of the
                 ``"group"``, that of the ``"batch"``, or ``"none"``.
             leave_one_out: Compares with the mean of the group's other episodes.
             filter_zero_variance_groups: Leaves out groups whose episodes all have the same return.
-            resample_rounds: How often groups that were left out are replaced by new ones, in an iteration (DAPO).
+            resample_rounds: Number of times that groups left out are replaced by new ones, in an iteration (DAPO).
             mask_truncated: Leaves out episodes with a turn that was cut off by ``max_new_tokens``.
             reward_fn: Gives the return of an episode from its transcript, instead of the environment's reward.
             tasks: The mix of puzzles: mappings with ``grid``, ``level`` and ``weight``. By default, the environment's.
@@ -206,14 +206,14 @@ class GRPOConfig(AlgorithmConfig):
             lr_schedule: ``"constant"``, ``"linear"`` or ``"cosine"``.
             lr_warmup_steps: Steps over which the learning rate rises.
             lr_total_steps: Steps in all, for the schedule.
-            min_lr_ratio: Share of ``lr`` that is left at the end.
-            temperature: What logits are divided by, in sampling and in training.
+            min_lr_ratio: Fraction of ``lr`` that is left at the end.
+            temperature: Divisor of the logits, in sampling and in training.
             max_new_tokens: Largest number of tokens of a turn.
             window: Keeps the images of so many turns in the context; None keeps all.
-            reuse_cache: Whether key-value caches are kept over turns.
-            rollout_batch: Episodes that a runner plays side by side.
-            policy_class: What makes the policy that plays; takes what `HFVLMPolicy` takes.
-            group_retries: How often a group is played again after its runner died or its environment raised.
+            reuse_cache: True if key-value caches are kept over turns.
+            rollout_batch: Episodes that a runner plays in one batch.
+            policy_class: Class of the policy that plays; takes the arguments of `HFVLMPolicy`.
+            group_retries: Number of times that a group is played again after its runner died or its environment raised.
             learner_snapshots: Keeps a copy of the learners' state, so that training goes on if one of them dies.
             check_resources: Refuses to begin where the cluster is too small; turn it off if it grows on demand.
             torch_threads_per_actor: Threads of each process; None leaves them as they are.
@@ -239,7 +239,7 @@ class GRPOConfig(AlgorithmConfig):
 
     @property
     def clip_range(self) -> tuple[float, float]:
-        """How far below and above 1 ratios are clipped: as set, or as the loss does unless told."""
+        """Distances below and above 1 at which ratios are clipped: as set, or the loss's own by default."""
         low, high = clip_range(self.loss)
         return low if self.clip_low is None else self.clip_low, high if self.clip_high is None else self.clip_high
 
@@ -260,7 +260,7 @@ class GRPOConfig(AlgorithmConfig):
         return arguments
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
-        """Return what makes the module."""
+        """Return the specification of the module."""
         from agile_gym.learner.env_runner import PLACEHOLDER_SPACE
         from agile_gym.learner.module import VLMModule
 
@@ -280,7 +280,7 @@ class GRPOConfig(AlgorithmConfig):
         return kinds
 
     def check_values(self) -> None:
-        """Check each setting by itself, and what follows from them; RLlib's are checked by `validate`.
+        """Check each setting by itself, and combinations; RLlib's are checked by `validate`.
 
         Raises:
             ConfigurationError: If one is not allowed.
@@ -303,7 +303,7 @@ class GRPOConfig(AlgorithmConfig):
         self._check(self.window is None or is_whole(self.window, MAX_WINDOW), "window", f"1 to {MAX_WINDOW}, or None")
         for name in ("kl_coef", "entropy_coef", "weight_decay"):
             self._check(is_number(getattr(self, name), 0, 1e6), name, "a number of at least 0")
-        self._check(is_number(self.min_lr_ratio, 0, 1), "min_lr_ratio", "a share of lr from 0 to 1")
+        self._check(is_number(self.min_lr_ratio, 0, 1), "min_lr_ratio", "a fraction of lr from 0 to 1")
         self._check(self.clip_low is None or is_number(self.clip_low, 0, 1), "clip_low", "a number from 0 to 1")
         high = self.clip_high
         self._check(high is None or is_number(high, 0, 1e6), "clip_high", "a number of at least 0")
@@ -349,7 +349,7 @@ class GRPOConfig(AlgorithmConfig):
         self._check_evaluation()
 
     def _check_evaluation(self) -> None:
-        """Check that the evaluation's changes can be made by those who play it."""
+        """Check that the evaluation's changes can be made by its runners."""
         changes: Any = self.evaluation_config or {}
         if self.in_evaluation or not isinstance(changes, Mapping) or self.evaluation_num_env_runners:
             return

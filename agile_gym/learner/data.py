@@ -35,7 +35,7 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False, slots=True)
 class GroupAdvantages:
-    """The advantages of episodes, and which of their groups teach nothing.
+    """Advantages of episodes, and the groups without variance.
 
     Attributes:
         advantages: (N,) float32, one an episode; exactly 0 in a group without variance.
@@ -66,7 +66,7 @@ def group_advantages(
     Args:
         returns: (N,) the reward of each episode.
         groups: (N,) integers or strings, the group of each episode, in any order; groups may differ in size.
-        scale: What divides the difference: the standard deviation of the group (GRPO), that of the returns of the
+        scale: Divisor of the difference: the standard deviation of the group (GRPO), that of the returns of the
             whole batch, or nothing (Dr. GRPO).
         leave_one_out: Compare with the mean of the group's other episodes (RLOO): n / (n - 1) times the difference.
         epsilon: Added to the standard deviation, so that tiny differences are not blown up.
@@ -120,11 +120,11 @@ def turn_rewards(transcript: Transcript) -> NDArray[np.float32]:
 
 
 def returns_to_go(rewards: ArrayLike, discount: float = 1.0) -> NDArray[np.float32]:
-    """Return what an episode still earned from each turn on: a turn is not credited with what came before it.
+    """Return the sum of an episode's rewards from each turn on: a turn is not credited with earlier rewards.
 
     Args:
         rewards: (turns,) the reward of each turn.
-        discount: What a reward is worth one turn earlier, 0 to 1.
+        discount: Value of a reward one turn earlier, as a fraction of it, 0 to 1.
 
     Returns:
         (turns,) float32.
@@ -144,7 +144,7 @@ def returns_to_go(rewards: ArrayLike, discount: float = 1.0) -> NDArray[np.float
 
 
 def count_trained(segments: Sequence[Segment]) -> int:
-    """Return how many tokens of an episode are trained on: those that the model wrote, in all of its segments."""
+    """Return the number of tokens of an episode that are trained on: those that the model wrote, in all segments."""
     return sum(int(segment.loss_mask.sum()) for segment in segments)
 
 
@@ -229,7 +229,7 @@ def make_samples(
     minibatches: Sequence[int] = (0,),
     segments: Sequence[Segment] | None = None,
 ) -> list[Sample]:
-    """Cut an episode into what a learner trains on.
+    """Cut an episode into training samples.
 
     Args:
         transcript: The episode, with its images.
@@ -256,13 +256,13 @@ def make_samples(
 
 
 def assign_minibatches(episodes: int, minibatches: int, epochs: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Draw which minibatch each episode belongs to, anew in each epoch.
+    """Draw the minibatch of each episode, anew in each epoch.
 
     Args:
         episodes: Number of episodes.
         minibatches: Number of minibatches, whose sizes differ by at most one.
         epochs: Number of epochs.
-        rng: Source of what is drawn.
+        rng: Source of randomness.
 
     Returns:
         (episodes, epochs) int64.
@@ -277,7 +277,7 @@ def assign_minibatches(episodes: int, minibatches: int, epochs: int, rng: np.ran
 def shard_samples(samples: Sequence[Sample], learners: int) -> list[list[Sample]]:
     """Divide samples among learners: in each minibatch, about as many tokens for each.
 
-    Which minibatch a sample belongs to does not depend on the number of learners.
+    The minibatch of a sample does not depend on the number of learners.
 
     Args:
         samples: The samples.
@@ -317,7 +317,7 @@ def micro_batches(samples: Sequence[Sample], max_tokens: int) -> list[list[Sampl
 
 @dataclass
 class GroupBatch:
-    """What an iteration is trained on.
+    """Training data of an iteration.
 
     Attributes:
         groups: The groups that are trained on.
@@ -325,7 +325,7 @@ class GroupBatch:
         advantages: (N,) float32.
         played: All groups that were played.
         constant: Groups without variance that were left out.
-        metrics: What was counted on the way.
+        metrics: Counts made while it was collected.
     """
 
     groups: list[Group] = field(default_factory=list[Group])
@@ -339,11 +339,11 @@ class GroupBatch:
 def returns_of(
     episodes: Sequence[Transcript], function: Callable[[Transcript], float] | None = None
 ) -> NDArray[np.float64]:
-    """Return what each episode has earned.
+    """Return the return of each episode.
 
     Args:
         episodes: The episodes.
-        function: Gives the return of an episode; by default it is the environment's reward.
+        function: Computes the return of an episode; by default it is the environment's reward.
 
     Returns:
         (N,) float64.

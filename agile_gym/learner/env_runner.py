@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # The types of ray and torch are incomplete.
-"""RLlib's environment runner for models that write: plays whole groups of episodes, many side by side."""
+"""RLlib's environment runner for models that write: plays whole groups of episodes, many in one batch."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from agile_gym.transcripts.record import Transcript
 __all__ = ["PLACEHOLDER_SPACE", "RunnerReply", "VLMEnvRunner"]
 
 PLACEHOLDER_SPACE = gymnasium.spaces.Discrete(1)
-"""What RLlib is told of observations and actions: texts and images of any size pass it by."""
+"""Placeholder spaces for RLlib: texts and images of any size do not pass through its observations and actions."""
 _SAMPLE_STREAM = 2
 
 mute_notices()
@@ -57,13 +57,13 @@ mute_notices()
 
 @dataclass(frozen=True, eq=False)
 class RunnerReply:
-    """What a runner answers.
+    """Answer of a runner.
 
     Attributes:
         runner: Its number.
-        play: What came of the groups.
+        play: The groups that it played.
         metrics: Its metrics.
-        mistake: What is wrong with the environment or the policy, if they cannot be used at all.
+        mistake: Error of the environment or the policy, if they cannot be used at all.
     """
 
     runner: int
@@ -83,13 +83,13 @@ def _takes_a_context(env: type) -> bool:
 
 
 class VLMEnvRunner(EnvRunner, Checkpointable):
-    """Plays with a `VLMModule`.
+    """Environment runner that plays with a `VLMModule`.
 
     The weights are the module's; the policy that plays with them is ``config.policy_class``.
 
     Attributes:
         module: The module; None if it could not be made.
-        mistake: Why this runner cannot play, or None.
+        mistake: Reason that this runner cannot play, or None.
     """
 
     config: Any  # a GRPOConfig, which RLlib takes for one of any algorithm
@@ -99,7 +99,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
 
         Args:
             config: The algorithm's configuration.
-            **kwargs: What RLlib tells a runner, such as ``worker_index``.
+            **kwargs: Arguments that RLlib passes to a runner, such as ``worker_index``.
         """
         super().__init__(config=config, **kwargs)
         self.spaces = kwargs.get("spaces") or {}
@@ -125,10 +125,10 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         except AgileGymError as error:
             if not self.worker_index:
                 raise
-            self.mistake = str(error)  # told to the driver, which would learn little from an actor that died
+            self.mistake = str(error)  # returned to the driver; an actor that died would report little
 
     def make_env(self) -> None:
-        """Make an environment of each task, and of the evaluation, to see whether they can be made.
+        """Make an environment of each task, and of the evaluation, to check that they can be made.
 
         Raises:
             ConfigurationError: If one cannot.
@@ -141,14 +141,14 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
                     self.env = self._make_env(task.env_options(), evaluation=evaluation)
                 except ConfigurationError:
                     raise
-                except Exception as error:  # somebody else's environment raises whatever it likes
+                except Exception as error:  # a foreign environment may raise anything
                     raise ConfigurationError(
                         f"The environment {self.config.env!r} cannot be made for task {task.name!r}: "
                         f"{type(error).__name__}: {error}"
                     ) from error
 
     def _make_env(self, options: Mapping[str, Any], *, evaluation: bool = False) -> gymnasium.Env[Any, Any]:
-        """Make an environment, whatever way it is named in the configuration."""
+        """Make an environment, by any name that the configuration allows."""
         env, settings = self.config.env, dict(self.config.env_config)
         if evaluation:
             changes = self.config.evaluation_config or {}
@@ -219,7 +219,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             raise RuntimeError("This runner has no module.")
 
     def get_mistake(self) -> str | None:
-        """Return why this runner cannot play, or None."""
+        """Return the reason that this runner cannot play, or None."""
         return self.mistake
 
     def sample_groups(
@@ -229,11 +229,11 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
 
         Args:
             groups: The groups.
-            explore: Whether tokens are drawn; else the likeliest are taken.
-            evaluation: Whether the environments are those of the evaluation.
+            explore: True if tokens are drawn; else the likeliest are taken.
+            evaluation: True if the environments are those of the evaluation.
 
         Returns:
-            What came of them.
+            The groups, or the failure.
         """
         if self.mistake is not None:
             return RunnerReply(self.worker_index or 0, GroupPlay(()), self.get_metrics(), self.mistake)
@@ -242,7 +242,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             play = self._play(groups, explore=explore, evaluation=evaluation)
         except AgileGymError as error:
             play, mistake = GroupPlay(()), str(error)
-        except Exception:  # told to the driver, which decides
+        except Exception:  # returned to the driver, which decides
             play = GroupPlay((), dict.fromkeys((group.index for group in groups), traceback.format_exc(limit=-8)))
         return RunnerReply(self.worker_index or 0, play, self.get_metrics(), mistake)
 
@@ -282,12 +282,12 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         explore: bool | None = None,
         **kwargs: Any,  # noqa: ANN401 -- RLlib's
     ) -> list[Transcript]:
-        """Play single episodes, as RLlib asks for them.
+        """Play single episodes, as RLlib requests them.
 
         Args:
             num_timesteps: Turns wanted; at least as many are played as whole episodes.
             num_episodes: Episodes wanted.
-            explore: Whether tokens are drawn; by default as configured.
+            explore: True if tokens are drawn; by default as configured.
             **kwargs: Not used.
 
         Returns:
@@ -318,7 +318,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             pool.close()
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 -- RLlib's
-        """Return the state; weights only if asked for."""
+        """Return the state; weights only if requested."""
         state: dict[str, Any] = {NUM_ENV_STEPS_SAMPLED_LIFETIME: self._sampled}
         if self._check_component(COMPONENT_RL_MODULE, components, not_components):
             state[COMPONENT_RL_MODULE] = cast(VLMModule, self.module).get_state(**kwargs)
@@ -341,7 +341,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         self._sampled = state.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, self._sampled)
 
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return what makes an equal runner."""
+        """Return the constructor arguments of an equal runner."""
         return (), {"config": self.config}
 
     def get_checkpointable_components(self) -> list[tuple[str, Any]]:

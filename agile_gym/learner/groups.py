@@ -23,7 +23,7 @@ _EXAMPLE = """{"grid": "2x2", "level": 0, "weight": 1}"""
 
 @dataclass(frozen=True)
 class TaskMix:
-    """A kind of puzzle, and how often it is played.
+    """A kind of puzzle, and its weight.
 
     Attributes:
         grid: As in `JigsawConfig`, such as ``"2x2"``; None for that of the environment.
@@ -83,7 +83,7 @@ class GroupSpec:
     """A group: one puzzle, played several times.
 
     Attributes:
-        index: Its number in the whole training; what is drawn follows from it.
+        index: Its number in the whole training; its draws follow from it.
         task: Index of its task.
         seed: Seed of the environment, which fixes photograph, crop and permutation.
         policy_seeds: One an episode.
@@ -115,10 +115,10 @@ def make_group(index: int, *, seed: int, size: int, shares: Sequence[float], str
 
 
 class Curriculum:
-    """Plays tasks more often the more of their groups have variance: what is always or never solved teaches nothing.
+    """Curriculum that plays tasks more often the more of their groups have variance: only those have an advantage.
 
     Attributes:
-        informative: For each task, the running share of groups with variance.
+        informative: For each task, the running fraction of groups with variance.
     """
 
     def __init__(self, tasks: Sequence[TaskMix], *, adaptive: bool, memory: float = 0.9, least: float = 0.1) -> None:
@@ -126,9 +126,9 @@ class Curriculum:
 
         Args:
             tasks: The tasks.
-            adaptive: Whether shares follow what is learned; else they are those of the weights.
-            memory: What is kept of the running share at each iteration.
-            least: A task is never played less often than this share of its weight.
+            adaptive: True if probabilities follow the variance of groups; else they follow the weights.
+            memory: Weight of the former running fraction at each iteration.
+            least: A task is never played less often than this fraction of its weight.
         """
         self._weights = np.array([task.weight for task in tasks], np.float64)
         self._adaptive, self._memory, self._least = adaptive, memory, least
@@ -144,7 +144,7 @@ class Curriculum:
 
         Args:
             tasks: The task of each group.
-            varied: Whether it had variance.
+            varied: True for each group with variance.
         """
         for task in set(tasks):
             mine = [flag for number, flag in zip(tasks, varied, strict=True) if number == task]
@@ -152,11 +152,11 @@ class Curriculum:
             self.informative[task] = self._memory * self.informative[task] + (1 - self._memory) * share
 
     def get_state(self) -> list[float]:
-        """Return what was learned."""
+        """Return the state: the running fractions."""
         return self.informative.tolist()
 
     def set_state(self, state: Sequence[float]) -> None:
-        """Take over what was learned.
+        """Take over a state.
 
         Raises:
             ConfigurationError: If it is of another number of tasks.
@@ -173,7 +173,7 @@ class Group:
     """A group that was played.
 
     Attributes:
-        spec: What was to be played.
+        spec: The group's specification.
         episodes: Its episodes, in the order of the policy seeds.
         weights: Number of the weights that it was played with.
     """
@@ -185,12 +185,12 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class GroupPlay:
-    """What came of some groups.
+    """Result of playing groups.
 
     Attributes:
-        groups: Those that were played to the end, in the order they were asked for.
-        failures: For each of the others, its index and the error that its environment raised, or why the policy gave
-            it up.
+        groups: Those that were played to the end, in the order of the request.
+        failures: For each of the others, its index and the error that its environment raised, or the reason that the
+            policy gave for giving it up.
     """
 
     groups: tuple[Group, ...]
@@ -215,10 +215,10 @@ def play_groups(
     Args:
         policy: Plays.
         groups: The groups, with different indices.
-        makers: What makes the environment of each task, by the task's number; or a pool of environments.
-        batch: Episodes that are played side by side.
+        makers: Factories of each task's environment, by the task's number; or a pool of environments.
+        batch: Episodes that are played in one batch.
         weights: Number of the weights, for the record.
-        keep_images: Whether transcripts hold their images.
+        keep_images: True if transcripts hold their images.
         policy_name: For the record.
 
     Returns:

@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # The types of ray are incomplete.
-"""`GRPO` as an algorithm of RLlib: groups are played, compared and learned from.
+"""`GRPO` as an algorithm of RLlib: plays groups of episodes, computes their advantages, and updates the policy.
 
 Importing this module, or taking `GRPO` or `GRPOConfig` from `agile_gym.learner`, registers the algorithm with Ray Tune;
 from then on ``tune.Tuner("AgileGRPO", ...)`` works. Ray has no entry points, so a script that uses the name alone must
@@ -73,14 +73,14 @@ def episode_metrics(episodes: Sequence[Transcript], returns: ArrayLike) -> dict[
 
     Args:
         episodes: The episodes, at least one.
-        returns: (N,) what they are trained on.
+        returns: (N,) the returns that they are trained on.
 
     Returns:
         Means over episodes: ``return``, ``acc``, ``score``, ``turns``, ``reward_accuracy``, ``reward_format``,
-        ``reward_step``, ``crop`` and ``zoom`` (shares of episodes that use them), ``truncated`` (share whose turns ran
-        out), ``given_up`` (share that the policy gave up), ``tokens`` written; ``valid`` and ``cut_short``, shares of
-        turns without an error, and of those cut off by the limit of tokens; and the counts ``episodes``,
-        ``turns_played`` and ``tokens_written``.
+        ``reward_step``, ``crop`` and ``zoom`` (fractions of episodes that use them), ``truncated`` (fraction whose
+        turns ran out), ``given_up`` (fraction that the policy gave up), ``tokens`` written; ``valid`` and
+        ``cut_short``, fractions of turns without an error, and of those cut off by the limit of tokens; and the counts
+        ``episodes``, ``turns_played`` and ``tokens_written``.
     """
     turns = [turn for episode in episodes for turn in episode.turns]
     used = [{name for turn in episode.turns for name in turn.primitives} for episode in episodes]
@@ -116,7 +116,7 @@ def evaluation_metrics(episodes: Sequence[Transcript], tasks: Sequence[str]) -> 
         tasks: The task of each.
 
     Returns:
-        What `episode_metrics` tells, with 95% intervals ``acc_low``, ``acc_high`` (Wilson), ``score_low`` and
+        Metrics of `episode_metrics`, with 95% intervals ``acc_low``, ``acc_high`` (Wilson), ``score_low`` and
         ``score_high`` (bootstrap), and ``acc/TASK`` for each task where there are several.
     """
     metrics = episode_metrics(episodes, [float(episode.reward["total"]) for episode in episodes])
@@ -142,8 +142,8 @@ class GRPO(RecoverableAlgorithm):
     """Group relative policy optimisation of a model that plays whole episodes (Shao et al., arXiv 2402.03300).
 
     Each iteration plays ``groups_per_iteration`` puzzles ``group_size`` times each, compares the episodes of a puzzle
-    with each other, trains on them, and gives the runners the new weights. What is drawn in a group follows from the
-    seed and the group's number: not from the number of runners, nor from what went wrong.
+    with each other, trains on them, and gives the runners the new weights. A group's draws follow from the
+    seed and the group's number: not from the number of runners, nor from failures.
     """
 
     env_runner_group: Any
@@ -156,7 +156,7 @@ class GRPO(RecoverableAlgorithm):
 
     @classmethod
     def _should_create_evaluation_env_runners(cls, eval_config: Any) -> bool:  # noqa: ANN401 -- RLlib's
-        """Evaluate with the runners that are there, unless others are asked for."""
+        """Evaluate with the existing runners, unless others are configured."""
         return eval_config.evaluation_num_env_runners > 0
 
     def setup(self, config: Any) -> None:  # noqa: ANN401 -- RLlib's
@@ -170,9 +170,9 @@ class GRPO(RecoverableAlgorithm):
         self._check_before()
         try:
             super().setup(config)
-        except IndexError as error:  # RLlib asks the first of no runners
+        except IndexError as error:  # RLlib takes the first of no runners
             raise RuntimeError(
-                "No runner could be started. Ray's log says why; a module that the runners cannot import, and too "
+                "No runner could be started. Ray's log has the reason; a module that runners cannot import, and too "
                 "little memory, are the most frequent reasons."
             ) from error
         self._check_runners()
@@ -181,7 +181,7 @@ class GRPO(RecoverableAlgorithm):
         self._share_module()
 
     def _check_before(self) -> None:
-        """Check what can be checked before anything is started."""
+        """Check settings before anything is started."""
         config: Any = self.config
         if config.env is None:
             raise ConfigurationError("No environment is set; call environment('JigsawVision-v0', env_config={...}).")
@@ -196,7 +196,7 @@ class GRPO(RecoverableAlgorithm):
             check_processor(load_processor(options.path), options.path)
 
     def _check_runners(self) -> None:
-        """Ask the runners whether they can play."""
+        """Check that the runners can play."""
         groups = [self.env_runner_group, self.eval_env_runner_group]
         for group in groups:
             if group is not None and group.num_remote_env_runners():
@@ -285,7 +285,7 @@ class GRPO(RecoverableAlgorithm):
     def _play(
         self, specs: Sequence[GroupSpec], *, explore: bool = True, evaluation: bool = False
     ) -> tuple[list[Group], dict[int, str], int]:
-        """Play groups on the runners; what is lost with one is played by another."""
+        """Play the groups on the runners; those lost with one are played by another."""
         group = self.env_runner_group
         if evaluation and self.eval_env_runner_group is not None:
             group = self.eval_env_runner_group
@@ -321,7 +321,7 @@ class GRPO(RecoverableAlgorithm):
                 batch.advantages = np.concatenate([batch.advantages, compared.advantages[part]])
 
     def returns(self, groups: Sequence[Group]) -> NDArray[np.float64]:
-        """Return what each episode is trained on; override it for a reward that compares episodes.
+        """Return the return that each episode is trained on; override it for a reward that compares episodes.
 
         Args:
             groups: The groups.
@@ -341,7 +341,7 @@ class GRPO(RecoverableAlgorithm):
         return group_advantages(returns, groups, scale=config.advantage_scale, leave_one_out=config.leave_one_out)
 
     def make_samples(self, batch: GroupBatch) -> list[Sample]:
-        """Cut episodes into what is trained on."""
+        """Cut episodes into training samples."""
         config = self.config
         episodes = [episode for group in batch.groups for episode in group.episodes]
         rng = np.random.default_rng([config.seed or 0, self._groups_begun])

@@ -16,10 +16,11 @@ Arithmetic is in float32, or in float64 where the log-probabilities are. Differe
 among the trained tokens is passed on, for the caller to find in the norm of the gradient.
 
 Metrics, besides ``loss``, ``tokens`` and ``episodes``, are means over the trained tokens: ``clip_frac_low`` and
-``clip_frac_high`` (shares whose ratio is below, above, the clip range where that takes the gradient away), ``ratio``,
+``clip_frac_high`` (fractions whose ratio is below, above, the clip range and so has no gradient), ``ratio``,
 ``approx_kl`` (k3 estimate of KL(old || new)), ``kl_ref`` (k3 estimate of KL(new || reference)), ``entropy`` (in nats)
 and, for `sft`, ``nll``. ``max_log_ratio`` is the largest absolute difference between new and old log-probabilities,
-before the clamp: before the first step it is how far sampling and training disagree. ``max_nll`` is `sft`'s largest.
+before the clamp: before the first step it measures how far sampling and training disagree. ``max_nll`` is the largest
+of `sft`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ __all__ = ["LOSSES", "LossResult", "clip_range", "dapo", "dr_grpo", "grpo", "gsp
 
 
 class LossResult(NamedTuple):
-    """What a loss returns.
+    """Result of a loss.
 
     Attributes:
         loss: () float32 or float64, this micro-batch's part of the loss of the whole batch.
@@ -186,7 +187,7 @@ LOSSES: dict[str, Callable[..., LossResult]] = {"grpo": grpo, "dr_grpo": dr_grpo
 
 
 def clip_range(loss: str) -> tuple[float, float]:
-    """Return how far below and above 1 a loss clips ratios unless told."""
+    """Return the distances below and above 1 at which a loss clips ratios by default."""
     options = inspect.signature(LOSSES[loss]).parameters
     return options["clip_low"].default, options["clip_high"].default
 
@@ -198,7 +199,7 @@ def sft(logps: Tensor, loss_mask: Tensor, totals: Totals, *, entropies: Tensor |
         logps: (B, T) floating, log-probabilities.
         loss_mask: (B, T) bool or integer, 1 on the tokens that are trained on.
         totals: Counts of the whole batch; only ``tokens`` is used.
-        entropies: (B, T) floating, to be told among the metrics, or None.
+        entropies: (B, T) floating, reported among the metrics, or None.
 
     Returns:
         This micro-batch's part of the loss, and statistics.
@@ -225,14 +226,14 @@ def _clipped(
     kl_coef: float,
     entropy_coef: float,
 ) -> LossResult:
-    """Sum the clipped surrogate and what is added to it.
+    """Sum the clipped surrogate, the KL term and the entropy bonus.
 
     Args:
         batch: The tokens.
         totals: Counts of the whole batch.
         ratios: (B, T), 1 where the loss mask is 0.
-        weights: (B, 1) no gradient, what a token of each row counts for.
-        clip: How far below and above 1 ratios are clipped.
+        weights: (B, 1) no gradient, weight of a token of each row.
+        clip: Distances below and above 1 at which ratios are clipped.
         kl_coef: Weight of the KL term.
         entropy_coef: Weight of the entropy bonus.
     """

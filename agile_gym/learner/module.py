@@ -43,7 +43,7 @@ class VLMModule(TorchRLModule):
         """Load the model."""
         self.options = ModelOptions.from_mapping(_as_mapping(self.model_config))
         vlm = self.load(self.options)
-        self.model = vlm.model  # a submodule, so that RLlib moves it and sees its parameters
+        self.model = vlm.model  # a submodule, so that RLlib moves it and finds its parameters
         self._processor, self._name = vlm.processor, vlm.name
         self.chat = ChatFormat(vlm.processor, system=self.options.system)
 
@@ -51,7 +51,7 @@ class VLMModule(TorchRLModule):
         """Load the model on the CPU.
 
         Args:
-            options: Which, and how it is trained.
+            options: Name and training options of the model.
         """
         return build_vlm(options, for_training=not self.inference_only, on_gpu=torch.cuda.is_available())
 
@@ -61,12 +61,12 @@ class VLMModule(TorchRLModule):
         return VLM(self.model, self._processor, self._name)
 
     def scorer(self, *, temperature: float = 1.0) -> Scorer:
-        """Return what computes log-probabilities, for sampling and training alike."""
+        """Return the scorer of log-probabilities, for sampling and training alike."""
         return Scorer(self.vlm, self.chat, temperature=temperature)
 
     @contextmanager
     def reference(self) -> Generator[None]:
-        """Let the adapter be off: the model is then what it was before training.
+        """Switch the adapter off: the model is then the one before training.
 
         Raises:
             ModelError: If there is no adapter.
@@ -108,7 +108,7 @@ class VLMModule(TorchRLModule):
         Args:
             components: Not used: there are none.
             not_components: Likewise.
-            inference_only: Return only what training changes; the rest is the same wherever the model is loaded.
+            inference_only: Return only the trained weights; the rest is the same wherever the model is loaded.
             **kwargs: Not used.
 
         Returns:
@@ -149,7 +149,7 @@ class VLMModule(TorchRLModule):
 
         Args:
             path: The folder; it is made if it is missing.
-            merge: Whether an adapter is merged into a copy of the model, on the CPU, and that is written.
+            merge: True if an adapter is merged into a copy of the model, on the CPU, and that is written.
         """
         Path(path).mkdir(parents=True, exist_ok=True)
         model = self.model

@@ -1,7 +1,7 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # The types of torch, transformers and PEFT are incomplete.
 # The types of torch are incomplete.
-"""Options of the trained model (which, in which types, which parameters) and of its optimiser."""
+"""Options of the trained model (name, types, trained parameters) and of its optimiser."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """The model, and how it is trained.
+    """The model, and the options of its training.
 
     Attributes:
         path: A folder, a name on the hub, or ``"tiny"`` for the tiny model, untrained.
@@ -71,7 +71,7 @@ class ModelOptions:
         lora_alpha: Its scale is alpha / rank.
         lora_dropout: Dropout of its inputs, in training.
         lora_targets: Names of the layers that get one; None for all linear ones.
-        seed: Seed of what is drawn: the tiny model's weights, the adapter's.
+        seed: Seed of the tiny model's weights and of the adapter's.
     """
 
     path: str = TINY
@@ -112,7 +112,7 @@ class ModelOptions:
             raise ConfigurationError("freeze: all parts are frozen, so there is nothing to train. Leave one out.")
         require(is_whole(self.lora_rank, 65536), "lora_rank", self.lora_rank, "a whole number from 1 to 65,536")
         require(is_number(self.lora_alpha, 1e-9, 1e9), "lora_alpha", self.lora_alpha, "a number above 0")
-        require(is_number(self.lora_dropout, 0, 0.99), "lora_dropout", self.lora_dropout, "a share from 0 to 0.99")
+        require(is_number(self.lora_dropout, 0, 0.99), "lora_dropout", self.lora_dropout, "a fraction from 0 to 0.99")
 
     @classmethod
     def from_mapping(cls, options: Mapping[str, Any]) -> ModelOptions:
@@ -141,9 +141,9 @@ def build_vlm(options: ModelOptions, *, for_training: bool, on_gpu: bool) -> VLM
     """Load a model on the CPU, and prepare it for training or for sampling.
 
     Args:
-        options: Which, and how.
-        for_training: Whether it is trained, or samples only.
-        on_gpu: Whether it will be moved to a GPU.
+        options: Name and training options of the model.
+        for_training: True if it is trained; False if it samples only.
+        on_gpu: True if it will be moved to a GPU.
 
     Returns:
         The model; parameters that are not trained need no gradients.
@@ -187,7 +187,7 @@ def _checkpoint_activations(model: Any) -> None:  # noqa: ANN401 -- transformers
 
 
 def part_of(name: str) -> str:
-    """Return which of `PARTS` a parameter belongs to, by its name."""
+    """Return the one of `PARTS` that a parameter belongs to, by its name."""
     words = set(name.split("."))
     if words & _PROJECTORS:
         return "projector"
@@ -219,21 +219,21 @@ def _with_lora(model: Any, options: ModelOptions) -> Any:  # noqa: ANN401 -- tra
         task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # PEFT asks transformers by a name that is going out of use.
+        # PEFT accesses a name of transformers that is going out of use.
         warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated", category=FutureWarning)
         torch.manual_seed(options.seed)
         return peft.get_peft_model(model, config)
 
 
 def resolve_autocast(options: ModelOptions, *, on_gpu: bool) -> str | None:
-    """Return the type that matrix products are computed in, or None for that of the weights."""
+    """Return the type of matrix products, or None for that of the weights."""
     if options.autocast == "auto":
         return "bfloat16" if on_gpu else None
     return None if options.autocast == "none" else options.autocast
 
 
 SCHEDULES = ("constant", "linear", "cosine")
-"""How the learning rate falls after the warm-up: not, or to its lowest value along a line or half a cosine."""
+"""Schedules of the learning rate after the warm-up: constant, or to its lowest value along a line or half a cosine."""
 
 
 def make_optimizer(
@@ -260,14 +260,14 @@ def make_optimizer(
 
 
 def learning_rate_ratio(step: int, *, warmup: int, total: int | None, schedule: str, lowest: float) -> float:
-    """Return the share of the peak learning rate at a step.
+    """Return the learning rate of a step, as a fraction of its peak.
 
     Args:
         step: The step, from 0.
         warmup: Steps over which the rate rises along a line.
         total: Steps in all; None for a constant rate.
         schedule: One of `SCHEDULES`.
-        lowest: Share at the last step.
+        lowest: Fraction at the last step.
 
     Returns:
         Above 0, at most 1.
@@ -302,6 +302,6 @@ _FILTER = _WithoutNotices()
 
 
 def mute_notices() -> None:
-    """Let this process drop them; all else that RLlib says is shown."""
+    """Drop these notices in this process; all other records of RLlib are shown."""
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_FILTER)  # adding it again changes nothing

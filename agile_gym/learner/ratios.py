@@ -2,8 +2,8 @@
 # The types of torch are incomplete.
 """Ratios and divergences from log-probabilities, token counts of a batch, and statistics that add up over ranks.
 
-Arithmetic is in float32, or in float64 where the log-probabilities are. What stands where a loss mask is 0 has no
-influence and gets no gradient, be it NaN.
+Arithmetic is in float32, or in float64 where the log-probabilities are. Values where a loss mask is 0 have no
+influence and get no gradient, be they NaN.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def difference(first: Tensor, second: Tensor, loss_mask: Tensor) -> Tensor:
 
 
 def log_ratios(logps: Tensor, old_logps: Tensor, loss_mask: Tensor) -> Tensor:
-    """Return how much likelier each token has become.
+    """Return the logarithm of each token's importance ratio.
 
     Args:
         logps: (B, T) floating, log-probabilities now.
@@ -120,7 +120,7 @@ def k3(logps: Tensor, ref_logps: Tensor, loss_mask: Tensor) -> Tensor:
 def entropy(logps: Tensor) -> Tensor:
     """Return the entropy of distributions.
 
-    Args:
+    logps: (..., V) floating, log-probabilities of the whole vocabulary; -inf for tokens that cannot be drawn.
         logps: (..., V) floating, log-probabilities of the whole vocabulary; -inf for what cannot be drawn.
 
     Returns:
@@ -131,12 +131,12 @@ def entropy(logps: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What the loss of a whole batch is divided by; both add up over micro-batches and ranks.
+    """Divisors of the loss of a whole batch; both add up over micro-batches and ranks.
 
     Attributes:
         tokens: Tokens that are trained on, in all micro-batches of all ranks.
         episodes: Episodes with such tokens. An episode that is cut into several rows is one, and a row of it counts
-            for the share of its tokens.
+            for the fraction of its tokens.
     """
 
     tokens: float
@@ -151,7 +151,7 @@ class Totals:
 class TokenBatch:
     """The tokens of a micro-batch. Row ``b``, column ``t`` is the same token in every array.
 
-    What stands where the loss mask is 0 has no influence on a loss or its gradient, be it NaN.
+    Values where the loss mask is 0 have no influence on a loss or its gradient, be they NaN.
 
     Attributes:
         logps: (B, T) floating, the log-probability of each token under the weights that are trained.
@@ -217,8 +217,8 @@ class LossStats:
         """Make statistics of scalars, which lose their gradients.
 
         Args:
-            sums: () each; ``"tokens"`` is among them. ``"loss"`` and ``"episodes"`` are told as they are, all others a
-                token.
+            sums: () each; ``"tokens"`` is among them. ``"loss"`` and ``"episodes"`` are reported as they are, all
+                others a token.
             maxima: () each; at least one.
         """
         parts = (torch.stack([value.detach() for value in part.values()]) for part in (sums, maxima))
@@ -243,7 +243,7 @@ class LossStats:
 
 
 def count(loss_mask: Tensor, lengths: Tensor | None = None) -> Totals:
-    """Count what the rows of a batch add to the totals.
+    """Count the tokens and episodes that the rows of a batch add to the totals.
 
     Args:
         loss_mask: (B, T) bool or integer, 1 on the tokens that are trained on.
@@ -268,8 +268,8 @@ def count(loss_mask: Tensor, lengths: Tensor | None = None) -> Totals:
 def mask_truncated(loss_mask: Tensor, truncated: Tensor) -> Tensor:
     """Take episodes that were cut off out of a batch, so that they are neither trained on nor counted.
 
-    Meant for those whose text was cut, by a limit of tokens or of the context. That the turns of the puzzle ran out is
-    an outcome like another, which the reward speaks of.
+    Meant for those whose text was cut, by a limit of tokens or of the context. An episode that runs out of turns is
+    an outcome like another, which the reward covers.
 
     Args:
         loss_mask: (B, T) bool or integer, 1 on the tokens that are trained on.

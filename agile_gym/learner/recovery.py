@@ -35,13 +35,13 @@ _logger = logging.getLogger(__name__)
 
 @dataclass
 class Outcome:
-    """What came of groups.
+    """Result of playing groups with retries.
 
     Attributes:
         groups: Those that were played, by index.
         failures: The last error of those that were given up, by index.
-        retries: How often a group was played again.
-        metrics: What the runners logged.
+        retries: Number of times that a group was played again.
+        metrics: Metrics that the runners logged.
     """
 
     groups: list[Group] = field(default_factory=list[Group])
@@ -63,22 +63,22 @@ def play_on_runners(
     """Play groups.
 
     A group is played again if its runner died or did not answer in time, or its environment raised. It is drawn from
-    the same seeds, so that nothing depends on which runner plays it, or when.
+    the same seeds, so that nothing depends on the runner that plays it, or on the time.
 
     Args:
         runners: The runners.
         specs: The groups.
-        retries: How often a group is played again.
+        retries: Number of times that a group is played again.
         timeout: Seconds after which a runner counts as hung; it is killed, and another one started.
-        restore: Brings runners back that have died.
-        explore: Whether tokens are drawn.
-        evaluation: Whether the environments are those of the evaluation.
+        restore: Function that brings back runners that have died.
+        explore: True if tokens are drawn.
+        evaluation: True if the environments are those of the evaluation.
 
     Returns:
-        The groups and what went wrong.
+        The groups and the failures.
 
     Raises:
-        ConfigurationError: If a runner says that its environment or policy cannot be used.
+        ConfigurationError: If a runner reports that its environment or policy cannot be used.
         RuntimeError: If no runner comes back.
     """
     outcome = Outcome()
@@ -113,7 +113,7 @@ def _ask(
     restore: Callable[[], object],
     **options: bool,
 ) -> list[RunnerReply]:
-    """Let all runners play a part each, and return what came back."""
+    """Have all runners play a part each, and return their answers."""
     if runners.num_remote_env_runners() == 0:
         local = cast(VLMEnvRunner, runners.local_env_runner)
         return [local.sample_groups(specs, **options)]
@@ -154,10 +154,10 @@ def _alive(runners: EnvRunnerGroup, restore: Callable[[], object]) -> list[int]:
 
 
 class RecoverableAlgorithm(Algorithm):
-    """An algorithm whose learners are built anew when one dies, and whose checkpoints are whole or not there.
+    """An algorithm whose learners are built anew when one dies, and whose checkpoints are atomic.
 
     Attributes:
-        learners_rebuilt: How often the learners were built anew.
+        learners_rebuilt: Number of times that the learners were built anew.
     """
 
     config: Any  # a GRPOConfig, which RLlib takes for one of any algorithm
@@ -166,14 +166,14 @@ class RecoverableAlgorithm(Algorithm):
     _snapshot: Any = None
 
     def ask_learners(self, ask: Callable[[], Any], *, changes: bool = False) -> Any:  # noqa: ANN401 -- what it returns
-        """Ask the learners for something; if one of them dies, build all anew from the last snapshot and ask again.
+        """Call a function of the learners; if one dies, build all anew from the last snapshot and call it again.
 
         Args:
-            ask: Asks.
-            changes: Whether it changes their state, so that a new snapshot is taken after it.
+            ask: The function.
+            changes: True if it changes their state, so that a new snapshot is taken after it.
 
         Returns:
-            What ``ask`` returns.
+            The result of ``ask``.
         """
         if changes and self._snapshot is None:
             self._snapshot = self._take_snapshot()
@@ -205,7 +205,7 @@ class RecoverableAlgorithm(Algorithm):
         for result in results:
             if not result.ok:
                 raise result.get()
-        if len(results) < len(self.learner_group):  # those that are known to be dead are not asked
+        if len(results) < len(self.learner_group):  # those marked as dead are not called
             raise RayError("A learner died before.")
 
     def _take_snapshot(self) -> Any:  # noqa: ANN401 -- a state
@@ -217,7 +217,7 @@ class RecoverableAlgorithm(Algorithm):
     def _rebuild_learners(self) -> None:
         try:
             self.learner_group.shutdown()
-        except Exception as error:  # what is dead cannot be shut down in order
+        except Exception as error:  # dead actors cannot be shut down in order
             _logger.warning("The learners that are left were not shut down in order: %s", error)
         spec = self.config.get_multi_rl_module_spec(spaces=self.spaces, inference_only=False)
         self.learner_group = self.config.build_learner_group(rl_module_spec=spec)
@@ -231,7 +231,7 @@ class RecoverableAlgorithm(Algorithm):
 
         Args:
             path: The folder, which the first learner must be able to reach.
-            merge: Whether an adapter is merged into the model, and the whole is written.
+            merge: True if an adapter is merged into the model, and the whole is written.
 
         Returns:
             The folder.
@@ -284,7 +284,7 @@ class RecoverableAlgorithm(Algorithm):
 
     def _write_checkpoint(self, folder: Path, **kwargs: Any) -> None:  # noqa: ANN401 -- RLlib's
         super().save_to_path(str(folder), **kwargs)
-        if not (folder / COMPONENT_LEARNER_GROUP / COMPONENT_LEARNER / COMPLETE).exists():  # RLlib would not tell
+        if not (folder / COMPONENT_LEARNER_GROUP / COMPONENT_LEARNER / COMPLETE).exists():  # RLlib would not report it
             raise OSError(f"The learner could not write its part of the checkpoint {folder}; is the disk full?")
 
     @classmethod
@@ -330,7 +330,7 @@ class RecoverableAlgorithm(Algorithm):
             raise ModelError(f"The checkpoint {str(path)!r} cannot be taken over. {mistake}")
 
     def _learners_say(self, ask: Any) -> list[str]:  # noqa: ANN401 -- a function of a learner
-        """Ask all learners what went wrong, and return what they say."""
+        """Call a function of all learners that returns a failure, and return the failures."""
         told: list[str] = []
         for result in self.learner_group.foreach_learner(ask).result_or_errors:
             if not result.ok:
@@ -340,5 +340,5 @@ class RecoverableAlgorithm(Algorithm):
 
 
 def _nothing(learner: object) -> None:
-    """Show that a learner lives."""
+    """Do nothing; a learner that answers is alive."""
     del learner

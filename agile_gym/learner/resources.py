@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # The types of ray are incomplete.
-"""What a configuration needs of a cluster, and whether it is there: Ray itself would wait for it without a word."""
+"""Resources that a configuration needs of a cluster, and their check: Ray itself would wait for them in silence."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class ActorNeeds:
-    """What some equal processes need.
+    """Resources of some equal processes.
 
     Attributes:
-        kind: What they are, in words.
+        kind: Their name in messages.
         count: Their number.
         cpus: CPUs of each.
         gpus: GPUs of each.
-        setting: How the number of CPUs of each is set, with a field for it.
+        setting: Call that sets the number of CPUs of each, with a field for it.
     """
 
     kind: str
@@ -39,7 +39,7 @@ class ActorNeeds:
 
 
 def actor_needs(config: Any) -> list[ActorNeeds]:  # noqa: ANN401 -- an AlgorithmConfig
-    """Return what the processes of a configuration need; those that run in the driver need nothing."""
+    """Return the resources of a configuration's processes; those that run in the driver need nothing."""
     per_learner = config.num_cpus_per_learner
     if per_learner == "auto":
         per_learner = 1 if config.num_gpus_per_learner == 0 else 0
@@ -75,9 +75,9 @@ def check_fits(
     Args:
         needs: The processes.
         nodes: Resources of each machine, as Ray names them.
-        gpu_settings: What sets the number of GPUs, for the error.
-        more: How more CPUs are got, with a field for their number.
-        growing: What is to be set if the cluster grows on demand.
+        gpu_settings: Settings of the number of GPUs, for the error.
+        more: Advice for more CPUs, with a field for their number.
+        growing: Setting to change if the cluster grows on demand.
 
     Raises:
         ConfigurationError: If there are too few CPUs or GPUs, or a process needs more than any machine has.
@@ -132,5 +132,5 @@ def check_cluster(config: Any) -> None:  # noqa: ANN401 -- an AlgorithmConfig
 
 
 def _below(share: float) -> float:
-    """Return a number that is not above a share, with two digits."""
+    """Return a number that is not above a fraction, with two digits."""
     return max(0.01, int(share * 100) / 100)

@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # The types of ray are incomplete.
-"""Supervised training on episodes that somebody else played: the cold start, with the learner of GRPO."""
+"""Supervised training on recorded episodes: the cold start, with the learner of GRPO."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["SFT", "SFTConfig", "supervised_samples"]
 
 _NOT_GIVEN: Any = NotProvided
 _REPLAY = 1
-"""Sets the draws of what is replayed apart."""
+"""Seed that sets the draws of replayed episodes apart."""
 _COMPARING = frozenset(
     {
         *("loss", "clip_low", "clip_high", "kl_coef", "entropy_coef", "max_loss_tokens", "group_size"),
@@ -36,9 +36,9 @@ _COMPARING = frozenset(
         *("mask_truncated", "curriculum"),
     }
 )
-"""Settings of GRPO that mean nothing where episodes are not compared."""
+"""Settings of GRPO that have no meaning where episodes are not compared."""
 WRONG_STEPS = ("wrong", "slip")
-"""What an expert's plan calls turns that are mistakes on purpose."""
+"""Kinds of steps, in an expert's plan, that are mistakes on purpose."""
 
 
 class SFTConfig(GRPOConfig):
@@ -71,15 +71,15 @@ class SFTConfig(GRPOConfig):
         skip_mistakes: bool = _NOT_GIVEN,
         max_tokens: int | None = _NOT_GIVEN,
     ) -> Self:
-        """Set what is learned from.
+        """Set the training data.
 
         Args:
             transcripts: Folder of transcripts, with their images.
-            replay: Folder of other ones, for what the model can do already and is not to forget: only what their
-                answers say is learned, not when to answer.
+            replay: Folder of other ones, against forgetting: only the content of their answers is trained on, not when
+                to answer.
             batch_size: Episodes a step.
-            replay_size: Episodes a step from ``replay``, beside the others.
-            skip_mistakes: Whether turns that an expert got wrong on purpose are only read, not learned.
+            replay_size: Episodes a step from ``replay``, in addition.
+            skip_mistakes: True if turns that an expert got wrong on purpose are context only, not trained on.
             max_tokens: Turns are left out at the end of episodes that have more tokens; None leaves out none.
         """
         given = {name: value for name, value in locals().items() if name != "self"}
@@ -90,12 +90,12 @@ class SFTConfig(GRPOConfig):
 
     @classmethod
     def setting_types(cls) -> dict[str, Any]:
-        """Return the settings of `supervise`, and those of `training` that it heeds, with their types."""
+        """Return the settings of `supervise`, and those of `training` that it uses, with their types."""
         own = dict(declared_types(cls.supervise))
         return own | {name: kind for name, kind in super().setting_types().items() if name not in _COMPARING}
 
     def check_values(self) -> None:
-        """Check each setting by itself, and what follows from them.
+        """Check each setting by itself, and combinations.
 
         Raises:
             ConfigurationError: If one is not allowed.
@@ -112,7 +112,7 @@ class SFTConfig(GRPOConfig):
 
 
 class SFT(GRPO):
-    """Trains on the assistant's tokens of given episodes: their mean negative log-likelihood.
+    """Supervised training on the assistant's tokens of given episodes: their mean negative log-likelihood.
 
     Episodes are drawn without putting back, anew in each epoch; so are those that are replayed. Runners are used for
     `evaluate` alone.
@@ -179,11 +179,11 @@ class SFT(GRPO):
 
 
 def _drawn(samples: Sequence[Sample], begun: int, steps: int, size: int, seeds: Sequence[int]) -> list[Sample]:
-    """Draw samples without putting back, anew in each epoch, and tell each the number of its step.
+    """Draw samples without putting back, anew in each epoch, each with the number of its step.
 
     Args:
-        samples: What is drawn from.
-        begun: How many have been drawn before.
+        samples: The samples to draw from.
+        begun: Number drawn before.
         steps: Number of steps.
         size: Samples a step.
         seeds: Of the draws.
@@ -209,17 +209,17 @@ def supervised_samples(
     only_answers: bool = False,
     max_tokens: int | None,
 ) -> list[Sample]:
-    """Turn episodes into what is trained on.
+    """Turn episodes into training samples.
 
     Args:
         chat: The model's chat format.
         transcripts: The episodes.
-        skip_mistakes: Whether turns that an expert got wrong on purpose are only read.
-        only_answers: Whether only what answers say is learned, and not that they are given.
+        skip_mistakes: True if turns that an expert got wrong on purpose are context only.
+        only_answers: True if only the content of answers is trained on, not when to answer.
         max_tokens: Turns are left out at the end of episodes that have more tokens.
 
     Returns:
-        One sample an episode; episodes with nothing to learn are left out.
+        One sample an episode; episodes without trained tokens are left out.
     """
     samples: list[Sample] = []
     for transcript in transcripts:
@@ -233,7 +233,7 @@ def supervised_samples(
 
 
 def _mistakes(transcript: Transcript) -> Sequence[int]:
-    """Return the turns that the plan of an expert calls mistakes."""
+    """Return the turns that are mistakes in the plan of an expert."""
     steps: Any = transcript.details.get("steps")
     if not isinstance(steps, Sequence) or isinstance(steps, str):
         return ()

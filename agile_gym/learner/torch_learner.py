@@ -28,7 +28,7 @@ from agile_gym.models.scoring import PreparedSegment
 __all__ = ["COMPLETE", "TokenLearner", "check_learner_class", "make_learner_connector"]
 
 COMPLETE = "complete.txt"
-"""A file of this name is written last into a learner's part of a checkpoint."""
+"""Name of the file that is written last into a learner's part of a checkpoint."""
 
 _STEPS = "optimizer_steps"
 _logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ mute_notices()
 
 
 class SamplesColumn(ConnectorV2):
-    """Hands samples on as they are: an array of objects, which RLlib neither pads nor turns into tensors."""
+    """Connector that passes samples on: an array of objects, which RLlib neither pads nor turns into tensors."""
 
     def __call__(
         self,
@@ -59,7 +59,7 @@ def make_learner_connector(observation_space: Any, action_space: Any) -> Samples
 
 
 class TokenLearner(TorchLearner):
-    """Trains a `VLMModule` on samples, alone or together with others.
+    """Learner that trains a `VLMModule` on samples, alone or in a process group.
 
     Several learners add up their gradients, so that they take the very steps of a single one.
     """
@@ -116,7 +116,7 @@ class TokenLearner(TorchLearner):
         )
 
     def _make_reference(self, module: VLMModule) -> Reference | None:
-        """Return what scores segments with the model as it was before training, if that is wanted."""
+        """Return the scorer of the reference, the model before training, if one is required."""
         if not self.config.kl_coef:
             return None
         temperature = self.config.temperature
@@ -196,16 +196,16 @@ class TokenLearner(TorchLearner):
 
         Args:
             path: The folder.
-            merge: Whether an adapter is merged into the model.
+            merge: True if an adapter is merged into the model.
 
         Returns:
-            What went wrong, or None. Nothing is raised, as RLlib would take a learner that raises for dead.
+            The error, or None. Nothing is raised, as RLlib would take a learner that raises for dead.
         """
         if self._process_group.rank:
             return None
         try:
             self._vlm_module.save_pretrained(path, merge=merge)
-        except Exception as error:  # whatever the writers of its formats raise
+        except Exception as error:  # the writers of its formats raise many kinds
             return f"{type(error).__name__}: {error}"
         return None
 
@@ -222,20 +222,20 @@ class TokenLearner(TorchLearner):
         self._steps = state.get(_STEPS, self._steps)
 
     def save_to_path(self, path: Any = None, **kwargs: Any) -> str:  # noqa: ANN401 -- RLlib's
-        """Write the state, and a mark that it is complete, as RLlib does not tell of a learner that cannot write."""
+        """Write the state, and a mark that it is complete, as RLlib does not report a learner that cannot write."""
         try:
             folder = super().save_to_path(path, **kwargs)
         except OSError as error:
             if not self.config.num_learners:
                 raise
-            _logger.warning("A checkpoint could not be written: %s", error)  # the driver misses the mark
+            _logger.warning("A checkpoint could not be written: %s", error)  # the driver finds no mark
             return str(path)
         if Path(folder).is_dir():
             (Path(folder) / COMPLETE).write_text("All files of this learner were written.\n", encoding="utf-8")
         return folder
 
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- RLlib's
-        """Take over what was stored; a process of its own remembers an error, of which RLlib would not tell."""
+        """Take over a stored state; a process of its own keeps an error, which RLlib would not report."""
         self.restore_error = None
         try:
             super().restore_from_path(path, *args, **kwargs)

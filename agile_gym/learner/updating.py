@@ -41,8 +41,8 @@ class ProcessGroup:
         """Join.
 
         Args:
-            device: Where tensors are sent from: a GPU with NCCL, the CPU with gloo.
-            distributed: Whether a process group was made.
+            device: Device that tensors are sent from: a GPU with NCCL, the CPU with gloo.
+            distributed: True if a process group was made.
         """
         self._device = device
         self.size: int = dist.get_world_size() if distributed else 1
@@ -110,7 +110,7 @@ Reference = Callable[[Sequence[PreparedSegment]], Tensor]
 
 @dataclass(frozen=True)
 class StepOptions:
-    """How a step is computed.
+    """Options of a step.
 
     Attributes:
         loss: ``"sft"``, or one of `agile_gym.learner.losses.LOSSES`.
@@ -128,7 +128,7 @@ class StepOptions:
 
 
 class Updater:
-    """Takes steps; every learner has one, and all take their steps together.
+    """Optimiser steps; every learner has one updater, and all take their steps together.
 
     Attributes:
         skipped: Steps that were not taken, as the gradient was not finite.
@@ -146,11 +146,11 @@ class Updater:
         """Make an updater.
 
         Args:
-            scorer: Computes log-probabilities with the weights that are trained.
+            scorer: Scorer with the weights that are trained.
             optimizer: Holds these weights.
-            options: How.
+            options: Options of the steps.
             process_group: The learners.
-            reference: Gives (B, T) log-probabilities under the reference, if its KL divergence is wanted.
+            reference: Function that returns (B, T) log-probabilities under the reference, if its KL divergence is used.
         """
         self._scorer = scorer
         self._optimizer = optimizer
@@ -164,7 +164,7 @@ class Updater:
         """Take a step.
 
         Args:
-            samples: This learner's share of a minibatch, which may be empty.
+            samples: This learner's shard of a minibatch, which may be empty.
 
         Returns:
             Metrics of the whole minibatch, as `agile_gym.learner.losses` names them, with ``grad_norm``.
@@ -196,7 +196,7 @@ class Updater:
         return {**self._metrics(stats), "grad_norm": norm}
 
     def forget(self) -> None:
-        """Forget the images of samples that were trained on."""
+        """Drop the images of samples that were trained on."""
         self._scorer.forget()
 
     def _loss(self, micro: Sequence[Sample], totals: Totals) -> LossResult:
@@ -245,7 +245,7 @@ def autocast(dtype: str | None, device: Any) -> AbstractContextManager[Any]:  # 
 
 
 def _names(options: StepOptions, *, reference: bool) -> tuple[str, ...]:
-    """Return the names of the statistics of a loss, from a token that is not trained on."""
+    """Return the names of the statistics of a loss, computed on a token that is not trained on."""
     nothing = torch.zeros(1, 1)
     loss_mask = torch.zeros(1, 1, dtype=torch.bool)
     if options.loss == SUPERVISED:

@@ -1,4 +1,4 @@
-"""Results that people look at: the live table and the log of a run, its report, pages and GIFs of episodes."""
+"""Presentation of results: the live table and the log of a run, its report, pages and GIFs of episodes."""
 
 from agile_gym.reporting.gif import write_gif
 from agile_gym.reporting.viewer import PageInfo, write_page

@@ -1,4 +1,4 @@
-"""What looks wrong in the figures of a run, and what to try."""
+"""Alarms about the figures of a run, each with a remedy."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ RECENT = 3
 WINDOW = 5
 """Likewise for the return, which varies more."""
 ENTROPY_SHARE, ENTROPY_NOTHING = 0.1, 0.005
-"""Entropy has collapsed under this share of its start, or under so many nats a token ..."""
+"""Entropy has collapsed under this fraction of its start, or under so many nats a token ..."""
 ACC_DONE = 0.9
 """... unless so many puzzles are solved."""
 CONSTANT_SHARE = 0.95
 FALL = 0.1
-"""A share that falls by so much, or a return, raises an alarm."""
+"""Fall of a fraction, or of a return, that raises an alarm."""
 VALID_LEAST = 0.5
 CUT_SHARE = 0.1
 MISMATCH = 0.002
-"""Nats a token. What bfloat16 rounds is far below; a temperature of 0.8 for 1 gives several times as much."""
+"""Nats a token. Rounding in bfloat16 is far below; a temperature of 0.8 for 1 gives several times as much."""
 CLIP_SHARE = 0.3
 RETRY_SHARE = 0.25
 MEMORY = 500
@@ -34,11 +34,11 @@ MEMORY = 500
 
 
 class Alarm(NamedTuple):
-    """Something that looks wrong.
+    """An alarm of one iteration.
 
     Attributes:
-        kind: Names it, such as ``"entropy"``.
-        text: What is wrong and what to try.
+        kind: Its name, such as ``"entropy"``.
+        text: The problem, and a remedy.
     """
 
     kind: str
@@ -46,7 +46,7 @@ class Alarm(NamedTuple):
 
 
 class AlarmSpan(NamedTuple):
-    """When an alarm was raised in a run.
+    """The iterations of a run in which an alarm was raised.
 
     Attributes:
         stage: The stage, or "".
@@ -64,20 +64,20 @@ class AlarmSpan(NamedTuple):
 
 
 def alarms(history: History) -> list[str]:
-    """Say what looks wrong after the last iteration.
+    """Return the alarms after the last iteration, as sentences.
 
     Args:
         history: Records of a run, see `agile_gym.reporting.runlog.RunLog`, in order. Only those of the last record's
             stage are looked at; figures that are missing raise no alarm.
 
     Returns:
-        Sentences: what is wrong, and what to try. Empty if nothing looks wrong.
+        Sentences: the problem, and a remedy. Empty if there is no alarm.
     """
     return [alarm.text for alarm in find_alarms(history)]
 
 
 def find_alarms(history: History) -> list[Alarm]:
-    """Return what looks wrong after the last iteration; see `alarms`."""
+    """Return the alarms after the last iteration; see `alarms`."""
     if not history:
         return []
     stage = history[-1].get("stage")
@@ -178,7 +178,7 @@ def _constant(history: History) -> str | None:
     else:
         advice = "Raise the temperature or group_size, so that the episodes of a puzzle differ; or use a curriculum."
     return (
-        f"In the last {RECENT} iterations {_percent(fmean(recent))} of the groups had no variance, and taught nothing. "
+        f"In the last {RECENT} iterations {_percent(fmean(recent))} of the groups had no variance, so no gradient. "
         f"{advice}"
     )
 
@@ -189,7 +189,7 @@ def _falls(name: str, what: str) -> Callable[[History], str | None]:
         if now is None or best is None or now >= best - FALL:
             return None
         return (
-            f"The share of {what} has fallen from {_percent(best)} to {_percent(now)}: the model forgets the protocol. "
+            f"The fraction of {what} fell from {_percent(best)} to {_percent(now)}: the model forgets the protocol. "
             "Go on from an earlier checkpoint with a lower learning rate, or a KL weight such as 0.01; look at "
             "episodes with agile-gym view."
         )
@@ -202,7 +202,7 @@ def _few_valid(history: History) -> str | None:
     if now is None or now >= VALID_LEAST:
         return None
     return (
-        f"Only {_percent(now)} of the turns are valid actions: the model does not know the protocol. Train it longer "
+        f"Only {_percent(now)} of the turns are valid actions: the model has not learned the protocol. Train it longer "
         "in the cold start, and look at episodes with agile-gym view."
     )
 
@@ -267,7 +267,7 @@ def _cut_short(history: History) -> str | None:
         return None
     return (
         f"{_percent(now)} of the turns were cut off by the limit of tokens. Raise max_new_tokens, or set "
-        "mask_truncated so that such episodes are not learned from."
+        "mask_truncated so that such episodes are not trained on."
     )
 
 
@@ -280,7 +280,7 @@ def _retries(history: History) -> str | None:
     what = f"{retries:.0f} groups had to be played again" + (f" and {lost:.0f} were given up" if lost else "")
     return (
         f"Of {played:.0f} groups in the last {len(recent)} iterations, {what}: runners die, hang or raise. Read their "
-        "logs; give them more memory, fewer episodes side by side (rollout_batch), or more time (sample_timeout_s)."
+        "logs; give them more memory, fewer concurrent episodes (rollout_batch), or more time (sample_timeout_s)."
     )
 
 

@@ -1,4 +1,4 @@
-"""What boards a transcript shows: its pieces, which of its images are boards made of them, and the answer given."""
+"""Boards of a transcript: its pieces, the images that are boards made of them, and the answer given."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def tiles_of(state: Sequence[Any], names: Sequence[str]) -> tuple[Tile, ...] | N
     """Read a state as a model writes it, names or [name, angle] pairs, as tiles.
 
     Args:
-        state: The state, or whatever was given as an answer.
+        state: The state, or any value given as an answer.
         names: Names of the pieces.
 
     Returns:
@@ -130,7 +130,7 @@ def answer_tiles(turn: Turn, puzzle: Puzzle, *, rotations: bool) -> tuple[Tile, 
 
 
 class PieceReader:
-    """Recognises images that are boards made of given pieces, pixel by pixel."""
+    """Recognition of images that are boards made of given pieces, pixel by pixel."""
 
     def __init__(self, puzzle: Puzzle) -> None:
         """Prepare for a puzzle; without pieces nothing is recognised."""

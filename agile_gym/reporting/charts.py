@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 STAGE_TITLES = {"vision": "vision pretraining", "sft": "cold start", "grpo": "GRPO"}
-"""What the stages are called."""
+"""Titles of the stages."""
 _MINUTE, _HOUR = 60, 3600
 
 
@@ -36,7 +36,7 @@ class Figure(NamedTuple):
 
     Attributes:
         key: Its name in the record.
-        label: What it is called.
+        label: Its label.
         form: ``"percent"``, ``"signed"``, or a format of Python's.
     """
 
@@ -57,13 +57,13 @@ KEY_FIGURES = (
     Figure("learner/grad_norm", "grad norm", ".3g"),
     Figure("episodes_per_second", "episodes/s", ".3g"),
 )
-"""What is shown of an iteration, in this order, where it is known. The loss is that of supervised stages."""
+"""Figures of an iteration that are shown, in this order, where present. The loss is that of supervised stages."""
 
 
 def shown(figure: Figure, record: Mapping[str, float]) -> str | None:
     """Return a figure of a record as a text, or None if the record does not have it.
 
-    GRPO's loss is left out: it says nothing about progress.
+    GRPO's loss is left out: it does not measure progress.
     """
     value = record.get(figure.key)
     if value is None or (figure.key == "learner/loss" and "return" in record):
@@ -88,14 +88,14 @@ _MOST = 400
 _MANY = 40
 """From so many on, a line is drawn with a smoother one over it."""
 _LEAST_SHARE = 0.22
-"""Least share of the width that a stage takes."""
+"""Least fraction of the width that a stage takes."""
 _FURTHEST = 1e300
 _COLOURS = ("#2457c5", "#c2570c", "#14804a", "#8a3fb0")
 _QUIET, _GRID = "#5a5f66", "#e4e4de"
 _VARIABLES = {_QUIET: "var(--quiet)", _GRID: "var(--grid)"} | {
     colour: f"var(--c{number})" for number, colour in enumerate(_COLOURS, 1)
 }
-"""The colours of drawings, and what the page's style sheet calls them, which has others for the dark."""
+"""Colours of drawings, and their names in the page's style sheet, which has others for the dark."""
 _STYLE = {
     "svg.fonttype": "none",
     "font.size": 11.5,
@@ -128,7 +128,7 @@ class Series(NamedTuple):
     """A curve.
 
     Attributes:
-        label: What it is called.
+        label: Its label.
         key: The figure of the records that it shows, and the ends of its intervals: ``KEY_low`` and ``KEY_high``.
         dots: Draws each point, and its interval as a band.
     """
@@ -142,7 +142,7 @@ class Chart(NamedTuple):
     """A drawing of curves.
 
     Attributes:
-        title: What it shows.
+        title: Its title.
         legend: Number of the colour (from 1), label and last value of each curve.
         svg: The drawing as an ``svg`` element.
     """
@@ -176,12 +176,12 @@ def draw_chart(
     """Draw curves over the iterations of one or several stages, one stage after the other.
 
     Args:
-        title: What the chart shows.
+        title: Title of the chart.
         stages: The records of each stage.
         series: The curves; those without points are left out.
-        percent: Whether values are shares.
+        percent: True if values are fractions, shown as percentages.
         marks: Labels and values of dashed level lines.
-        from_zero: Whether the vertical axis begins at 0.
+        from_zero: True if the vertical axis begins at 0.
 
     Returns:
         The drawing, the same bytes for the same figures; None if no curve has a point.
@@ -267,7 +267,7 @@ def _averaged(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _set_range(panes: Any, *, percent: bool, from_zero: bool) -> None:  # noqa: ANN401 -- untyped
-    """Let the vertical axis begin at 0, and end at 100%, where it should, with round numbers at both ends."""
+    """Set the vertical axis to begin at 0, and end at 100%, where it should, with round numbers at both ends."""
     from matplotlib.ticker import MaxNLocator
 
     least, most = min(pane.dataLim.ymin for pane in panes), max(pane.dataLim.ymax for pane in panes)
@@ -292,7 +292,7 @@ def _number(value: float, *, percent: bool) -> str:
 def _inline(svg: str, label: str) -> str:
     """Return a drawing of matplotlib's as an element of a page.
 
-    The page's policy refuses style attributes, so they become attributes of their own; colours become the page's.
+    The page's policy blocks style attributes, so they become attributes of their own; colours become the page's.
     """
     root, used = ElementTree.fromstring(svg), set(re.findall(r"#(\w+)", svg))
     for parent in list(root.iter()):

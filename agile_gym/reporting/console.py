@@ -39,19 +39,19 @@ _COLUMN = 10
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """Progress of a run.
 
     Attributes:
         since: When it began, in seconds of the table's clock.
         stage: The stage, or "".
         total: Its iterations.
         iteration: The last one that is done.
-        first: How many were done before the table began.
+        first: Number of iterations done before the table began.
         begun: When the stage began.
         record: The last iteration's figures.
         held_out: The last figures with a held-out evaluation.
-        status: What is being done.
-        alarms: What looks wrong.
+        status: Description of the work in progress.
+        alarms: The alarms shown.
         finished: Earlier stages, and their seconds.
     """
 
@@ -69,7 +69,7 @@ class Progress:
 
     @property
     def title(self) -> str:
-        """What the stage is called."""
+        """Title of the stage."""
         return _title(self.stage)
 
     def remaining(self, now: float) -> float | None:
@@ -81,10 +81,10 @@ class Progress:
 
 
 def frame(progress: Progress, now: float, width: int) -> RenderableType:
-    """Return a frame of the table; nothing of what it shows is read as markup.
+    """Return a frame of the table; none of its texts is read as markup.
 
     Args:
-        progress: What is shown.
+        progress: The progress to show.
         now: Seconds of the clock.
         width: Columns of the terminal.
     """
@@ -181,9 +181,9 @@ HEADER_EVERY = 20
 
 
 class LiveTable:
-    """Shows how a run goes. Use it in a ``with`` block, or call `close`.
+    """Live table of a run's progress. Use it in a ``with`` block, or call `close`.
 
-    On a terminal, a thread of its own draws, so that Ctrl-C never falls into the middle of a frame; what else is
+    On a terminal, a thread of its own draws, so that Ctrl-C never falls into the middle of a frame; anything else
     printed meanwhile stands above the table. If the terminal goes away, the run goes on unseen.
     """
 
@@ -191,8 +191,8 @@ class LiveTable:
         """Begin; nothing is shown before the first stage.
 
         Args:
-            stream: Where to; standard output by default.
-            clock: Tells seconds.
+            stream: Stream to write to; standard output by default.
+            clock: Function that returns seconds.
         """
         given = sys.stdout if stream is None else stream
         self._stream, self._terminal = _Stream(given), given
@@ -239,7 +239,7 @@ class LiveTable:
         """Show an iteration.
 
         Args:
-            record: What `agile_gym.reporting.runlog.RunLog.add` returned: ``iteration``, and figures.
+            record: Result of `agile_gym.reporting.runlog.RunLog.add`: ``iteration``, and figures.
         """
         with self._lock:
             progress = self._progress
@@ -257,7 +257,7 @@ class LiveTable:
                 self._write(plain_line(progress, now))
 
     def status(self, text: str) -> None:
-        """Say what is being done, such as ``"playing 64 groups"``, until the next iteration is shown."""
+        """Show the work in progress, such as ``"playing 64 groups"``, until the next iteration is shown."""
         with self._lock:
             self._progress.status = one_line(text, 200)
 
@@ -267,7 +267,7 @@ class LiveTable:
         with self._lock:
             self._progress.alarms = texts
             if self._live is None:
-                # Numbers change from iteration to iteration; how a sentence begins tells which it is.
+                # Numbers change from iteration to iteration; the beginning of a sentence identifies it.
                 fresh = [text for text in texts if _kind(text) not in self._alarms]
                 self._write(*(f"! {text}" for text in fresh))
             self._alarms = {_kind(text) for text in texts}
@@ -301,7 +301,7 @@ class LiveTable:
     def _frame(self) -> RenderableType:
         """Return the frame that is drawn now, and go to where the last one begins if the window became narrower."""
         width, height = self._console.size = _size(self._terminal)
-        # What was drawn takes more rows than it had lines, if the terminal has wrapped them.
+        # The last frame takes more rows than it had lines, if the terminal has wrapped them.
         more = sum(max(1, -(-length // width)) for length in self._drawn) - len(self._drawn)
         if more > 0:
             self._console.control(Control(*((ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1)) * more))
@@ -352,7 +352,7 @@ def _is_terminal(stream: TextIO) -> bool:
 
 
 def _size(stream: TextIO) -> tuple[int, int]:
-    """Return columns and rows of a terminal; 80 x 24 where it does not tell."""
+    """Return columns and rows of a terminal; 80 x 24 where it does not report them."""
     try:
         size = os.get_terminal_size(stream.fileno())
     except (OSError, ValueError):

@@ -77,7 +77,7 @@ def _draw(plot: _Plot, records: Sequence[Record], results: Sequence[StageResult]
 
 
 def _levels(metric: str, results: Sequence[StageResult]) -> list[tuple[str, float]]:
-    """Return what the stage before GRPO has reached, if a single grid was evaluated."""
+    """Return the results of the stage before GRPO, if a single grid was evaluated."""
     before = [result for result in results if result.name != "grpo"]
     if not before or len(before[-1].report.summary) != 1:
         return []
@@ -96,8 +96,8 @@ def stage_times(records: Sequence[Record]) -> dict[str, StageTime]:
         records: The records of a run, in order.
 
     Returns:
-        For each stage its time. A stage lasts from the last record of the one before it to its own last record; what is
-        neither playing, updating nor syncing (evaluation, checkpoints, start) is ``other``.
+        For each stage its time. A stage lasts from the last record of the one before it to its own last record; time
+        for anything but playing, updating and syncing (evaluation, checkpoints, start) is ``other``.
     """
     times: dict[str, StageTime] = {}
     since = 0.0
@@ -116,7 +116,7 @@ def stage_times(records: Sequence[Record]) -> dict[str, StageTime]:
     return times
 
 
-# Okabe and Ito's colours, which people with any kind of colour vision tell apart; markers tell them apart in grey.
+# Okabe and Ito's colours, distinct with any kind of colour vision; markers distinguish them in grey.
 _OWN = "#D55E00"
 _PAPER = {
     "Qwen2.5-VL-7B + cold start + RL (AGILE)": ("paper: AGILE (Qwen2.5-VL-7B + cold start + RL)", "#0072B2", "s", "-"),
@@ -129,7 +129,7 @@ _MAX_TICKS = 12
 
 
 Figure = Any
-"""A `matplotlib.figure.Figure`, which is optional and does not tell its types."""
+"""A `matplotlib.figure.Figure`, which is optional and has no types."""
 Axes = Any
 """One of its panes."""
 
@@ -138,9 +138,9 @@ def plot_summary(summary: Mapping[str, Mapping[str, Any]], policy: str, *, inter
     """Draw Acc and Score by level, one row of pictures a grid.
 
     Args:
-        summary: What `agile_gym.evaluation.summarize` returned, with at least one grid.
+        summary: Result of `agile_gym.evaluation.summarize`, with at least one grid.
         policy: Name of the policy.
-        interval: Whether the 95% intervals are over puzzles, or over photographs.
+        interval: Unit that the 95% intervals are over: ``"puzzle"`` or ``"photograph"``.
 
     Returns:
         The figure; ``figure.savefig(path)`` writes it.

@@ -1,4 +1,4 @@
-"""Draws an episode as an animated GIF: the board and the image of each turn, with what was written and answered."""
+"""Animated GIF of an episode: the board and the image of each turn, with its text and the answer to it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Colour = tuple[int, int, int]
 
 
 class _Panel(NamedTuple):
-    """A picture of a frame, and what stands below it."""
+    """A picture of a frame, and its caption."""
 
     picture: PILImage.Image
     caption: str
@@ -195,7 +195,7 @@ def _clean(text: str) -> str:
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, lines: int) -> list[str]:
-    """Return a text as at most so many lines of so many pixels, at least one; dots tell that something is left out."""
+    """Return a text as at most so many lines of so many pixels, at least one; dots mark that something is left out."""
     found: list[str] = []
     for paragraph in text[:_LONGEST].strip().split("\n"):
         rest = _clean(paragraph)

@@ -1,4 +1,4 @@
-"""What came of a run, from the evaluations after its stages: sentences, and tables beside the paper's rows."""
+"""Outcome of a run, from the evaluations after its stages: sentences, and tables beside the paper's rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from agile_gym.evaluation.run import MAX_COUNT
 __all__ = ["EVALUATIONS", "Row", "StageResult", "Table", "Verdict", "read_results", "result_tables", "verdicts"]
 
 EVALUATIONS = {"untrained": "untrained", "vision": "vision pretraining", "coldstart": "cold start", "grpo": "GRPO"}
-"""Names of the files of results, and what they are called, in the order of the stages."""
+"""Names of the files of results, and their titles, in the order of the stages."""
 _PAPER = (
     "Random",
     "Qwen2.5-VL-7B",
@@ -34,7 +34,7 @@ class StageResult(NamedTuple):
 
     Attributes:
         name: Name of its file, such as ``"coldstart"``.
-        title: What the stage is called.
+        title: Title of the stage.
         report: The results.
         transcripts: Folder of the transcripts, which may not exist.
     """
@@ -46,7 +46,7 @@ class StageResult(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What GRPO did to a grid.
+    """Effect of GRPO on a grid.
 
     Attributes:
         kind: ``"gain"``, ``"loss"`` or ``"unclear"``; ``"none"`` where there is nothing to compare with.
@@ -73,7 +73,7 @@ class Table(NamedTuple):
     """A table of results.
 
     Attributes:
-        caption: What it shows.
+        caption: Its caption.
         header: Names of its columns, but that of the labels.
         rows: The run's own rows.
         paper: The paper's rows.
@@ -89,7 +89,7 @@ def read_results(folder: Path) -> list[StageResult]:
     """Read the evaluations that are there.
 
     Args:
-        folder: Where they are.
+        folder: Folder of the results.
 
     Returns:
         The results, in the order of the stages.
@@ -105,7 +105,7 @@ def read_results(folder: Path) -> list[StageResult]:
 
 
 def _checked(report: Report) -> Report:
-    """Return a report whose summary has all that is shown of it.
+    """Return a report whose summary has all values that are shown.
 
     Raises:
         ConfigurationError: If it does not.
@@ -124,7 +124,7 @@ def _checked(report: Report) -> Report:
 
 
 def verdicts(results: Sequence[StageResult]) -> list[Verdict]:
-    """Say for each grid whether GRPO has gained over the stage before it, outside of the 95% intervals.
+    """Return for each grid whether GRPO has gained over the stage before it, outside of the 95% intervals.
 
     Args:
         results: The evaluations, in the order of the stages.
@@ -228,7 +228,7 @@ def _paper_rows(grid: str, metric: str, names: Sequence[str]) -> list[Row]:
 
 
 def _behaviour(grid: str, mine: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
-    """Return the table of what the model did after each stage."""
+    """Return the table of the model's behaviour after each stage."""
     columns = [every[AVERAGE] for _, every in mine]
     rows: list[tuple[str, list[str]]] = [
         ("turns an episode", [f"{column['turns']:.2f}" for column in columns]),

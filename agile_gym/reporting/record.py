@@ -26,7 +26,7 @@ _WORD_START = "\u2581"  # how SentencePiece writes the space before a word, whic
 
 
 class TokenTexts(NamedTuple):
-    """What is known of a model's tokens.
+    """Tokenizer facts for the token strip.
 
     Attributes:
         decode: Returns the text of a token.
@@ -104,7 +104,7 @@ def plain_json(value: object) -> Any:  # noqa: ANN401 -- any JSON value
 
 
 def index_row(transcript: Transcript) -> dict[str, Any]:
-    """Return what the list of episodes shows of a transcript."""
+    """Return the entry of a transcript in the list of episodes."""
     turns = transcript.turns
     tokens = [turn.usage.new_tokens for turn in turns if turn.usage.new_tokens is not None]
     return {
@@ -126,12 +126,12 @@ def index_row(transcript: Transcript) -> dict[str, Any]:
 
 
 def episode_record(transcript: Transcript, puzzle: Puzzle, add_image: Callable[[Image, bool], int]) -> dict[str, Any]:
-    """Return all that the page shows of an episode, but its tokens.
+    """Return all parts of an episode that the page shows, but its tokens.
 
     Args:
         transcript: The episode.
         puzzle: Its puzzle.
-        add_image: Stores an image and returns its number; told whether it is a piece.
+        add_image: Function that stores an image and returns its number; its second argument is True for a piece.
     """
     reader = PieceReader(puzzle)
     pieces = [add_image(piece, True) for piece in puzzle.pieces]

@@ -1,7 +1,7 @@
-"""Writes a run as one HTML page that needs nothing else.
+"""Report of a run as one self-contained HTML page.
 
-The page is made from the files of the run's folder. What models wrote stands in it as text; episodes are shown as the
-viewer shows them.
+The page is made from the files of the run's folder. Texts of models stand in it as text; episodes are shown as by
+the viewer.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Pair = tuple[Transcript, Transcript]
 
 
 def write_report(folder: str | Path, output: str | Path, *, title: str | None = None, pairs: int = 10) -> Path:
-    """Write the report of a run; what the run has not got to yet is left out.
+    """Write the report of a run; stages that have not begun are left out.
 
     Args:
         folder: The run's folder, with ``metrics.jsonl``, ``settings.toml`` and, in ``evaluation``, the results
@@ -118,7 +118,7 @@ def _of_jigsaw(results: Sequence[StageResult]) -> bool:
 
 
 def _pairs(results: Sequence[StageResult], count: int) -> tuple[list[Pair | str], list[str]]:
-    """Return episodes before and after, or what is wrong with one of a pair; and what the two stages are called."""
+    """Return episodes before and after, or the error of one of a pair; and the titles of the two stages."""
     played = [result for result in results if result.transcripts.is_dir()]
     if len(played) < 2:
         return [], ["", ""]
@@ -145,7 +145,7 @@ def choose_pairs(before: Path, after: Path, count: int = 10) -> list[tuple[Trans
     Args:
         before: A folder of transcripts.
         after: Another one.
-        count: How many puzzles at most; they are spread evenly over those in both, whatever came of them.
+        count: Largest number of puzzles; they are spread evenly over those in both, whatever their outcome.
 
     Returns:
         The pairs, by grid, level and number; none if a folder is missing.

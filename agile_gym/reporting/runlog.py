@@ -27,21 +27,21 @@ _BOOKKEEPING = re.compile(
     r"default_optimizer_learning_rate|num_module_steps_trained.*|module_train_batch_size_mean|weights_seq_no|total_loss|"
     r"num_(non_)?trainable_parameters|diff_num_grad_updates.*|.*_throughput"
 )
-"""Figures of RLlib's own that say nothing more."""
+"""Figures of RLlib's own that add nothing."""
 
 
 def flatten_result(result: Mapping[str, Any]) -> dict[str, float]:
     """Return the figures of an iteration from RLlib's result.
 
     Args:
-        result: What ``algorithm.train()`` returned.
+        result: Result of ``algorithm.train()``.
 
     Returns:
         The algorithm's own metrics by their names, the learner's as ``learner/NAME``, the held-out evaluation's as
-        ``eval/NAME``; and, where they can be told, ``episodes_per_second`` (of the whole iteration),
+        ``eval/NAME``; and, where they can be computed, ``episodes_per_second`` (of the whole iteration),
         ``tokens_per_second`` (written, while playing), ``trained_tokens_per_second`` (while updating),
-        ``share_constant`` (of the groups that were played, those without variance) and ``learner/not_finite`` (how
-        many of loss, gradient and the like were no finite number). NaN is left out, and what RLlib counts for itself.
+        ``share_constant`` (of the groups that were played, those without variance) and ``learner/not_finite`` (number
+        of loss, gradient and the like that were not finite). NaN is left out, and so are RLlib's own counters.
     """
     figures = numbers_of(_part(result, "grpo"))
     learner = numbers_of(_part(_part(result, "learners"), "default_policy"))
@@ -67,7 +67,7 @@ def _part(result: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def numbers_of(values: Mapping[str, Any]) -> dict[str, float]:
-    """Return what is a number as a float; bools, texts and tables are none."""
+    """Return a number as a float, and None for anything else: bools, texts and tables."""
     numbers: dict[str, float] = {}
     for name, value in values.items():
         number = _plain_number(value)
@@ -95,7 +95,7 @@ MAX_FILE = 1 << 30
 
 
 class RunLog:
-    """Keeps the records of a run in a folder, and in TensorBoard and Weights & Biases where these are there.
+    """Records of a run in a folder, and in TensorBoard and Weights & Biases where these are installed.
 
     ``metrics.jsonl`` has a line for each record, on disk as soon as `add` returns. ``metrics.csv`` is written anew by
     `flush`. TensorBoard's events are in ``tensorboard/STAGE``, if tensorboardX is installed.
@@ -117,13 +117,13 @@ class RunLog:
 
         Args:
             folder: The run's folder; it is made.
-            tensorboard: Writes TensorBoard's events, if tensorboardX is installed.
-            wandb: Also sends records to Weights & Biases.
-            settings: What Weights & Biases shows as the run's configuration.
+            tensorboard: True to write TensorBoard's events, if tensorboardX is installed.
+            wandb: True to send records to Weights & Biases, too.
+            settings: Configuration of the run that Weights & Biases shows.
 
         Raises:
             ConfigurationError: If the file that is there is damaged.
-            MissingDependencyError: If Weights & Biases is asked for and not installed.
+            MissingDependencyError: If Weights & Biases is requested and not installed.
         """
         self.folder = Path(folder)
         self._wandb = import_wandb() if wandb else None
@@ -165,7 +165,7 @@ class RunLog:
         Args:
             stage: One of `STAGES`.
             iteration: Its number within the stage, larger than the last one's.
-            metrics: Numbers by name. Those that are not finite, and what is no number, are left out.
+            metrics: Numbers by name. Those that are not finite, and values that are no numbers, are left out.
             seconds: Wall-clock seconds since the run's start; by default `seconds`.
 
         Returns:
@@ -211,11 +211,11 @@ class RunLog:
         return [record for record in self.records if stage in (None, record["stage"])]
 
     def truncate_after(self, stage: str, iteration: int) -> None:
-        """Drop what comes after an iteration, which is where a run goes on.
+        """Drop the records after an iteration, from which a run goes on.
 
         Args:
             stage: The stage that goes on.
-            iteration: The last iteration that is kept; 0, or less, drops all of the stage but what has such a number.
+            iteration: The last iteration that is kept; 0, or less, drops all of the stage but records of such numbers.
 
         Raises:
             ConfigurationError: If the stage is not known.
@@ -225,7 +225,7 @@ class RunLog:
         kept = [record for record in self.records if _place_of(record) <= _place(stage, iteration)]
         if len(kept) == len(self.records):
             return
-        self._write_table(kept)  # first: a table with more rows than there are records tells that some were lost
+        self._write_table(kept)  # first: a table with more rows than there are records shows that some were lost
         self._file.close()
         try:
             with write_text(self._path) as file:
@@ -273,7 +273,7 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the log; an error that ends the run counts more than one of closing, such as on a full disk."""
+        """Close the log; an error that ends the run takes precedence over one of closing, such as on a full disk."""
         with suppress(*(() if kind is None else (OSError,))):
             self.close()
 
@@ -332,8 +332,8 @@ def _read(path: Path) -> tuple[list[Record], int]:
 
 
 def _is_torn(line: bytes) -> bool:
-    """Tell whether the end of a file is the beginning of a record that a kill has cut short."""
-    if not line.strip(b"\0"):  # what some file systems leave where a write was begun
+    """Return whether the end of a file is the beginning of a record that a kill has cut short."""
+    if not line.strip(b"\0"):  # left by some file systems where a write was begun
         return True
     printable = all(32 <= byte < 127 for byte in line)
     return printable and line[: len(_BEGINNING)] == _BEGINNING[: len(line)]

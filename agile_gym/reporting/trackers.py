@@ -14,7 +14,7 @@ from agile_gym.errors import MissingDependencyError
 __all__ = ["Boards", "begin_wandb", "import_wandb"]
 
 FLUSH_SECONDS = 30
-"""Seconds after which events are on disk, for who looks at them while the run goes on."""
+"""Seconds after which events are on disk, for readers during the run."""
 
 
 class Boards:
@@ -24,7 +24,7 @@ class Boards:
         """Begin, or go on after events that are there.
 
         Args:
-            folder: Where they are, in a folder for each stage.
+            folder: Folder of the events, with a folder for each stage.
             stages: The stages.
         """
         self._stages = stages
@@ -79,11 +79,11 @@ class Boards:
             self._give_up()
 
     def close(self) -> None:
-        """Close the files; what is added later begins new ones."""
+        """Close the files; later figures begin new ones."""
         for writer in self._writers.values():
             try:
                 writer.close()
-            except OSError:  # what could not be written is not tried again
+            except OSError:  # a failed write is not tried again
                 raw: Any = writer
                 for name in ("_py_recordio_writer", "_writer", "raw"):
                     raw = getattr(raw, name, None)

@@ -1,4 +1,4 @@
-"""Pages that need nothing else, and episodes as such a page or as parts of another.
+"""Self-contained pages, and episodes as such a page or as parts of another.
 
 No network, no server, no other file: templates escape what they are given, and a policy (Content-Security-Policy)
 allows a page its own scripts and styles, by their hash, and no connection to anywhere. Scripts insert all text as text.
@@ -59,7 +59,7 @@ def write_html(path: Path, template: str, styles: Sequence[str], scripts: Sequen
         template: Name of the template, in the package.
         styles: Names of its style sheets, in their order.
         scripts: Names of its scripts, in the order in which they run.
-        **values: What the template shows. Iterators are read as the page is written.
+        **values: Values for the template. Iterators are read as the page is written.
     """
     style = "\n".join(map(_source, styles))
     page = _environment().get_template(template).generate(
@@ -102,9 +102,9 @@ def _stage_title(stage: str) -> str:
 
 
 def _seen(shown: Callable[[str], str]) -> Callable[[Any], Any]:
-    """Return a function that gives texts in which characters that cannot be seen, or reorder others, are numbers."""
+    """Return a function that gives texts in which characters that are invisible, or reorder others, are numbers."""
 
-    def replace(value: Any) -> Any:  # noqa: ANN401 -- whatever a template shows
+    def replace(value: Any) -> Any:  # noqa: ANN401 -- any value of a template
         if isinstance(value, Markup) or not isinstance(value, str):
             return value
         return Markup(_UNSEEN.sub(lambda found: shown(f"U+{ord(found[0]):04X}"), escape(value)))
@@ -117,11 +117,11 @@ StoredPicture = tuple[int, int, str]
 
 
 class PictureStore:
-    """Numbers images by their content, and encodes each when it is first seen.
+    """Store of images, numbered by their content, each encoded at its first use.
 
     Attributes:
         mime: The type of the files.
-        count: How many images there are.
+        count: Number of images.
     """
 
     def __init__(self, quality: int) -> None:
@@ -138,11 +138,11 @@ class PictureStore:
 
     @property
     def count(self) -> int:
-        """How many images there are."""
+        """Number of images."""
         return len(self._numbers)
 
     def add(self, image: Image, max_side: int) -> int:
-        """Return the number of an image, from 0 in the order in which they are first seen.
+        """Return the number of an image, from 0 in the order of their first use.
 
         Args:
             image: (h, w, 3) uint8.
@@ -157,7 +157,7 @@ class PictureStore:
         return number
 
     def take_new(self) -> tuple[int, list[StoredPicture]]:
-        """Return the number of the first image since the last call, and these images, and forget their files."""
+        """Return the number of the first image since the last call, and these images, and drop their files."""
         new, self._new = self._new, []
         return self.count - len(new), new
 
@@ -185,11 +185,11 @@ STYLES = ("base.css", "list.css", "episode.css", "turn.css", "narrow.css")
 SCRIPTS = (*BOARD, "tokens.js", "overview.js", "list.js", "main.js")
 """The scripts of the page, in the order in which they run."""
 BOARD_SIDES = 2
-"""How many times the largest side of an image a board may have."""
+"""Largest side of a board, as a multiple of that of an image."""
 
 
 class PageInfo(NamedTuple):
-    """What was written.
+    """Counts of a page that was written.
 
     Attributes:
         episodes: Number of episodes.
@@ -227,7 +227,7 @@ def write_page(
             Without it, four or more equal tokens in a row that the model did not write are taken for such.
 
     Returns:
-        What was written.
+        The counts.
 
     Raises:
         ConfigurationError: If there is no episode, two have the same id, one has no puzzle, an option is not allowed,
@@ -267,9 +267,9 @@ class Block(NamedTuple):
     """A block of JSON in a page.
 
     Attributes:
-        kind: What it holds.
+        kind: Kind of its value.
         value: The JSON value.
-        numbers: Numbers that say which it is, by name.
+        numbers: Numbers that identify it, by name.
     """
 
     kind: str
@@ -278,7 +278,7 @@ class Block(NamedTuple):
 
 
 class EpisodeBlocks:
-    """Makes the blocks that hold episodes; scripts read an episode's when it is shown.
+    """Maker of the blocks that hold episodes; scripts read an episode's when it is shown.
 
     Attributes:
         rows: The index, one entry an episode.

@@ -1,6 +1,7 @@
 """The tree is the data's path: imports point one way, without circles, and modules stay readable in one sitting."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,10 @@ LAYERS = (
 LONGEST = 450
 LONGER = {"agile_gym.testing": 460}  # three public checks that share their messages
 MOST = 142
+OPENINGS = ("What", "How", "Tell", "Tells", "Say", "Says", "Why", "Knows")
+"""Words that no docstring begins with; see the rules of prose in CONTRIBUTING.md."""
+UNCHECKED = ("agile_gym.training", "agile_gym.models.tiny", "agile_gym.images.sources")
+"""Modules, and packages, whose docstrings may still begin so."""
 
 
 def modules():
@@ -53,6 +58,13 @@ def layer(name):
     """Return the place of a module's package among the layers, or None."""
     package = name.split(".")[1] if "." in name else ""
     return next((place for place, names in enumerate(LAYERS) if package in names), None)
+
+
+def docstrings(path):
+    """Yield line and text of each docstring: of the module, its classes and functions, and below assignments."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.lineno, node.value.value
 
 
 def test_no_module_imports_from_a_later_layer():
@@ -95,3 +107,14 @@ def test_modules_are_read_in_one_sitting(name):
 
 def test_modules_are_few():
     assert len(modules()) <= MOST
+
+
+def test_docstrings_open_with_an_imperative_or_the_name_of_the_thing():
+    wrong = [
+        f"{name}:{line}: {text.splitlines()[0]}"
+        for name, path in modules().items()
+        if not f"{name}.".startswith(tuple(f"{unchecked}." for unchecked in UNCHECKED))
+        for line, text in docstrings(path)
+        if re.match(rf"\s*({'|'.join(OPENINGS)})\b", text)
+    ]
+    assert wrong == []

@@ -132,7 +132,7 @@ def test_every_key_of_every_section(section):
         ({"vision__grids": [[6, 6]]}, "[vision] grids = ((6, 6),) is not allowed; give grids of 2 to 26 pieces"),
         ({"cold_start__teacher": "experrt"}, "[cold_start] teacher = 'experrt': There is no policy"),
         ({"cold_start__teacher": "hf:/nowhere"}, "There is no model at '/nowhere'"),
-        ({"cold_start__teacher_options": {"mistakes": 3}}, "mistakes = 3 is not allowed; give a share from 0 to 1."),
+        ({"cold_start__teacher_options": {"mistakes": 3}}, "mistakes = 3 is not allowed; give a fraction from 0 to 1."),
         ({"cold_start__episodes": "/nowhere"}, "[cold_start] episodes = '/nowhere' is not allowed; give a folder"),
         ({"evaluation__workers": 1000}, "[evaluation] workers = 1000 is not allowed; give a whole number from"),
         ({"images__test": "/nowhere"}, "[images] test = '/nowhere' is neither a folder"),
