@@ -14,9 +14,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from agile_gym.evaluation.compare import COARSE, FINE, fingerprint
 from PIL import Image, ImageCms
 
+from agile_gym.evaluation.compare import COARSE, FINE, fingerprint
 from agile_gym.images import open_images, split_of
 from agile_gym.images.folder import PHOTOGRAPHS
 
