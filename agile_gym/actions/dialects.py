@@ -33,8 +33,8 @@ class ParsedTurn(NamedTuple):
 
     Attributes:
         primitives: The primitives, in order; a single `Answer` ends the episode.
-        well_formed: Whether the text keeps to the tags: think, then one action.
-        has_code: Whether the text holds a code block or a tool call, sound or not.
+        well_formed: True if the text keeps to the tags: think, then one action.
+        has_code: True if the text holds a code block or a tool call, sound or not.
         error: What was wrong, or None. Then there are no primitives.
         variables: The code dialect's variables after the turn; None leaves them as they were.
     """

@@ -77,8 +77,8 @@ def image_captions(names: Sequence[str], initial_view: str, *, reference: bool, 
     Args:
         names: Names of the pieces.
         initial_view: What is shown: ``"pieces"``, ``"board"`` or ``"both"``.
-        reference: Whether the whole picture is shown, too.
-        brief: Whether to use as few words as will do.
+        reference: True if the whole picture is shown, too.
+        brief: True for as few words as possible.
 
     Returns:
         One caption an image, in the images' order.
@@ -102,8 +102,8 @@ def result_text(
         workspace: The episode after the turn.
         shown: Key of the image that is shown, or None.
         turns_left: Turns that are left.
-        well_formed: Whether the turn kept to the tags; if not, a line says what to do.
-        brief: Whether to use as few words as will do.
+        well_formed: True if the turn kept to the tags; if not, a line says what to do.
+        brief: True for as few words as possible.
 
     Returns:
         The text, with one image mark if an image is shown.
@@ -138,8 +138,8 @@ def done_text(error: ActionError | None = None, *, answered: bool, brief: bool =
 
     Args:
         error: Why the last turn cannot be right, or could not be read; None if there is nothing to say.
-        answered: Whether the episode ended with an answer.
-        brief: Whether to use as few words as will do.
+        answered: True if the episode ended with an answer.
+        brief: True for as few words as possible.
     """
     text = "The answer was received." if answered else "The task is over, without an answer."
     return text if error is None else f"{text}\n{_error_line(error, brief=brief)}"
@@ -197,7 +197,7 @@ class PromptTemplate:
 
     Attributes:
         lines: The parts of each line: a text, and whether it is the name of a field.
-        brief: Whether captions, feedback and fields are put in as few words as will do.
+        brief: True if captions, feedback and fields are put in as few words as will do.
     """
 
     lines: tuple[tuple[tuple[str, bool], ...], ...]

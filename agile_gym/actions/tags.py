@@ -46,7 +46,7 @@ class TurnText(NamedTuple):
     Attributes:
         kind: Name of the tag that holds the action: ``"answer"`` or the dialect's own.
         bodies: The texts inside the action's tags; one, but for tool calls.
-        well_formed: Whether the turn is one think block followed by the action, every tag present, paired and in order.
+        well_formed: True if the turn is one think block followed by the action, every tag present, paired and in order.
     """
 
     kind: str
@@ -63,7 +63,7 @@ def read_tags(text: str, action: str, *, several: bool = False) -> TurnText:
     Args:
         text: Everything the model wrote in this turn.
         action: Name of the tag that holds actions in this dialect: ``"code"`` or ``"tool_call"``.
-        several: Whether a turn may hold several of them.
+        several: True if a turn may hold several of them.
 
     Returns:
         The action's texts, and whether the turn keeps to the format.
@@ -174,7 +174,7 @@ def blank_thoughts(text: str, *, opened: bool | None = None) -> tuple[str, bool]
 
     Args:
         text: The text of a turn, or the start of one.
-        opened: Whether a thought was opened before the text, as chat templates do; None if that is not known: then it
+        opened: True if a thought was opened before the text, as chat templates do; None if that is not known: then it
             was if the text's first think tag closes one.
 
     Returns:
@@ -216,7 +216,7 @@ def read_answer(body: str, names: Sequence[str] = (), *, rotations: bool = False
     Args:
         body: The text between the answer tags.
         names: Names of the pieces.
-        rotations: Whether angles count in this puzzle; else they are dropped.
+        rotations: True if angles count in this puzzle; else they are dropped.
 
     Returns:
         The answer.

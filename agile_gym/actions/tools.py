@@ -52,7 +52,7 @@ def tool_schemas(*, rotations: bool = False) -> list[dict[str, Any]]:
     """Return the tools in OpenAI's function-calling format.
 
     Args:
-        rotations: Whether pieces can be turned; adds the tool ``turn``.
+        rotations: True if pieces can be turned; adds the tool ``turn``.
 
     Returns:
         A new list that can be given to ``tools=`` of a chat completion, or to a chat template.

@@ -156,7 +156,7 @@ class Workspace:
         turns: Degrees by which each piece (not place) is turned clockwise.
         images: Every image that exists, by key: pieces under their names, results under the names they were given.
         variables: Variables of the code dialect that outlive a turn.
-        rotations: Whether pieces can be turned.
+        rotations: True if pieces can be turned.
     """
 
     __slots__ = (
@@ -187,7 +187,7 @@ class Workspace:
         Args:
             layout: Sizes of board and pieces.
             canvas: Largest height and width of an image.
-            rotations: Whether pieces can be turned.
+            rotations: True if pieces can be turned.
             reference: Height and width of the reference image, if there is one.
             max_images: How many images can be made.
         """

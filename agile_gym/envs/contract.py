@@ -95,7 +95,7 @@ def complete_reward(info: Mapping[str, Any], total: float, *, over: bool) -> Rew
     Args:
         info: The ``info`` of a step.
         total: What it earned: the step's reward, or, at the end, the sum of the episode's.
-        over: Whether the episode is over. Its accuracy is then 1 if it was solved, and its format is taken to be kept.
+        over: True if the episode has ended. Its accuracy is then 1 if it was solved, and its format is taken to be kept.
     """
     reward: Any = info.get("reward")
     if reward is not None and reward.keys() >= REWARD_PARTS:
@@ -145,7 +145,7 @@ def make_info(
         task: What may be known of the episode, in JSON's types.
         error: Kind of the error, or None.
         primitives: Names of what was carried out.
-        solved: Whether the episode was solved.
+        solved: True if the episode was solved.
         score: 0 to 1; 1 for a solved episode and 0 for others by default.
         reward: Parts of the reward; those that are missing are filled in when the episode is recorded.
     """

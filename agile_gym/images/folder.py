@@ -53,7 +53,7 @@ EPISODES = "episodes.jsonl"
 PART = re.compile(r"episodes-(\d{5})\.parquet")
 """Names of its parts as Parquet."""
 REMEMBERED = 1 << 18
-"""Files at most whose hashes are remembered."""
+"""Largest number of files whose hashes are kept."""
 
 
 def _no_items() -> list[FileItem]:
@@ -74,13 +74,13 @@ def _no_counts() -> Counter[str]:
 
 @dataclass(slots=True)
 class Scan:
-    """What was found in a folder.
+    """Content of a folder.
 
     Attributes:
         items: The usable image files, in the order of their relative posix paths.
         skipped: Image files that cannot be used.
         tables: Names and paths of the Parquet files, in the same order.
-        ignored: How many files of other kinds there were, by extension in lower case (``""`` for none).
+        ignored: Number of files of other kinds, by extension in lower case (``""`` for none).
     """
 
     items: list[FileItem] = field(default_factory=_no_items)
@@ -135,7 +135,7 @@ def scan_file(path: str, name: str, max_pixels: int, min_size: Size = SMALLEST) 
 
     Args:
         path: Path of a regular file, whatever its extension.
-        name: What people call it.
+        name: Name of the image in messages.
         max_pixels: Most pixels that an image may have.
         min_size: Height and width that an image must have, in pixels.
 
@@ -153,7 +153,7 @@ def scan_file(path: str, name: str, max_pixels: int, min_size: Size = SMALLEST) 
 
 @lru_cache(maxsize=REMEMBERED)
 def _read(path: str, max_pixels: int, min_size: Size, state: tuple[int, ...]) -> tuple[str | None, str]:
-    """Return what is wrong with a file, or None, and the hash of its content, if nothing is.
+    """Return the problem with a file, or None, and the hash of its content if there is none.
 
     A file that has not changed (``state``) is read once in a process, as many environments may have the same folder.
     """
@@ -181,9 +181,9 @@ def _walk(folder: str, root: str, visited: set[tuple[int, int]], skipped: list[S
     """Yield the paths of all regular files that are not hidden.
 
     Args:
-        folder: Where to look.
+        folder: Folder to list.
         root: Folder that the search started in.
-        visited: Device and inode of the folders seen so far; grows.
+        visited: Device and inode of the folders visited so far; grows.
         skipped: Takes the folders that cannot be listed.
 
     Raises:
@@ -281,7 +281,7 @@ FORMAT = "'hf:NAME', 'hf:NAME:SPLIT' or 'hf:NAME:SPLIT:COLUMN'"
 
 
 DatasetLike = TableLike
-"""What is needed of a ``datasets.Dataset``."""
+"""Interface that is used of a ``datasets.Dataset``."""
 
 
 class DatasetSpec(NamedTuple):
@@ -329,7 +329,7 @@ def load_dataset(spec: DatasetSpec) -> DatasetLike:
     """Load a dataset with the ``datasets`` package.
 
     Args:
-        spec: Which one. Without a split, a dataset's only split is taken, or else the one called ``train``.
+        spec: The parts. Without a split, a dataset's only split is taken, or else the one called ``train``.
 
     Returns:
         The dataset.
@@ -351,7 +351,7 @@ def load_dataset(spec: DatasetSpec) -> DatasetLike:
         splits = cast("Mapping[str, object]", loaded)
         if len(splits) != 1 and "train" not in splits:
             raise ImageError(
-                f"The dataset {spec.name!r} has the splits {quoted(splits)}. Say which one: "
+                f"The dataset {spec.name!r} has the splits {quoted(splits)}. Name one: "
                 f"'{PREFIX}{spec.name}:{next(iter(splits), 'SPLIT')}'."
             )
         loaded = splits["train"] if "train" in splits else next(iter(splits.values()))
@@ -419,7 +419,7 @@ def _undecoded(feature: object) -> object:
 
 
 def _features(dataset: DatasetLike) -> Mapping[str, object]:
-    """Return the features of the columns, empty if the dataset does not tell."""
+    """Return the features of the columns, empty if the dataset has none."""
     features: object = getattr(dataset, "features", None)
     return cast("Mapping[str, object]", features) if isinstance(features, Mapping) else {}
 

@@ -48,7 +48,7 @@ def stretches(widths: Sequence[int], fixed: Sequence[bool]) -> list[tuple[int, i
 
     Args:
         widths: Tokens that each row has to read, the largest first.
-        fixed: Whether a row must not have empty places, and so cannot be read together with wider ones.
+        fixed: True if a row must not have empty places, and so cannot be read together with wider ones.
 
     Returns:
         First and last (excluded) row of each stretch.
@@ -185,7 +185,7 @@ class Batch:
 
         Args:
             number: The context.
-            keep: Whether it gets its part of the cache back.
+            keep: True if it gets its part of the cache back.
         """
         row, last = self.order.index(number), len(self.order) - 1
         if keep:
@@ -221,7 +221,7 @@ class Generated:
         ids: Its tokens, the end of the turn included if the model wrote one.
         logps: The log-probability of each.
         computed_tokens: Tokens that had to be computed before the first could be written.
-        stopped: Whether it ended by itself, not because of its length.
+        stopped: True if it ended by itself, not because of its length.
     """
 
     ids: tuple[int, ...]
@@ -261,7 +261,7 @@ class HFGenerator:
             vlm: The model.
             chat: Its chat format.
             options: How turns are sampled.
-            reuse_cache: Whether a turn goes on from the cache of the one before; else all is computed again.
+            reuse_cache: True if a turn goes on from the cache of the one before; else all is computed again.
         """
         self.vlm = vlm
         self.options = options

@@ -65,7 +65,7 @@ class TurnWatch:
     """Follows the tokens of a turn while it is written.
 
     Attributes:
-        thinking: Whether what was written last is part of a thought.
+        thinking: True if what was written last is part of a thought.
     """
 
     def __init__(self, texts: StopTexts) -> None:

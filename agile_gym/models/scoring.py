@@ -127,7 +127,7 @@ class Scorer:
 
         Args:
             rows: The segments, at least one.
-            entropies: Whether entropies are computed; ``"gradient"`` if they are to be trained.
+            entropies: True if entropies are computed; ``"gradient"`` if they are to be trained.
 
         Returns:
             Log-probabilities and entropies (B, T), where T is the length of the longest segment.

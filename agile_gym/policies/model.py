@@ -77,7 +77,7 @@ class HFVLMPolicy:
             adapter: Folder of a LoRA adapter that PEFT has written.
             system: A system prompt, or None.
             window: Keeps the images of this many turns of feedback; older ones become words. None keeps all.
-            reuse_cache: Whether the key-value cache is kept from turn to turn.
+            reuse_cache: True if the key-value cache is kept from turn to turn.
             seed: Seed of what is drawn, until `reset` is called.
             **sampling: ``temperature``, ``top_p``, ``top_k``, ``max_new_tokens`` and ``stop``; see
                 `agile_gym.models.SamplingOptions`.

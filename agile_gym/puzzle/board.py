@@ -51,7 +51,7 @@ def looks_of(cells: Sequence[NDArray[np.uint8]], *, rotations: bool = False) -> 
 
     Args:
         cells: The part of each place, (h, w, 3) uint8, as it is shown but for labels.
-        rotations: Whether they may be turned; they are square then.
+        rotations: True if they may be turned; they are square then.
 
     Returns:
         What they look like; None if no two look alike, however they are turned, and none looks the same when turned.
@@ -385,7 +385,7 @@ def sample_puzzle(
         rows: Number of rows.
         cols: Number of columns.
         levels: Levels to draw from; see `sample_permutation`.
-        rotations: Whether pieces are turned.
+        rotations: True if pieces are turned.
         looks: What each place looks like. Where no two places look alike, the permutation is the same as without; else
             see `agile_gym.puzzle.board.sample_alike`.
     """

@@ -82,7 +82,7 @@ class TokenPlan:
         """Return the tokens that are added before each turn is written: the opening, then the feedback.
 
         Args:
-            costliest: Whether each turn gets the feedback that costs most, rather than the board.
+            costliest: True if each turn gets the feedback that costs most, rather than the board.
         """
         rest = [max(entry.image, entry.error) if costliest else entry.board for entry in self.feedback]
         return [self.opening, *rest]
@@ -91,7 +91,7 @@ class TokenPlan:
         """Return the tokens that the model reads at each turn, with only the last images kept if there is a window.
 
         Args:
-            costliest: Whether each turn gets the feedback that costs most, rather than the board.
+            costliest: True if each turn gets the feedback that costs most, rather than the board.
         """
         opening, *added = self.added(costliest=costliest)
         dropped = [max(entry.hidden, entry.error) if costliest else entry.hidden for entry in self.feedback]

@@ -35,7 +35,7 @@ class EpisodeRecorder:
         env: The environment, perhaps wrapped.
         observation: The last observation.
         info: The last ``info``.
-        done: Whether the episode is over, or has not begun.
+        done: True if the episode has ended, or has not begun.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], *, keep_images: bool = True) -> None:
@@ -44,7 +44,7 @@ class EpisodeRecorder:
         Args:
             env: An environment that keeps the contract (`agile_gym.envs.contract`), perhaps wrapped by wrappers that
                 leave observations and actions as they are.
-            keep_images: Whether transcripts hold the images; without them they are small.
+            keep_images: True if transcripts hold the images; without them they are small.
 
         Raises:
             ConfigurationError: If it is no environment.
@@ -268,7 +268,7 @@ class EpisodeSpec:
         options: Options of its reset, such as ``{"level": 0}``.
         policy_seed: Seed of what the policy draws in this episode; None lets the policy choose.
         name: Id of the transcript, unique in a run; made of grid, level and seed by default.
-        keep_images: Whether the transcript holds the images.
+        keep_images: True if the transcript holds the images.
     """
 
     env: str

@@ -91,7 +91,7 @@ def part_schema(*, distinct: bool = False) -> Any:  # noqa: ANN401 -- a pyarrow.
     """Return the columns of a part.
 
     Args:
-        distinct: Whether texts and images are references to distinct values, as they are read.
+        distinct: True if texts and images are references to distinct values, as they are read.
     """
     pa, _ = import_pyarrow()
     types = {"<i4": pa.int32(), "|b1": pa.bool_(), "<f4": pa.float32(), "<i2": pa.int16()}
@@ -124,7 +124,7 @@ def read_part(path: Path, *, content: bool = True) -> Iterator[StoredRow]:
 
     Args:
         path: The file.
-        content: Whether segments and images are read, which are most of it.
+        content: True if segments and images are read, which are most of it.
 
     Yields:
         The episodes, in order.

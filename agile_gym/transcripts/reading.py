@@ -35,7 +35,7 @@ class StoredLine(NamedTuple):
         number: Number of its line, from 1.
         offset: Where the line begins, in bytes.
         length: How long it is, its end included, in bytes.
-        whole: Whether it has its end.
+        whole: True if it has its end.
     """
 
     record: dict[str, Any]
@@ -171,10 +171,10 @@ class TranscriptHeader:
         id: Id of the episode.
         policy: Name of the policy.
         task: The puzzle; see `agile_gym.transcripts.Transcript`.
-        solved: Whether the right answer was given.
+        solved: True if the right answer was given.
         score: Share of pieces right in the answer, 0 to 1.
         reward: The whole reward.
-        truncated: Whether the turns ran out.
+        truncated: True if the turns ran out.
         turns: Number of turns.
         errors: Kind of the error of each turn, or None.
     """
@@ -212,7 +212,7 @@ class TranscriptHeader:
         """Read the transcript.
 
         Args:
-            images: Whether its images are read.
+            images: True if its images are read.
 
         Raises:
             TranscriptError: If it is damaged, an image is missing, or the file has changed.
@@ -243,7 +243,7 @@ def read_transcripts(
 
     Args:
         path: The folder of a run, or a ``.jsonl`` or ``.parquet`` file in it.
-        images: Whether images are read; without them, transcripts are as if recorded with ``keep_images=False``.
+        images: True if images are read; without them, transcripts are as if recorded with ``keep_images=False``.
         select: Tells which episodes are wanted, before their images are read; None wants all.
 
     Returns:

@@ -146,10 +146,10 @@ class Transcript:
         prompt_images: The images of its marks, in order.
         turns: The turns.
         solution: The right answer, as a model would write it.
-        solved: Whether it was given.
+        solved: True if it was given.
         score: Share of pieces right in the answer, 0 to 1.
         reward: The parts of the reward of the whole episode.
-        truncated: Whether the turns ran out.
+        truncated: True if the turns ran out.
         system: The system prompt, or None.
         segments: The tokens, where the policy knows them.
         details: More about the policy, in JSON's types: model, sampling, cost; ``given_up``, with ``kind`` and

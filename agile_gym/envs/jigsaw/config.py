@@ -60,10 +60,10 @@ class JigsawConfig:
         canvas_size: Side, or (height, width), in pixels, of the observation, if it shall be larger than the board, so
             that larger zooms fit.
         gap: White space between pieces as a share of a piece's side, 0 to 1 (AGILE: 0.02).
-        labels: Whether each piece's name is drawn on it.
+        labels: True if each piece's name is drawn on it.
         erode: Share of a piece that is cut away at each of its sides, 0 to 0.4, so that borders do not match any more.
-        reference_image: Whether the whole picture is shown at the start, as the image ``reference``.
-        rotations: Whether pieces are also turned by multiples of 90 degrees. Pieces are then square.
+        reference_image: True if the whole picture is shown at the start, as the image ``reference``.
+        rotations: True if pieces are also turned by multiples of 90 degrees. Pieces are then square.
         equal_pieces: What counts where pieces look alike, pixel for pixel as they are shown, but for labels:
             ``"picture"``: they may stand for each other, so that a board is right if it shows the right picture, and a
             level counts the places that look right; parts of photographs in which all pieces differ are drawn where
@@ -77,7 +77,7 @@ class JigsawConfig:
             `agile_gym.actions.prompt.FIELDS`; write ``{{`` and ``}}`` for braces themselves. The file is read once,
             when the environment is made. ``agile_gym/actions/prompt_full.txt`` is a good start.
         reward: ``"paper"``, ``"official_code"``, a mapping of settings, or a `RewardConfig`.
-        reveal: Whether ``info`` tells the solution, the level and the number of pieces in place.
+        reveal: True if ``info`` tells the solution, the level and the number of pieces in place.
     """
 
     grid: int | str | Sequence[int] = 2

@@ -41,7 +41,7 @@ class JigsawTask:
         dialect: Name of the dialect.
         initial_view: What the first text shows: ``"pieces"``, ``"board"`` or ``"both"``.
         piece_size: Height and width of a piece, in pixels.
-        rotations: Whether pieces are also turned.
+        rotations: True if pieces are also turned.
     """
 
     grid: tuple[int, int]
@@ -60,8 +60,8 @@ class StepResult:
         text: The feedback.
         image_size: Height and width of the image on the canvas, in pixels; (0, 0) if there is none.
         reward: The reward.
-        terminated: Whether an answer ended the episode.
-        truncated: Whether the turns ran out.
+        terminated: True if an answer ended the episode.
+        truncated: True if the turns ran out.
         info: The step's ``info``, without the images.
     """
 
@@ -96,8 +96,8 @@ class JigsawEpisode:
         layout: Sizes of the board.
         max_turns: Turns that the episode may have.
         turn: Turns taken so far.
-        done: Whether the episode is over, or has not begun.
-        begun: Whether there has been an episode.
+        done: True if the episode has ended, or has not begun.
+        begun: True if there has been an episode.
     """
 
     puzzle: JigsawPuzzle

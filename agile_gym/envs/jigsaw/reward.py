@@ -119,8 +119,8 @@ class EpisodeRecord:
         texts: What the model wrote, turn by turn.
         code_turns: Turns that held a code block or a tool call, sound or not.
         images: Images that were returned to the model after a turn.
-        well_formed: Whether every turn kept to the tags.
-        answered: Whether the last turn gave an answer that could be read.
+        well_formed: True if every turn kept to the tags.
+        answered: True if the last turn gave an answer that could be read.
         pieces_right: Pieces right in the answer, 0 if there is none or it has the wrong length.
         pieces: Number of pieces.
         max_turns: Largest number of turns.

@@ -115,7 +115,7 @@ class Failure:
     Attributes:
         kind: ``"connection"``, ``"timeout"``, ``"status"`` or ``"body"``.
         message: What happened, without the key.
-        retry: Whether trying again may help.
+        retry: True if trying again may help.
         status: The HTTP status, or None.
         retry_after: Seconds that the server asks to wait, or None.
         fallback: The answer to take if trying again does not help, or None.
@@ -296,7 +296,7 @@ def refusal_kind(failure: Failure, *, proven: bool) -> str | None:
 
     Args:
         failure: Why the request failed for good.
-        proven: Whether the endpoint has answered a request with the same options. If it has not, and names an option,
+        proven: True if the endpoint has answered a request with the same options. If it has not, and names an option,
             it would refuse all.
 
     Returns:

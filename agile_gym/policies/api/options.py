@@ -168,14 +168,14 @@ class ChatAPIOptions:
         stop: Texts after which a turn ends, but for those in thoughts. A turn is cut after the first of them even where
             the server is not told. A stop text that the server took away is put back: where the server does not say
             which one it was, the one that closes the tag opened last.
-        send_stop: Whether the server is told; OpenAI's reasoning models, and ``transformers serve`` with images,
+        send_stop: True if the server is told; OpenAI's reasoning models, and ``transformers serve`` with images,
             cannot take it. Where the server ends a turn at one in the middle of a thought, it is asked again without,
             and told no more.
-        thought_opened: Whether the chat template opens a thought, so that texts begin in one; None finds out from the
+        thought_opened: True if the chat template opens a thought, so that texts begin in one; None finds out from the
             first text that closes one.
-        send_seed: Whether the server is told a seed. None tells it if there is one, if sampling is not greedy and if
+        send_seed: True if the server is told a seed. None tells it if there is one, if sampling is not greedy and if
             the endpoint is not Gemini's, which takes none.
-        stream: Whether answers are asked for as streams; None does so where the endpoint says that it sends no others.
+        stream: True if answers are asked for as streams; None does so where the endpoint says that it sends no others.
             Streams are read either way, and taken when they are whole.
         extra_body: More fields of the request, such as ``{"top_k": 20}``.
         image_format: ``"png"`` (without loss) or ``"jpeg"``.
@@ -183,7 +183,7 @@ class ChatAPIOptions:
         image_detail: ``"low"``, ``"high"``, ``"auto"``, or None to leave it out: OpenAI's choice of tokens an image.
         window: How many images of later turns stay in the conversation; an older one becomes the words ``[image no
             longer shown]``. The images of the first observation always stay. None keeps all.
-        reasoning_as_think: Whether reasoning that the server hands over apart from the text is put in front of it
+        reasoning_as_think: True if reasoning that the server hands over apart from the text is put in front of it
             between think tags, if the text has none.
         max_concurrency: Largest number of requests under way at a time.
         max_retries: How often a request is tried again.
@@ -265,8 +265,8 @@ class ChatAPIOptions:
 
         Args:
             seed: Seed of what the server draws, or None.
-            send_stop: Whether stop texts are among them, if the option of this name does not forbid it.
-            stream: Whether a stream is asked for, even if the option does not.
+            send_stop: True if stop texts are among them, if the option of this name does not forbid it.
+            stream: True if a stream is asked for, even if the option does not.
         """
         given: dict[str, Any] = {}
         if self.temperature is not None:

@@ -165,8 +165,8 @@ class Reply:
         served: Name of the model that answered, as the server has it.
         attempts: Requests that were sent for it.
         problems: What went wrong before, a short text each.
-        cut_in_thought: Whether a stop text seems to have ended it in the middle of a thought.
-        opens_thought: Whether the text ends a thought that it did not begin, so that the chat template opens them.
+        cut_in_thought: True if a stop text seems to have ended it in the middle of a thought.
+        opens_thought: True if the text ends a thought that it did not begin, so that the chat template opens them.
     """
 
     text: str
@@ -216,8 +216,8 @@ def read_reply(
     Args:
         body: The bytes that came.
         stop: Texts after which a turn ends.
-        opened: Whether the chat template has opened a thought before the text; None if that is not known.
-        reasoning_as_think: Whether reasoning is put between think tags in front of a text that has none.
+        opened: True if the chat template has opened a thought before the text; None if that is not known.
+        reasoning_as_think: True if reasoning is put between think tags in front of a text that has none.
 
     Returns:
         The answer.
@@ -316,7 +316,7 @@ def end_text(
         finish: Why the server says it stopped.
         reason: The stop text, where the server says which it was; anything else if it was none; ``...`` if the server
             does not say.
-        opened: Whether the chat template has opened a thought before the text; None if that is not known.
+        opened: True if the chat template has opened a thought before the text; None if that is not known.
 
     Returns:
         The text up to the first stop text in it, that included. If there is none in it, the one that the server took
