@@ -61,7 +61,8 @@ class Function:
         usage: Form of a call, for error texts.
         counts: Numbers of arguments it takes.
         parameters: For each argument, the names it may be given by.
-        run: Function that carries it out, given the arguments and the name of the variable that takes the result, if any.
+        run: Function that carries it out, given the arguments and the name of the variable that takes the result, if
+            any.
     """
 
     usage: str
