@@ -80,9 +80,7 @@ def decode_png(data: bytes, ref: str, where: str) -> Image:
         raise TranscriptError(f"{where} is not a PNG file. {_NEXT}")
     width, height = struct.unpack(">II", data[len(_HEADER) : len(_HEADER) + 8])
     if not 1 <= width * height <= DEFAULT_MAX_PIXELS:
-        raise TranscriptError(
-            f"{where} declares {width} x {height} pixels; {DEFAULT_MAX_PIXELS:,} are allowed."
-        )
+        raise TranscriptError(f"{where} declares {width} x {height} pixels; {DEFAULT_MAX_PIXELS:,} are allowed.")
     try:
         image = decode_image(data, name=where)
     except ImageError as error:
