@@ -1,4 +1,4 @@
-"""Evaluate a model behind an OpenAI-compatible endpoint on 2x2 puzzles, beside guessing and the paper's models.
+"""Compare a model behind an OpenAI-compatible endpoint with guessing and the paper's models on 2x2 puzzles.
 
 Usage: python examples/evaluate_api.py BASE_URL MODEL [EPISODES] [KEY=VALUE ...]
 

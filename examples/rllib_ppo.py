@@ -4,7 +4,7 @@
 
 100 iterations take some minutes on a processor. Puzzles are 2x2 with two pieces in place (level 2), small enough for a
 small network; the four built-in photographs of the training split are few, so that it does better on new crops of them
-than on the photograph that it has never seen.
+than on the photograph of the test split.
 """
 
 import sys
@@ -29,7 +29,7 @@ PUZZLES = {
 
 
 def solved_share(module, split, episodes, seed):
-    """Return the share of puzzles solved, with its 95% interval; without a module, by random actions."""
+    """Return the fraction of puzzles solved, with its 95% interval; without a module, by random actions."""
     env = gymnasium.make(ENVIRONMENT, **PUZZLES, split=split)
     rng, solved = np.random.default_rng(seed), 0
     for number in range(episodes):
