@@ -9,7 +9,7 @@
     |- EndpointError                         a model's server does not answer, or refuses
     `- MissingDependencyError (ImportError)  an optional package is needed and not installed
 
-What a model writes never raises: it becomes an `agile_gym.actions.primitives.ActionError` that the environment turns
+A model's text never raises: it becomes an `agile_gym.actions.primitives.ActionError` that the environment turns
 into text.
 """
 
@@ -85,7 +85,7 @@ class AgileGymError(Exception):
 
 
 class ConfigurationError(AgileGymError, ValueError):
-    """A value given by the user is not allowed; the message says what was given, what is allowed and what to try."""
+    """A value given by the user is not allowed; the message names it, the allowed values and what to try."""
 
 
 class ImageError(ConfigurationError):

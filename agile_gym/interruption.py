@@ -26,7 +26,7 @@ STOP_SIGNALS: tuple[int, ...] = tuple(
 )
 """Numbers of the signals, as far as the system has them."""
 _REPLACED = "ray."
-"""Begins the name of the module whose handler is replaced: Ray's calls ``sys.exit``, unhandled by its own code."""
+"""Prefix of the module whose handler is replaced: Ray's calls ``sys.exit``, unhandled by its own code."""
 _current: StopSignals | None = None
 
 
@@ -85,7 +85,7 @@ class StopSignals:
             signal.signal(number, self._handle)
 
     def take_over(self) -> None:
-        """Handle the signals that nobody else handles, and that are not ignored."""
+        """Handle the signals that have no other handler and are not ignored."""
         for number in STOP_SIGNALS:
             handler: Any = signal.getsignal(number)
             module = str(getattr(handler, "__module__", ""))
@@ -167,7 +167,7 @@ def stops_blocked(numbers: Iterable[int] = STOP_SIGNALS) -> Generator[None]:
     """Block signals in this thread, and for good in the processes that are started, where the system can do that.
 
     A group of processes is often sent a signal as a whole (by a terminal, ``timeout``, systemd or Slurm); then this
-    process ends what it has started, in order.
+    process ends its own children, in order.
 
     Args:
         numbers: The signals.

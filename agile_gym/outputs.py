@@ -1,7 +1,7 @@
 """Ownership and content of outputs: only what this package wrote is replaced or removed, moved inputs are found again.
 
-A folder that a command fills is marked by a file, `MARK`, which is written first. What is removed from a folder is
-known by its name, and what is replaced, by its content.
+A folder that a command fills is marked by a file, `MARK`, which is written first. Files to remove are
+recognised by their names, and files to replace, by their content.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def read_mark(folder: Path, kind: str) -> bool:
 
 
 def clear_folder(folder: Path, known: Known, what: str) -> None:
-    """Remove what is known from a folder, which stays, as its mark does. Links are removed, not what they lead to.
+    """Remove the known files from a folder, which stays, as its mark does. Links are removed, not their targets.
 
     Args:
         folder: The folder.
@@ -194,7 +194,7 @@ def check_output(output: Path, images: object, flag: str = "--output") -> None:
         return
     if inside:
         raise ConfigurationError(
-            f"{flag} {output} is in {os.fspath(given)}, where the photographs are: what is written there would be "
+            f"{flag} {output} is in {os.fspath(given)}, where the photographs are: files written there would be "
             "taken for some. Give a place outside of it."
         )
 
@@ -278,7 +278,7 @@ def adopt_paths(
 ) -> dict[str, Any]:
     """Return older settings with the newer ones' paths wherever these lead to the same content.
 
-    Where the same path leads to other content than before, it says so.
+    A path that leads to other content than before is marked as such.
 
     Args:
         old: The older settings, unchecked.

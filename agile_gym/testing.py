@@ -1,7 +1,7 @@
 """Checks that an environment, a policy or a dialect of one's own keeps its contract; for its tests.
 
-Each plays a few episodes and raises a `ConfigurationError` of one line at the first thing that is wrong, with what was
-expected and what was found.
+Each plays a few episodes and raises a `ConfigurationError` of one line at the first violation, with the expected
+and the actual value.
 """
 
 from __future__ import annotations
@@ -282,7 +282,7 @@ def check_policy(
             turn = next((n for n, pair in enumerate(zip(texts, alone, strict=False)) if pair[0] != pair[1]), 0)
             _refuse(
                 checked,
-                "what it writes in an episode must follow from info['policy_seed'] and not from the batch; with the "
+                "its texts in an episode must follow from info['policy_seed'] and not from the batch; with the "
                 f"same seed, turn {turn + 1} was {texts[turn]!r:.80} in a batch of two and {alone[turn]!r:.80} "
                 "alone",
             )
@@ -373,8 +373,8 @@ _NEEDED = 2
 def check_dialect(dialect: Dialect, *, texts: Sequence[str] = TEXTS) -> None:
     """Check that a dialect keeps the contract of `agile_gym.actions.dialects.Dialect`.
 
-    It must read back what it writes, for every turn that it has words for, and at least for a swap with a look at the
-    board, and for an answer; and it must read any text without raising.
+    It must read back every turn that it writes, write at least a swap that shows the board, and an answer, and read
+    any text without raising.
 
     Args:
         dialect: The dialect.
@@ -423,7 +423,7 @@ def _read(dialect: Dialect, text: str, workspace: Workspace) -> ParsedTurn:
 
 
 def _check_round_trip(dialect: Dialect, turn: Sequence[Primitive], *, needed: bool, rotations: bool) -> None:
-    """Check that a dialect reads what it writes: the same answer, or what leads to the same board and images."""
+    """Check that a dialect reads the turn that it writes: the same answer, or one with the same board and images."""
     workspace, expected = _workspace(rotations=rotations), _workspace(rotations=rotations)
     try:
         text: object = dialect.write(turn, workspace, "Why.")

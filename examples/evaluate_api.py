@@ -49,7 +49,7 @@ def play(label, player, episodes, options):
 
         try:
             evaluate(player, plan, batch=16, on_result=on_result)
-        except AgileGymError as error:  # what is finished counts all the same
+        except AgileGymError as error:  # finished episodes count all the same
             failure = error
     if results:
         print(format_tables(summarize(results), label))

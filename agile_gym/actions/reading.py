@@ -26,7 +26,7 @@ _SPELLINGS = 2
 
 _LANGUAGE = "json5?|jsonc|python3?|py|text|txt|plaintext|tool_call|tool_code|javascript|js"
 # Possessive, so that no run of blanks is tried in every length. A word on a line of its own is a language, whichever;
-# in front of the text, only one that is known to be.
+# in front of the text, only a known one.
 _FENCE = re.compile(
     r"(?:`{3,}+|~{3,}+)(?:"
     r"[ \t]*+[^\s`~()\[\]\"',;]*+(?:[ \t]++[\w-]++=[^\s`]*+)*+[ \t]*+(?=[\r\n]|\Z)"

@@ -209,7 +209,7 @@ class PlannedEnv(Protocol):
 class EndableEnv(Protocol):
     """An environment that pays a reward for an episode that its policy gives up (`agile_gym.policies.GivenUp`).
 
-    Others pay none, so that the reward is what the turns before have earned.
+    Others pay none, so that the reward is the sum of the turns before.
     """
 
     def give_up(self) -> Mapping[str, float]:

@@ -27,7 +27,7 @@ class CanvasPool:
     """Pool of uint8 arrays of one shape.
 
     An array that was handed out is handed out again only when nothing outside the pool refers to it or to a view of it;
-    so whoever keeps an observation keeps it unchanged. Copies and pickles of a pool begin empty.
+    so an observation that is kept stays unchanged. Copies and pickles of a pool begin empty.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:

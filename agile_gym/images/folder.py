@@ -92,7 +92,7 @@ class Scan:
 def scan_folder(folder: str, max_pixels: int, min_size: Size = SMALLEST) -> Scan:
     """Find the images in a folder and in the folders below it.
 
-    What this package writes is no photograph: the folders of runs, and the images of transcripts, are passed over.
+    Outputs of this package are no photographs: the folders of runs, and the images of transcripts, are passed over.
     Every file whose extension is that of an image is hashed whole, while only its header is decoded. Hidden files and
     folders (whose names start with a dot), broken links and anything that is not a regular file are passed over. Links
     are followed; a folder that links lead to more than once is visited once.
@@ -103,7 +103,7 @@ def scan_folder(folder: str, max_pixels: int, min_size: Size = SMALLEST) -> Scan
         min_size: Height and width that an image must have, in pixels.
 
     Returns:
-        What was found; the order does not depend on the machine.
+        The content; the order does not depend on the machine.
 
     Raises:
         ImageError: If the folder itself cannot be listed.

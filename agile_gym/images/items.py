@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 DEFAULT_CACHE_LIMIT = 256 * 1024 * 1024
-"""Bytes of decoded pixels that are kept unless `set_cache_limit` says otherwise."""
+"""Bytes of decoded pixels that are kept by default; see `set_cache_limit`."""
 
 
 class CacheInfo(NamedTuple):

@@ -131,7 +131,7 @@ def find_column(table: TableLike, wanted: str | None, marked: Callable[[str], bo
 
     Args:
         table: The table.
-        wanted: Its name, if it is known.
+        wanted: Its name, if given.
         marked: Function that returns whether the table marks a column as one of images.
 
     Returns:

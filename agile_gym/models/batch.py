@@ -38,7 +38,7 @@ __all__ = ["Batch", "Generated", "Generator", "HFGenerator", "stretches"]
 _PASS_COST = 128
 """Cost of a forward pass in addition to its tokens, in tokens: an empty place costs as much as a token."""
 _MOST_TOKENS = 16384
-"""Tokens of one forward pass, so that memory for what is in between stays small; a single row can have more."""
+"""Tokens of one forward pass, so that memory for activations stays small; a single row can have more."""
 _FIRST_ROOM = 64
 """Tokens to write that a cache has room for at first."""
 

@@ -261,7 +261,7 @@ def tokenise_transcript(
 ) -> Segment | None:
     """Turn an episode into tokens, with the assistant's marked.
 
-    Observations are tokenised as in a rollout. The end of each turn is marked too, so that the model learns to stop.
+    Observations are tokenised as in a rollout. The end of each turn is marked too, so that stopping is trained.
 
     Args:
         chat: The model's chat format; its system prompt is used, not the transcript's.

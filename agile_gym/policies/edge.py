@@ -181,7 +181,7 @@ def _fragments(outward: _Costs, board: _Board) -> list[_Board]:
     down = np.where((best[1][upper] == lower) & (best[3][lower] == upper), outward[1][upper, lower], np.inf)
     fragments: list[_Board] = []
     for limit in (np.inf, 2.0, 0.5):
-        # Cells at even, joints at odd coordinates: what holds together is connected.
+        # Cells at even, joints at odd coordinates: parts that hold together are connected.
         held = np.zeros([2 * size - 1 for size in board.shape], dtype=np.uint8)
         held[::2, ::2] = 1
         held[::2, 1::2] = across < limit

@@ -182,7 +182,7 @@ class TranscriptWriter:
             self._lines.unlink(missing_ok=True)  # it is empty
 
     def let_go(self) -> None:
-        """Close the files as they are, without packing: what a forked process does with its parent's writer."""
+        """Close the files as they are, without packing, as a forked process does with its parent's writer."""
         if self._file >= 0:
             os.close(self._file)
         self._file = -1

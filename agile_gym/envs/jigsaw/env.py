@@ -77,8 +77,8 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
 
     ## Description
     A photograph is cut into pieces, which are shuffled and named A, B, C, ... in the order in which they are shown.
-    Each turn the agent writes its reasoning and then either some code, which can swap pieces and look at the board or
-    at parts of any image, or its answer: the list of pieces, row by row, that restores the photograph ("Agentic Jigsaw
+    Each turn the agent writes its reasoning and then either some code, which can swap pieces and show the board or
+    parts of any image, or its answer: the list of pieces, row by row, that restores the photograph ("Agentic Jigsaw
     Interaction Learning", arXiv 2510.01304). Nothing that the agent writes is executed: code is read against a white
     list.
 
@@ -243,7 +243,7 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
         return observation
 
     def render(self) -> NDArray[np.uint8] | str | None:
-        """Return the last observation as an array or as coloured text, or show it, as the render mode says.
+        """Return the last observation as an array or as coloured text, or show it, by the render mode.
 
         Returns:
             For ``"rgb_array"`` the canvas, (H, W, 3) uint8, the same size for all frames: the image at its top left,

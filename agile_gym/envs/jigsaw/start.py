@@ -96,7 +96,7 @@ def worked_example(workspace: Workspace, dialect: Dialect, max_turns: int) -> li
         max_turns: Number of turns; a longer example is cut, and ends with its answer all the same.
 
     Returns:
-        For each turn its text and, but for the answer, a line on what is shown then.
+        For each turn its text and, but for the answer, a line on the image shown then.
     """
     first, last = workspace.names[0], workspace.names[-1]
     move: list[Primitive] = [Swap(0, len(workspace.names) - 1), Observe()]

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 MAX_BODY = 16 * 1024 * 1024
-"""Most bytes of an answer, once unpacked: some hundred times what the longest turns take."""
+"""Most bytes of an answer, once unpacked: some hundred times the size of the longest turns."""
 _PACKED = ("gzip", "x-gzip")
 _GZIP = 16 + zlib.MAX_WBITS
 

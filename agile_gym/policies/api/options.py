@@ -69,7 +69,7 @@ def resolve_url(base_url: str | None) -> str:
         raise ConfigurationError(f"base_url={given!r} is not the address of an endpoint; {example}")
     path = parts.path.rstrip("/")
     if path.endswith("/chat/completions"):
-        raise ConfigurationError(f"base_url={given!r} names a route; give what stands before '/chat/completions'.")
+        raise ConfigurationError(f"base_url={given!r} names a route; give the part before '/chat/completions'.")
     return f"{parts.scheme}://{parts.netloc}{path}"
 
 
@@ -91,7 +91,7 @@ def check_key_name(name: str | None, url: str) -> None:
     if not plain and not known:
         raise ConfigurationError(
             "api_key_env must be the name of the environment variable that holds the key, such as 'OPENAI_API_KEY', "
-            "and not the key itself. What was given names no variable that is set; as it may be a key, it is not shown."
+            "and not the key itself. No variable of the given name is set; as it may be a key, it is not shown."
         )
     read_key(name)
     if not known and url == DEFAULT_URL:
@@ -105,7 +105,7 @@ def read_key(name: str | None) -> str:
     """Return the key that an environment variable holds, or a word that stands for none.
 
     Raises:
-        ConfigurationError: If the variable holds what cannot be sent in a header.
+        ConfigurationError: If the variable holds characters that cannot be sent in a header.
     """
     key = os.environ.get(name, "").strip() if name else ""
     if not key:
@@ -195,7 +195,7 @@ class ChatAPIOptions:
         requests_per_minute: Requests are sent this many a minute at most, evenly; None sets no limit. The limits hold
             for this policy: divide them by the number of processes.
         tokens_per_minute: Tokens, read and written, a minute at most; None sets no limit.
-        price_in: Price of a million tokens read, in any currency; None if not known.
+        price_in: Price of a million tokens read, in any currency; None if unknown.
         price_cached: Price of a million of those that the server took from its cache; None means ``price_in``.
         price_out: Price of a million tokens written.
         max_cost: No request is sent once this much is spent, in the prices' currency; those under way then add to it.

@@ -92,7 +92,7 @@ class UserTurn:
 
         Args:
             hidden: Number of images, from the first, that are sent as words only.
-            detail: OpenAI's option of what an image costs, or None.
+            detail: OpenAI's option for the tokens of an image, or None.
         """
         parts: list[dict[str, Any]] = []
         words = self.texts[0]

@@ -43,7 +43,7 @@ def join_stream(body: bytes) -> dict[str, Any]:
         body: The whole stream.
 
     Returns:
-        A chat completion, or an object with ``error``, if that is what an event holds.
+        A chat completion, or an object with ``error``, if an event holds one.
 
     Raises:
         BrokenStreamError: If the stream ends in the middle of the answer, or an event is no JSON object.
