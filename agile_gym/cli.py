@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             pass
         except (AgileGymError, OSError) as error:
             text = one_line(explain_os_error(error) if isinstance(error, OSError) else str(error))
-            if isinstance(error, BrokenPipeError):  # the reader, such as head, has seen enough
+            if isinstance(error, BrokenPipeError):  # the reader, such as head, closed the pipe
                 _drop_standard_output()
                 return 0
             if isinstance(error, OSError) and error.filename in (None, _OUTPUT):
@@ -78,7 +78,7 @@ def _flush_output() -> None:
 
 
 def _drop_standard_output() -> None:
-    """Let what is left of the output go nowhere, so that it is not tried again when the process ends."""
+    """Discard the rest of the output, so that it is not tried again when the process ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Version(argparse.Action):
-    """Prints the version; what it is in is imported only then."""
+    """Action that prints the version, whose module is imported only then."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from agile_gym import __version__

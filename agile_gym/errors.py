@@ -5,11 +5,11 @@
     |  |- ImageError                         an image or a set of images cannot be used
     |  |- ModelError                         a model, its processor or its adapter cannot be used
     |  `- TranscriptError                    a file of transcripts is damaged or not one
-    |- BudgetError                           the money that a run may cost is spent
+    |- BudgetError                           the budget of a run is spent
     |- EndpointError                         a model's server does not answer, or refuses
     `- MissingDependencyError (ImportError)  an optional package is needed and not installed
 
-What a model writes never raises: it becomes an `agile_gym.actions.primitives.ActionError` that the environment turns
+A model's text never raises: it becomes an `agile_gym.actions.primitives.ActionError` that the environment turns
 into text.
 """
 
@@ -85,7 +85,7 @@ class AgileGymError(Exception):
 
 
 class ConfigurationError(AgileGymError, ValueError):
-    """A value given by the user is not allowed; the message says what was given, what is allowed and what to try."""
+    """A value given by the user is not allowed; the message names it, the allowed values and what to try."""
 
 
 class ImageError(ConfigurationError):
@@ -101,7 +101,7 @@ class TranscriptError(ConfigurationError):
 
 
 class BudgetError(AgileGymError):
-    """What a run may cost is spent, or cannot be known."""
+    """The budget of a run is spent, or its cost cannot be determined."""
 
 
 class EndpointError(AgileGymError):
@@ -144,7 +144,7 @@ def import_optional(module: str, *, extra: str, purpose: str) -> ModuleType:
     Args:
         module: Dotted name of the module.
         extra: Name of the extra of this package that installs it.
-        purpose: What it is needed for, to complete "... is needed to ...".
+        purpose: Use of the module, to complete "... is needed to ...".
 
     Returns:
         The module.
@@ -170,7 +170,7 @@ def error_number(error: BaseException) -> int | None:
 
 
 def reason_of(error: OSError) -> str:
-    """Return why the system refused something, in words that can end a sentence."""
+    """Return the reason of an error of the system, in words that can end a sentence."""
     number = error_number(error)
     if number is None:
         return str(error).rstrip(".") or type(error).__name__
@@ -193,7 +193,7 @@ _PLAIN = re.compile(r"[ -~]*")
 
 
 def printable(text: str) -> str:
-    r"""Return a text in which every character that is not to be seen stands as its number, such as ``\x1b``.
+    r"""Return a text in which every unprintable character is replaced by its number, such as ``\x1b``.
 
     Such are the beginnings of commands to the terminal, line ends, marks that turn the direction of writing, and halves
     of surrogate pairs, which no terminal takes.
@@ -236,12 +236,12 @@ def plain(value: Any) -> Any:  # noqa: ANN401 -- any value
 
 
 def is_number(value: object, low: float, high: float) -> bool:
-    """Tell whether a value is a number from ``low`` to ``high``; a bool or a NaN is not."""
+    """Return whether a value is a number from ``low`` to ``high``; a bool or a NaN is not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
 def is_whole(value: object, high: int) -> bool:
-    """Tell whether a value is a whole number from 1 to ``high``; a bool is not."""
+    """Return whether a value is a whole number from 1 to ``high``; a bool is not."""
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= high
 
 
@@ -249,10 +249,10 @@ def require(condition: bool, name: str, value: object, allowed: str) -> None:
     """Refuse the value of an option unless a condition holds.
 
     Args:
-        condition: Whether it is allowed.
+        condition: True if it is allowed.
         name: The option.
-        value: What was given.
-        allowed: What may be given, to complete "give ...".
+        value: Value given.
+        allowed: Allowed values, to complete "give ...".
 
     Raises:
         ConfigurationError: If it is not.
@@ -315,7 +315,7 @@ def check_types(kinds: Mapping[str, Any], values: Mapping[str, Any]) -> None:
 
     Args:
         kinds: The annotations by name; see `declared_types`.
-        values: What was given, by name.
+        values: Values by name.
 
     Raises:
         ConfigurationError: If a value is of another type.
@@ -356,7 +356,7 @@ _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "True o
 
 
 def _in_words(kind: Any) -> str:  # noqa: ANN401 -- any annotation
-    """Return what an annotation asks for, in words."""
+    """Return the values that an annotation allows, in words."""
     origin, inner = get_origin(kind), get_args(kind)
     if kind in _WORDS:
         return _WORDS[kind]
@@ -383,14 +383,14 @@ def check_call(
     *,
     fill: str | None = None,
 ) -> None:
-    """Check that a maker takes what it is to be given.
+    """Check that a maker takes the given arguments.
 
     Args:
         maker: A class or a function.
-        options: What it is given by name.
-        what: What it makes, for the message, such as ``"policy 'edge'"``.
-        given: What it is given by place.
-        fill: What can be written as ``"NAME:TEXT"`` to give the first argument, if that is missing.
+        options: Keyword arguments.
+        what: Name of the object made, for the message, such as ``"policy 'edge'"``.
+        given: Positional arguments.
+        fill: Form ``"NAME:TEXT"`` that gives the first argument, suggested if that is missing.
 
     Raises:
         ConfigurationError: If it does not.
@@ -398,7 +398,7 @@ def check_call(
     try:
         signature = inspect.signature(maker)
     except (TypeError, ValueError):
-        return  # made in C, without a signature: the call will tell
+        return  # made in C, without a signature: the call itself checks
     try:
         signature.bind(*given, **options)
     except TypeError as error:

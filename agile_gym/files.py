@@ -21,7 +21,7 @@ __all__ = ["Lock", "filling", "import_pyarrow", "is_left_over", "replacing", "sw
 
 
 class Lock:
-    """Keeps other processes out until it is let go or the process ends, in whatever way; where the system can do that.
+    """Lock against other processes until it is released or the process ends, where the system supports it.
 
     The processes that this one starts do not inherit it: neither new programs, as Ray's, nor forks of this one.
     """
@@ -31,7 +31,7 @@ class Lock:
 
         Args:
             path: A file or a folder that is there.
-            message: Says what another process is doing, and what to try.
+            message: Text of the error: the other process's work, and what to try.
             error: The error that has the message.
 
         Raises:
@@ -54,13 +54,13 @@ class Lock:
             pass
 
     def let_go(self) -> None:
-        """Let others have it; once is enough."""
+        """Release the lock; once is enough."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 
     def __del__(self) -> None:
-        """Let others have it when nobody can let go of it any more."""
+        """Release the lock when nothing refers to it any more."""
         if hasattr(self, "_descriptor"):
             self.let_go()
 
@@ -94,10 +94,10 @@ GROUP_ROWS = 256
 
 @contextmanager
 def replacing(path: Path) -> Generator[Path, None, None]:
-    """Give the path of a new file beside another one, which it replaces at the end of the ``with`` block.
+    """Give the path of a new file, which replaces another one in its folder at the end of the ``with`` block.
 
-    If the block raises, the new file is removed and the other one stays as it was. What a process that was killed has
-    left of the same file is removed. A link is replaced itself, not what it leads to.
+    If the block raises, the new file is removed and the other one stays as it was. A partial file of the same name that
+    a killed process has left is removed. A link is replaced itself, not its target.
 
     Raises:
         ConfigurationError: If something other than a file is there: a device or a pipe would be replaced, too.
@@ -110,7 +110,7 @@ def replacing(path: Path) -> Generator[Path, None, None]:
             raise ConfigurationError(f"{path} is a device or a pipe, and cannot be replaced. Give the name of a file.")
         sweep(path.parent, path.name)
         temporary = _beside(path)
-        temporary.unlink(missing_ok=True)  # what has this name may be a link to somewhere else
+        temporary.unlink(missing_ok=True)  # a file of this name may be a link to somewhere else
         try:
             yield temporary
             os.replace(temporary, path)
@@ -128,7 +128,7 @@ def filling(folder: Path, *, replace: bool = True) -> Generator[Path, None, None
 
     Args:
         folder: The other folder; it is made.
-        replace: Whether files of the same names are replaced.
+        replace: True to replace files of the same names.
 
     Raises:
         FileExistsError: If there are some that are not to be replaced; none is then.
@@ -156,7 +156,7 @@ def filling(folder: Path, *, replace: bool = True) -> Generator[Path, None, None
 
 
 def sweep(folder: Path, name: str | None = None) -> None:
-    """Remove what processes that were killed have left of files, or folders, that they were writing.
+    """Remove partial files and folders that killed processes have left.
 
     Args:
         folder: The folder, or a pattern of folders within one, as `Path.glob` takes it.
@@ -175,7 +175,7 @@ def sweep(folder: Path, name: str | None = None) -> None:
 
 
 def is_left_over(name: str) -> bool:
-    """Tell whether a name is that of something being written by a process that is dead."""
+    """Return whether a name is that of a partial file or folder of a dead process."""
     found = _TEMPORARY.fullmatch(name)
     return found is not None and not _is_alive(int(found[1]))
 
@@ -230,7 +230,7 @@ def write_rows(
         path: The file.
         schema: Its ``pyarrow.Schema``.
         rows: The rows, as Python values; images in a column ``images``, encoded, under ``bytes``.
-        size: Tells about how many bytes a row has.
+        size: Function that estimates the bytes of a row.
 
     Returns:
         The number of rows.

@@ -1,4 +1,4 @@
-"""Signals that ask the process to end (SIGINT, SIGTERM, SIGHUP), and the number of threads that torch computes with."""
+"""Signals that end the process (SIGINT, SIGTERM, SIGHUP), and the number of threads that torch computes with."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STOP_SIGNALS: tuple[int, ...] = tuple(
 )
 """Numbers of the signals, as far as the system has them."""
 _REPLACED = "ray."
-"""Begins the name of the module whose handler is replaced: Ray's calls ``sys.exit``, which its own code cannot bear."""
+"""Prefix of the module whose handler is replaced: Ray's calls ``sys.exit``, unhandled by its own code."""
 _current: StopSignals | None = None
 
 
@@ -35,14 +35,14 @@ class StopSignals:
 
     Attributes:
         received: The first one, or None.
-        repeated: Whether another one came.
+        repeated: True if another one came.
         on_held: Called when the first one comes within a block of `hold`, in a thread of its own.
         on_end: Called before a second one ends the process, to end others that it has started.
-        end: Whether a second one ends the process at once; else it raises `KeyboardInterrupt`, too.
+        end: True if a second one ends the process at once; else it raises `KeyboardInterrupt`, too.
     """
 
     def __init__(self, *, end: bool = False) -> None:
-        """Begin with none."""
+        """Start without a signal received."""
         self.received: int | None = None
         self.repeated = False
         self.on_held: Callable[[], object] | None = None
@@ -53,13 +53,13 @@ class StopSignals:
 
     @property
     def status(self) -> int:
-        """The exit status of a process that ends because of the first signal, as shells give it."""
+        """The exit status of a process that ends because of the first signal, as shells report it."""
         return 128 + (signal.SIGINT if self.received is None else self.received)
 
     def check(self) -> None:
         """Raise `KeyboardInterrupt` if a signal came.
 
-        What was raised when it came may have been lost in a callback, from which Python lets no exception pass.
+        The exception raised when it came may have been lost in a callback, from which Python lets no exception pass.
         """
         if self.received is not None:
             raise KeyboardInterrupt
@@ -85,7 +85,7 @@ class StopSignals:
             signal.signal(number, self._handle)
 
     def take_over(self) -> None:
-        """Handle the signals that nobody else handles, and that are not ignored."""
+        """Handle the signals that have no other handler and are not ignored."""
         for number in STOP_SIGNALS:
             handler: Any = signal.getsignal(number)
             module = str(getattr(handler, "__module__", ""))
@@ -129,7 +129,7 @@ def stop_signals(*, end: bool = False) -> Generator[StopSignals]:
     one with a handler of the user's keeps it.
 
     Args:
-        end: Whether a second signal ends the process at once; else it raises `KeyboardInterrupt`, too.
+        end: True if a second signal ends the process at once; else it raises `KeyboardInterrupt`, too.
 
     Yields:
         The signals that came.
@@ -167,7 +167,7 @@ def stops_blocked(numbers: Iterable[int] = STOP_SIGNALS) -> Generator[None]:
     """Block signals in this thread, and for good in the processes that are started, where the system can do that.
 
     A group of processes is often sent a signal as a whole (by a terminal, ``timeout``, systemd or Slurm); then this
-    process ends what it has started, in order.
+    process ends its own children, in order.
 
     Args:
         numbers: The signals.
@@ -217,10 +217,10 @@ def own_threads(model: Any) -> Generator[None]:  # noqa: ANN401 -- a torch.nn.Mo
 
 
 def divide_threads(processes: int) -> None:
-    """Give torch, which is not imported yet, the share of this process in the processors, unless the user chose.
+    """Give torch, which is not imported yet, this process's fraction of the processors, unless the user chose.
 
     Args:
-        processes: How many processes share them.
+        processes: Number of processes that share them.
     """
     global _divided
     if _VARIABLE not in os.environ:

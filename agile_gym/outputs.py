@@ -1,7 +1,7 @@
 """Ownership and content of outputs: only what this package wrote is replaced or removed, moved inputs are found again.
 
-A folder that a command fills is marked by a file, `MARK`, which is written first. What is removed from a folder is
-known by its name, and what is replaced, by its content.
+A folder that a command fills is marked by a file, `MARK`, which is written first. Files to remove are
+recognised by their names, and files to replace, by their content.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ __all__ = [
 ]
 
 GENERATOR = "agile_gym"
-"""What pages and pictures name as the program that wrote them."""
+"""Name of this program in the pages and pictures that it writes."""
 _FORMAT = 1
 _HEAD = 1 << 16
 _SHOWN = 3
 
 Known = Mapping[str, Callable[[Path], bool] | None]
-"""Paths within a folder, as patterns with ``**`` for any folders, each with what tells whether the file is our own."""
+"""Paths within a folder, as patterns with ``**`` for any folders, each with a check for files of our own."""
 
 
 def write_mark(folder: Path, kind: str) -> None:
@@ -50,19 +50,19 @@ def write_mark(folder: Path, kind: str) -> None:
 
     Args:
         folder: The folder.
-        kind: What is in it, such as ``"training run"``.
+        kind: Kind of its content, such as ``"training run"``.
     """
     with write_text(folder / MARK) as file:
         file.write(mark_text(kind) + "\n")
 
 
 def mark_text(kind: str) -> str:
-    """Return what a mark holds."""
+    """Return the text of a mark."""
     return json.dumps({"kind": kind, "format": _FORMAT})
 
 
 def read_mark(folder: Path, kind: str) -> bool:
-    """Tell whether a folder is marked as of a kind.
+    """Return whether a folder is marked as of a kind.
 
     Raises:
         ConfigurationError: If it is marked as of another kind, by a newer version, or the mark is damaged.
@@ -93,12 +93,12 @@ def read_mark(folder: Path, kind: str) -> bool:
 
 
 def clear_folder(folder: Path, known: Known, what: str) -> None:
-    """Remove what is known from a folder, which stays, as its mark does. Links are removed, not what they lead to.
+    """Remove the known files from a folder, which stays, as its mark does. Links are removed, not their targets.
 
     Args:
         folder: The folder.
-        known: What may be removed.
-        what: What wrote it, for the message.
+        known: Files that may be removed.
+        what: Name of the program that wrote it, for the message.
 
     Raises:
         ConfigurationError: If anything else is there; then nothing is removed.
@@ -149,8 +149,8 @@ def check_replaceable(path: Path, is_own: Callable[[bytes], bool], what: str) ->
 
     Args:
         path: The file.
-        is_own: Tells it of the file's first bytes.
-        what: What may be replaced, such as ``"a page of agile-gym view"``.
+        is_own: Function from the file's first bytes to whether it is one's own.
+        what: Kind of file that may be replaced, such as ``"a page of agile-gym view"``.
 
     Raises:
         ConfigurationError: If it is anything else.
@@ -169,17 +169,17 @@ def check_replaceable(path: Path, is_own: Callable[[bytes], bool], what: str) ->
 
 
 def is_generated(head: bytes) -> bool:
-    """Tell whether a page or a picture names this package as the program that wrote it."""
+    """Return whether a page or a picture names this package as the program that wrote it."""
     return GENERATOR.encode() in head and head.startswith((b"<!doctype html>", b"\x89PNG\r\n", b"GIF8"))
 
 
 def check_output(output: Path, images: object, flag: str = "--output") -> None:
-    """Check that what is written does not become one of the photographs.
+    """Check that an output does not become one of the photographs.
 
     Args:
         output: The file or folder that is to be written.
-        images: Where photographs are taken from.
-        flag: What names the output, for the message.
+        images: Source of the photographs.
+        flag: Option that names the output, for the message.
 
     Raises:
         ConfigurationError: If it is in the folder of the photographs, or is one.
@@ -194,7 +194,7 @@ def check_output(output: Path, images: object, flag: str = "--output") -> None:
         return
     if inside:
         raise ConfigurationError(
-            f"{flag} {output} is in {os.fspath(given)}, where the photographs are: what is written there would be "
+            f"{flag} {output} is in {os.fspath(given)}, where the photographs are: files written there would be "
             "taken for some. Give a place outside of it."
         )
 
@@ -278,10 +278,10 @@ def adopt_paths(
 ) -> dict[str, Any]:
     """Return older settings with the newer ones' paths wherever these lead to the same content.
 
-    Where the same path leads to other content than before, it says so.
+    A path that leads to other content than before is marked as such.
 
     Args:
-        old: The older settings; nothing is certain about them.
+        old: The older settings, unchecked.
         new: The newer ones.
         before: Fingerprints of the older ones, as they were then.
         now: Fingerprints of the newer ones.

@@ -1,7 +1,7 @@
-"""Reads the catalogue of environments and registers them with Gymnasium.
+"""Catalogue of environments, and its registration with Gymnasium.
 
-The catalogue is a folder of TOML files, one an environment: ``specs`` inside the installed package, or ``envs`` beside
-it in a checkout.
+The catalogue is a folder of TOML files, one an environment: ``specs`` inside the installed package, or ``envs``
+next to it in a checkout.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def load_catalogue(folder: Path | None = None) -> dict[str, EnvCard]:
     """Read the catalogue.
 
     Args:
-        folder: Where it lies; the package's own by default.
+        folder: Folder of the catalogue; the package's own by default.
 
     Returns:
         The entries by id, sorted.

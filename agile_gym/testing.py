@@ -1,7 +1,7 @@
 """Checks that an environment, a policy or a dialect of one's own keeps its contract; for its tests.
 
-Each plays a few episodes and raises a `ConfigurationError` of one line at the first thing that is wrong, with what was
-expected and what was found.
+Each plays a few episodes and raises a `ConfigurationError` of one line at the first violation, with the expected
+and the actual value.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = ["check_dialect", "check_env", "check_policy"]
 
 Environment = gymnasium.Env[Any, Any]
 MAX_TURNS = 1000
-"""Turns after which an episode should be over."""
+"""Turns after which an episode should have ended."""
 TEXTS = (
     "",
     "no tags at all",
@@ -64,7 +64,7 @@ def check_env(env: Environment, *, seed: int = 0, texts: Sequence[str] = TEXTS) 
     Args:
         env: The environment, perhaps wrapped. It is played, and stays open.
         seed: Seed of its first episode.
-        texts: Turns that are tried, beside those of its action space.
+        texts: Turns that are tried, in addition to samples of its action space.
 
     Raises:
         ConfigurationError: If it does not.
@@ -101,7 +101,7 @@ def check_env(env: Environment, *, seed: int = 0, texts: Sequence[str] = TEXTS) 
 
 
 class _CheckedEnv:
-    """An environment whose every answer is checked."""
+    """An environment whose every return value is checked."""
 
     over = False
     seen: tuple[str, bytes, tuple[bytes, ...]]
@@ -153,7 +153,7 @@ class _CheckedEnv:
         self._check_turn(info, call)
 
     def check_plan(self, env: PlannedEnv) -> None:
-        """Check what it tells of its turns."""
+        """Check its turn limit and its written turns."""
         if not is_whole(cast("object", env.max_turns), MAX_TURNS):
             self.fail(f"max_turns must be a whole number from 1 to {MAX_TURNS:,}, and is {env.max_turns!r:.80}")
         for name, written in (("usual_turn", [env.usual_turn()]), ("mistakes", env.mistakes())):
@@ -259,14 +259,14 @@ def check_policy(
 ) -> None:
     """Check that a policy keeps the contract of `agile_gym.policies.Policy`.
 
-    Two episodes are played side by side, and then each alone.
+    Two episodes are played in one batch, and then each alone.
 
     Args:
         policy: The policy, or a function from an observation to a text.
-        make_env: Makes an environment that it can play; a jigsaw by default, which tells the solution.
+        make_env: Makes an environment that it can play; a jigsaw by default, with the solution in info.
         seed: Seed of the first episode.
-        repeatable: Whether it must write the same again for the same seeds, whatever is played beside it; a model on a
-            server may not.
+        repeatable: True if it must write the same again for the same seeds, whatever the rest of the batch; a model on
+            a server may not.
 
     Raises:
         ConfigurationError: If it does not.
@@ -282,8 +282,8 @@ def check_policy(
             turn = next((n for n, pair in enumerate(zip(texts, alone, strict=False)) if pair[0] != pair[1]), 0)
             _refuse(
                 checked,
-                "what it writes in an episode must follow from info['policy_seed'] and not from the batch; with the "
-                f"same seed, turn {turn + 1} was {texts[turn]!r:.80} beside another episode and {alone[turn]!r:.80} "
+                "its texts in an episode must follow from info['policy_seed'] and not from the batch; with the "
+                f"same seed, turn {turn + 1} was {texts[turn]!r:.80} in a batch of two and {alone[turn]!r:.80} "
                 "alone",
             )
 
@@ -294,7 +294,7 @@ def _refuse(checked: object, problem: str) -> NoReturn:
 
 
 def _play(policy: Policy, make_env: Callable[[], Environment], seeds: Mapping[int, int]) -> dict[int, list[str]]:
-    """Play an episode of each slot side by side, and return what was written."""
+    """Play an episode of each slot in one batch, and return the turns written."""
     _guard(policy, "reset(0)", lambda: policy.reset(0))
     recorders = {slot: EpisodeRecorder(make_env()) for slot in seeds}
     texts: dict[int, list[str]] = {slot: [] for slot in seeds}
@@ -349,7 +349,7 @@ def _guard(policy: object, call: str, function: Callable[[], object]) -> object:
         return function()
     except AgileGymError:
         raise
-    except Exception as error:  # somebody else's policy raises whatever it likes
+    except Exception as error:  # a custom policy may raise anything
         _refuse(policy, f"{call} raised {type(error).__name__}: {error!s:.200}")
 
 
@@ -373,8 +373,8 @@ _NEEDED = 2
 def check_dialect(dialect: Dialect, *, texts: Sequence[str] = TEXTS) -> None:
     """Check that a dialect keeps the contract of `agile_gym.actions.dialects.Dialect`.
 
-    It must read back what it writes, for every turn that it has words for, and at least for a swap with a look at the
-    board, and for an answer; and it must read any text without raising.
+    It must read back every turn that it writes, write at least a swap that shows the board, and an answer, and read
+    any text without raising.
 
     Args:
         dialect: The dialect.
@@ -423,7 +423,7 @@ def _read(dialect: Dialect, text: str, workspace: Workspace) -> ParsedTurn:
 
 
 def _check_round_trip(dialect: Dialect, turn: Sequence[Primitive], *, needed: bool, rotations: bool) -> None:
-    """Check that a dialect reads what it writes: the same answer, or what leads to the same board and images."""
+    """Check that a dialect reads the turn that it writes: the same answer, or one with the same board and images."""
     workspace, expected = _workspace(rotations=rotations), _workspace(rotations=rotations)
     try:
         text: object = dialect.write(turn, workspace, "Why.")

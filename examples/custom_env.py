@@ -22,7 +22,7 @@ ASK = "Here is a picture: <image>\nWhich quarter of it is this? <image>\nAnswer 
 
 
 class QuarterEnv(gymnasium.Env):
-    """Shows a random picture of coloured squares and one of its quarters, and takes an answer of two words."""
+    """A random picture of coloured squares and one of its quarters; the answer has two words."""
 
     def __init__(self, size=64, max_turns=2):
         """Make the environment: ``size`` is the side of the picture, ``max_turns`` the number of attempts."""

@@ -1,4 +1,4 @@
-"""Plug in a policy of your own and evaluate it beside the built-in ones.
+"""Plug in a policy of your own and compare it with the built-in ones.
 
 This one compares the outermost pixels of the pieces and tries all orders.
 
@@ -17,7 +17,7 @@ from agile_gym.evaluation import EvaluationPlan, SuiteEntry, evaluate, summarize
 
 
 class BorderPolicy:
-    """Answers with the order in which the pixels on both sides of each border differ least."""
+    """Policy that answers with the order in which the pixels on both sides of each border differ least."""
 
     def reset(self, seed=None):
         """Nothing is random here."""

@@ -1,4 +1,4 @@
-"""Evaluate a model behind an OpenAI-compatible endpoint on 2x2 puzzles, beside guessing and the paper's models.
+"""Compare a model behind an OpenAI-compatible endpoint with guessing and the paper's models on 2x2 puzzles.
 
 Usage: python examples/evaluate_api.py BASE_URL MODEL [EPISODES] [KEY=VALUE ...]
 
@@ -49,7 +49,7 @@ def play(label, player, episodes, options):
 
         try:
             evaluate(player, plan, batch=16, on_result=on_result)
-        except AgileGymError as error:  # what is finished counts all the same
+        except AgileGymError as error:  # finished episodes count all the same
             failure = error
     if results:
         print(format_tables(summarize(results), label))

@@ -1,4 +1,4 @@
-"""Evaluate a Hugging Face vision-language model on 2x2 puzzles, beside guessing and the paper's models.
+"""Compare a Hugging Face vision-language model with guessing and the paper's models on 2x2 puzzles.
 
 Usage: python examples/evaluate_hf.py [MODEL] [EPISODES]
 

@@ -1,4 +1,4 @@
-"""One episode, turn by turn: look at the board, swap two pieces, answer. Writes what was seen to PNG files.
+"""One episode, turn by turn: look at the board, swap two pieces, answer. Writes the images shown to PNG files.
 
 Usage: python examples/quickstart.py [SEED]
 """

@@ -2,7 +2,7 @@
 
     python examples/rllib_grpo.py [MODEL] [ITERATIONS]
 
-MODEL is a folder or a name on the hub; without one, the tiny model is trained, which knows nothing yet.
+MODEL is a folder or a name on the hub; without one, the untrained tiny model is used.
 """
 
 import sys

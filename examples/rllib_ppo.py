@@ -29,7 +29,7 @@ PUZZLES = {
 
 
 def solved_share(module, split, episodes, seed):
-    """Return the share of puzzles solved, with its 95% interval; without a module, by random actions."""
+    """Return the fraction of puzzles solved, with its 95% interval; without a module, by random actions."""
     env = gymnasium.make(ENVIRONMENT, **PUZZLES, split=split)
     rng, solved = np.random.default_rng(seed), 0
     for number in range(episodes):

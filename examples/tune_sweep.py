@@ -1,4 +1,4 @@
-"""A sweep with Ray Tune: learning rates side by side, the worst ones stopped early.
+"""A sweep with Ray Tune: concurrent learning rates, the worst ones stopped early.
 
 python examples/tune_sweep.py [ITERATIONS]
 """

@@ -1,4 +1,4 @@
-"""Step many jigsaws together, with actions drawn at random, and count what came of them.
+"""Step many jigsaws together, with actions drawn at random, and count episodes and solved puzzles.
 
 Usage: python examples/vector_rollout.py [ENVIRONMENTS] [STEPS]
 """

@@ -15,7 +15,7 @@ from agile_gym.transcripts import TranscriptWriter, export_sharegpt, read_transc
 
 
 class LookingOracle:
-    """Looks at the board and at a part of it, puts the pieces right, and answers."""
+    """Policy that shows the board and a part of it, puts the pieces right, and answers."""
 
     def reset(self, seed=None):
         """Nothing is random here."""

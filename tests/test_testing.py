@@ -281,7 +281,7 @@ BROKEN_POLICIES = {
     "it raises": (Acting(lambda self, observations, infos: infos[9]), "raised IndexError"),
     "it depends on the batch": (
         Acting(lambda self, observations, infos: [f"{len(infos)}"] * len(infos)),
-        "must follow from info.* turn 1 was '2' beside another episode and '1' alone",
+        "must follow from info.* turn 1 was '2' in a batch of two and '1' alone",
     ),
     "it draws without the seed": (
         Acting(lambda self, observations, infos: [f"{np.random.default_rng().random()}" for _ in infos]),

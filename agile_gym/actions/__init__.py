@@ -1,4 +1,4 @@
-"""What a model can do and how it says it: primitives, dialects, the engine that carries them out, and the prompts."""
+"""Actions of a model: primitives, dialects that write them, the engine that carries them out, and the prompts."""
 
 from agile_gym.actions.dialects import DIALECTS, CodeDialect, Dialect, ParsedTurn, ToolDialect, get_dialect
 from agile_gym.actions.primitives import (

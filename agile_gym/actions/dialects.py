@@ -29,13 +29,13 @@ __all__ = ["DIALECTS", "CodeDialect", "Dialect", "ParsedTurn", "ToolDialect", "g
 
 
 class ParsedTurn(NamedTuple):
-    """What a turn's text means.
+    """Result of parsing a turn's text.
 
     Attributes:
         primitives: The primitives, in order; a single `Answer` ends the episode.
-        well_formed: Whether the text keeps to the tags: think, then one action.
-        has_code: Whether the text holds a code block or a tool call, sound or not.
-        error: What was wrong, or None. Then there are no primitives.
+        well_formed: True if the text keeps to the tags: think, then one action.
+        has_code: True if the text holds a code block or a tool call, sound or not.
+        error: The error, or None. With an error, there are no primitives.
         variables: The code dialect's variables after the turn; None leaves them as they were.
     """
 
@@ -72,7 +72,7 @@ class Dialect(Protocol):
         ...
 
     def instructions(self, workspace: Workspace) -> str:
-        """Return what the prompt says of how to write actions."""
+        """Return the prompt's instructions for writing actions."""
         ...
 
 
@@ -125,7 +125,7 @@ class CodeDialect:
         return _parse(self, text, workspace, several=False)
 
     def instructions(self, workspace: Workspace) -> str:
-        """Return what the prompt says of how to write code."""
+        """Return the prompt's instructions for writing code."""
         return code_instructions(rotations=workspace.rotations)
 
     def read_bodies(self, bodies: Sequence[str], workspace: Workspace) -> tuple[list[Primitive], dict[str, Any] | None]:
@@ -181,7 +181,7 @@ class ToolDialect:
         return _parse(self, text, workspace, several=True)
 
     def instructions(self, workspace: Workspace) -> str:
-        """Return what the prompt says of how to call tools."""
+        """Return the prompt's instructions for calling tools."""
         return tool_instructions(rotations=workspace.rotations)
 
     def read_bodies(self, bodies: Sequence[str], workspace: Workspace) -> tuple[list[Primitive], None]:

@@ -1,4 +1,4 @@
-"""The meaning of the code dialect: what its functions and its list ``state`` stand for.
+"""Interpreter of the code dialect: its functions and its list ``state``.
 
 The workspace is only read. The result is a list of primitives, and the variables as they are after the turn.
 """
@@ -39,13 +39,13 @@ def interpret(code: str, workspace: Workspace) -> tuple[list[Primitive], dict[st
         The primitives, in order, and the variables as they are after the turn.
 
     Raises:
-        ActionError: If the code is not in the language, or does not make sense here.
+        ActionError: If the code is not in the language, or is not valid here.
     """
     return _Interpreter(workspace).run(parse_code(code))
 
 
 class _Interpreter(Evaluator):
-    """Walks the statements of one turn; made anew for each."""
+    """Evaluator of the statements of one turn; made anew for each."""
 
     def __init__(self, workspace: Workspace) -> None:
         super().__init__(workspace.variables, FUNCTIONS, "image_list")
@@ -192,7 +192,7 @@ class _Interpreter(Evaluator):
         )
 
     def _settle(self, *, final: bool = False) -> None:
-        """Turn what happened to ``state`` into a primitive; what is half done may wait until the turn's end."""
+        """Turn the changes of ``state`` into a primitive; incomplete ones may wait until the turn's end."""
         state = self.variables["state"]
         if state == self._settled:
             return

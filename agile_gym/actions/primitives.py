@@ -1,4 +1,4 @@
-"""What a turn can do: frozen primitives, and the named errors that a turn can make."""
+"""Actions of a turn as frozen primitives, and the named errors of a turn."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ ERROR_KINDS: dict[ErrorKind, str] = {
     "too_deep": "an image was made from an image too many times over, or brackets are nested too deeply",
     "bad_answer": "the answer is not a list of piece names, or of pairs with angles in steps of 90",
 }
-"""Every kind of error that a model's text can make, and what it means."""
+"""Every kind of error of a model's text, and its meaning."""
 
 
 FORM_ERRORS: frozenset[ErrorKind] = frozenset(
@@ -81,7 +81,7 @@ class ActionError(Exception):
 
     Attributes:
         kind: One of `ERROR_KINDS`.
-        message: What was wrong and what is allowed, to be shown to the model.
+        message: The problem and the allowed values, to be shown to the model.
     """
 
     def __init__(self, kind: ErrorKind, message: str) -> None:
@@ -100,7 +100,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_.,+\-*/=()\" ]")
 
 
 def quote(fragment: object, limit: int = 40) -> str:
-    """Quote what a model wrote so that an error can show it without passing tags, control or chat tokens on.
+    """Quote a model's text so that an error can show it without passing tags, control or chat tokens on.
 
     Args:
         fragment: Anything; its text is used.
@@ -174,7 +174,7 @@ class Crop:
 
     Attributes:
         image: Name of the image.
-        box: x1, y1, x2, y2 as shares of the image, from its top left.
+        box: x1, y1, x2, y2 as fractions of the image, from its top left.
         name: Name of the image that is made; None lets the workspace choose one.
     """
 

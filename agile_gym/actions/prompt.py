@@ -1,7 +1,7 @@
 """Texts that a model reads: instructions of the dialects, feedback, captions, and templates of the task.
 
-``IMAGE_MARK`` stands wherever an image belongs; the images follow in the same order. What a model wrote is never
-repeated here but through `agile_gym.actions.primitives.quote`, so that it cannot bring marks or tags of its own.
+``IMAGE_MARK`` stands wherever an image belongs; the images follow in the same order. A model's text is
+repeated through `agile_gym.actions.primitives.quote` only, so that it cannot bring marks or tags of its own.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
 
 IMAGE_MARK = "<image>"
 HIDDEN_IMAGE = "[image no longer shown]"
-"""What stands for an image that is no longer sent, as newer ones took its place."""
+"""Text that replaces an image that is no longer sent, as newer ones took its place."""
 
 _CODE_FUNCTIONS = (
     "In a code block you can write lines such as\n"
@@ -62,23 +62,23 @@ _TOOL_TURN = " turn(piece, angle): turn a piece clockwise;"
 
 
 def code_instructions(*, rotations: bool) -> str:
-    """Return how actions are written in the code dialect."""
+    """Return the instructions for writing actions in the code dialect."""
     return _CODE_FUNCTIONS.format(turn=_CODE_TURN if rotations else "")
 
 
 def tool_instructions(*, rotations: bool) -> str:
-    """Return how actions are written as tool calls."""
+    """Return the instructions for writing actions as tool calls."""
     return _TOOL_FUNCTIONS.format(turn=_TOOL_TURN if rotations else "")
 
 
 def image_captions(names: Sequence[str], initial_view: str, *, reference: bool, brief: bool = False) -> list[str]:
-    """Return what is written before each image of the first observation.
+    """Return the captions of the images of the first observation.
 
     Args:
         names: Names of the pieces.
-        initial_view: What is shown: ``"pieces"``, ``"board"`` or ``"both"``.
-        reference: Whether the whole picture is shown, too.
-        brief: Whether to use as few words as will do.
+        initial_view: Initial view: ``"pieces"``, ``"board"`` or ``"both"``.
+        reference: True if the whole picture is shown, too.
+        brief: True for as few words as possible.
 
     Returns:
         One caption an image, in the images' order.
@@ -102,8 +102,8 @@ def result_text(
         workspace: The episode after the turn.
         shown: Key of the image that is shown, or None.
         turns_left: Turns that are left.
-        well_formed: Whether the turn kept to the tags; if not, a line says what to do.
-        brief: Whether to use as few words as will do.
+        well_formed: True if the turn kept to the tags; if not, a line explains the form.
+        brief: True for as few words as possible.
 
     Returns:
         The text, with one image mark if an image is shown.
@@ -134,19 +134,19 @@ def _error_line(error: ActionError, *, brief: bool) -> str:
 
 
 def done_text(error: ActionError | None = None, *, answered: bool, brief: bool = False) -> str:
-    """Return the last feedback of an episode; to an answer it tells nothing of its truth.
+    """Return the last feedback of an episode; to an answer it does not reveal whether that is right.
 
     Args:
-        error: Why the last turn cannot be right, or could not be read; None if there is nothing to say.
-        answered: Whether the episode ended with an answer.
-        brief: Whether to use as few words as will do.
+        error: Reason why the last turn cannot be right, or could not be read; None if there is none.
+        answered: True if the episode ended with an answer.
+        brief: True for as few words as possible.
     """
     text = "The answer was received." if answered else "The task is over, without an answer."
     return text if error is None else f"{text}\n{_error_line(error, brief=brief)}"
 
 
 def turns_text(turns_left: int, *, brief: bool = False) -> str:
-    """Return how many turns are left."""
+    """Return the text for the number of turns left."""
     text = "1 turn left" if turns_left == 1 else f"{turns_left} turns left"
     return text if brief else f"{text}."
 
@@ -177,10 +177,10 @@ FIELDS = {
     "pieces": "number of pieces",
     "names": "the pieces' names, such as A to D",
     "state": "the state list at the start",
-    "rotations": "what is said of turned pieces; empty where pieces are upright",
+    "rotations": "instructions for turned pieces; empty where pieces are upright",
     "turns": "number of turns, such as 5 turns",
     "action": "the tags of an action, such as <code>...</code>",
-    "functions": "how actions are written in the dialect used",
+    "functions": "instructions for writing actions in the dialect",
     "example": "a worked example of a few turns",
     "answer": "an example of an answer",
     "images": "the images, a line with caption and image mark each",
@@ -197,7 +197,7 @@ class PromptTemplate:
 
     Attributes:
         lines: The parts of each line: a text, and whether it is the name of a field.
-        brief: Whether captions, feedback and fields are put in as few words as will do.
+        brief: True if captions, feedback and fields use as few words as possible.
     """
 
     lines: tuple[tuple[tuple[str, bool], ...], ...]
@@ -207,7 +207,7 @@ class PromptTemplate:
         """Put in the fields.
 
         Args:
-            fields: What makes the text of each field; only those that the template names are called.
+            fields: Function that makes the text of each field; only those that the template names are called.
 
         Returns:
             The text. A line that holds nothing but fields, all of them empty, is left out.
@@ -231,7 +231,7 @@ def read_prompt(prompt: str | Path) -> PromptTemplate:
         The template.
 
     Raises:
-        ConfigurationError: If there is no such file, or it is no template; the message says what is allowed.
+        ConfigurationError: If there is no such file, or it is no template; the message lists what is allowed.
     """
     if isinstance(prompt, str) and prompt in PROMPTS:
         return _own(prompt)

@@ -1,7 +1,7 @@
-"""Reading that all dialects share: fences, JSON, lists, whole numbers and the names of pieces.
+"""Parsers shared by all dialects: fences, JSON, lists, whole numbers and the names of pieces.
 
 Models write one thing in many ways: ``90.0`` for 90, ``"Image A"`` for ``"A"``, JSON within a string or a code fence.
-What can only mean one thing is read as that; everything else is for the caller to refuse.
+Unambiguous forms are read; everything else is for the caller to refuse.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SPELLINGS = 2
 
 _LANGUAGE = "json5?|jsonc|python3?|py|text|txt|plaintext|tool_call|tool_code|javascript|js"
 # Possessive, so that no run of blanks is tried in every length. A word on a line of its own is a language, whichever;
-# in front of the text, only one that is known to be.
+# in front of the text, only a known one.
 _FENCE = re.compile(
     r"(?:`{3,}+|~{3,}+)(?:"
     r"[ \t]*+[^\s`~()\[\]\"',;]*+(?:[ \t]++[\w-]++=[^\s`]*+)*+[ \t]*+(?=[\r\n]|\Z)"
@@ -55,7 +55,7 @@ def unfenced(text: str) -> str:
         text: A body, such as that of a code block.
 
     Returns:
-        What the fence holds, or the text as it was if there is none.
+        The content of the fence, or the text as it was if there is none.
     """
     if "`" not in text and "~" not in text:
         return text
@@ -142,7 +142,7 @@ def _as_json(text: str) -> str:
 def read_whole(value: object) -> int | None:
     """Return a whole number, be it written ``90`` or ``90.0``; None for anything else, a bool and NaN included.
 
-    Numbers beyond a thousand million are nothing that a puzzle counts or measures, and None, too.
+    Numbers beyond a thousand million do not occur in a puzzle, and give None, too.
     """
     if type(value) is int:
         return value if -MAX_WHOLE <= value <= MAX_WHOLE else None
@@ -195,7 +195,7 @@ class PieceNames:
         return piece
 
     def name(self, name: str) -> str:
-        """Return the piece's own name for any way of writing it; what names no piece is returned as it is."""
+        """Return the piece's own name for any way of writing it; a name of no piece is returned as it is."""
         piece = self.find(name)
         return name if piece is None else self.names[piece]
 
@@ -210,10 +210,10 @@ class PieceNames:
         """Read the names of all pieces.
 
         Args:
-            entries: What stands at each place.
+            entries: Entry at each place.
 
         Returns:
-            The piece at each place, -1 where none is named, and what keeps them from being every piece exactly once,
+            The piece at each place, -1 where none is named, and the reason why they are not every piece exactly once,
             such as ``"'A' is there 2 times; 'B' is missing"``; None if they are.
         """
         if self.are_all(entries):

@@ -1,7 +1,7 @@
 """The syntax of the code dialect: a walk over Python's syntax tree against a white list.
 
-`ast.parse` only builds a tree; nothing is ever executed. `Evaluator` knows assignments, lists, indices, plain
-arithmetic and calls of the functions it is given; everything else is refused with an `ActionError` that says what is
+`ast.parse` only builds a tree; nothing is ever executed. `Evaluator` supports assignments, lists, indices, plain
+arithmetic and calls of the functions it is given; everything else is refused with an `ActionError` that lists what is
 allowed.
 """
 
@@ -32,7 +32,7 @@ ALLOWED = (
     "Allowed: assignments to variables and to state, lists, indices, numbers, + - * /, and calls of "
     "observation(state), swap(a, b), crop(image, [x1, y1, x2, y2]), zoom(image, factor), rotate(image, angle)."
 )
-"""What every refusal tells the model."""
+"""Text that every refusal shows to the model."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 # Refused before ast.parse sees it, which would print a warning: a backslash, or a number that runs into a word.
@@ -58,10 +58,11 @@ class Function:
     """A function of the language.
 
     Attributes:
-        usage: How to call it, for error texts.
+        usage: Form of a call, for error texts.
         counts: Numbers of arguments it takes.
         parameters: For each argument, the names it may be given by.
-        run: Carries it out, given the arguments and the name of the variable that the result is assigned to, if any.
+        run: Function that carries it out, given the arguments and the name of the variable that takes the result, if
+            any.
     """
 
     usage: str
@@ -112,7 +113,7 @@ def parse_code(code: str) -> list[ast.stmt]:
 
 
 class Evaluator:
-    """Walks statements and keeps the variables.
+    """Evaluator of statements, with the variables.
 
     Attributes:
         functions: The functions that can be called.
@@ -132,7 +133,7 @@ class Evaluator:
         self._reserved = reserved
 
     def known(self, name: str) -> Value | None:
-        """Return what a name stands for that is no variable, or None; here, there is none."""
+        """Return the value of a name that is no variable, or None; here, there is none."""
         return None
 
     def execute(self, node: ast.stmt) -> None:
@@ -184,7 +185,7 @@ class Evaluator:
 
     def _bind(self, name: str, value: Value) -> None:
         if isinstance(value, ImageValue) and value.key == name:
-            self.variables.pop(name, None)  # the workspace knows this image by the same name
+            self.variables.pop(name, None)  # the workspace has this image under the same name
             return
         if name not in self.variables:
             check_name(name)
@@ -199,7 +200,7 @@ class Evaluator:
 
         Args:
             node: The expression.
-            depth: How deeply it is nested.
+            depth: Depth of its nesting.
             target: Name of the variable that the value is assigned to, if any.
 
         Returns:
@@ -318,7 +319,7 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[float, float], float]] = {
 
 
 def is_list(value: Value) -> bool:
-    """Tell whether a value is a list, or a pair inside a list."""
+    """Return whether a value is a list, or a pair inside a list."""
     return isinstance(value, list | tuple)
 
 

@@ -1,4 +1,4 @@
-"""Finds the tagged parts of a turn: reasoning, then code, tool calls or an answer."""
+"""Parser of the tagged parts of a turn: reasoning, then code, tool calls or an answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 MAX_TEXT = 32_768
 """Longest text of a turn that is read, in characters."""
 STOP_TEXTS = ("</code>", "</answer>", "</tool_call>")
-"""Texts that end a turn: whatever a model writes behind its action is not needed."""
+"""Texts that end a turn: anything behind the action is not needed."""
 MAX_TAGS = 64
 MAX_ANSWER = 4000
 MAX_ANGLE = 3600
@@ -35,9 +35,9 @@ _THINK_TAG = re.compile(r"</?think>")
 _BLANK = "\0"
 
 _Tag = tuple[str, str, int, int]
-"""A slash if it closes, its name, and where it begins and ends."""
+"""A slash if it closes, its name, and its begin and end."""
 _Part = tuple[Literal["open", "close", "thought", "unopened", "unclosed"], str, int, int]
-"""A tag outside the reasoning or a whole thought: what it is, its name, and where it begins and ends."""
+"""A tag outside the reasoning or a whole thought: its kind, its name, and its begin and end."""
 
 
 class TurnText(NamedTuple):
@@ -46,7 +46,7 @@ class TurnText(NamedTuple):
     Attributes:
         kind: Name of the tag that holds the action: ``"answer"`` or the dialect's own.
         bodies: The texts inside the action's tags; one, but for tool calls.
-        well_formed: Whether the turn is one think block followed by the action, every tag present, paired and in order.
+        well_formed: True if the turn is one think block followed by the action, every tag present, paired and in order.
     """
 
     kind: str
@@ -57,13 +57,13 @@ class TurnText(NamedTuple):
 def read_tags(text: str, action: str, *, several: bool = False) -> TurnText:
     """Find the action of a turn.
 
-    What stands between think tags is not looked at, so that reasoning may speak of all tags; a think block within one
+    Text between think tags is ignored, so that reasoning may mention all tags; a think block within one
     is a part of it. A thought whose opening tag the prompt has written begins with the turn.
 
     Args:
         text: Everything the model wrote in this turn.
         action: Name of the tag that holds actions in this dialect: ``"code"`` or ``"tool_call"``.
-        several: Whether a turn may hold several of them.
+        several: True if a turn may hold several of them.
 
     Returns:
         The action's texts, and whether the turn keeps to the format.
@@ -144,7 +144,7 @@ def _end_of_thought(tags: Sequence[_Tag], place: int) -> int | None:
                 closings.append(number)
         elif not slash:
             last_action = number
-    # An opening tag was only spoken of. The thought ends before the action, if there is one behind it.
+    # An opening tag was only mentioned. The thought ends before the action, if there is one behind it.
     before = [number for number in closings if number < last_action]
     return next(reversed(before or closings), None)
 
@@ -156,7 +156,7 @@ def _tag_pattern(action: str) -> re.Pattern[str]:
 
 
 def has_action(text: str, action: str) -> bool:
-    """Tell whether an action's tag is opened outside the reasoning, in a turn that cannot be read."""
+    """Return whether an action's tag is opened outside the reasoning, in a turn that cannot be read."""
     return any(part[:2] == ("open", action) for part in _parts(text[:MAX_TEXT], action))
 
 
@@ -165,7 +165,7 @@ def _ask(action: str) -> str:
 
 
 def thoughts(text: str) -> list[tuple[int, int]]:
-    """Return where the thoughts of a turn begin and end, their tags included; one that is not closed ends the turn."""
+    """Return begin and end of the thoughts of a turn, tags included; one that is not closed ends with the turn."""
     return [part[2:] for part in _parts(text, "answer") if part[0] not in ("open", "close")]
 
 
@@ -174,7 +174,7 @@ def blank_thoughts(text: str, *, opened: bool | None = None) -> tuple[str, bool]
 
     Args:
         text: The text of a turn, or the start of one.
-        opened: Whether a thought was opened before the text, as chat templates do; None if that is not known: then it
+        opened: True if a thought was opened before the text, as chat templates do; None if unknown: then it
             was if the text's first think tag closes one.
 
     Returns:
@@ -194,9 +194,9 @@ def blank_thoughts(text: str, *, opened: bool | None = None) -> tuple[str, bool]
 
 
 def answer_span(text: str) -> tuple[int, int] | None:
-    """Return where in a turn the text of its last answer begins and ends, or None if it has no answer.
+    """Return begin and end of the text of a turn's last answer, or None if it has no answer.
 
-    As everywhere, what stands between think tags is not looked at.
+    As everywhere, text between think tags is ignored.
     """
     start, span = None, None
     for part in _parts(text, "answer"):
@@ -216,7 +216,7 @@ def read_answer(body: str, names: Sequence[str] = (), *, rotations: bool = False
     Args:
         body: The text between the answer tags.
         names: Names of the pieces.
-        rotations: Whether angles count in this puzzle; else they are dropped.
+        rotations: True if angles count in this puzzle; else they are dropped.
 
     Returns:
         The answer.

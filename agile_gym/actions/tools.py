@@ -1,4 +1,4 @@
-"""JSON tool calls: the schema that chat models are given, and the reading and writing of calls."""
+"""JSON tool calls: their schema for chat models, and the reading and writing of calls."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def tool_schemas(*, rotations: bool = False) -> list[dict[str, Any]]:
     """Return the tools in OpenAI's function-calling format.
 
     Args:
-        rotations: Whether pieces can be turned; adds the tool ``turn``.
+        rotations: True if pieces can be turned; adds the tool ``turn``.
 
     Returns:
         A new list that can be given to ``tools=`` of a chat completion, or to a chat template.
@@ -98,7 +98,7 @@ def read_calls(bodies: Sequence[str], workspace: Workspace) -> list[Primitive]:
         One primitive a call.
 
     Raises:
-        ActionError: If a call cannot be read, or does not make sense here.
+        ActionError: If a call cannot be read, or is not valid here.
     """
     if len(bodies) > MAX_CALLS:
         raise ActionError("code_too_long", f"A turn can hold at most {MAX_CALLS} tool calls.")
@@ -183,7 +183,7 @@ def _read_arguments(value: object) -> dict[str, Any]:
 
 
 class _Board:
-    """What a call can refer to: names, places and images, after the calls before it."""
+    """Names, places and images that a call can refer to, after the calls before it."""
 
     def __init__(self, workspace: Workspace, order: Sequence[int]) -> None:
         self.workspace = workspace
@@ -306,7 +306,7 @@ def write_calls(primitives: Sequence[Primitive], workspace: Workspace) -> list[s
         One JSON text a primitive.
 
     Raises:
-        ValueError: If this dialect cannot say one of them.
+        ValueError: If this dialect cannot express one of them.
     """
     order = list(workspace.order)
     texts: list[str] = []

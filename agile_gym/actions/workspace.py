@@ -1,6 +1,6 @@
 """State of an episode (board, images as recipes, variables) and the effect of each primitive on it.
 
-A recipe knows its size before any pixel exists, so that a result that is too large is refused before it costs anything.
+A recipe holds its size before any pixel exists, so that a result that is too large is refused at no cost.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ class ImageRecipe:
     Attributes:
         height: Rows of the result.
         width: Columns of the result.
-        operation: Where the pixels come from: a piece's number, a board, ``"reference"``, or what is done to
+        operation: Source of the pixels: a piece's number, a board, ``"reference"``, or the operation on
             ``source``.
         source: The recipe that the operation is applied to; None for pieces and boards.
-        depth: How many operations lie between this image and a piece or board.
+        depth: Number of operations between this image and a piece or board.
     """
 
     height: int
@@ -115,7 +115,7 @@ def render_into(
     layout: BoardLayout,
     reference: NDArray[np.uint8] | None = None,
 ) -> tuple[int, int]:
-    """Write an image to the top left of a canvas, with zeros (black) in what is left of it.
+    """Write an image to the top left of a canvas, with zeros (black) in the rest of it.
 
     Args:
         out: (H, W, 3) uint8, at least as large as the image.
@@ -144,7 +144,7 @@ def render_into(
 MAX_IMAGES = 64
 """Images that a turn may make, and an episode, unless it has many turns."""
 MAX_DEPTH = 6
-"""How many times an image may be made from another."""
+"""Largest number of operations one after the other on an image."""
 
 
 class Workspace:
@@ -156,7 +156,7 @@ class Workspace:
         turns: Degrees by which each piece (not place) is turned clockwise.
         images: Every image that exists, by key: pieces under their names, results under the names they were given.
         variables: Variables of the code dialect that outlive a turn.
-        rotations: Whether pieces can be turned.
+        rotations: True if pieces can be turned.
     """
 
     __slots__ = (
@@ -187,9 +187,9 @@ class Workspace:
         Args:
             layout: Sizes of board and pieces.
             canvas: Largest height and width of an image.
-            rotations: Whether pieces can be turned.
+            rotations: True if pieces can be turned.
             reference: Height and width of the reference image, if there is one.
-            max_images: How many images can be made.
+            max_images: Largest number of images that can be made.
         """
         count = layout.rows * layout.cols
         self.layout = layout
@@ -251,7 +251,7 @@ class Workspace:
         """Check that a turn may make so many images.
 
         Raises:
-            ActionError: If they are too many for a turn, or for what is left of the episode.
+            ActionError: If they are too many for a turn, or for the rest of the episode.
         """
         limit = min(MAX_IMAGES, self.max_images - self.made)
         if new > limit:

@@ -1,18 +1,18 @@
 """Contract of the environments that can be recorded, evaluated and trained on: a `gymnasium.Env` of texts and images.
 
-The action is a text: whatever a model writes in a turn. ``reset`` and ``step`` return
+The action is a text: anything that a model writes in a turn. ``reset`` and ``step`` return
 
 - an observation, a dictionary of ``text`` (with ``<image>`` wherever an image belongs), ``image`` ((H, W, 3) uint8, the
   canvas, always of one size) and ``image_size`` (height and width of the image at its top left; (0, 0) for none);
 - ``info`` with ``images``: the arrays (h, w, 3) uint8 that the marks of the text stand for, in order. They must not
-  change later. All else has a default: ``task`` (what may be known of the episode, see `EpisodeDescription`), ``turn``
+  change later. All else has a default: ``task`` (public facts of the episode, see `EpisodeDescription`), ``turn``
   (turns taken), ``error`` (kind of the error of a turn that could not be carried out, or None), ``primitives`` (names
-  of what was carried out), and, when the episode is over, ``solved``, ``score`` (0 to 1) and ``reward``
+  of the primitives carried out), and, when the episode has ended, ``solved``, ``score`` (0 to 1) and ``reward``
   (`RewardParts` of the whole episode). `make_info` fills them in.
 
-A text never makes ``step`` raise. An environment may also describe itself for the record, see `DescribedEnv`, and for
-the token plan, see `PlannedEnv`, and pay a reward for an episode that its policy gives up, see `EndableEnv`.
-`agile_gym.testing.check_env` checks all of it.
+A text never makes ``step`` raise. An environment may also describe its episodes for the record, see `DescribedEnv`, and
+its turns for the token plan, see `PlannedEnv`, and pay a reward for an episode that its policy gives up, see
+`EndableEnv`. `agile_gym.testing.check_env` checks all of it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ __all__ = [
 ]
 
 JIGSAW = "JigsawVision-v0"
-"""Id of the environment that is meant where none is named."""
+"""Id of the default environment."""
 Environment = gymnasium.Env[Any, Any]
 
 
@@ -68,7 +68,7 @@ class RewardParts(TypedDict):
         accuracy: R_acc, 0 or 1.
         format: R_format, 0 or 1.
         step: R_step, 0 or negative.
-        score: The score, 0 to 1; of a jigsaw, the share of pieces right.
+        score: The score, 0 to 1; of a jigsaw, the fraction of pieces right.
         total: The weighted sum, which is the reward.
     """
 
@@ -90,12 +90,13 @@ def no_reward() -> RewardParts:
 
 
 def complete_reward(info: Mapping[str, Any], total: float, *, over: bool) -> RewardParts:
-    """Return the parts of a reward, those filled in that an environment does not give.
+    """Return the parts of a reward, with defaults for those that an environment does not give.
 
     Args:
         info: The ``info`` of a step.
-        total: What it earned: the step's reward, or, at the end, the sum of the episode's.
-        over: Whether the episode is over. Its accuracy is then 1 if it was solved, and its format is taken to be kept.
+        total: Reward earned: the step's, or, at the end, the sum of the episode's.
+        over: True if the episode has ended. Its accuracy is then 1 if it was solved, and its format is taken to be
+            kept.
     """
     reward: Any = info.get("reward")
     if reward is not None and reward.keys() >= REWARD_PARTS:
@@ -116,8 +117,8 @@ def give_up(env: Environment, earned: float) -> tuple[RewardParts, RewardParts]:
         earned: The sum of the rewards of its steps.
 
     Returns:
-        The rewards of the last turn and of the episode: what the environment pays (`EndableEnv`), or else nothing and
-        what was earned before.
+        The rewards of the last turn and of the episode: those of the environment (`EndableEnv`), or else 0 and
+        the sum earned before.
     """
     inner: object = env.unwrapped
     paid = inner.give_up() if isinstance(inner, EndableEnv) else None
@@ -142,10 +143,10 @@ def make_info(
     Args:
         images: The arrays of the text's marks.
         turn: Turns taken.
-        task: What may be known of the episode, in JSON's types.
+        task: Public facts of the episode, in JSON's types.
         error: Kind of the error, or None.
-        primitives: Names of what was carried out.
-        solved: Whether the episode was solved.
+        primitives: Names of the primitives carried out.
+        solved: True if the episode was solved.
         score: 0 to 1; 1 for a solved episode and 0 for others by default.
         reward: Parts of the reward; those that are missing are filled in when the episode is recorded.
     """
@@ -161,7 +162,7 @@ class EpisodeDescription:
     Attributes:
         task: Settings and facts of the episode, such as ``max_turns``.
         label: Name of the kind of episode, by which results are grouped, such as ``"2x2-L0"``; empty for one kind only.
-        solution: The right answer, as a model would write it, in parts; empty if it is not told.
+        solution: The right answer, as a model would write it, in parts; empty if it is not given.
     """
 
     task: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -187,7 +188,7 @@ class DescribedEnv(Protocol):
 
 @runtime_checkable
 class PlannedEnv(Protocol):
-    """An environment that tells the token plan what turns look like; of others, the action space is sampled.
+    """An environment that writes turns for the token plan; of others, the action space is sampled.
 
     Attributes:
         max_turns: Turns of an episode, at most.
@@ -208,7 +209,7 @@ class PlannedEnv(Protocol):
 class EndableEnv(Protocol):
     """An environment that pays a reward for an episode that its policy gives up (`agile_gym.policies.GivenUp`).
 
-    Others pay none, so that the reward is what the turns before have earned.
+    Others pay none, so that the reward is the sum of the turns before.
     """
 
     def give_up(self) -> Mapping[str, float]:
@@ -217,7 +218,7 @@ class EndableEnv(Protocol):
 
 
 def env_name(env: Environment | str) -> str:
-    """Return the short name of an environment, or of what `find_env` finds: its id, or the name of its class.
+    """Return the short name of an environment, or of an argument of `find_env`: its id, or the name of its class.
 
     It has letters, digits, ``-``, ``_`` and ``.`` only, as the ids of transcripts.
     """
@@ -227,7 +228,7 @@ def env_name(env: Environment | str) -> str:
 
 
 def described(env: Environment) -> DescribedEnv | None:
-    """Return what an environment wraps, if it describes its episodes; asking takes longer than many a step."""
+    """Return the unwrapped environment if it describes its episodes; the check takes longer than many a step."""
     inner: object = env.unwrapped
     return inner if isinstance(inner, DescribedEnv) else None
 
@@ -237,8 +238,8 @@ def describe_episode(env: Environment, inner: DescribedEnv | None, info: Mapping
 
     Args:
         env: The environment, perhaps wrapped.
-        inner: What `described` returned for it.
-        info: What its ``reset`` returned.
+        inner: Result of `described` for it.
+        info: The ``info`` of its ``reset``.
 
     Returns:
         The description. Its task has the keys ``env`` and ``label``, unless it has a ``grid``: that of a jigsaw.
@@ -265,7 +266,7 @@ def check_start(env: Environment, observation: object, info: object) -> None:
     """Check the first observation of an episode.
 
     Raises:
-        ConfigurationError: If it does not keep the contract; the message says what was expected and found.
+        ConfigurationError: If it does not keep the contract; the message names both.
     """
     problem = observation_problem(observation, info, "reset()")
     if problem:
@@ -273,12 +274,12 @@ def check_start(env: Environment, observation: object, info: object) -> None:
 
 
 def observation_problem(observation: object, info: object, call: str) -> str | None:
-    """Return what is wrong with an observation and its ``info``, as the end of a sentence, or None.
+    """Return the problem with an observation and its ``info``, as the end of a sentence, or None.
 
     Args:
         observation: The observation.
         info: Its ``info``.
-        call: What returned them, for the sentence.
+        call: The call that returned them, for the sentence.
     """
     for name, value, keys in (
         ("the observation", observation, ("text", "image", "image_size")),
@@ -311,7 +312,7 @@ def observation_problem(observation: object, info: object, call: str) -> str | N
 
 
 def _unfit(image: object) -> str | None:
-    """Return what an image is, if it is none."""
+    """Return the description of a value that is no image, or None."""
     if not isinstance(image, np.ndarray):
         return f"of type {type(image).__name__}"
     array = cast("NDArray[Any]", image)
@@ -320,7 +321,7 @@ def _unfit(image: object) -> str | None:
 
 
 def find_env(env: str) -> Callable[..., Environment]:
-    """Return what makes an environment.
+    """Return the function or class that makes an environment.
 
     Args:
         env: An id that is registered with Gymnasium, or ``"module:Class"``; ``"module:id"`` imports the module first.
@@ -334,7 +335,7 @@ def find_env(env: str) -> Callable[..., Environment]:
             found = importlib.import_module(module)
         except AgileGymError:
             raise
-        except Exception as error:  # somebody else's module raises whatever it likes
+        except Exception as error:  # a user's module may raise anything
             raise ConfigurationError(
                 f"The environment {env!r} cannot be loaded: the module {module!r} raised {type(error).__name__}: "
                 f"{error}. Give 'module:Class' of a module that can be imported from here."
@@ -376,7 +377,7 @@ def make_env(env: str, options: Mapping[str, Any]) -> Environment:
         made: Any = maker(**options)
     except AgileGymError:
         raise
-    except Exception as error:  # somebody else's environment raises whatever it likes
+    except Exception as error:  # a user's environment may raise anything
         raise ConfigurationError(
             f"The environment {env!r} cannot be made with {dict(options)!r:.200}: {type(error).__name__}: {error}"
         ) from error

@@ -1,4 +1,4 @@
-"""Shows images to people: as coloured text in a terminal, or in a window."""
+"""Display of images: as coloured text in a terminal, or in a window."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def show(title: str, image: NDArray[np.uint8], text: str) -> None:
     Args:
         title: Title of the window.
         image: (H, W, 3) uint8, RGB.
-        text: What is printed below the picture on a terminal.
+        text: Text below the picture on a terminal.
     """
     if _has_screen():
         try:
@@ -85,7 +85,7 @@ def close_window(title: str) -> None:
 
 
 def _has_screen() -> bool:
-    """Tell whether windows can be opened: OpenCV ends the whole process where it tries in vain."""
+    """Return whether windows can be opened: OpenCV ends the whole process where that fails."""
     if not sys.platform.startswith("linux"):
         return True
     match = re.fullmatch(r"([^:]*):(\d+)(?:\.\d+)?", os.environ.get("DISPLAY", ""))

@@ -24,10 +24,10 @@ _KEPT = 2
 
 
 class CanvasPool:
-    """Hands out uint8 arrays of one shape.
+    """Pool of uint8 arrays of one shape.
 
     An array that was handed out is handed out again only when nothing outside the pool refers to it or to a view of it;
-    so whoever keeps an observation keeps it unchanged. Copies and pickles of a pool begin empty.
+    so an observation that is kept stays unchanged. Copies and pickles of a pool begin empty.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -40,7 +40,7 @@ class CanvasPool:
         self._kept: list[NDArray[np.uint8]] = []
 
     def take(self) -> NDArray[np.uint8]:
-        """Return an array with arbitrary contents that nobody else holds."""
+        """Return an array with arbitrary contents to which nothing else refers."""
         for index in range(len(self._kept)):
             if self._references(index) == _UNSHARED:
                 return self._kept[index]
@@ -52,7 +52,7 @@ class CanvasPool:
         return sys.getrefcount(self._kept[index])
 
     def _probe(self) -> int:
-        """Return what `_references` returns for an array that only the pool holds, on this version of Python."""
+        """Return the result of `_references` for an array that only the pool holds, on this version of Python."""
         self._kept = [np.empty(1, np.uint8)]
         return self._references(0)
 
@@ -110,7 +110,7 @@ def _(space: ImageBox, n: int = 1) -> ImageBox:
 class UnicodeText(Text):
     """All strings up to a length, whatever their characters.
 
-    `gymnasium.spaces.Text` knows a fixed set of characters, which no model keeps to. `sample` draws from Gymnasium's
+    `gymnasium.spaces.Text` has a fixed set of characters, which no model keeps to. `sample` draws from Gymnasium's
     set, which is a part of the space.
     """
 
@@ -124,11 +124,11 @@ class UnicodeText(Text):
         super().__init__(max_length, min_length=0, seed=seed)
 
     def contains(self, x: Any) -> bool:  # noqa: ANN401 -- Gymnasium's signature
-        """Tell whether ``x`` is a string of at most ``max_length`` characters."""
+        """Return whether ``x`` is a string of at most ``max_length`` characters."""
         return isinstance(x, str) and len(x) <= self.max_length
 
     def __repr__(self) -> str:
-        """Return how the space is made."""
+        """Return the expression that makes the space."""
         return f"{type(self).__name__}({self.max_length})"
 
 
@@ -150,8 +150,8 @@ class ActionText(UnicodeText):
 
         Args:
             max_length: Largest number of characters.
-            dialect: How actions are written.
-            make_workspace: Makes a workspace at the start of an episode, which says what can be named.
+            dialect: Dialect of the turns.
+            make_workspace: Makes a workspace at the start of an episode, whose pieces and images can be named.
             seed: Seed of `sample`.
         """
         super().__init__(max_length, seed=seed)
@@ -198,7 +198,7 @@ class ActionText(UnicodeText):
         return tuple((self.np_random.integers(4, size=len(self._workspace.names)) * 90).tolist())
 
     def __eq__(self, other: object) -> bool:
-        """Tell whether another space holds the same strings and samples alike."""
+        """Return whether another space holds the same strings and samples alike."""
         return (
             isinstance(other, ActionText)
             and self.max_length == other.max_length
@@ -230,7 +230,7 @@ def _(space: UnicodeText) -> Any:  # noqa: ANN401 -- Gymnasium's signature
 
 
 class _SharedTexts(Sequence[str]):
-    """The texts that worker processes have written, read when they are asked for.
+    """The texts that worker processes have written, read on access.
 
     Gymnasium reads a space's shared memory only once, which is enough for arrays, as these are views; a copy of this
     object, such as `AsyncVectorEnv` makes at each step, is a tuple of the texts as they are then.

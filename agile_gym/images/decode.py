@@ -51,14 +51,14 @@ def rgb_from_pillow(image: Image.Image, encoded: bytes | None = None) -> NDArray
 
     Args:
         image: The image.
-        encoded: The file that it comes from, if `is_deep` said so: Pillow keeps 8 bits of each colour.
+        encoded: The file that it comes from, if `is_deep` is true: Pillow keeps 8 bits of each colour.
 
     Returns:
         A new array of shape (H, W, 3), C-contiguous.
 
     Raises:
         ImageError: If float values are not finite.
-        ValueError: If Pillow does not know how to convert the mode.
+        ValueError: If Pillow cannot convert the mode.
     """
     if image.mode == "F":
         return _grey(_from_floats(np.asarray(image, dtype=np.float32)))
@@ -76,7 +76,7 @@ def rgb_from_pillow(image: Image.Image, encoded: bytes | None = None) -> NDArray
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Tell whether an image, not loaded yet, has colours of 16 bits in its file, of which Pillow keeps 8."""
+    """Return whether an image, not loaded yet, has colours of 16 bits in its file, of which Pillow keeps 8."""
     tiles: list[Any] = list(getattr(image, "tile", ()))
     return image.mode in ("RGB", "RGBA", "LA") and any(re.search(";16|, 65535", str(tile[3])) for tile in tiles)
 
@@ -112,7 +112,7 @@ def rgb_from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def oriented(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Turn and mirror stored pixels the way that their EXIF orientation asks for.
+    """Turn and mirror stored pixels as their EXIF orientation requires.
 
     Args:
         pixels: Array of shape (H, W, 3) as it is stored.
@@ -275,7 +275,7 @@ def decode_image(
             (H, W, 4) with values of type uint8, uint16 (of 8, 10, 12, 14 or 16 bits, by the largest), bool, or float
             (0 to 1).
         max_pixels: Most pixels (width times height) that are decoded, at least 1.
-        name: What error messages call the image; made from ``data`` if left out.
+        name: Name of the image in error messages; made from ``data`` if left out.
 
     Returns:
         A new array of shape (H, W, 3), uint8, C-contiguous and read-only.
@@ -309,8 +309,8 @@ def read_file(path: str | os.PathLike[str], label: str | None = None) -> bytes:
     """Return the bytes of a file.
 
     Args:
-        path: Where it is.
-        label: What error messages call it; the path if left out.
+        path: Path of the file.
+        label: Name of the file in error messages; the path if left out.
 
     Returns:
         The bytes.
@@ -346,7 +346,7 @@ def _guarded(label: str, decode: Callable[[], NDArray[np.uint8]]) -> NDArray[np.
 
 
 def _sentence(error: BaseException) -> str:
-    """Return what an error says, ending in a full stop."""
+    """Return the message of an error, ending in a full stop."""
     return describe_error(error).rstrip(".") + "."
 
 
@@ -423,7 +423,7 @@ def _without_size_warnings(size: tuple[int, int]) -> Generator[None, None, None]
 
 
 def _describe(data: object) -> str:
-    """Return what error messages call an image without a name."""
+    """Return a description for error messages of an image without a name."""
     if isinstance(data, np.ndarray):
         array = cast("NDArray[Any]", data)
         return f"given as an array of shape {array.shape} and type {array.dtype}"

@@ -52,7 +52,7 @@ EPISODES = "episodes.jsonl"
 PART = re.compile(r"episodes-(\d{5})\.parquet")
 """Names of its parts as Parquet."""
 REMEMBERED = 1 << 18
-"""Files at most whose hashes are remembered."""
+"""Largest number of files whose hashes are kept."""
 PHOTOGRAPHS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "photographs")
 """Folder of the built-in photographs."""
 
@@ -75,13 +75,13 @@ def _no_counts() -> Counter[str]:
 
 @dataclass(slots=True)
 class Scan:
-    """What was found in a folder.
+    """Content of a folder.
 
     Attributes:
         items: The usable image files, in the order of their relative posix paths.
         skipped: Image files that cannot be used.
         tables: Names and paths of the Parquet files, in the same order.
-        ignored: How many files of other kinds there were, by extension in lower case (``""`` for none).
+        ignored: Number of files of other kinds, by extension in lower case (``""`` for none).
     """
 
     items: list[FileItem] = field(default_factory=_no_items)
@@ -93,7 +93,7 @@ class Scan:
 def scan_folder(folder: str, max_pixels: int, min_size: Size = SMALLEST) -> Scan:
     """Find the images in a folder and in the folders below it.
 
-    What this package writes is no photograph: the folders of runs, and the images of transcripts, are passed over.
+    Outputs of this package are no photographs: the folders of runs, and the images of transcripts, are passed over.
     Every file whose extension is that of an image is hashed whole, while only its header is decoded. Hidden files and
     folders (whose names start with a dot), broken links and anything that is not a regular file are passed over. Links
     are followed; a folder that links lead to more than once is visited once.
@@ -104,7 +104,7 @@ def scan_folder(folder: str, max_pixels: int, min_size: Size = SMALLEST) -> Scan
         min_size: Height and width that an image must have, in pixels.
 
     Returns:
-        What was found; the order does not depend on the machine.
+        The content; the order does not depend on the machine.
 
     Raises:
         ImageError: If the folder itself cannot be listed.
@@ -136,7 +136,7 @@ def scan_file(path: str, name: str, max_pixels: int, min_size: Size = SMALLEST) 
 
     Args:
         path: Path of a regular file, whatever its extension.
-        name: What people call it.
+        name: Name of the image in messages.
         max_pixels: Most pixels that an image may have.
         min_size: Height and width that an image must have, in pixels.
 
@@ -154,7 +154,7 @@ def scan_file(path: str, name: str, max_pixels: int, min_size: Size = SMALLEST) 
 
 @lru_cache(maxsize=REMEMBERED)
 def _read(path: str, max_pixels: int, min_size: Size, state: tuple[int, ...]) -> tuple[str | None, str]:
-    """Return what is wrong with a file, or None, and the hash of its content, if nothing is.
+    """Return the problem with a file, or None, and the hash of its content if there is none.
 
     A file that has not changed (``state``) is read once in a process, as many environments may have the same folder.
     """
@@ -182,9 +182,9 @@ def _walk(folder: str, root: str, visited: set[tuple[int, int]], skipped: list[S
     """Yield the paths of all regular files that are not hidden.
 
     Args:
-        folder: Where to look.
+        folder: Folder to list.
         root: Folder that the search started in.
-        visited: Device and inode of the folders seen so far; grows.
+        visited: Device and inode of the folders visited so far; grows.
         skipped: Takes the folders that cannot be listed.
 
     Raises:
@@ -254,7 +254,7 @@ FORMAT = "'hf:NAME', 'hf:NAME:SPLIT' or 'hf:NAME:SPLIT:COLUMN'"
 
 
 DatasetLike = TableLike
-"""What is needed of a ``datasets.Dataset``."""
+"""Interface that is used of a ``datasets.Dataset``."""
 
 
 class DatasetSpec(NamedTuple):
@@ -302,7 +302,7 @@ def load_dataset(spec: DatasetSpec) -> DatasetLike:
     """Load a dataset with the ``datasets`` package.
 
     Args:
-        spec: Which one. Without a split, a dataset's only split is taken, or else the one called ``train``.
+        spec: The parts. Without a split, a dataset's only split is taken, or else the one called ``train``.
 
     Returns:
         The dataset.
@@ -324,7 +324,7 @@ def load_dataset(spec: DatasetSpec) -> DatasetLike:
         splits = cast("Mapping[str, object]", loaded)
         if len(splits) != 1 and "train" not in splits:
             raise ImageError(
-                f"The dataset {spec.name!r} has the splits {quoted(splits)}. Say which one: "
+                f"The dataset {spec.name!r} has the splits {quoted(splits)}. Name one: "
                 f"'{PREFIX}{spec.name}:{next(iter(splits), 'SPLIT')}'."
             )
         loaded = splits["train"] if "train" in splits else next(iter(splits.values()))
@@ -392,7 +392,7 @@ def _undecoded(feature: object) -> object:
 
 
 def _features(dataset: DatasetLike) -> Mapping[str, object]:
-    """Return the features of the columns, empty if the dataset does not tell."""
+    """Return the features of the columns, empty if the dataset has none."""
     features: object = getattr(dataset, "features", None)
     return cast("Mapping[str, object]", features) if isinstance(features, Mapping) else {}
 

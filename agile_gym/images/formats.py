@@ -1,4 +1,4 @@
-"""Which image formats are read, and how a file is opened without touching its pixels."""
+"""Image formats that are read, and opening of a file without decoding its pixels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 DEFAULT_MAX_PIXELS = 64_000_000
-"""Most pixels (width times height) that an image may have unless an argument says otherwise."""
+"""Most pixels (width times height) that an image may have by default."""
 
 COMMON_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 """The extensions that messages name as examples."""
@@ -41,7 +41,7 @@ TABLE_EXTENSION = ".parquet"
 _EXCLUDED = frozenset({
     *("EPS", "WMF"),  # drawings: read by handing the file to another program, or to the operating system
     *("BUFR", "GRIB", "HDF5", "MPEG"),  # recognised by Pillow but never decoded by it
-    *("ICO", "ICNS", "CUR", "BLP", "DCX"),  # hold further images whose size the header does not tell
+    *("ICO", "ICNS", "CUR", "BLP", "DCX"),  # hold further images whose size is not in the header
 })  # fmt: skip
 
 _UNSUPPORTED = frozenset({
@@ -111,16 +111,16 @@ def open_header(stream: BinaryIO) -> Image.Image | None:
 
 
 def header_problem(stream: BinaryIO, max_pixels: int, min_size: Size = SMALLEST) -> str | None:
-    """Say why a file cannot be an image that is used, looking at its header only.
+    """Return the reason why a file cannot be used as an image, from its header only.
 
     Args:
         stream: The file, opened for reading bytes and seekable.
         max_pixels: Most pixels that an image may have.
-        min_size: Height and width that it must have, in pixels. As the header does not always tell which way up the
-            image is, one that fits when it is turned passes.
+        min_size: Height and width that it must have, in pixels. As the orientation is not always in the header,
+            an image that fits when it is turned passes.
 
     Returns:
-        The reason, or ``None`` if nothing speaks against it.
+        The reason, or ``None`` if there is none.
     """
     try:
         image = open_header(stream)
@@ -137,7 +137,7 @@ NOT_AN_IMAGE = "it is not an image in a supported format, or its header is broke
 
 
 def size_problem(size: tuple[int, int], max_pixels: int, min_size: Size = SMALLEST) -> str | None:
-    """Say why an image of this size cannot be used.
+    """Return the reason why an image of this size cannot be used.
 
     Args:
         size: Width and height in pixels.

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 DEFAULT_CACHE_LIMIT = 256 * 1024 * 1024
-"""Bytes of decoded pixels that are kept unless `set_cache_limit` says otherwise."""
+"""Bytes of decoded pixels that are kept by default; see `set_cache_limit`."""
 
 
 class CacheInfo(NamedTuple):
@@ -59,8 +59,8 @@ class CacheInfo(NamedTuple):
 class ImageCache:
     """Decoded images by content hash; those used longest ago leave first once a number of bytes is passed.
 
-    All methods may be called from several threads. Decoding happens outside the lock, so threads that want different
-    images do not wait for each other; two that want the same absent image may both decode it, and then share one.
+    All methods may be called from several threads. Decoding happens outside the lock, so threads that load different
+    images do not wait for each other; two that load the same absent image may both decode it, and then share one.
     """
 
     def __init__(self, limit: int = DEFAULT_CACHE_LIMIT) -> None:
@@ -87,7 +87,7 @@ class ImageCache:
             decode: Returns the image, an array of shape (H, W, 3); its errors pass through and nothing is stored.
 
         Returns:
-            The image, read-only: the array that everybody else gets as well.
+            The image, read-only: the same array for all callers.
         """
         with self._lock:
             held = self._images.get(key)
@@ -129,7 +129,7 @@ class ImageCache:
             return CacheInfo(self._hits, self._misses, len(self._images), self._bytes, self._limit)
 
     def clear(self) -> None:
-        """Forget all images and set the counts of hits and misses to 0; the limit stays."""
+        """Remove all images and set the counts of hits and misses to 0; the limit stays."""
         with self._lock:
             self._images.clear()
             self._bytes = self._hits = self._misses = 0
@@ -183,7 +183,7 @@ def cache_info() -> CacheInfo:
 
 
 def clear_cache() -> None:
-    """Forget all decoded images of this process and start its counts again; the limit stays."""
+    """Remove all decoded images of this process and set its counts to 0; the limit stays."""
     _SHARED.clear()
 
 
@@ -191,8 +191,8 @@ class SkippedImage(NamedTuple):
     """An image that was found but is not used.
 
     Attributes:
-        name: What it is called, such as its path within the folder.
-        reason: Why it is not used, as part of a sentence.
+        name: Name in messages, such as its path within the folder.
+        reason: Reason for not using it, as part of a sentence.
     """
 
     name: str
@@ -204,7 +204,7 @@ class Item(Protocol):
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Name of the image in messages."""
         ...
 
     @property
@@ -243,7 +243,7 @@ def decode_checked(data: bytes, content_hash: str, name: str, max_pixels: int) -
     Args:
         data: The encoded image.
         content_hash: SHA-256 that the bytes had.
-        name: What error messages call the image.
+        name: Name of the image in error messages.
         max_pixels: Most pixels to decode.
 
     Returns:
@@ -265,7 +265,7 @@ class FileItem:
     """An image in a file.
 
     Attributes:
-        name: What people call it.
+        name: Name of the image in messages.
         content_hash: SHA-256 of the file's bytes.
         path: Absolute path of the file.
     """
@@ -289,7 +289,7 @@ class BytesItem:
     """An encoded image in memory.
 
     Attributes:
-        name: What people call it.
+        name: Name of the image in messages.
         content_hash: SHA-256 of the bytes.
         data: The bytes.
     """
@@ -310,7 +310,7 @@ class ArrayItem:
     """A decoded image in memory.
 
     Attributes:
-        name: What people call it.
+        name: Name of the image in messages.
         content_hash: Hash of the pixels, see `hash_pixels`.
         pixels: Array of shape (H, W, 3).
     """

@@ -1,4 +1,4 @@
-"""The one way in: whatever the user has images in becomes an `ImageSource`."""
+"""Opening of images in any form as an `ImageSource`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _READABLE = f"Read are {', '.join(COMMON_EXTENSIONS)} and the other formats that
 
 
 class SkippedImageWarning(UserWarning):
-    """Some images were found that cannot be used; the rest is."""
+    """Some images cannot be used and were skipped."""
 
 
 def open_images(
@@ -69,7 +69,7 @@ def open_images(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     min_size: Size = SMALLEST,
 ) -> ImageSource:
-    """Open images for puzzles, wherever they are.
+    """Open images for puzzles from any source.
 
     Of images with the same content only the first is kept. Files that are corrupt, too large, too small or in a format
     that is not supported are skipped: one `SkippedImageWarning` counts them, and the ``skipped`` attribute of the
@@ -84,7 +84,7 @@ def open_images(
             * the path of a folder (searched with all folders below it; hidden files are passed over) or of one file;
               of a Parquet file, or of a folder that holds such and no image files, every image is taken: encoded ones,
               structures of ``bytes`` and ``path`` (within the folder of the file), and lists of either;
-            * an iterable of paths of files, encoded images as bytes, numpy arrays and PIL images, mixed as you like;
+            * an iterable of paths of files, encoded images as bytes, numpy arrays and PIL images, in any mix;
               an array of shape (N, H, W, C) is N images. Those in memory are decoded at once, so that later changes
               to them have no effect;
             * one image as bytes, an array or a PIL image;
@@ -95,7 +95,7 @@ def open_images(
             content and on ``test_fraction`` only, see `agile_gym.images.split_of`: a file is in the same part in every
             folder. (The same picture as a file and as an array counts as two.) Where all of a few images are in one
             part, the one that is nearest to the other part moves there.
-        test_fraction: Share of test images to aim for, in the open range (0, 1).
+        test_fraction: Target fraction of test images, in the open range (0, 1).
         max_pixels: Most pixels (width times height) that an image may have, at least 1; larger ones are skipped.
         min_size: Height and width, in pixels, that an image must have; smaller ones are skipped.
 
@@ -267,7 +267,7 @@ def _is_array(value: object) -> TypeGuard[NDArray[Any]]:
 
 
 def _path_hint(path: str) -> str:
-    """Return what the user may have meant by a path that does not exist, or an empty text."""
+    """Return a suggestion for a path that does not exist, or an empty text."""
     if "://" in path:
         return "Addresses are not fetched: download the images and give the folder."
     if any(sign in path for sign in "*?["):
@@ -281,11 +281,11 @@ def _path_hint(path: str) -> str:
     choices = {os.path.join(parent, entry): entry for entry in nearby}
     words = {**choices, **({} if parent else {BUILTIN: BUILTIN})}
     hint = did_you_mean(os.path.join(parent, name), words) if words else ""
-    return hint if hint.startswith("Did you mean") else f"The folder that was looked in is {os.path.abspath(parent)!r}."
+    return hint if hint.startswith("Did you mean") else f"The folder that was searched is {os.path.abspath(parent)!r}."
 
 
 def _nothing_in_folder(scan: Scan, given: str) -> str:
-    """Return why a folder gives no images."""
+    """Return the reason why a folder gives no images."""
     ignored = sum(scan.ignored.values())
     seen = len(scan.skipped) + ignored
     text = f"{given} holds no usable image: {seen} files seen, {len(scan.skipped)} skipped{_named(scan.skipped)}"
@@ -319,7 +319,7 @@ def _warning(source: ImageCollection, given: str) -> str:
 
 
 def _describe(images: object) -> str:
-    """Return how messages call what was given."""
+    """Return a description for messages of the given images."""
     if images is None or isinstance(images, str):
         return f"images={images!r}"
     if isinstance(images, os.PathLike):

@@ -21,13 +21,13 @@ from agile_gym.images.items import Item, SkippedImage, decode_checked, hash_byte
 __all__ = ["ParquetTable", "TableLike", "find_column", "list_rows", "parquet_images", "quoted"]
 
 _PROBED = 100
-"""Rows at most that are looked at in search of the column of images."""
+"""Largest number of rows that are searched for the column of images."""
 _DEPTH = 8
 _MARK = "mark it with dataset.cast_column(NAME, datasets.Image()), or name it in 'hf:NAME:SPLIT:COLUMN'"
 
 
 class TableLike(Protocol):
-    """What is needed of a table: named columns, a length, and rows as dictionaries."""
+    """Interface of a table: named columns, a length, and rows as dictionaries."""
 
     @property
     def column_names(self) -> Sequence[str]:
@@ -47,7 +47,7 @@ class Locator(Protocol):
     """A table whose rows may name files."""
 
     def locate(self, path: str) -> str:
-        """Return where a file is that a row names, or raise an `ImageError` if it must not be read."""
+        """Return the path of a file that a row names, or raise an `ImageError` if it must not be read."""
         ...
 
 
@@ -56,7 +56,7 @@ class RowItem:
     """An image in a row of a table.
 
     Attributes:
-        name: What people call it.
+        name: Name of the image in messages.
         content_hash: SHA-256 of the encoded image, or of the pixels where the table holds decoded images.
         table: The table.
         column: Column that holds the image.
@@ -101,7 +101,7 @@ def list_rows(
 
     Returns:
         The images, named by the index of their row, with that in the row's list in brackets where there is one; and
-        what cannot be used.
+        those that cannot be used.
     """
     items: list[Item] = []
     skipped: list[SkippedImage] = []
@@ -131,8 +131,8 @@ def find_column(table: TableLike, wanted: str | None, marked: Callable[[str], bo
 
     Args:
         table: The table.
-        wanted: Its name, if it is known.
-        marked: Tells whether the table itself says that a column holds images.
+        wanted: Its name, if given.
+        marked: Function that returns whether the table marks a column as one of images.
 
     Returns:
         The column: that of the given name; the first that is marked; the first with an image in one of the first rows;
@@ -185,7 +185,7 @@ def _leaves(value: object, depth: int = 0) -> Iterator[object]:
 
 
 def _has_form(value: object) -> bool:
-    """Tell whether a value has the form of an image: encoded, decoded, or a structure of bytes or path."""
+    """Return whether a value has the form of an image: encoded, decoded, or a structure of bytes or path."""
     if isinstance(value, Mapping):
         parts = cast("Mapping[str, object]", value)
         data, path = parts.get("bytes"), parts.get("path")
@@ -234,7 +234,7 @@ def _hash(value: bytes | Image.Image, label: str, max_pixels: int, min_size: Siz
 
 
 def _probe(table: TableLike, column: str) -> Iterator[object]:
-    """Yield what the first rows hold in a column, until there is something; nothing if it cannot be read."""
+    """Yield the values of a column's first rows, up to the first that holds an image; stop where one cannot be read."""
     select = getattr(table, "select_columns", None)
     alone = cast("TableLike", select([column])) if callable(select) else table
     for row in range(min(len(table), _PROBED)):
@@ -248,7 +248,7 @@ def _probe(table: TableLike, column: str) -> Iterator[object]:
 
 
 def _is_readable(leaf: object, table: TableLike) -> bool:
-    """Tell whether a value is an image, as far as its header tells."""
+    """Return whether a value is an image, judged by its header."""
     try:
         value = _image(leaf, table)
     except ImageError:
@@ -274,7 +274,7 @@ class ParquetTable:
         """Open a file.
 
         Args:
-            path: Where it is.
+            path: Path of the file.
             columns: The columns to read; all by default.
 
         Raises:
@@ -310,7 +310,7 @@ class ParquetTable:
             raise ImageError(f"the row cannot be read ({describe_error(error)})") from error
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what is open."""
+        """Leave out the open file and the row group in memory."""
         return {**self.__dict__, "_file": None, "_group": (-1, None)}
 
     def select_columns(self, columns: Sequence[str]) -> ParquetTable:
@@ -318,7 +318,7 @@ class ParquetTable:
         return ParquetTable(self.path, columns)
 
     def locate(self, path: str) -> str:
-        """Return where a file is that a row names, relative to the folder of the Parquet file.
+        """Return the path of a file that a row names, relative to the folder of the Parquet file.
 
         Raises:
             ImageError: If the path leads out of that folder, or to a file that is too large.
@@ -358,7 +358,7 @@ def parquet_images(
         prefix: Begin of the images' names.
 
     Returns:
-        The images, and what cannot be used.
+        The images, and those that cannot be used.
 
     Raises:
         MissingDependencyError: If pyarrow is not installed.

@@ -4,7 +4,7 @@
 
 A context is a row of a cache, and all rows end at the same column. There are empty places before its tokens, and
 perhaps between those that were cached and those it reads now; a mask hides them, and positions are given explicitly, so
-that they change nothing::
+that they have no effect::
 
     row 0   . . . . r r r r r r r r r r r | w w w      begins: reads much
     row 1   . . c c c c c c . . . r r r r | w w w      goes on: reads a little
@@ -36,9 +36,9 @@ from agile_gym.models.sources import attention_reach
 __all__ = ["Batch", "Generated", "Generator", "HFGenerator", "stretches"]
 
 _PASS_COST = 128
-"""What a forward pass costs beside its tokens, in tokens: an empty place costs as much as a token."""
+"""Cost of a forward pass in addition to its tokens, in tokens: an empty place costs as much as a token."""
 _MOST_TOKENS = 16384
-"""Tokens of one forward pass, so that memory for what is in between stays small; a single row can have more."""
+"""Tokens of one forward pass, so that memory for activations stays small; a single row can have more."""
 _FIRST_ROOM = 64
 """Tokens to write that a cache has room for at first."""
 
@@ -48,7 +48,7 @@ def stretches(widths: Sequence[int], fixed: Sequence[bool]) -> list[tuple[int, i
 
     Args:
         widths: Tokens that each row has to read, the largest first.
-        fixed: Whether a row must not have empty places, and so cannot be read together with wider ones.
+        fixed: True if a row must not have empty places, and so cannot be read together with wider ones.
 
     Returns:
         First and last (excluded) row of each stretch.
@@ -82,7 +82,7 @@ class Batch:
             contexts: The contexts, at least one.
             filler: Token that stands at empty places.
             max_new_tokens: Most tokens that one can write.
-            reach: How many tokens back attention reaches at most, or None; see `attention_reach`.
+            reach: Largest number of tokens back that attention reaches, or None; see `attention_reach`.
         """
         self._vlm = vlm
         self._contexts = contexts
@@ -115,7 +115,7 @@ class Batch:
         self._cache.fill(episodes, ends)
 
     def read(self) -> torch.Tensor:
-        """Compute what the contexts have read since they last wrote, and return the logits (rows, V) after it."""
+        """Compute the tokens read since the contexts last wrote, and return the logits (rows, V) after them."""
         logits = [self._read(first, last) for first, last in self._stretches]
         rows = list(range(sum(len(part) for part in logits)))
         for source, target in self._copies:
@@ -185,7 +185,7 @@ class Batch:
 
         Args:
             number: The context.
-            keep: Whether it gets its part of the cache back.
+            keep: True to give it its part of the cache back.
         """
         row, last = self.order.index(number), len(self.order) - 1
         if keep:
@@ -200,7 +200,7 @@ class Batch:
 
 
 def _twins(contexts: Sequence[Context]) -> dict[int, int]:
-    """Return the contexts that have read the same as an earlier one and nothing else, and which one that is.
+    """Return the contexts that have read the same as an earlier one and nothing else, with that one.
 
     The episodes of one puzzle begin alike: they are read once.
     """
@@ -221,7 +221,7 @@ class Generated:
         ids: Its tokens, the end of the turn included if the model wrote one.
         logps: The log-probability of each.
         computed_tokens: Tokens that had to be computed before the first could be written.
-        stopped: Whether it ended by itself, not because of its length.
+        stopped: True if it ended by itself, not because of its length.
     """
 
     ids: tuple[int, ...]
@@ -231,14 +231,14 @@ class Generated:
 
 
 class Generator(Protocol):
-    """What writes turns."""
+    """Generator of turns."""
 
     def generate(self, contexts: Sequence[Context], rngs: Sequence[np.random.Generator]) -> list[Generated]:
         """Write the next turn of each context, and add it to the context.
 
         Args:
-            contexts: What each episode's model has read and written.
-            rngs: Source of what is drawn, one a context.
+            contexts: The context of each episode.
+            rngs: Source of randomness, one a context.
 
         Raises:
             ModelError: If the model gives logits that are not numbers.
@@ -247,7 +247,7 @@ class Generator(Protocol):
 
 
 class HFGenerator:
-    """Writes turns with a Hugging Face model in this process.
+    """Generator of turns with a Hugging Face model in this process.
 
     Attributes:
         vlm: The model.
@@ -260,8 +260,8 @@ class HFGenerator:
         Args:
             vlm: The model.
             chat: Its chat format.
-            options: How turns are sampled.
-            reuse_cache: Whether a turn goes on from the cache of the one before; else all is computed again.
+            options: Sampling options.
+            reuse_cache: True to go on from the cache of the turn before; else all is computed again.
         """
         self.vlm = vlm
         self.options = options

@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # The types of torch and transformers are incomplete.
-"""Key-value cache of many episodes side by side, and the context of each: its tokens and its place in the cache.
+"""Batched key-value cache of many episodes, and the context of each: its tokens and its place in the cache.
 
 All rows lie in one buffer a layer. A forward pass works on some neighbouring rows, up to some column; so episodes can
 be read in several passes, written together, and dropped one by one, without copying the others.
@@ -34,7 +34,7 @@ class BatchLayer(DynamicLayer):
         """Make an empty layer.
 
         Args:
-            cache: The cache that it belongs to, which says what a forward pass works on.
+            cache: The cache that it belongs to, which holds the selection of a forward pass.
         """
         super().__init__()
         self._cache = cache
@@ -49,7 +49,7 @@ class BatchLayer(DynamicLayer):
         self.is_initialized = True
 
     def _empty(self, like: torch.Tensor, room: int) -> torch.Tensor:
-        # Zeros, as what is hidden by a mask must still be a number.
+        # Zeros, as values hidden by a mask must still be numbers.
         return like.new_zeros((self._cache.rows, like.shape[-3], room, like.shape[-1]))
 
     def update(
@@ -84,7 +84,7 @@ class BatchLayer(DynamicLayer):
 
 
 class BatchCache(Cache):
-    """A key-value cache of episodes side by side.
+    """Batched key-value cache of episodes.
 
     Attributes:
         rows: Number of rows.
@@ -167,13 +167,13 @@ MAX_WINDOW = 1000
 
 @dataclass(eq=False)
 class Part:
-    """Tokens that came into a context at once: something that was read, or a turn that was written.
+    """Tokens that came into a context at once: an observation, or a turn that was written.
 
     Attributes:
-        chunk: The tokens and, for what was read, images.
+        chunk: The tokens and, for an observation, images.
         positions: (rows, n) int64, positions from 0; see `relative_positions`.
         turn: The turn that was written, or -1.
-        logps: (n,) float32, log-probabilities of what was written.
+        logps: (n,) float32, log-probabilities of the tokens of the turn.
         images: Numbers of the images, in order of the episode.
         hidden: The same with images replaced by words, or None if they are never dropped.
         hidden_positions: Positions of those tokens.
@@ -192,7 +192,7 @@ class Context:
     """The tokens of an episode, which grow turn by turn.
 
     Attributes:
-        parts: What was read and written, in order.
+        parts: Observations and turns, in order.
         cache: Keys and values of the first ``cached`` tokens, or None.
         cached: Number of tokens that are in the cache.
         segments: Stretches of tokens that are finished; see `agile_gym.transcripts.Segment`.
@@ -202,7 +202,7 @@ class Context:
         """Make an empty context.
 
         Args:
-            window: How many images of feedback are kept; older ones become words. None keeps all. Images of the
+            window: Number of images of feedback that are kept; older ones become words. None keeps all. Images of the
                 first observation, the puzzle itself, are always kept.
         """
         self.parts: list[Part] = []
@@ -224,11 +224,11 @@ class Context:
         return int(self.parts[-1].chunk.ids[-1]) if self.parts and len(self.parts[-1].chunk.ids) else None
 
     def read(self, chunk: Chunk, positions: Callable[[Chunk], NDArray[np.int64]], hidden: Chunk | None = None) -> None:
-        """Add what the model reads next, and drop the oldest images that are too many.
+        """Add an observation, and drop the oldest images beyond the window.
 
         Args:
             chunk: The tokens.
-            positions: Gives the positions of a chunk; see `relative_positions`.
+            positions: Function that returns the positions of a chunk; see `relative_positions`.
             hidden: The tokens with words instead of images; needed if there is a window.
         """
         images = tuple(range(self._images, self._images + chunk.images))
@@ -288,7 +288,7 @@ class Context:
         )
 
     def finished_segments(self) -> tuple[Segment, ...]:
-        """Return all segments, the last one as it is now; what was read after the last turn is left out."""
+        """Return all segments, the last one as it is now; tokens read after the last turn are left out."""
         count = len(self.parts)
         while count and self.parts[count - 1].turn < 0:
             count -= 1
@@ -296,10 +296,10 @@ class Context:
         return (*self.segments, *last)
 
     def pending(self) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.int64], list[Chunk]]:
-        """Return what has to be computed before the model can write: the tokens that are not in the cache.
+        """Return the tokens that are not in the cache, which have to be computed before the model can write.
 
         Returns:
-            Their ids (n,), whether they are image placeholders (n,), their positions (rows, n), and the chunks whose
+            Their ids (n,), a mask of image placeholders (n,), their positions (rows, n), and the chunks whose
             images are among them. Images are in the cache wholly or not at all.
         """
         ids: list[NDArray[np.int32]] = []
@@ -325,7 +325,7 @@ class Context:
         return sum(int(part.positions.max()) + 1 for part in self.parts if len(part.chunk.ids))
 
     def forget_pixels(self) -> None:
-        """Forget the pixels that are in the cache, unless a window can throw them out of it."""
+        """Drop the pixels that are in the cache, unless a window can remove them from it."""
         if self._window is not None:
             return
         for part in self.parts:

@@ -2,7 +2,7 @@
 # The types of transformers are incomplete.
 """Observations, and whole episodes, as tokens in the format of a model's chat template.
 
-The model's own tokens stay as they were sampled. What is added after them (the end of the model's turn, the feedback,
+The model's own tokens stay as they were sampled. The text added after them (the end of the model's turn, the feedback,
 the opening of the next turn) is cut out of the chat template once it is rendered around a mark, so that no text of the
 model is ever tokenised again.
 """
@@ -35,7 +35,7 @@ _CONTROL_FORM = re.compile(
 )
 _PREFILL = re.compile(r"<think>\s*(?:</think>\s*)?\Z")
 _MARK = "Zq7Xk2"
-"""Stands for the model's turn while a template is rendered; a word that no template holds."""
+"""Placeholder of the model's turn while a template is rendered; a word that no template holds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Chunk:
     """Tokens that are added to a conversation at once, and the pixels of their images.
 
     Attributes:
-        ids: (n,) int32, token ids, with the image placeholders that the model's processor asks for.
+        ids: (n,) int32, token ids, with the image placeholders of the model's processor.
         is_image: (n,) bool, True on image placeholders.
         pixels: The processor's tensors for the images, such as ``pixel_values``; empty without images.
         images: Number of images.
@@ -75,12 +75,12 @@ class ChatFormat:
         image_token_id: Id of the image placeholder.
         control_ids: Ids of the tokens that are no text, such as those that begin and end turns.
         end_of_turn: Id of the token that ends the model's turn in the template, or None if it has none.
-        prefill: What the template itself writes at the start of the model's turn: ``"<think>"``, perhaps a whole think
+        prefill: Text that the template writes at the start of the model's turn: ``"<think>"``, perhaps a whole think
             block that is empty, or ``""``.
     """
 
     def __init__(self, processor: Any, *, system: str | None = None) -> None:  # noqa: ANN401 -- transformers is untyped
-        """Study a processor.
+        """Examine a processor.
 
         Args:
             processor: A processor with a tokenizer, an image processor and a chat template.
@@ -119,7 +119,7 @@ class ChatFormat:
         return self._chunk(prompt, images, add_special_tokens=bos is None or not prompt.startswith(bos))
 
     def follow_up(self, text: str, images: Sequence[Image], *, after: int | None = None) -> Chunk:
-        """Return what is added after the model's turn: its end, the feedback, and the opening of the next turn.
+        """Return the tokens to add after the model's turn: its end, the feedback, and the opening of the next turn.
 
         Args:
             text: The feedback, with image marks.
@@ -135,7 +135,7 @@ class ChatFormat:
         return chunk
 
     def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> str:
-        """Return the text of a turn that was sampled: what the template wrote before it, and the text of its tokens."""
+        """Return the text of a turn that was sampled: the template's prefill, and the text of its tokens."""
         return self.prefill + self.decode_part(ids)
 
     def decode_part(self, ids: Sequence[int] | NDArray[np.int32]) -> str:
@@ -147,7 +147,7 @@ class ChatFormat:
         """Return an observation as content parts.
 
         Words that the tokenizer would take for control tokens or images are set apart by a blank after their first
-        character: a text that repeats what a model wrote must not begin another turn.
+        character: a text that repeats a model's words must not begin another turn.
         """
         parts = content_parts(text)
         marks = text.count(IMAGE_MARK)
@@ -163,7 +163,7 @@ class ChatFormat:
 
     def _after_turn(self, content: list[dict[str, str]]) -> str:
         rendered = self._render_around_mark(content)
-        return rendered.partition(_MARK)[2]  # behind the first one: feedback may repeat what a model wrote
+        return rendered.partition(_MARK)[2]  # behind the first one: feedback may repeat a model's words
 
     def _render_around_mark(self, content: list[dict[str, str]]) -> str:
         messages = [
@@ -174,7 +174,7 @@ class ChatFormat:
         return self._render(messages)
 
     def _probe(self) -> str:
-        """Return what follows the assistant's turn in a plain conversation, which must show that turn once.
+        """Return the text after the assistant's turn in a plain conversation, which must show that turn once.
 
         Raises:
             ModelError: If it does not.
@@ -201,7 +201,7 @@ class ChatFormat:
     def _tokenize(self, text: str, images: Sequence[Image], **options: Any) -> tuple[NDArray[np.int32], dict[str, Any]]:  # noqa: ANN401 -- the tokenizer's
         options = {"add_special_tokens": False, **options}
         if not images:
-            # The tokenizer itself: some processors want images with every text.
+            # The tokenizer itself: some processors require images with every text.
             return np.asarray(self.tokenizer(text, **options)["input_ids"], np.int32), {}
         encoded = dict(process(self.processor, text, images, **options))
         ids = np.asarray(encoded.pop("input_ids")[0], np.int32)
@@ -230,7 +230,7 @@ def _control_ids(tokenizer: Any) -> frozenset[int]:  # noqa: ANN401 -- transform
 
 
 def _pattern_of(words: Sequence[str]) -> re.Pattern[str]:
-    """Return what finds any of some words, the longest first."""
+    """Return the pattern of any of some words, the longest first."""
     kept = sorted((word for word in words if len(word) > 1), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, kept)) or r"(?!)")
 
@@ -245,7 +245,7 @@ def _image_token_id(processor: Any) -> int:  # noqa: ANN401 -- transformers is u
     number = processor.tokenizer.convert_tokens_to_ids(token) if isinstance(token, str) else None
     if not isinstance(number, int):
         raise ModelError(
-            f"{type(processor).__name__} names no image token, so that it is not known where images belong. Choose a "
+            f"{type(processor).__name__} names no image token, so that the place of images is unknown. Choose a "
             "model that takes images, such as Qwen2.5-VL, Qwen3-VL, SmolVLM, Gemma3, LLaVA-OneVision or InternVL."
         )
     return number
@@ -261,13 +261,13 @@ def tokenise_transcript(
 ) -> Segment | None:
     """Turn an episode into tokens, with the assistant's marked.
 
-    What is read is tokenised as in a rollout. The end of each turn is marked too, so that the model learns to stop.
+    Observations are tokenised as in a rollout. The end of each turn is marked too, so that stopping is trained.
 
     Args:
         chat: The model's chat format; its system prompt is used, not the transcript's.
         transcript: The episode, with its images.
         untrained: Turns, from 0, that are not marked, such as those with a wrong move.
-        only_answers: Mark only what stands inside answer tags: not that an answer is given, but what it says.
+        only_answers: Mark only the text inside answer tags: its content, not that an answer is given.
         max_tokens: Turns are left out at the end until the episode has no more tokens than this.
 
     Returns:
@@ -275,7 +275,7 @@ def tokenise_transcript(
 
     Raises:
         ConfigurationError: If the transcript was stored without its images, or if only answers are to be marked and
-            the tokenizer does not tell where in a text its tokens begin.
+            the tokenizer does not give the offsets of its tokens.
     """
     shown = [(transcript.prompt, transcript.prompt_images)]
     shown += [(turn.feedback, turn.images) for turn in transcript.turns[:-1]]
@@ -308,12 +308,12 @@ def _read(chunk: Chunk) -> tuple[Chunk, NDArray[np.int16]]:
 
 
 def _written(chat: ChatFormat, text: str, *, spans: bool) -> tuple[Chunk, NDArray[np.bool_]]:
-    """Return the tokens of a turn and of its end, and, if it is asked for, which of them begin inside its answer."""
+    """Return the tokens of a turn and of its end, and, with ``spans``, which of them begin inside its answer."""
     body = text.removeprefix(chat.prefill)
     if spans and not chat.tokenizer.is_fast:
         raise ConfigurationError(
-            f"The tokenizer {type(chat.tokenizer).__name__} does not tell where its tokens begin, which is needed to "
-            "learn answers alone. Use a model with a fast tokenizer, or no replay (replay_size=0)."
+            f"The tokenizer {type(chat.tokenizer).__name__} does not give the offsets of its tokens, which are "
+            "needed to learn answers alone. Use a model with a fast tokenizer, or no replay (replay_size=0)."
         )
     made = chat.tokenizer(body, add_special_tokens=False, return_offsets_mapping=spans)
     ids = np.asarray(made["input_ids"], np.int32)

@@ -1,4 +1,4 @@
-"""Model inputs beside token ids, by family: positions, types, pixels; each observation of a batch once."""
+"""Model inputs other than token ids, by family: positions, types, pixels; each observation of a batch once."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _SEEN_ONE_BY_ONE = ("llava", "qwen2_5_vl")
 
 
 def cache_name(model: Any) -> str:  # noqa: ANN401 -- transformers is untyped
-    """Return what a model's forward calls the cache: newer versions of transformers call it ``cache``."""
+    """Return the argument of a model's forward for the cache: ``cache`` in newer versions of transformers."""
     names = inspect.signature(_inner(model).forward).parameters
     return "cache" if "cache" in names and "past_key_values" not in names else "past_key_values"
 
 
 def has_rope_index(model: Any) -> bool:  # noqa: ANN401 -- transformers is untyped
-    """Tell whether a model has positions in three dimensions: time, row and column (Qwen's mRoPE)."""
+    """Return whether a model has positions in three dimensions: time, row and column (Qwen's mRoPE)."""
     return hasattr(_inner(model), "get_rope_index")
 
 
@@ -74,7 +74,7 @@ def relative_positions(model: Any, chunk: Chunk) -> NDArray[np.int64]:  # noqa: 
 
 
 def type_arguments(model: Any, is_image: Any) -> dict[str, Any]:  # noqa: ANN401 -- tensors
-    """Return the arguments that tell a model which tokens are images.
+    """Return the arguments that mark the tokens of images for a model.
 
     Args:
         model: The model.
@@ -90,8 +90,8 @@ def collate_pixels(model: Any, pixels: Sequence[Mapping[str, Any]]) -> dict[str,
     """Put the images of several chunks together, in order.
 
     Args:
-        model: The model; its device and dtype are what the pixels get.
-        pixels: What `Chunk.pixels` holds, for each chunk with images.
+        model: The model, whose device and dtype the pixels get.
+        pixels: `Chunk.pixels` of each chunk with images.
 
     Returns:
         The arguments of the model's forward, empty without images.
@@ -112,10 +112,10 @@ def collate_pixels(model: Any, pixels: Sequence[Mapping[str, Any]]) -> dict[str,
 
 
 def image_arguments(model: Any, pixels: Sequence[Mapping[str, Any]]) -> dict[str, Any]:  # noqa: ANN401 -- tensors
-    """Put images together for the model's forward, and look only once at one that is shown several times.
+    """Put images together for the model's forward, and encode only once one that is shown several times.
 
-    The episodes of a puzzle show the same pieces, so that most of what looking costs is spared in an update. Gradients
-    add up over the places where an image is shown.
+    The episodes of a puzzle show the same pieces, so that most of the vision encoder's cost is spared in an update.
+    Gradients add up over the places where an image is shown.
 
     Args:
         model: The model.
@@ -141,7 +141,7 @@ def image_arguments(model: Any, pixels: Sequence[Mapping[str, Any]]) -> dict[str
 
 
 def _takes_features(model: Any) -> bool:  # noqa: ANN401 -- transformers is untyped
-    """Tell whether a model's forward takes features of images instead of pixels, as newer versions of it do."""
+    """Return whether a model's forward takes features of images instead of pixels, as newer versions of it do."""
     return "mm_encoder_outputs" in inspect.signature(_inner(model).forward).parameters
 
 
@@ -165,18 +165,18 @@ def _inner(model: Any) -> Any:  # noqa: ANN401 -- transformers is untyped
 
 
 class Reader:
-    """Turns the observations of a batch into tokens and positions.
+    """Converter of the observations of a batch into tokens and positions.
 
     Several episodes of one puzzle show the same images and texts, at the start and often later. Equal observations
-    share one chunk, which also tells whoever computes it that they are equal.
+    share one chunk, whose identity marks them as equal.
     """
 
     def __init__(self, chat: ChatFormat, model: Any) -> None:  # noqa: ANN401 -- transformers is untyped
-        """Begin a batch.
+        """Start a batch.
 
         Args:
             chat: The model's chat format.
-            model: The model, which says how positions are counted.
+            model: The model, which defines the positions.
         """
         self._chat = chat
         self._model = model
@@ -188,7 +188,7 @@ class Reader:
         return self._once(lambda: self._chat.opening(text, images), text, images)
 
     def follow_up(self, text: str, images: Sequence[Image], *, after: int | None) -> Chunk:
-        """Return what is added after the model's turn; see `ChatFormat.follow_up`."""
+        """Return the tokens to add after the model's turn; see `ChatFormat.follow_up`."""
         ended = after is not None and after == self._chat.end_of_turn
         return self._once(lambda: self._chat.follow_up(text, images, after=after), text, images, ended)
 

@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 _NEED_TEMPLATE = (
-    "Save one with the processor (chat_template.jinja beside the tokenizer), or choose the instruction-tuned version "
+    "Save one with the processor (chat_template.jinja next to the tokenizer), or choose the instruction-tuned version "
     "of the model."
 )
 
@@ -61,7 +61,7 @@ def load_processor(path: str | Path) -> Any:  # noqa: ANN401 -- transformers is 
     transformers = import_transformers()
     try:
         processor = transformers.AutoProcessor.from_pretrained(locate(path), trust_remote_code=False)
-    except Exception as error:  # a damaged file raises whatever its reader raises
+    except Exception as error:  # a damaged file may raise anything
         reason = str(error).replace(locate(path), "")
         problem = find_problem(path, "tokenizer") or find_problem(path, "image processor")
         if problem is not None:
@@ -129,7 +129,7 @@ def without_video(whole: Any) -> Any:  # noqa: ANN401 -- transformers is untyped
             video = inspect.signature(whole.__init__).parameters["video_processor"]
             return [*parts, None] if video.default is inspect.Parameter.empty else parts
 
-    WithoutVideo.__name__ = WithoutVideo.__qualname__ = whole.__name__  # what save_pretrained writes down
+    WithoutVideo.__name__ = WithoutVideo.__qualname__ = whole.__name__  # which save_pretrained stores
     return WithoutVideo
 
 
@@ -143,7 +143,7 @@ class VLM:
     Attributes:
         model: The Hugging Face model, in evaluation mode; a PEFT model if there is an adapter.
         processor: Its processor.
-        name: Where it came from, for the record.
+        name: Its path or name on the hub, for the record.
     """
 
     model: Any
@@ -152,7 +152,7 @@ class VLM:
 
     @property
     def device(self) -> Any:  # noqa: ANN401 -- a torch.device
-        """Where the model's inputs belong."""
+        """Device of the model's inputs."""
         return self.model.device
 
     @property
@@ -180,7 +180,7 @@ def load_vlm(
         adapter: A LoRA adapter that PEFT has written, or None.
 
     Raises:
-        ModelError: If anything of it cannot be used; the message says what and what to do.
+        ModelError: If anything of it cannot be used; the message names it and what to do.
         MissingDependencyError: If torch, transformers or PEFT is not installed.
     """
     torch = import_optional("torch", extra="vlm", purpose="run a vision-language model")
@@ -207,7 +207,7 @@ def load_vlm(
 
 
 def _device(torch: Any, device: str | None) -> str:  # noqa: ANN401 -- a module
-    """Return where a model goes.
+    """Return the device of a model.
 
     Raises:
         ModelError: If there is no such device.
@@ -239,12 +239,12 @@ def _load_model(path: str | Path, options: dict[str, Any], *, quantised: bool) -
                 trust_remote_code=False,
                 use_safetensors=True,
                 output_loading_info=True,
-                ignore_mismatched_sizes=not quantised,  # they are told of, and refused here
+                ignore_mismatched_sizes=not quantised,  # they are reported, and refused here
                 **options,
             )
     except ImportError as error:
         raise missing_package(error, f"the model {str(path)!r}") from error
-    except Exception as error:  # damaged files raise whatever the reader of their format raises
+    except Exception as error:  # damaged files may raise anything
         problem = find_problem(path, "weights")
         hint = " Weights are read as safetensors only; save them as such." if "safetensors" in str(error) else ""
         told = problem or f"The model {str(path)!r} cannot be loaded: {first_line(error)}{hint}"
@@ -268,7 +268,7 @@ def _load_model(path: str | Path, options: dict[str, Any], *, quantised: bool) -
 
 @contextmanager
 def _quiet(logging: Any) -> Generator[None]:  # noqa: ANN401 -- transformers is untyped
-    """Keep transformers from telling in tables what is told in a line here, and from progress that nobody sees."""
+    """Silence transformers' load report, given in one line here, and its progress bars."""
     verbosity, progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     if not sys.stderr.isatty():
@@ -313,7 +313,7 @@ def load_adapter(model: Any, adapter: str | Path) -> Any:  # noqa: ANN401 -- tra
 
 
 _LIMITS = ((1, 200), (32, 50), (64, 4))
-"""Shortest side in pixels, and how many times as long the other may be. All images keep to the first; where a processor
+"""Shortest side in pixels, and largest ratio of the other to it. All images keep to the first; where a processor
 refuses one, the next is tried."""
 
 
@@ -327,7 +327,7 @@ def fit_image(image: Image, shortest: int, ratio: int) -> Image:
     Args:
         image: (h, w, 3) uint8.
         shortest: Pixels that the shorter side has at least.
-        ratio: How many times as long as the shorter side the longer one is at most.
+        ratio: Maximum ratio of the longer side to the shorter one.
 
     Returns:
         The image itself if it keeps to them, else one with more rows, columns or both.
@@ -358,7 +358,7 @@ def process(processor: Any, text: str, images: Sequence[Image], **options: Any) 
     """
     try:
         return _call(processor, text, [fit_image(image, *_LIMITS[0]) for image in images], **options)
-    except Exception:  # processors raise whatever they like
+    except Exception:  # processors may raise anything
         fitted = [_first_that_is_taken(processor, image) for image in images]
     return _call(processor, text, fitted, **options)
 

@@ -23,7 +23,7 @@ __all__ = ["SamplingOptions", "StopTexts", "TurnWatch", "draw", "end_tokens", "f
 _LOOSE_BYTES = 8
 """Bytes that a tail of tokens may lose at its start, where it cuts a character, or hold behind the stop text."""
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
-"""How SentencePiece's tokenizers name the tokens of single bytes."""
+"""Names of the tokens of single bytes in SentencePiece's tokenizers."""
 _THINK_TAGS = ("<think>", "</think>")
 
 
@@ -37,13 +37,13 @@ def end_tokens(model: Any, chat: ChatFormat) -> tuple[int, ...]:  # noqa: ANN401
 
 
 class StopTexts:
-    """Finds out at which token a turn holds a text after which it stops, wherever the tokens' borders are.
+    """Detector of stop texts in a turn, wherever the tokens' borders are.
 
-    Thoughts may hold such texts: only what stands outside of think tags ends a turn.
+    Thoughts may hold such texts: only those outside of think tags end a turn.
     """
 
     def __init__(self, chat: ChatFormat, stop: Sequence[str]) -> None:
-        """Study a tokenizer.
+        """Examine a tokenizer.
 
         Args:
             chat: The model's chat format.
@@ -62,10 +62,10 @@ class StopTexts:
 
 
 class TurnWatch:
-    """Follows the tokens of a turn while it is written.
+    """Tracker of the tokens of a turn while it is written.
 
     Attributes:
-        thinking: Whether what was written last is part of a thought.
+        thinking: True if the last token is part of a thought.
     """
 
     def __init__(self, texts: StopTexts) -> None:
@@ -79,9 +79,9 @@ class TurnWatch:
         self._tail: deque[int] = deque(maxlen=texts.tail)
 
     def add(self, token: int) -> bool:
-        """Take the next token, and tell whether it completes a text that ends the turn.
+        """Take the next token, and return whether it completes a text that ends the turn.
 
-        What the chat template wrote before the turn does not count.
+        The chat template's prefill does not count.
 
         Args:
             token: The token.
@@ -94,7 +94,7 @@ class TurnWatch:
         text = texts.decode(ids)
         if not any(entry in text for entry in (*texts.stop, *_THINK_TAGS)):
             return False
-        place = _agreement(texts.decode(ids[:-1]), text)  # what ends there was seen at an earlier token
+        place = _agreement(texts.decode(ids[:-1]), text)  # an end there was found at an earlier token
         while True:
             tag = "</think>" if self.thinking else "<think>"
             change = _end_after(text, tag, place)
@@ -108,19 +108,19 @@ class TurnWatch:
 
 
 def _agreement(first: str, second: str) -> int:
-    """Return how many characters two texts have in common at their start."""
+    """Return the number of characters that two texts have in common at their start."""
     pairs = zip(first, second, strict=False)
     return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second)))
 
 
 def _end_after(text: str, entry: str, place: int) -> int:
-    """Return where the first occurrence of an entry ends that ends behind a place; beyond the text if there is none."""
+    """Return the end of an entry's first occurrence that ends behind a place; beyond the text if there is none."""
     found = text.find(entry, max(0, place - len(entry) + 1))
     return found + len(entry) if found >= 0 else len(text) + 1
 
 
 def _may_end(tokenizer: Any, stop: Sequence[str]) -> NDArray[np.bool_]:  # noqa: ANN401 -- transformers is untyped
-    """Return which tokens hold the last character of a stop text, so that only after these the text is looked at.
+    """Return the mask of tokens that hold the last character of a stop text: only after these is the text searched.
 
     Returns:
         (V,) bool.
@@ -140,14 +140,14 @@ def _may_end(tokenizer: Any, stop: Sequence[str]) -> NDArray[np.bool_]:  # noqa:
 
 _MAX_NEW_TOKENS = 1_000_000
 _OFTEN_ENOUGH = 1024
-"""Likeliest tokens among which those of ``top_p`` are looked for first."""
+"""Likeliest tokens among which those of ``top_p`` are searched first."""
 _BELOW_ONE = 1 - 1e-12
-"""Keeps a product with a number below 1 from being rounded up to the other factor."""
+"""Factor that keeps a product with a number below 1 from being rounded up to the other factor."""
 
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How turns are sampled.
+    """Options of sampling.
 
     Attributes:
         temperature: Divides the logits; 0 takes the likeliest token.
@@ -182,9 +182,9 @@ class SamplingOptions:
 
 
 def forbidden_tokens(chat: ChatFormat, vocabulary: int, end_ids: Sequence[int]) -> torch.Tensor:
-    """Return which tokens a model must not write: image placeholders and control tokens, but for the end of a turn.
+    """Return the mask of tokens a model must not write: image placeholders and control tokens, but not the end of turn.
 
-    They would be read as images or as turns of somebody else when the conversation goes on.
+    They would be read as images or as turns of another role when the conversation goes on.
 
     Args:
         chat: The model's chat format.
@@ -216,7 +216,7 @@ def log_probs(logits: torch.Tensor, forbidden: torch.Tensor, temperature: float)
     Args:
         logits: (..., V) of any floating type.
         forbidden: (V,) bool, tokens that have probability 0.
-        temperature: What divides the logits; 0 counts as 1.
+        temperature: Divisor of the logits; 0 counts as 1.
 
     Returns:
         (..., V) float32; -inf where forbidden.
@@ -260,7 +260,7 @@ def _likeliest(probs: torch.Tensor, options: SamplingOptions) -> tuple[torch.Ten
         depend on how nearly equal probabilities are ranked.
     """
     vocabulary = probs.shape[-1]
-    # Sorting a large vocabulary costs more than all else; nearly always, few tokens hold the probability asked for.
+    # Sorting a large vocabulary costs more than all else; nearly always, few tokens hold the probability required.
     count = options.top_k or _OFTEN_ENOUGH
     ranked, ids = probs.topk(min(count, vocabulary), dim=-1)
     ranked = ranked.double()

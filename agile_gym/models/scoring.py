@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # The types of torch and transformers are incomplete.
-"""Log-probabilities of tokens that were written, computed anew in one forward pass: what a learner trains on."""
+"""Log-probabilities of tokens that were written, computed anew in one forward pass, for a learner."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ class PreparedSegment:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TokenScores:
-    """What a model thinks of tokens. Column ``t`` is token ``t`` of a segment; rows are filled up at their end.
+    """Scores of tokens under a model. Column ``t`` is token ``t`` of a segment; rows are filled up at their end.
 
     Attributes:
         logps: (B, T) float32, the log-probability of each marked token given those before it, 0 elsewhere.
         loss_mask: (B, T) bool, True on marked tokens.
-        entropies: (B, T) float32, the entropy in nats of what each marked token was drawn from, no gradient unless
-            asked for; None if not asked for.
+        entropies: (B, T) float32, the entropy in nats of the distribution of each marked token, no gradient unless
+            requested; None if not requested.
     """
 
     logps: torch.Tensor
@@ -66,14 +66,14 @@ class TokenScores:
 
 
 class Scorer:
-    """Computes log-probabilities of segments, with gradients where they are enabled.
+    """Scorer of segments: log-probabilities, with gradients where they are enabled.
 
     They are those of sampling: of the logits divided by the temperature, without the tokens that cannot be sampled.
 
     Attributes:
         vlm: The model.
         chat: Its chat format.
-        temperature: What logits are divided by.
+        temperature: Divisor of the logits.
     """
 
     def __init__(self, vlm: VLM, chat: ChatFormat, *, temperature: float = 1.0) -> None:
@@ -82,7 +82,7 @@ class Scorer:
         Args:
             vlm: The model.
             chat: Its chat format.
-            temperature: What segments were sampled with; 0 counts as 1.
+            temperature: Temperature of sampling; 0 counts as 1.
         """
         self.vlm = vlm
         self.chat = chat
@@ -106,7 +106,7 @@ class Scorer:
         return PreparedSegment(segment.ids, is_image, positions, segment.loss_mask, pixels)
 
     def forget(self) -> None:
-        """Forget the images that were prepared, when others will come."""
+        """Drop the images that were prepared, when others follow."""
         self._known, self._room = {}, _CACHE_BYTES
 
     def _pixels(self, image: Image) -> Mapping[str, Any]:
@@ -127,14 +127,14 @@ class Scorer:
 
         Args:
             rows: The segments, at least one.
-            entropies: Whether entropies are computed; ``"gradient"`` if they are to be trained.
+            entropies: True to compute entropies; ``"gradient"`` if they are to be trained.
 
         Returns:
             Log-probabilities and entropies (B, T), where T is the length of the longest segment.
         """
         width = max(map(len, rows))
         shape = (len(rows), width)
-        ids = np.full(shape, self.chat.end_of_turn or 0, np.int64)  # what fills up must not be read as an image
+        ids = np.full(shape, self.chat.end_of_turn or 0, np.int64)  # padding must not be read as an image
         used, is_image, mask = (np.zeros(shape, np.bool_) for _ in range(3))
         places = np.zeros((rows[0].positions.shape[0], *shape), np.int64)
         for number, row in enumerate(rows):
@@ -187,7 +187,7 @@ def segment_logps(
         chat: Its chat format.
         segments: The segments.
         images: For each segment, the images of its transcript (`Transcript.images`).
-        temperature: What they were sampled with; 0 counts as 1.
+        temperature: Temperature that they were sampled with; 0 counts as 1.
 
     Returns:
         For each segment (T,) float32: the log-probability of each marked token, 0 elsewhere.

@@ -36,14 +36,14 @@ _REQUIRES = re.compile(r"(?:requires|needs?) (?:the )?([A-Za-z0-9_.\-]+)(?: libr
 
 
 def locate(path: str | Path) -> str:
-    """Find out where a model's files are, without waiting for a hub that does not answer.
+    """Return the place of a model's files, without waiting for a hub that does not answer.
 
     Args:
         path: A folder, or a name on the hub.
 
     Returns:
-        What ``from_pretrained`` is to be given: the folder, the name, or the folder in the cache where the hub is not
-        to be asked.
+        The argument for ``from_pretrained``: the folder, the name, or the folder in the cache where the hub is not to
+        be used.
 
     Raises:
         ModelError: If it is neither a folder, nor in the cache, nor on a hub that can be reached.
@@ -96,14 +96,14 @@ def _advice(name: str) -> str:
 
 
 def find_problem(path: str | Path, part: Literal["config", "tokenizer", "image processor", "weights"]) -> str | None:
-    """Look for what is wrong with a part of a model in a folder.
+    """Look for a fault of a part of a model in a folder.
 
     Args:
-        path: The folder, or a name, whose files in the cache are looked at where the hub is out of reach.
+        path: The folder, or a name, whose files in the cache are examined where the hub is out of reach.
         part: The part.
 
     Returns:
-        What is wrong and what to try, or None if nothing is found.
+        The fault and what to try, or None if none is found.
     """
     folder = Path(locate(path))
     if not folder.is_dir():
@@ -123,7 +123,7 @@ def _config(folder: Path) -> str | None:
     try:
         kind = json.loads(path.read_bytes()).get("model_type")
     except (ValueError, AttributeError, RecursionError):
-        return None  # whoever reads it says why it cannot
+        return None  # the reader's error has the reason
     if not isinstance(kind, str):
         return f"The configuration in {str(folder)!r} names no model_type, so it is not that of a model. {_GIVE}"
     transformers = importlib.import_module("transformers")
@@ -208,10 +208,10 @@ def missing_package(error: ImportError, what: str) -> MissingDependencyError:
     """Return the error for a package that transformers lacks, in one line.
 
     Args:
-        error: What it raised.
-        what: What needs the package, such as ``"the processor of 'folder'"``.
+        error: The error that it raised.
+        what: The part that needs the package, such as ``"the processor of 'folder'"``.
     """
-    while isinstance(error.__cause__, ImportError):  # transformers imports its parts late, and says little of why not
+    while isinstance(error.__cause__, ImportError):  # transformers imports its parts late and hides the reason
         error = error.__cause__
     text = " ".join(str(error).split())
     found = _INSTALL.search(text) or _REQUIRES.search(text)
@@ -251,7 +251,7 @@ def load_config(path: str | Path) -> Any:  # noqa: ANN401 -- transformers is unt
         if "trust_remote_code" in str(error):
             raise ModelError(
                 f"{str(path)!r} is a model with code of its own, which is not run. Choose a version that transformers "
-                f"knows itself (their names often end in -hf), {_CHOOSE}"
+                f"has itself (their names often end in -hf), {_CHOOSE}"
             ) from error
         problem = find_problem(path, "config")
         raise ModelError(
@@ -266,7 +266,7 @@ def check_config(config: Any, name: str) -> None:  # noqa: ANN401 -- transformer
 
     Args:
         config: The model's configuration.
-        name: What the model is called in an error.
+        name: Name of the model in an error.
 
     Raises:
         ModelError: If it cannot be used.
@@ -285,14 +285,14 @@ def check_config(config: Any, name: str) -> None:  # noqa: ANN401 -- transformer
     elif getattr(text, "is_encoder_decoder", False) or getattr(config, "is_encoder_decoder", False):
         why = "has an encoder and a decoder, so that a conversation cannot go on from its tokens"
     elif getattr(text, "cross_attention_layers", None):
-        why = "looks at images through layers of their own, and not at their tokens in the conversation"
+        why = "reads images through layers of their own, and not as tokens in the conversation"
     else:
         return
     raise ModelError(f"{name!r} is a model of the type {config.model_type!r}, which {why}. Choose another, {_CHOOSE}")
 
 
 def attention_reach(config: Any) -> int | None:  # noqa: ANN401 -- transformers is untyped
-    """Return how many tokens back the attention of some layers reaches at most, or None if it always reaches all.
+    """Return the largest number of tokens back that the attention of some layers reaches, or None if it reaches all.
 
     Args:
         config: The configuration of a text model.

@@ -1,4 +1,4 @@
-"""Policies: what plays episodes."""
+"""Policies, which play episodes."""
 
 from agile_gym.policies.base import (
     POLICIES,

@@ -39,7 +39,7 @@ Observation = dict[str, Any]
 
 
 class GivenUp(str):
-    """Stands for the text of a turn where a policy cannot go on with one episode, though it can with others.
+    """Text of a turn in which a policy cannot go on with one episode, though it can with others.
 
     It is an empty text. `agile_gym.rollout.play_episodes` ends the episode there, unsolved; a loop of one's own can do
     the same, or step on, and is given it again for each further turn of the episode.
@@ -47,40 +47,40 @@ class GivenUp(str):
     Attributes:
         kind: The kind of error, a short word to be counted: ``"image_refused"``, ``"content_filter"``,
             ``"context_length"``, ``"request_refused"`` or a policy's own.
-        reason: What happened, in one line.
+        reason: The reason, in one line.
     """
 
     kind: str
     reason: str
 
     def __new__(cls, kind: str, reason: str) -> Self:
-        """Make it.
+        """Make the text.
 
         Args:
             kind: The kind of error.
-            reason: What happened.
+            reason: The reason.
         """
         text = super().__new__(cls, "")
         text.kind, text.reason = kind, one_line(reason)
         return text
 
     def __getnewargs__(self) -> tuple[str, str]:  # pyright: ignore[reportIncompatibleMethodOverride] -- str has one
-        """Return what makes an equal one, for copies and pickles."""
+        """Return the arguments that make an equal one, for copies and pickles."""
         return self.kind, self.reason
 
 
 @runtime_checkable
 class Policy(Protocol):
-    """Plays episodes: reads observations and writes the texts of turns.
+    """Player of episodes, from observations to the texts of turns.
 
     A policy is called with a batch of episodes that are independent of each other. ``info["turn"]`` is 0 for the first
-    observation of an episode, and ``info["task"]`` (of a jigsaw: `agile_gym.envs.jigsaw.JigsawTask`) tells grid and
-    names at every turn. A policy with a memory tells episodes apart by `slot_of`, and one that draws takes the seed of
+    observation of an episode, and ``info["task"]`` (of a jigsaw: `agile_gym.envs.jigsaw.JigsawTask`) holds grid and
+    names at every turn. A policy with a memory identifies episodes by `slot_of`, and one that draws takes the seed of
     an episode from ``info["policy_seed"]``, if there is one.
     """
 
     def reset(self, seed: int | None = None) -> None:
-        """Forget all episodes, and seed whatever is random."""
+        """Drop all episodes, and seed the random numbers."""
         ...
 
     def act(self, observations: Sequence[Observation], infos: Sequence[dict[str, Any]]) -> list[str]:
@@ -98,15 +98,15 @@ class Policy(Protocol):
 
 @runtime_checkable
 class RecordingPolicy(Policy, Protocol):
-    """A policy that can tell what it spent on an episode, and which tokens it sampled."""
+    """A policy that records its usage in an episode, and the tokens that it sampled."""
 
     def finish(self, slot: int) -> PolicyRecord:
-        """Return the record of the episode that was played in a slot, which is over, and forget the episode."""
+        """Return the record of the episode that was played in a slot, which has ended, and drop the episode."""
         ...
 
 
 def slot_of(info: dict[str, Any], position: int) -> int:
-    """Return which of the episodes that are played side by side an ``info`` belongs to.
+    """Return the slot of the batch that an ``info`` belongs to.
 
     Args:
         info: An observation's ``info``.
@@ -143,7 +143,7 @@ POLICIES: dict[str, str | Callable[..., PolicyLike]] = {
     "oracle": "agile_gym.policies:OraclePolicy",
     "random": "agile_gym.policies:RandomPolicy",
 }
-"""Policies by name: what makes them, or ``"module:attribute"`` of it. ``"NAME:TEXT"`` hands the text to the maker."""
+"""Makers of policies by name, or ``"module:attribute"`` of one. ``"NAME:TEXT"`` hands the text to the maker."""
 
 
 def register_policy(name: str, maker: str | Callable[..., PolicyLike]) -> None:
@@ -183,7 +183,7 @@ def make_policy(name: str, **options: Any) -> Policy:  # noqa: ANN401 -- the pol
     """Make a policy by its name or by ``"module:attribute"``.
 
     Args:
-        name: A registered name, such as ``"edge"``; a registered name with what its maker takes first, such as
+        name: A registered name, such as ``"edge"``; a registered name with its maker's first argument, such as
             ``"hf:PATH"`` or ``"api:MODEL"``; or ``"module:attribute"``, where to find a class that makes a policy, a
             policy, or a function ``observation -> str``.
         **options: Passed on to the class.
@@ -216,7 +216,7 @@ def check_policy(name: str, **options: Any) -> None:  # noqa: ANN401 -- the poli
 
 
 def _find(name: str, options: dict[str, Any]) -> tuple[object, tuple[str, ...] | None]:
-    """Return what makes a policy and what it takes first, or a policy and None."""
+    """Return a policy's maker and its positional arguments, or a policy and None."""
     kind, colon, text = name.partition(":")
     registered = name in POLICIES or (bool(colon) and kind in POLICIES)
     given = (text,) if registered and colon else ()
@@ -231,7 +231,7 @@ def _find(name: str, options: dict[str, Any]) -> tuple[object, tuple[str, ...] |
 
 
 def _load(maker: object, name: str) -> object:
-    """Return a maker, which may be told as ``"module:attribute"``."""
+    """Return a maker, which may be given as ``"module:attribute"``."""
     if not isinstance(maker, str):
         return maker
     module, colon, attribute = maker.partition(":")
@@ -265,7 +265,7 @@ def jigsaw_task(info: dict[str, Any], policy: str) -> JigsawTask:
 
 
 class RandomPolicy:
-    """Answers at once with a uniform permutation: right with probability 1/n! (times 1/4^n for turned pieces).
+    """Policy of uniform random answers: right with probability 1/n! (times 1/4^n for turned pieces).
 
     The answer to a puzzle depends on the puzzle's image and on the seed only: that of the episode,
     ``info["policy_seed"]``, if there is one, else that of the policy. So it is the same in every batch, on every worker
@@ -305,10 +305,10 @@ class RandomPolicy:
 
 
 class OraclePolicy:
-    """Answers at once with the solution, which the environment must tell: make it with ``reveal=True``."""
+    """Policy of right answers, from an environment with ``reveal=True``."""
 
     def __init__(self, *, think: str = "I know the solution.") -> None:
-        """Choose what it writes as its thought.
+        """Set the thought that it writes.
 
         Args:
             think: The thought, perhaps empty.
@@ -322,7 +322,7 @@ class OraclePolicy:
         """Write the right answer for each episode.
 
         Raises:
-            ConfigurationError: If the environment does not tell the solution.
+            ConfigurationError: If the environment does not give the solution.
         """
         texts: list[str] = []
         for info in infos:

@@ -2,8 +2,8 @@
 
 `arrange` looks for the arrangement with the least sum of `edge_costs` over all joints. Up to `EXACT_PIECES` pieces the
 answer is optimal (branch and bound over a dynamic programme). Larger grids are grown greedily from several pieces, then
-parts that hold together are kept, moved within the frame and regrown, and last a bounded beam search tries to do
-better.
+parts that hold together are kept, moved within the frame and regrown, and last a bounded beam search looks for a
+better one.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def _grow_and_improve(table: _Costs, rows: int, cols: int) -> _Board:
         np.fill_diagonal(side, np.inf)
     if count == 1:
         return np.zeros((1, 1), dtype=np.intp)
-    # A piece that fits well on all sides is no border piece and has telling edges.
+    # A piece that fits well on all sides is no border piece and has distinctive edges.
     by_fit = np.argsort(outward.min(axis=2).sum(axis=0), kind="stable")
     if count <= EXACT_PIECES:
         return _grow(outward, by_fit[:1, None], rows, cols)
@@ -181,7 +181,7 @@ def _fragments(outward: _Costs, board: _Board) -> list[_Board]:
     down = np.where((best[1][upper] == lower) & (best[3][lower] == upper), outward[1][upper, lower], np.inf)
     fragments: list[_Board] = []
     for limit in (np.inf, 2.0, 0.5):
-        # Cells at even, joints at odd coordinates: what holds together is connected.
+        # Cells at even, joints at odd coordinates: parts that hold together are connected.
         held = np.zeros([2 * size - 1 for size in board.shape], dtype=np.uint8)
         held[::2, ::2] = 1
         held[::2, 1::2] = across < limit
@@ -321,9 +321,9 @@ def _beam_search(table: _Costs, board: _Board, width: int | None) -> _Board:
 
 
 class EdgePolicy:
-    """Looks at the pieces once, solves the puzzle with `solve_by_edges`, and answers in its first turn.
+    """Policy that solves the puzzle with `solve_by_edges` and answers in its first turn.
 
-    It uses nothing but what a model sees: the images of the first observation. Pieces must be upright.
+    It uses nothing but a model's input: the images of the first observation. Pieces must be upright.
     """
 
     def reset(self, seed: int | None = None) -> None:

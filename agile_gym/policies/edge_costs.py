@@ -1,9 +1,9 @@
-"""How well pieces fit: costs of every pair of pieces as neighbours, from the pixels along their edges.
+"""Edge costs: the fit of every pair of pieces as neighbours, from the pixels along their edges.
 
 The dissimilarity is a robust form of the Mahalanobis gradient compatibility of Gallagher (2012): the colour gradient
 across the joint is compared with the gradients just inside both pieces, each gradient measured in units of the piece's
-own gradient covariance. As Pomeranz et al. (2011) found for other measures, the absolute value says little (every piece
-fits a flat sky), so it is judged against the other candidates of both edges.
+own gradient covariance. As Pomeranz et al. (2011) found for other measures, the absolute value means little (every
+piece fits a flat sky), so it is judged against the other candidates of both edges.
 
 References:
     A. C. Gallagher, "Jigsaw puzzles with pieces of unknown orientation", CVPR 2012.

@@ -1,4 +1,4 @@
-"""`HFVLMPolicy`: any Hugging Face vision-language model plays, turn by turn, with images in every turn."""
+"""`HFVLMPolicy`: a policy from any Hugging Face vision-language model, with images in every turn."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class HFVLMPolicy:
-    """Plays with a Hugging Face vision-language model.
+    """Policy of a Hugging Face vision-language model.
 
     The model must load with ``AutoModelForImageTextToText`` and ``AutoProcessor``, have a chat template, and take
     images in several turns: Qwen2.5-VL, Qwen3-VL, SmolVLM and Idefics3, Gemma3, LLaVA-OneVision, InternVL and others.
@@ -44,13 +44,13 @@ class HFVLMPolicy:
     log-probabilities (of the logits divided by the temperature, before ``top_k`` and ``top_p``; at temperature 0 of the
     logits as they are). Image placeholders and control tokens cannot be sampled, but for the end of the turn.
 
-    What is drawn in an episode follows from ``info["policy_seed"]``, or else from the seed of `reset` and the number of
-    episodes begun since, and not from the batch.
+    The random numbers of an episode follow from ``info["policy_seed"]``, or else from the seed of `reset` and the
+    number of episodes begun since, and not from the batch.
 
     Attributes:
         vlm: The model and its processor.
         chat: Its chat format.
-        options: How turns are sampled.
+        options: Sampling options.
     """
 
     def __init__(
@@ -76,9 +76,9 @@ class HFVLMPolicy:
             attention: ``"sdpa"``, ``"eager"`` or ``"flash_attention_2"``; transformers' choice by default.
             adapter: Folder of a LoRA adapter that PEFT has written.
             system: A system prompt, or None.
-            window: Keeps the images of this many turns of feedback; older ones become words. None keeps all.
-            reuse_cache: Whether the key-value cache is kept from turn to turn.
-            seed: Seed of what is drawn, until `reset` is called.
+            window: Number of turns of feedback whose images are kept; older ones become words. None keeps all.
+            reuse_cache: True to keep the key-value cache from turn to turn.
+            seed: Seed of sampling, until `reset` is called.
             **sampling: ``temperature``, ``top_p``, ``top_k``, ``max_new_tokens`` and ``stop``; see
                 `agile_gym.models.SamplingOptions`.
 
@@ -125,7 +125,7 @@ class HFVLMPolicy:
         self.reset(seed)
 
     def reset(self, seed: int | None = None) -> None:
-        """Forget all episodes, and seed what is drawn.
+        """Drop all episodes, and seed sampling.
 
         Raises:
             ConfigurationError: If the seed is not a whole number of at least 0, or None.
@@ -147,9 +147,9 @@ class HFVLMPolicy:
         Raises:
             ConfigurationError: If the first observation of an episode was not given, two observations are of the same
                 slot, or a text has not as many image marks as there are images.
-            ModelError: If the model does not work, such as when it gives numbers that are none.
+            ModelError: If the model does not work, such as when its logits are NaN.
 
-        If anything is raised once tokens were read, the batch's episodes are forgotten: none goes on from half a turn.
+        If anything is raised once tokens were read, the batch's episodes are dropped: none goes on from half a turn.
         """
         slots = [slot_of(info, position) for position, info in enumerate(infos)]
         self._check(slots, infos)
@@ -186,7 +186,7 @@ class HFVLMPolicy:
         return [next(told) if episode.given_up is None else episode.given_up for episode in episodes]
 
     def finish(self, slot: int) -> PolicyRecord:
-        """Return the tokens of the episode in a slot, and forget it.
+        """Return the tokens of the episode in a slot, and drop it.
 
         Raises:
             ConfigurationError: If there is no episode in this slot.
@@ -213,8 +213,8 @@ class HFVLMPolicy:
         if len(set(slots)) < len(slots):
             twice = next(slot for slot in slots if slots.count(slot) > 1)
             raise ConfigurationError(
-                f"Two observations of a batch are in slot {twice}. Give each episode that is played side by side with "
-                "others a number of its own in info['slot']."
+                f"Two observations of a batch are in slot {twice}. Give each episode of a batch "
+                "a number of its own in info['slot']."
             )
         for slot, info in zip(slots, infos, strict=True):
             episode = self._episodes.get(slot)
@@ -223,7 +223,7 @@ class HFVLMPolicy:
                 continue
             if info["turn"] not in (0, seen):
                 raise ConfigurationError(
-                    f"HFVLMPolicy was given turn {info['turn']} of an episode in slot {slot} of which it has seen "
+                    f"HFVLMPolicy was given turn {info['turn']} of an episode in slot {slot} of which it has read "
                     f"{seen} turns. Give it every observation, from the first; if positions in the batch change, put "
                     "the number of the environment into info['slot']."
                 )
@@ -266,7 +266,7 @@ class HFVLMPolicy:
 
 
 class _Episode:
-    """What the policy keeps of an episode that it plays."""
+    """State of an episode that the policy plays."""
 
     def __init__(self, context: Any, seed: int) -> None:  # noqa: ANN401 -- a Context, imported late
         self.context = context

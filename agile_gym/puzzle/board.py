@@ -1,4 +1,4 @@
-"""Permutations, levels and names of a jigsaw, and which of its places look alike.
+"""Permutations, levels, names and look-alike places of a jigsaw.
 
 Pieces are numbered 0, 1, 2, ... in the order in which they are shown at the start and are named A, B, C, ...; places
 are numbered row by row from the top left. ``home[k]`` is the place where piece ``k`` belongs. Level LN means that
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 Looks = tuple[tuple[int, ...], ...]
-"""For each place, numbers for what its part of the picture looks like upright and, where pieces are turned, after each
+"""For each place, numbers for the pixels of its part of the picture upright and, where pieces are turned, after each
 quarter turn clockwise. Equal numbers stand for equal pixels."""
 
 _SAMPLES = 8
@@ -51,10 +51,10 @@ def looks_of(cells: Sequence[NDArray[np.uint8]], *, rotations: bool = False) -> 
 
     Args:
         cells: The part of each place, (h, w, 3) uint8, as it is shown but for labels.
-        rotations: Whether they may be turned; they are square then.
+        rotations: True if they may be turned; they are square then.
 
     Returns:
-        What they look like; None if no two look alike, however they are turned, and none looks the same when turned.
+        Their numbers; None if no two look alike, however they are turned, and none looks the same when turned.
     """
     high, wide = cells[0].shape[:2]
     step_y, step_x = max(high // _SAMPLES, 1), max(wide // _SAMPLES, 1)
@@ -63,7 +63,7 @@ def looks_of(cells: Sequence[NDArray[np.uint8]], *, rotations: bool = False) -> 
 
     def number_of(face: NDArray[np.uint8]) -> int:
         nonlocal count
-        like = known.setdefault(face[::step_y, ::step_x].tobytes(), [])  # a few pixels tell nearly all apart
+        like = known.setdefault(face[::step_y, ::step_x].tobytes(), [])  # a few pixels distinguish nearly all
         for number, other in like:
             if np.array_equal(face, other):
                 return number
@@ -92,7 +92,7 @@ def sample_alike(
 
     Args:
         rng: Source of randomness.
-        kinds: What each place looks like, see `kinds_of`.
+        kinds: Number of each place's look, see `kinds_of`.
         levels: Levels to draw from; None draws uniformly among the permutations whose board does not look solved.
 
     Returns:
@@ -118,7 +118,7 @@ def sample_alike(
 
 
 def _is_possible(moved: int, sizes: Counter[int]) -> bool:
-    """Tell whether some pieces can all be misplaced: no kind may make up more than half of them."""
+    """Return whether some pieces can all be misplaced: no kind may make up more than half of them."""
     return sum(min(size, moved // 2) for size in sizes.values()) >= moved
 
 
@@ -134,7 +134,7 @@ def _moving(rng: np.random.Generator, kinds: Sequence[int], moved: int) -> list[
 
 
 def _mixed(rng: np.random.Generator, moving: Sequence[int], kinds: Sequence[int]) -> tuple[int, ...]:
-    """Misplace the pieces of some places: shift them past those of their kind, then exchange what can be exchanged."""
+    """Misplace the pieces of some places: shift them past those of their kind, then exchange pieces where possible."""
     moved = len(moving)
     ordered = sorted(moving, key=lambda place: kinds[place])
     shift = max(Counter(kinds[place] for place in moving).values())
@@ -257,7 +257,7 @@ def parse_level(level: Level, pieces: int) -> tuple[int, ...] | None:
 
 
 def count_permutations(pieces: int, level: int) -> int:
-    """Return how many permutations of ``pieces`` leave exactly ``level`` of them in place (rencontres numbers)."""
+    """Return the number of permutations of ``pieces`` with exactly ``level`` fixed points (rencontres numbers)."""
     moved = pieces - level
     derangements = sum((-1) ** k * math.factorial(moved) // math.factorial(k) for k in range(moved + 1))
     return math.comb(pieces, level) * derangements
@@ -301,8 +301,8 @@ class JigsawPuzzle:
         cols: Number of columns, 1 to 10.
         home: The place where each piece belongs; piece ``k`` is shown at place ``k`` at the start.
         turns: Degrees, clockwise, by which each piece must be turned to be upright: 0, 90, 180 or 270.
-        looks: What each place looks like in the right picture, see `agile_gym.puzzle.board`; None if no two places look
-            alike, or if pieces are told apart by their names alone.
+        looks: Look of each place in the right picture, see `agile_gym.puzzle.board`; None if no two places look
+            alike, or if pieces are distinguished by their names alone.
     """
 
     rows: int
@@ -338,7 +338,7 @@ class JigsawPuzzle:
 
     @property
     def level(self) -> int:
-        """How many pieces are in their place at the start, whichever way up they are."""
+        """Number of pieces that are in their place at the start, whatever their orientation."""
         kinds = range(len(self.home)) if self.looks is None else kinds_of(self.looks)
         return sum(kinds[place] == kinds[piece] for piece, place in enumerate(self.home))
 
@@ -361,7 +361,7 @@ class JigsawPuzzle:
         return len(right)
 
     def _looks_right(self, piece: int, angle: int, place: int) -> bool:
-        """Tell whether a piece, so many degrees from upright, looks right at a place."""
+        """Return whether a piece, so many degrees from upright, looks right at a place."""
         if self.looks is None:
             return self.home[piece] == place and angle % 360 == 0
         quarter, rest = divmod(angle % 360, 90)
@@ -378,15 +378,15 @@ def sample_puzzle(
     rotations: bool = False,
     looks: Looks | None = None,
 ) -> JigsawPuzzle:
-    """Draw a puzzle: a permutation of the level asked for and, with ``rotations``, a right angle for each piece.
+    """Draw a puzzle: a permutation of the given level and, with ``rotations``, a right angle for each piece.
 
     Args:
         rng: Source of randomness.
         rows: Number of rows.
         cols: Number of columns.
         levels: Levels to draw from; see `sample_permutation`.
-        rotations: Whether pieces are turned.
-        looks: What each place looks like. Where no two places look alike, the permutation is the same as without; else
+        rotations: True if pieces are turned.
+        looks: Look of each place. Where no two places look alike, the permutation is the same as without; else
             see `agile_gym.puzzle.board.sample_alike`.
     """
     count = rows * cols

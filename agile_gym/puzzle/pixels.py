@@ -1,7 +1,7 @@
 """Sizes and pixels of a jigsaw: layout, cutting, composing, crop, zoom and rotation, as AGILE defines them.
 
-Images are (H, W, 3) uint8 RGB arrays. Sizes can be computed before any pixel is made, so that what is too large is
-refused before it costs anything.
+Images are (H, W, 3) uint8 RGB arrays. Sizes are computed before any pixel, so that one that is too large is refused at
+no cost.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class BoardLayout:
         cols: Number of columns.
         piece_height: Height of a piece.
         piece_width: Width of a piece.
-        gap: White space between pieces, as a share of the piece's width (and height), rounded down (AGILE: 0.02).
+        gap: White space between pieces, as a fraction of the piece's width (and height), rounded down (AGILE: 0.02).
     """
 
     rows: int
@@ -143,8 +143,8 @@ def fixed_layout(
         rows: Number of rows.
         cols: Number of columns.
         image_size: Side, or (height, width), of the photograph that is cut, in pixels.
-        gap: Share of a piece's side that is left white between pieces.
-        square: Make the pieces square, as turning them by 90 degrees needs.
+        gap: Fraction of a piece's side that is left white between pieces.
+        square: Make the pieces square, as turning them by 90 degrees requires.
 
     Returns:
         The layout.
@@ -175,7 +175,7 @@ def scaled_layout(
         cols: Number of columns.
         photo_size: Height and width of the photograph, in pixels.
         max_pixels: Largest number of pixels of all pieces together.
-        gap: Share of a piece's side that is left white between pieces.
+        gap: Fraction of a piece's side that is left white between pieces.
         square: Make the pieces square.
 
     Returns:
@@ -224,7 +224,7 @@ def choose_window(
         rng: Source of randomness; not used where ``scale`` is None.
         photo_size: Height and width of the photograph, in pixels.
         aspect: Width over height of the part.
-        scale: Range of the side of the part, as a share of the largest part that fits: drawn uniformly, then placed
+        scale: Range of the side of the part, as a fraction of the largest part that fits: drawn uniformly, then placed
             uniformly. ``None`` takes the largest part, centred.
 
     Returns:
@@ -243,7 +243,7 @@ def choose_window(
 
 
 def fit_window(length: float, available: int) -> int:
-    """Round a length to whole pixels, between 1 and what is available."""
+    """Round a length to whole pixels, between 1 and the length available."""
     return min(max(round(length), 1), available)
 
 
@@ -252,8 +252,8 @@ def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint
 
     Args:
         image: (H, W, 3) uint8.
-        height: Rows wanted.
-        width: Columns wanted.
+        height: Rows of the result.
+        width: Columns of the result.
 
     Returns:
         A new C-contiguous (height, width, 3) uint8 array.
@@ -266,20 +266,20 @@ def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint
 
 
 def erosion_margin(side: int, erode: float) -> int:
-    """Return how many pixels are cut from each side of a piece that must keep ``side`` pixels."""
+    """Return the number of pixels to cut from each side of a piece that must keep ``side`` pixels."""
     return round(side * erode / (1 - 2 * erode))
 
 
 def cut_cells(
     photo: NDArray[np.uint8], window: Window, layout: BoardLayout, *, erode: float = 0.0
 ) -> list[NDArray[np.uint8]]:
-    """Cut a part of a photograph into what each place of the board shows when it is solved.
+    """Cut a part of a photograph into the cells of the solved board.
 
     Args:
         photo: (H, W, 3) uint8.
         window: The part to use.
         layout: Sizes of board and pieces.
-        erode: Share of a piece that is cut away at each of its four sides, 0 up to 0.4. The photograph is enlarged
+        erode: Fraction of a piece that is cut away at each of its four sides, 0 up to 0.4. The photograph is enlarged
             first, so that pieces keep the layout's size.
 
     Returns:
@@ -301,7 +301,7 @@ def cut_pieces(cells: Sequence[NDArray[np.uint8]], puzzle: JigsawPuzzle) -> NDAr
     """Make the pieces of a puzzle.
 
     Args:
-        cells: What each place shows when the puzzle is solved, see `cut_cells`.
+        cells: Pixels of each place of the solved board, see `cut_cells`.
         puzzle: The permutation, and each piece's turn.
 
     Returns:
@@ -370,7 +370,7 @@ def crop_box(height: int, width: int, box: Sequence[float]) -> tuple[int, int, i
     Args:
         height: Rows of the image.
         width: Columns of the image.
-        box: x1, y1, x2, y2, finite, as shares of the image from its top left.
+        box: x1, y1, x2, y2, finite, as fractions of the image from its top left.
 
     Returns:
         x1, y1, x2, y2 in pixels; empty where x1 >= x2 or y1 >= y2.

@@ -1,4 +1,4 @@
-"""Rollouts: playing episodes side by side, and planning their tokens."""
+"""Rollouts: playing of batched episodes, and planning of their tokens."""
 
 from agile_gym.rollout.play import EnvironmentPool, EpisodeRecorder, EpisodeSpec, play_episodes
 

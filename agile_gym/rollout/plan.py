@@ -1,4 +1,4 @@
-"""Token plan of an episode: whether it fits a model's context, and what to change if it does not.
+"""Token plan of an episode: its fit into a model's context, and changes that make it fit.
 
 Nothing is estimated: an episode is played in the environment, and its texts and images go through the model's own chat
 template and processor, as `agile_gym.models.ChatFormat` does in a rollout. The model itself is not needed.
@@ -29,9 +29,9 @@ Size = tuple[int, int]
 """Height and width, in pixels."""
 MAX_COUNT = 10**9
 _UNPLANNED_TURNS = 20
-"""Turns of an episode of an environment that does not say how many it has; it may end before."""
+"""Turns of an episode of an environment without ``max_turns``; it may end before."""
 _SHARES = (1.0, 0.75, 0.5)
-"""Sides of the images tried for the costliest one, as shares of the canvas."""
+"""Sides of the images tried for the costliest one, as fractions of the canvas."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,16 @@ class Feedback:
 
 @dataclass(frozen=True)
 class TokenPlan:
-    """The tokens of an episode in which each turn but the last asks for an image.
+    """The tokens of an episode in which each turn but the last requests an image.
 
     Attributes:
         opening: Tokens of the first prompt, images included.
-        feedback: What follows each turn but the last.
+        feedback: Feedback after each turn but the last.
         new_tokens: Tokens that the model writes in a turn.
-        window: How many of the images of earlier turns stay in the context; None keeps all.
+        window: Number of images of earlier turns that stay in the context; None keeps all.
         context: The model's context, in tokens.
         costliest_size: Height and width of the costliest image, in pixels.
-        shortest_turn: Tokens of a turn that swaps two pieces and looks at the board, without any reasoning.
+        shortest_turn: Tokens of a turn that swaps two pieces and shows the board, without any reasoning.
     """
 
     opening: int
@@ -82,7 +82,7 @@ class TokenPlan:
         """Return the tokens that are added before each turn is written: the opening, then the feedback.
 
         Args:
-            costliest: Whether each turn gets the feedback that costs most, rather than the board.
+            costliest: True if each turn gets the feedback that costs most, rather than the board.
         """
         rest = [max(entry.image, entry.error) if costliest else entry.board for entry in self.feedback]
         return [self.opening, *rest]
@@ -91,7 +91,7 @@ class TokenPlan:
         """Return the tokens that the model reads at each turn, with only the last images kept if there is a window.
 
         Args:
-            costliest: Whether each turn gets the feedback that costs most, rather than the board.
+            costliest: True if each turn gets the feedback that costs most, rather than the board.
         """
         opening, *added = self.added(costliest=costliest)
         dropped = [max(entry.hidden, entry.error) if costliest else entry.hidden for entry in self.feedback]
@@ -102,11 +102,11 @@ class TokenPlan:
         return contexts
 
     def needed(self, *, costliest: bool = False) -> int:
-        """Return the largest number of tokens that are in the context at once, what the model writes included."""
+        """Return the largest number of tokens that are in the context at once, generated ones included."""
         return max(self.contexts(costliest=costliest)) + self.new_tokens
 
     def fits(self, *, costliest: bool = False) -> bool:
-        """Tell whether the episode fits the model's context."""
+        """Return whether the episode fits the model's context."""
         return self.needed(costliest=costliest) <= self.context
 
 
@@ -114,7 +114,7 @@ class ImageCosts:
     """The tokens of images, by size; each size is counted once."""
 
     def __init__(self, chat: ChatFormat) -> None:
-        """Begin to count.
+        """Start with no sizes counted.
 
         Args:
             chat: The model's chat format.
@@ -123,7 +123,7 @@ class ImageCosts:
         self._known: dict[Size, int] = {}
 
     def __getitem__(self, size: Size) -> int:
-        """Return the tokens of a message that holds one image of a size; only differences mean something."""
+        """Return the tokens of a message that holds one image of a size; only differences are meaningful."""
         if size not in self._known:
             self._known[size] = len(self._chat.follow_up(IMAGE_MARK, [_blank(size)]).ids)
         return self._known[size]
@@ -131,7 +131,7 @@ class ImageCosts:
     def costliest(self, board: Size, canvas: Size) -> Size:
         """Return the size, among many up to the canvas, of the image with the most tokens; the largest of these.
 
-        What a processor makes of an image depends on its sides: some cut it into tiles, some only look at their ratio.
+        A processor's tokens for an image depend on its sides: some cut it into tiles, some use only their ratio.
 
         Args:
             board: Size of the board.
@@ -155,10 +155,10 @@ def plan_tokens(
 ) -> TokenPlan:
     """Count the tokens of an episode.
 
-    It is played in the environment: each turn but the last swaps two pieces and looks at the board, or is what another
-    environment calls usual (`agile_gym.envs.contract.PlannedEnv`). The costliest feedback is found among images of many
-    sizes and some mistakes with long explanations. The names of results, which a model chooses, are taken to be the
-    usual ones.
+    It is played in the environment: each turn but the last swaps two pieces and shows the board, or is another
+    environment's usual turn (`agile_gym.envs.contract.PlannedEnv`). The costliest feedback is found among images of
+    many sizes and some mistakes with long explanations. The names of results, which a model chooses, are taken to be
+    the usual ones.
 
     Args:
         chat: The model's chat format.
@@ -166,9 +166,9 @@ def plan_tokens(
             Photographs are only opened if sizes depend on them.
         context: The model's context, in tokens.
         new_tokens: Tokens that the model writes in a turn, at most.
-        window: How many of the images of earlier turns stay in the context; None keeps all. Those of the first prompt
+        window: Number of images of earlier turns that stay in the context; None keeps all. Those of the first prompt
             always stay.
-        costs: What images cost, if it is to be remembered for other plans.
+        costs: Token counts of images, to share them with other plans.
         env: Another environment than the jigsaw, as `agile_gym.envs.contract.find_env` reads it.
 
     Returns:
@@ -242,7 +242,7 @@ def _blank(size: Size) -> NDArray[np.uint8]:
 
 
 _SIZES = 32
-"""How many image sizes are tried, about."""
+"""Approximate number of image sizes that are tried."""
 _SHORT_EPISODE = 3
 """Turns of the prompt's worked example, which is cut in shorter episodes."""
 
@@ -317,7 +317,7 @@ def _fitting_sizes(
     """Yield the image sizes below the present one that make an episode fit, the largest first.
 
     Only the tokens of images change with their size, so that these are counted first, and all the rest only for a size
-    that promises to fit.
+    that may fit.
     """
     config = JigsawConfig.from_options(options)
     size = DEFAULT_IMAGE_SIZE if config.image_size is None else config.image_size

@@ -1,4 +1,4 @@
-"""Playing of episodes side by side in pooled environments, each recorded as a transcript."""
+"""Playing of batched episodes in pooled environments, each recorded as a transcript."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ __all__ = ["EnvironmentPool", "EpisodeRecorder", "EpisodeSpec", "play_episodes"]
 
 
 class EpisodeRecorder:
-    """Plays an environment and keeps what a `Transcript` needs.
+    """Recorder of an environment's episodes as `Transcript`.
 
     Attributes:
         env: The environment, perhaps wrapped.
         observation: The last observation.
         info: The last ``info``.
-        done: Whether the episode is over, or has not begun.
+        done: True if the episode has ended, or has not begun.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], *, keep_images: bool = True) -> None:
@@ -44,7 +44,7 @@ class EpisodeRecorder:
         Args:
             env: An environment that keeps the contract (`agile_gym.envs.contract`), perhaps wrapped by wrappers that
                 leave observations and actions as they are.
-            keep_images: Whether transcripts hold the images; without them they are small.
+            keep_images: True to store the images in transcripts; without them they are small.
 
         Raises:
             ConfigurationError: If it is no environment.
@@ -73,7 +73,7 @@ class EpisodeRecorder:
         Args:
             seed: Seed of the environment.
             options: Options of its reset.
-            policy_seed: Seed of what the policy draws in this episode, for the record and for ``info``.
+            policy_seed: Seed of the policy's random numbers in this episode, for the record and for ``info``.
             name: The transcript's id; made of grid, level and seed, or of the environment's name and the seed, by
                 default.
 
@@ -81,7 +81,7 @@ class EpisodeRecorder:
             ConfigurationError: If the first observation of all does not keep the contract.
         """
         self.observation, self.info = self.env.reset(seed=seed, options=None if options is None else dict(options))
-        if not self._checked:  # once, as it takes longer than it should in every episode
+        if not self._checked:  # once, as it is too slow for every episode
             check_start(self.env, self.observation, self.info)
             self._checked = True
         self.info.setdefault("turn", 0)
@@ -106,8 +106,8 @@ class EpisodeRecorder:
         """Play a turn.
 
         Args:
-            text: What the model wrote.
-            usage: What the policy spent on it, if it is known already.
+            text: The model's text.
+            usage: Usage of the policy, if it is known already.
         """
         start = time.perf_counter()
         self.observation, reward, terminated, truncated, self.info = self.env.step(text)
@@ -122,7 +122,7 @@ class EpisodeRecorder:
             feedback, images = self.observation["text"], info["images"]
         except (KeyError, TypeError) as error:
             raise ConfigurationError(
-                f"The environment {env_name(self.env)} does not keep the contract: what step() returned has no {error}."
+                f"The environment {env_name(self.env)} does not keep the contract: the result of step() has no {error}."
             ) from error
         self._turns.append(
             Turn(
@@ -146,11 +146,11 @@ class EpisodeRecorder:
             info["policy_seed"] = self._task["policy_seed"]
 
     def give_up(self, given_up: GivenUp, usage: TurnUsage | None = None) -> None:
-        """End the episode unsolved, as its policy cannot go on. A last turn without a text tells why.
+        """End the episode unsolved, as its policy cannot go on. A last turn without a text holds the reason.
 
         Args:
             given_up: The kind of error, and the reason.
-            usage: What the policy spent on it, if that is known.
+            usage: Usage of the policy, if it is known.
         """
         last, whole = give_up(self.env, self._earned)
         self._turns.append(
@@ -170,17 +170,17 @@ class EpisodeRecorder:
         self.done, self._given_up = True, given_up
 
     def finish(self, policy: str, record: PolicyRecord | None = None) -> Transcript:
-        """Return the transcript of the episode, which must be over.
+        """Return the transcript of the episode, which must have ended.
 
         Args:
             policy: Name of the policy.
-            record: What the policy tells of the episode.
+            record: The policy's record of the episode.
 
         Raises:
-            ConfigurationError: If the episode is not over, or the record does not tell of each of its turns.
+            ConfigurationError: If the episode has not ended, or the record does not have each of its turns.
         """
         if not self.done or not self._turns:
-            raise ConfigurationError("The episode is not over, so there is no transcript of it yet.")
+            raise ConfigurationError("The episode has not ended, so there is no transcript of it yet.")
         record = record or PolicyRecord()
         turns = self._turns
         if record.usage:
@@ -223,17 +223,17 @@ Makers = Mapping[str, Callable[[], gymnasium.Env[Any, Any]]] | Mapping[int, Call
 
 
 class EnvironmentPool:
-    """Environments that nobody plays at the moment, and what makes more of them.
+    """Environments that are not in use, and functions that make more of them.
 
     Given to several calls of `play_episodes`, it keeps the environments from one to the next: a folder of photographs
-    is then searched once for each episode that is played side by side, and not in every call. Not for several threads.
+    is then searched once for each slot of the batch, and not in every call. Not for several threads.
     """
 
     def __init__(self, makers: Makers) -> None:
-        """Begin with no environment.
+        """Start with no environment.
 
         Args:
-            makers: What makes the environment of each key.
+            makers: Function that makes the environment of each key.
         """
         self._makers: dict[str | int, Callable[[], gymnasium.Env[Any, Any]]] = dict(makers)
         self._idle: dict[str | int, list[EpisodeRecorder]] = {}
@@ -254,7 +254,7 @@ class EnvironmentPool:
         self._idle.setdefault(key, []).append(recorder)
 
     def close(self) -> None:
-        """Close the environments that were given back, and forget them."""
+        """Close the environments that were given back, and drop them."""
         with contextlib.ExitStack() as stack:  # closes all, even if one raises
             for recorders in self._idle.values():
                 for recorder in recorders:
@@ -270,9 +270,9 @@ class EpisodeSpec:
         env: Key of the environment that it is played in.
         seed: Seed of the environment.
         options: Options of its reset, such as ``{"level": 0}``.
-        policy_seed: Seed of what the policy draws in this episode; None lets the policy choose.
+        policy_seed: Seed of the policy's random numbers in this episode; None leaves it to the policy.
         name: Id of the transcript, unique in a run; made of grid, level and seed by default.
-        keep_images: Whether the transcript holds the images.
+        keep_images: True to store the images in the transcript.
     """
 
     env: str | int
@@ -298,17 +298,17 @@ def play_episodes(
     Puzzles do not depend on the size of the batch, and neither do results, for a policy that keeps to its contract.
 
     Args:
-        policy: Plays. Its ``reset`` is the caller's.
+        policy: The policy. Its ``reset`` is the caller's.
         specs: The episodes; taken one by one, as slots become free.
-        makers: What makes the environment of each key; environments are used again, and closed at the end. An
+        makers: Function that makes the environment of each key; environments are used again, and closed at the end. An
             `EnvironmentPool` keeps them for another call.
-        batch: How many are played side by side, at least 1.
+        batch: Number of episodes played at a time, at least 1.
         policy_name: For the record.
-        on_error: Is told of an episode whose environment raised, which is then left out; such environments are made
+        on_error: Called with an episode whose environment raised, which is then left out; such environments are made
             anew. By default the error is raised.
 
     Yields:
-        Each episode as soon as it is over, with its transcript.
+        Each episode as soon as it has ended, with its transcript.
 
     Raises:
         ConfigurationError: If the policy does not return a text for each observation, or ``batch`` is not allowed.
@@ -347,7 +347,7 @@ def play_episodes(
 def _begin(
     slot: _Slot, waiting: Iterator[EpisodeSpec], on_error: Callable[[EpisodeSpec, Exception], None] | None
 ) -> bool:
-    """Begin the next episode that can be begun, and tell whether there is one."""
+    """Begin the next episode that can be begun, and return whether there is one."""
     for spec in waiting:
         try:
             slot.begin(spec)
@@ -363,7 +363,7 @@ def _begin(
 
 
 def _step(slot: _Slot, text: str, usage: TurnUsage, on_error: Callable[[EpisodeSpec, Exception], None] | None) -> bool:
-    """Play a turn, and tell whether the episode is over, be it with an error."""
+    """Play a turn, and return whether the episode has ended, be it with an error."""
     try:
         return slot.step(text, usage)
     except Exception as error:
@@ -375,7 +375,7 @@ def _step(slot: _Slot, text: str, usage: TurnUsage, on_error: Callable[[EpisodeS
 
 
 class _Slot:
-    """One of the episodes that are played side by side, with its environments."""
+    """Slot of the batch: an episode that is played, with its environments."""
 
     spec: EpisodeSpec
     recorder: EpisodeRecorder
@@ -399,7 +399,7 @@ class _Slot:
         self.playing, self.failed = True, False
 
     def discard(self) -> None:
-        """Forget an episode whose environment raised, and the environments."""
+        """Drop an episode whose environment raised, and the environments."""
         self.failed = True
         with contextlib.suppress(Exception):  # it is broken already
             for recorder in self._recorders.values():
@@ -407,7 +407,7 @@ class _Slot:
         self._recorders.clear()
 
     def step(self, text: str, usage: TurnUsage) -> bool:
-        """Play a turn, and tell whether the episode is over."""
+        """Play a turn, and return whether the episode has ended."""
         if isinstance(text, GivenUp):
             self.recorder.give_up(text, usage)
             return True

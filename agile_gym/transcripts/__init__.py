@@ -2,7 +2,7 @@
 
 record     `Transcript` and its parts
 values     transcripts as JSON values
-store      `TranscriptWriter`: writes them while they are played
+store      `TranscriptWriter`, for writing during a run
 reading    `read_transcripts` and `read_headers`
 parts      Parquet
 pictures   their images

@@ -35,14 +35,14 @@ MAX_TRUTH = 10_000
 
 
 class PuzzleRow(NamedTuple):
-    """What a row holds.
+    """Content of a row.
 
     Attributes:
-        kind: What it shows.
+        kind: Kind of its images, see `AgilePuzzle.kind`.
         puzzle: Grid and permutation; None for a photograph.
         image_size: Height and width of the photograph, in pixels.
         content_hash: Hash of the photograph.
-        data_source: verl's word for the reward; "" if the row has none.
+        data_source: verl's name of the reward; "" if the row has none.
     """
 
     kind: Literal["pieces", "pieces+reference", "photograph"]
@@ -56,7 +56,7 @@ def examine_row(entry: Mapping[str, Any], grid: tuple[int, int] | None, max_pixe
     """Check a row without decoding its images.
 
     Raises:
-        ImageError: If it cannot be used; the message says why, as part of a sentence.
+        ImageError: If it cannot be used; the message is the reason, as part of a sentence.
     """
     data = encoded_images(entry)
     sizes = [_size(image, max_pixels) for image in data]
@@ -142,15 +142,15 @@ Grid = int | str | Sequence[int]
 
 @dataclass(frozen=True, slots=True)
 class AgilePuzzle:
-    """A row: a photograph, and how it was shuffled.
+    """A row: a photograph and its permutation.
 
     Attributes:
         name: File and row.
         image: Index of the photograph in `AgilePuzzles`.
-        kind: What the row showed: ``"pieces"``, ``"pieces+reference"`` or one ``"photograph"``.
+        kind: Images of the row: ``"pieces"``, ``"pieces+reference"`` or one ``"photograph"``.
         puzzle: Grid and permutation; None for a photograph.
         image_size: Height and width of the photograph, in pixels.
-        data_source: verl's word for the reward, such as ``"puzzle"``; "" if the row has none.
+        data_source: verl's name of the reward, such as ``"puzzle"``; "" if the row has none.
     """
 
     name: str
@@ -175,7 +175,7 @@ class AgilePuzzle:
 
 
 class _Row(NamedTuple):
-    """What a photograph is put together from."""
+    """Source of a photograph: file, row and permutation."""
 
     file: int
     row: int
@@ -259,7 +259,7 @@ def read_agile_rl(
 
     Args:
         path: A Parquet file, a folder of them, or a list of files.
-        grid: Grid of the puzzles, such as ``"2x3"``; squares by default, as in AGILE's files, which do not tell it.
+        grid: Grid of the puzzles, such as ``"2x3"``; squares by default, as in AGILE's files, which do not include it.
         max_pixels: Most pixels that an image may have; rows with a larger one are skipped.
 
     Returns:

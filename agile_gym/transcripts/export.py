@@ -1,4 +1,4 @@
-"""Writes episodes in the layouts that other trainers read: LLaMA-Factory (ShareGPT), TRL and verl.
+"""Export of episodes in the layouts of other trainers: LLaMA-Factory (ShareGPT), TRL and verl.
 
 Where a model wrote a mark such as ``<image>`` itself, trainers would look for an image that is not there, so it becomes
 ``[image]``. Every file gets its name when it is complete.
@@ -32,7 +32,7 @@ _Row = TypeVar("_Row")
 
 
 def conversation(transcript: Transcript) -> list[Message]:
-    """Return the messages of an episode with as many image marks as images, as trainers demand.
+    """Return the messages of an episode with as many image marks as images, as trainers require.
 
     Args:
         transcript: The episode, with its images.
@@ -48,7 +48,7 @@ def conversation(transcript: Transcript) -> list[Message]:
 
 
 def export_sharegpt(transcripts: Iterable[Transcript], folder: str | Path, *, name: str = "agile_gym") -> int:
-    """Write conversations as LLaMA-Factory reads them: ShareGPT in OpenAI's words, as AGILE's cold start has them.
+    """Write conversations as LLaMA-Factory reads them: ShareGPT with OpenAI's keys, as AGILE's cold start has them.
 
     ``NAME.json`` is a list of ``{"messages": [{"role", "content"}, ...], "images": [path, ...]}``, ``images/`` holds
     the images, and ``dataset_info.json`` describes the data set; other entries that it has stay. Train with
@@ -56,7 +56,7 @@ def export_sharegpt(transcripts: Iterable[Transcript], folder: str | Path, *, na
 
     Args:
         transcripts: The episodes; taken one by one.
-        folder: Where the files go.
+        folder: Folder for the files.
         name: Name of the data set.
 
     Returns:
@@ -107,7 +107,7 @@ def export_trl(transcripts: Iterable[Transcript], folder: str | Path, *, name: s
 
     Args:
         transcripts: The episodes; taken one by one.
-        folder: Where the file goes.
+        folder: Folder for the file.
         name: Name of the file.
 
     Returns:
@@ -152,16 +152,16 @@ def export_verl(
 
     ``NAME.parquet`` has the columns ``prompt`` (the first messages: ``[{"role", "content"}]`` with image marks),
     ``images`` (``[{"bytes"}]``), ``reward_model`` (``ground_truth``, JSON text of ``[[piece, angle], ...]``, row by
-    row, and ``style``), ``data_source``, ``extra_info`` (``index``) and ``env_name``. What was played is left out, and
+    row, and ``style``), ``data_source``, ``extra_info`` (``index``) and ``env_name``. The turns are left out, and
     a puzzle that was played several times is one row.
 
     Args:
         transcripts: The episodes; taken one by one.
-        folder: Where the file goes.
+        folder: Folder for the file.
         name: Name of the file.
-        data_source: Tells verl which reward to compute; by default ``"puzzle"``, as AGILE's code calls its jigsaw's, or
-            the name of another environment.
-        env_name: Tells AGILE's verl which tools to use; by default ``"puzzle_toolbox"``, likewise.
+        data_source: Name of the reward that verl computes; by default ``"puzzle"``, as AGILE's code calls its jigsaw's,
+            or the name of another environment.
+        env_name: Name of the tools in AGILE's verl; by default ``"puzzle_toolbox"``, likewise.
 
     Returns:
         The number of puzzles.
@@ -262,7 +262,7 @@ def _target(folder: str | Path, name: str, suffix: str) -> Path:
 
 
 def _is_export(head: bytes) -> bool:
-    """Tell whether a file that begins so may be one that was written here."""
+    """Return whether the first bytes of a file may be those of an export."""
     return head.startswith(b'[\n{"messages": [{"role": ')
 
 
@@ -319,7 +319,7 @@ def _some(rows: Iterable[_Row]) -> Iterator[_Row]:
 
 @contextmanager
 def _explained(path: Path) -> Generator[None, None, None]:
-    """Turn the errors of the system into one that says what to do."""
+    """Turn the errors of the system into one with advice."""
     try:
         yield
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Reads AGILE's released data: the conversations of its cold start, and the puzzles of its reinforcement learning.
+"""Import of AGILE's released data: the conversations of its cold start, and the puzzles of its reinforcement learning.
 
-Cold start: a JSON list of ShareGPT conversations in LLaMA-Factory's layout, with image folders beside it. For the
+Cold start: a JSON list of ShareGPT conversations in LLaMA-Factory's layout, with image folders next to it. For the
 puzzles see `agile_gym.transcripts.agile`.
 """
 
@@ -36,12 +36,12 @@ MAX_PIECES = 100
 POLICY = "agile-cold-start"
 _CANVAS = (8192, 8192)
 _LARGEST = Workspace(BoardLayout(MAX_SIDE, MAX_SIDE, 1, 1), _CANVAS)
-"""Has the names of all pieces that a puzzle can have, to read an answer before the grid is known."""
+"""Names of all pieces that a puzzle can have, to read an answer before the grid is known."""
 _ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 
 
 class _Played(NamedTuple):
-    """What a turn's text did, as far as this library's dialect can read it."""
+    """Result of a turn's text, as far as this library's dialect can read it."""
 
     primitives: tuple[str, ...]
     error: str | None
@@ -56,20 +56,20 @@ def read_agile_cold_start(
     """Read the conversations of AGILE's cold start, or others in its layout, as transcripts.
 
     AGILE kept only conversations whose answer is right, so the answer is taken for the solution and the paper's reward
-    follows from the turns. What the turns did is read from their texts. Tokens, seeds and times are not known.
+    follows from the turns. Actions are read from the turns' texts. Tokens, seeds and times are missing.
 
     Args:
         path: The JSON file: a list of dictionaries with ``messages`` (``role``, ``content``) or ``conversations``
             (``from``, ``value``), and ``images``, paths.
         image_root: Folder that the paths begin at; the file's own by default. Leading folders that are not there are
             left out, and a path can lead nowhere else.
-        grid: Grid of the puzzles, such as ``"2x3"``; squares by default, as in AGILE's file, which does not tell it.
+        grid: Grid of the puzzles, such as ``"2x3"``; squares by default, as in AGILE's file, which does not include it.
 
     Returns:
         An iterator over the transcripts, whose images are read one episode at a time.
 
     Raises:
-        TranscriptError: If the file or an image cannot be read, or a conversation is not one; the message says which.
+        TranscriptError: If the file or an image cannot be read, or a conversation is not one; the message names it.
         ConfigurationError: If ``grid`` is not one.
     """
     sides = None if grid is None else parse_grid(grid)
@@ -237,7 +237,7 @@ def _answer(text: str) -> tuple[str, ...] | None:
 
 
 def _piece_count(images: int) -> int:
-    """Return how many of the first images are pieces: all, or all but a reference image, if that makes a square."""
+    """Return the number of first images that are pieces: all, or all but a reference image, if that makes a square."""
     for count in (images, images - 1):
         if 2 <= count <= MAX_PIECES and math.isqrt(count) ** 2 == count:
             return count
@@ -252,7 +252,7 @@ def _square(pieces: int) -> tuple[int, int]:
 
 
 def _play(text: str, workspace: Workspace, shown: tuple[Image, ...]) -> _Played:
-    """Carry a turn out on the board; where an image came back, AGILE has understood it whatever this dialect says."""
+    """Carry a turn out on the board; where an image came back, AGILE has carried it out whatever this dialect reads."""
     parsed = get_dialect("code").parse(text, workspace)
     error = parsed.error
     names = tuple(type(primitive).__name__ for primitive in parsed.primitives)

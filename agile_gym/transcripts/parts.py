@@ -1,7 +1,7 @@
-"""Transcripts as Parquet: one row an episode, in numbered parts, read with limits on what a row can unfold to.
+"""Transcripts as Parquet: one row an episode, in numbered parts, read with limits on the unfolded size of a row.
 
 Parquet keeps a value that is repeated once, so a small file can stand for any number of large images. Texts and images
-are therefore read as references to distinct values, and what a row unfolds to is counted before it is made.
+are therefore read as references to distinct values, and the unfolded size of a row is computed before it is made.
 
 A row has the columns of `part_schema`: a few to select by, ``record`` (JSON, see `agile_gym.transcripts.values`,
 without segments), ``segments`` with the tokens as typed lists, and ``images``, each distinct one once as PNG, under the
@@ -56,12 +56,12 @@ _RESTORE = "Restore it from a copy."
 
 
 class StoredRow(NamedTuple):
-    """An episode of a part, and where it is.
+    """An episode of a part, and its place.
 
     Attributes:
         record: The record, with no segments.
-        segments: The segments; None where they were not asked for.
-        images: The PNG files, by reference; None where they were not asked for.
+        segments: The segments; None where they were not requested.
+        images: The PNG files, by reference; None where they were not requested.
         group: The row group.
         row: The row within it.
     """
@@ -74,7 +74,7 @@ class StoredRow(NamedTuple):
 
 
 def is_part(path: Path) -> bool:
-    """Tell whether a file is Parquet with the columns of a part.
+    """Return whether a file is Parquet with the columns of a part.
 
     Raises:
         MissingDependencyError: If pyarrow is not installed.
@@ -91,7 +91,7 @@ def part_schema(*, distinct: bool = False) -> Any:  # noqa: ANN401 -- a pyarrow.
     """Return the columns of a part.
 
     Args:
-        distinct: Whether texts and images are references to distinct values, as they are read.
+        distinct: True if texts and images are references to distinct values, as they are read.
     """
     pa, _ = import_pyarrow()
     types = {"<i4": pa.int32(), "|b1": pa.bool_(), "<f4": pa.float32(), "<i2": pa.int16()}
@@ -124,7 +124,7 @@ def read_part(path: Path, *, content: bool = True) -> Iterator[StoredRow]:
 
     Args:
         path: The file.
-        content: Whether segments and images are read, which are most of it.
+        content: True to read segments and images, which are most of it.
 
     Yields:
         The episodes, in order.
@@ -207,7 +207,7 @@ def _group(path: Path, file: Any, group: int, columns: list[str] | None) -> Any:
     values = max(about.num_rows, *(about.column(place).num_values for place in range(about.num_columns)))
     if about.total_byte_size > MAX_GROUP or values > MAX_VALUES:
         raise TranscriptError(
-            f"{path} says that row group {group} has {about.total_byte_size:,} bytes and {values:,} values; "
+            f"{path} declares that row group {group} has {about.total_byte_size:,} bytes and {values:,} values; "
             f"{MAX_GROUP:,} and {MAX_VALUES:,} can be read. {_RESTORE}"
         )
     try:
@@ -251,7 +251,7 @@ def _images(entries: Any) -> dict[str, bytes]:  # noqa: ANN401 -- a pyarrow.Stru
 
 
 def _unfolded(array: Any) -> int:  # noqa: ANN401 -- a pyarrow.DictionaryArray
-    """Return how many bytes the values of an array have, repeated ones counted."""
+    """Return the number of bytes of the values of an array, repeated ones counted."""
     compute: Any = import_optional("pyarrow.compute", extra="data", purpose="read Parquet files")
     lengths = compute.binary_length(array.dictionary).take(array.indices)
     return compute.sum(compute.cast(lengths, "int64")).as_py() or 0

@@ -21,7 +21,7 @@ from agile_gym.transcripts.record import Image
 __all__ = ["IMAGES", "ImageFolder", "check_image", "check_ref", "decode_png", "encode_png"]
 
 IMAGES = "images"
-"""Name of the folder that holds the images, beside the transcripts."""
+"""Name of the folder that holds the images, next to the transcripts."""
 MAX_FILE = 256 * 1024 * 1024
 """Largest size of an image file that is read, in bytes."""
 _HEADER = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
@@ -68,7 +68,7 @@ def decode_png(data: bytes, ref: str, where: str) -> Image:
     Args:
         data: The file's bytes.
         ref: Hash of the pixels that it must have.
-        where: What messages call it.
+        where: Name of the image in messages.
 
     Returns:
         (h, w, 3) uint8, RGB, C-contiguous and read-only.
@@ -80,15 +80,13 @@ def decode_png(data: bytes, ref: str, where: str) -> Image:
         raise TranscriptError(f"{where} is not a PNG file. {_NEXT}")
     width, height = struct.unpack(">II", data[len(_HEADER) : len(_HEADER) + 8])
     if not 1 <= width * height <= DEFAULT_MAX_PIXELS:
-        raise TranscriptError(
-            f"{where} says that it has {width} x {height} pixels; {DEFAULT_MAX_PIXELS:,} are allowed."
-        )
+        raise TranscriptError(f"{where} declares {width} x {height} pixels; {DEFAULT_MAX_PIXELS:,} are allowed.")
     try:
         image = decode_image(data, name=where)
     except ImageError as error:
         raise TranscriptError(f"{error} {_NEXT}") from error
     if hash_pixels(image) != ref:
-        raise TranscriptError(f"{where} holds another image than its name says. {_NEXT}")
+        raise TranscriptError(f"{where} holds another image than its name refers to. {_NEXT}")
     return image
 
 
@@ -118,7 +116,7 @@ class ImageFolder:
         self._folder = folder / IMAGES
 
     def path(self, ref: str) -> Path:
-        """Return where the image of a reference is."""
+        """Return the path of the image of a reference."""
         return self._folder / check_ref(ref)[:2] / f"{ref}.png"
 
     def add(self, image: Image) -> str:
@@ -169,7 +167,7 @@ class ImageFolder:
         return [path.stem for path in self._folder.glob("??/*.png") if _NAME.fullmatch(path.name)]
 
     def tidy(self) -> None:
-        """Remove what a killed process has left behind, and subfolders that are empty."""
+        """Remove partial files that a killed process has left, and subfolders that are empty."""
         folders = list(self._folder.glob("??"))
         for folder in folders:
             sweep(folder)

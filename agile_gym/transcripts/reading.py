@@ -28,14 +28,14 @@ __all__ = [
 
 
 class StoredLine(NamedTuple):
-    """A record and where it is.
+    """A record and its place.
 
     Attributes:
         record: The record.
         number: Number of its line, from 1.
-        offset: Where the line begins, in bytes.
-        length: How long it is, its end included, in bytes.
-        whole: Whether it has its end.
+        offset: Start of the line, in bytes.
+        length: Length, its end included, in bytes.
+        whole: True if it has its end.
     """
 
     record: dict[str, Any]
@@ -46,7 +46,7 @@ class StoredLine(NamedTuple):
 
 
 def read_lines(path: Path) -> Iterator[StoredLine]:
-    """Read the records of a file, one by one; what a kill has cut short at the end is passed over.
+    """Read the records of a file, one by one; a last one that a kill has cut short is passed over.
 
     Args:
         path: The file.
@@ -88,8 +88,8 @@ def read_line(path: Path, number: int, offset: int, length: int, name: str) -> d
     Args:
         path: The file.
         number: Number of its line.
-        offset: Where it begins, in bytes.
-        length: How long it is, in bytes.
+        offset: Start of the line, in bytes.
+        length: Length of the line, in bytes.
         name: The id that it must have.
 
     Raises:
@@ -122,7 +122,7 @@ class StoredEpisode(NamedTuple):
     Attributes:
         where: File and line, for messages.
         record: The record.
-        segments: The segments, where they are beside the record.
+        segments: The segments, where they are stored apart from the record.
         png: Returns the PNG file of a reference.
     """
 
@@ -165,22 +165,22 @@ class StoredEpisode(NamedTuple):
 
 
 class TranscriptHeader:
-    """What a list of episodes needs of a stored transcript; the rest is read when asked for.
+    """Header of a stored transcript, for lists of episodes; the rest is read on request.
 
     Attributes:
         id: Id of the episode.
         policy: Name of the policy.
         task: The puzzle; see `agile_gym.transcripts.Transcript`.
-        solved: Whether the right answer was given.
-        score: Share of pieces right in the answer, 0 to 1.
+        solved: True if the right answer was given.
+        score: Fraction of pieces right in the answer, 0 to 1.
         reward: The whole reward.
-        truncated: Whether the turns ran out.
+        truncated: True if the turns ran out.
         turns: Number of turns.
         errors: Kind of the error of each turn, or None.
     """
 
     def __init__(self, episode: StoredEpisode, fetch: Callable[[], StoredEpisode]) -> None:
-        """Take what is needed from a record.
+        """Read the header from a record.
 
         Args:
             episode: The episode, perhaps without segments and images.
@@ -212,7 +212,7 @@ class TranscriptHeader:
         """Read the transcript.
 
         Args:
-            images: Whether its images are read.
+            images: True to read its images.
 
         Raises:
             TranscriptError: If it is damaged, an image is missing, or the file has changed.
@@ -243,8 +243,8 @@ def read_transcripts(
 
     Args:
         path: The folder of a run, or a ``.jsonl`` or ``.parquet`` file in it.
-        images: Whether images are read; without them, transcripts are as if recorded with ``keep_images=False``.
-        select: Tells which episodes are wanted, before their images are read; None wants all.
+        images: True to read images; without them, transcripts are as if recorded with ``keep_images=False``.
+        select: Filter of the episodes, called before their images are read; None selects all.
 
     Returns:
         An iterator over the transcripts; only one is held at a time.
@@ -283,7 +283,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _episodes(files: list[Path], *, content: bool) -> Iterator[tuple[StoredEpisode, Callable[[], StoredEpisode]]]:
-    """Read episodes, each with what reads it again."""
+    """Read episodes, each with the function that reads it again."""
     seen: set[str] = set()
     for path in files:
         if path.suffix == ".parquet":

@@ -1,6 +1,6 @@
-"""What an episode is after it was played: one record for training, export, evaluation and inspection alike.
+"""Record of an episode that was played, for training, export, evaluation and inspection.
 
-A transcript holds what the model saw and wrote, and, where a policy samples tokens itself, the very tokens that were
+A transcript holds the model's inputs and outputs, and, where a policy samples tokens itself, the very tokens that were
 sampled. Tokens are only ever appended: nothing is decoded and tokenised again.
 """
 
@@ -27,7 +27,7 @@ class Message(NamedTuple):
 
     Attributes:
         role: ``"system"``, ``"user"`` or ``"assistant"``.
-        text: What was said, with ``<image>`` wherever an image belongs.
+        text: Text of the message, with ``<image>`` wherever an image belongs.
         images: Those images, in order.
     """
 
@@ -50,7 +50,7 @@ class Segment:
         logps: (T,) float32, log-probability of each of those when it was sampled; 0 elsewhere.
         turns: (T,) int16, the turn, from 0, in which the model wrote a marked token; -1 elsewhere.
         images: Indices into `Transcript.images` of the images whose placeholders are in ``ids``, in order.
-        advantages: (T,) float32, what each token is trained with, or None when it has not been computed.
+        advantages: (T,) float32, the advantage of each token, or None when it has not been computed.
     """
 
     ids: NDArray[np.int32]
@@ -75,12 +75,12 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class TurnUsage:
-    """What a policy spent on a turn.
+    """Usage of a policy in a turn.
 
     Attributes:
         seconds: Time from the observation to the text; in a batch, the time of the whole batch.
         context_tokens: Tokens of the context that the turn was written in.
-        computed_tokens: Those of them that had to be computed, which a cache makes fewer; None if not known.
+        computed_tokens: Those of them that had to be computed, which a cache makes fewer; None if unknown.
         new_tokens: Tokens written.
     """
 
@@ -92,11 +92,11 @@ class TurnUsage:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PolicyRecord:
-    """What a policy tells of an episode that it has played; see `agile_gym.policies.RecordingPolicy`.
+    """Record that a policy gives of an episode that it has played; see `agile_gym.policies.RecordingPolicy`.
 
     Attributes:
         usage: One entry a turn.
-        segments: The tokens, where the policy knows them.
+        segments: The tokens, where the policy has them.
         details: More about it, in JSON's types: model, sampling, cost.
     """
 
@@ -107,18 +107,18 @@ class PolicyRecord:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Turn:
-    """A turn: what the model wrote, and what the environment answered.
+    """A turn: the model's text and the environment's feedback.
 
     Attributes:
-        text: What the model wrote.
+        text: The model's text.
         feedback: The environment's text, with ``<image>`` wherever an image belongs.
         images: Those images, in order.
-        primitives: What was carried out, as `agile_gym.actions.primitives` writes it, such as ``"Swap"``: names only.
+        primitives: Names of the primitives carried out, as in `agile_gym.actions.primitives`, such as ``"Swap"``.
         error: Kind of the error, or None.
         state: The board after the turn, as a model writes it: names, or [name, angle] pairs.
         reward: The parts of the reward.
         env_seconds: Time that the environment took.
-        usage: What the policy spent.
+        usage: Usage of the policy.
     """
 
     text: str
@@ -137,7 +137,7 @@ class Transcript:
     """A whole episode.
 
     Attributes:
-        id: Names the episode within its run: letters, digits, ``-``, ``_`` and ``.``.
+        id: Name of the episode within its run: letters, digits, ``-``, ``_`` and ``.``.
         policy: Name of the policy.
         task: The puzzle, in JSON's types: ``grid`` (such as ``"2x2"``), ``level``, ``names``, ``dialect``,
             ``initial_view``, ``piece_size``, ``rotations``, ``max_turns``, ``seed`` and ``policy_seed`` (None if not
@@ -146,12 +146,12 @@ class Transcript:
         prompt_images: The images of its marks, in order.
         turns: The turns.
         solution: The right answer, as a model would write it.
-        solved: Whether it was given.
-        score: Share of pieces right in the answer, 0 to 1.
+        solved: True if it was given.
+        score: Fraction of pieces right in the answer, 0 to 1.
         reward: The parts of the reward of the whole episode.
-        truncated: Whether the turns ran out.
+        truncated: True if the turns ran out.
         system: The system prompt, or None.
-        segments: The tokens, where the policy knows them.
+        segments: The tokens, where the policy has them.
         details: More about the policy, in JSON's types: model, sampling, cost; ``given_up``, with ``kind`` and
             ``reason``, if it could not go on (`agile_gym.policies.GivenUp`). Then the last turn has no text, the kind
             as its error and the reason as its feedback.
@@ -174,11 +174,11 @@ class Transcript:
 
     @cached_property
     def images(self) -> tuple[Image, ...]:
-        """All images, in the order in which they were seen."""
+        """All images, in the order in which they were shown."""
         return (*self.prompt_images, *(image for turn in self.turns for image in turn.images))
 
     def messages(self) -> list[Message]:
-        """Return the conversation; the last message is the model's, as nobody reads the feedback to the last turn."""
+        """Return the conversation; the last message is the model's, as no turn follows the last feedback."""
         messages = [] if self.system is None else [Message("system", self.system)]
         messages.append(Message("user", self.prompt, self.prompt_images))
         for turn in self.turns:

@@ -1,6 +1,6 @@
-"""Writes transcripts to a folder while a run goes on, so that a kill costs none that was written.
+"""Writing of transcripts to a folder during a run, safe against a kill.
 
-A run's folder holds ``episodes.jsonl``, one record a line (`agile_gym.transcripts.values`), and beside it ``images/``,
+A run's folder holds ``episodes.jsonl``, one record a line (`agile_gym.transcripts.values`), and next to it ``images/``,
 with each distinct image once. As Parquet, the same lines are packed into ``episodes-00000.parquet`` and so on, with the
 images inside, whenever there are enough of them and at the end; until then they are safe as lines.
 """
@@ -32,7 +32,7 @@ _RESUME = "What was written is kept; resume when that is mended, or give another
 
 
 class TranscriptWriter:
-    """Writes transcripts one by one; use it in a ``with`` block, or call `close`.
+    """Writer of transcripts, one by one; use it in a ``with`` block, or call `close`.
 
     An episode is whole on disk when `append` returns: its images first, each under its final name only when complete,
     then its line in one go. One process writes to a folder at a time.
@@ -52,7 +52,7 @@ class TranscriptWriter:
         """Open a folder, which is made if need be.
 
         Args:
-            folder: Where transcripts go.
+            folder: Folder for the transcripts.
             format: ``"jsonl"``, or ``"parquet"``, which needs pyarrow.
             resume: Go on after the transcripts that are there. A line that a kill has cut short is dropped.
             overwrite: Begin anew even if there are transcripts; they are deleted. Files of these names that are no
@@ -61,8 +61,8 @@ class TranscriptWriter:
         Raises:
             ConfigurationError: If the format is unknown, or transcripts are there and neither ``resume`` nor
                 ``overwrite`` is given.
-            TranscriptError: If what is there is damaged, cannot be written, or is being written by another process.
-            MissingDependencyError: If Parquet is wanted, or there, and pyarrow is not installed.
+            TranscriptError: If the files there are damaged, cannot be written, or are being written by another process.
+            MissingDependencyError: If Parquet is requested, or there, and pyarrow is not installed.
         """
         if format not in FORMATS:
             raise ConfigurationError(
@@ -122,11 +122,11 @@ class TranscriptWriter:
             transcript: The episode.
 
         Returns:
-            Whether it was written: an id that is there already is not written again.
+            True if it was written: an id that is there already is not written again.
 
         Raises:
             ConfigurationError: If it holds something that cannot be stored; then nothing has changed.
-            TranscriptError: If the disk is full, for instance. What `ids` tells is safe all the same.
+            TranscriptError: If the disk is full, for instance. The episodes of `ids` are safe all the same.
         """
         if transcript.id in self._ids:
             return False
@@ -145,7 +145,7 @@ class TranscriptWriter:
         """Drop all episodes but those given, so that the folder agrees with a list of finished ones.
 
         Args:
-            ids: Which to keep; those that are not there are passed over.
+            ids: Ids to keep; those that are not there are passed over.
 
         Raises:
             TranscriptError: If the files cannot be read or written.
@@ -163,10 +163,10 @@ class TranscriptWriter:
         self._ids = {name: None for name in self._ids if name in wanted}
 
     def close(self) -> None:
-        """Finish: pack what is left, if it shall be Parquet, and let others write to the folder.
+        """Finish: pack the remaining lines, if the format is Parquet, and release the lock of the folder.
 
         Raises:
-            TranscriptError: If the disk is full, for instance; then what was not packed is kept as lines.
+            TranscriptError: If the disk is full, for instance; then episodes that are not packed are kept as lines.
         """
         packed = False
         try:
@@ -182,7 +182,7 @@ class TranscriptWriter:
             self._lines.unlink(missing_ok=True)  # it is empty
 
     def let_go(self) -> None:
-        """Close the files as they are, without packing: what a forked process does with its parent's writer."""
+        """Close the files as they are, without packing, as a forked process does with its parent's writer."""
         if self._file >= 0:
             os.close(self._file)
         self._file = -1
@@ -200,7 +200,7 @@ class TranscriptWriter:
         self.close()
 
     def _resume(self) -> None:
-        """Take in what is there, and cut off what a kill has left behind."""
+        """Read the existing episodes, and cut off a line that a kill has left incomplete."""
         self._images.tidy()
         sweep(self.folder)
         packed: dict[str, None] = {name: None for path in list_parts(self.folder) for name in part_ids(path)}
@@ -302,7 +302,7 @@ def _first_of_each(path: Path, seen: dict[str, None]) -> Iterator[StoredLine]:
 
 
 def check_own_transcripts(folder: Path) -> None:
-    """Check that what bears the names of transcripts are transcripts, before they are deleted.
+    """Check that files with the names of transcripts are transcripts, before they are deleted.
 
     Damaged ones count as such, as long as one line, or the columns of a part, can be read.
 
@@ -322,7 +322,7 @@ def check_own_transcripts(folder: Path) -> None:
 
 
 def _has_own_line(path: Path) -> bool:
-    """Tell whether a file is empty, or one of its lines is a record, if only the last one, which was cut short."""
+    """Return whether a file is empty, or one of its lines is a record, if only the last one, which was cut short."""
     empty = True
     with path.open("rb") as file:
         while data := file.readline(MAX_LINE + 1):
@@ -338,5 +338,5 @@ def _has_own_line(path: Path) -> bool:
 
 
 def _has_lines(path: Path) -> bool:
-    """Tell whether a file holds at least one record, or is damaged."""
+    """Return whether a file holds at least one record, or is damaged."""
     return path.exists() and next(read_lines(path), None) is not None

@@ -2,7 +2,7 @@
 
 A record is a dictionary with the keys ``format`` (1), ``id``, ``policy``, ``task``, ``system``, ``prompt``,
 ``prompt_images``, ``turns``, ``solution``, ``solved``, ``score``, ``reward``, ``truncated``, ``details`` and
-``segments``, which mean what they mean in `agile_gym.transcripts.record`. An image is the hash of its pixels, 64
+``segments``, as in `agile_gym.transcripts.record`. An image is the hash of its pixels, 64
 hexadecimal digits. An array is base64 of its little-endian bytes. Numbers that are not finite are written as Python's
 ``json`` writes them: ``NaN``, ``Infinity``.
 """
@@ -49,7 +49,7 @@ MAX_NESTING = 100
 
 
 class RecordProblem(ValueError):  # noqa: N818 -- always turned into a TranscriptError that names the file
-    """What is wrong with a record, as the end of a sentence that begins with where it is."""
+    """Problem of a record, as the end of a sentence that begins with its place."""
 
 
 def get_field(record: Mapping[str, Any], key: str, *kinds: type) -> Any:  # noqa: ANN401 -- one of the kinds
@@ -82,7 +82,7 @@ def get_nested(record: Mapping[str, Any], key: str, kind: type) -> Any:  # noqa:
 
 
 def is_nested_deeper(value: object, levels: int) -> bool:
-    """Tell whether lists and dictionaries are nested in more than so many levels."""
+    """Return whether lists and dictionaries are nested in more than so many levels."""
     entries: list[object] = [value]
     for _ in range(levels + 1):
         inner: list[object] = []
@@ -143,7 +143,7 @@ def put_segments(segments: tuple[Segment, ...]) -> list[dict[str, Any]]:
 
 
 def get_segments(entries: list[Any]) -> tuple[Segment, ...]:
-    """Turn what `put_segments` returned into segments.
+    """Turn the result of `put_segments` into segments.
 
     Raises:
         RecordProblem: If an array is missing, cannot be read, or has another length than the others.
@@ -169,7 +169,7 @@ def _put_array(name: str, array: NDArray[Any] | None, kind: str) -> str | None:
     if stored.dtype != array.dtype and not np.array_equal(stored, array, equal_nan=stored.dtype.kind == "f"):
         raise ConfigurationError(
             f"The {name} of a segment are {array.dtype} and hold values that {stored.dtype} cannot; make them "
-            f"{stored.dtype}, as Segment says."
+            f"{stored.dtype}, as in Segment."
         )
     return base64.b64encode(stored.tobytes()).decode("ascii")
 
@@ -209,7 +209,7 @@ def to_record(transcript: Transcript, store: Callable[[Image], str]) -> dict[str
 
     Args:
         transcript: The episode.
-        store: Keeps an image and returns its reference.
+        store: Function that stores an image and returns its reference.
 
     Returns:
         The record; it shares the mappings of the transcript.
@@ -264,7 +264,7 @@ def dump_record(record: Mapping[str, Any]) -> bytes:
     """Write a record as a line of JSON, in ASCII, with its end.
 
     Raises:
-        ConfigurationError: If it holds something that JSON has no words for, or more than `MAX_LINE` bytes.
+        ConfigurationError: If it holds something that JSON cannot express, or more than `MAX_LINE` bytes.
     """
     try:
         line = json.dumps(record, separators=(",", ":"), default=_plain).encode("ascii") + b"\n"
@@ -325,9 +325,9 @@ def from_record(
     """Turn a record into a transcript.
 
     Args:
-        record: What `parse_record` returned.
+        record: Result of `parse_record`.
         load: Returns the image of a reference; None leaves images out.
-        segments: The segments, where they are stored beside the record.
+        segments: The segments, where they are stored apart from the record.
 
     Returns:
         The transcript, with arrays of its own.

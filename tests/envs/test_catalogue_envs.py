@@ -89,7 +89,7 @@ def test_steps_and_frames_before_a_reset_and_steps_after_the_end_are_refused(env
     env.reset(seed=0)
     while not any(env.unwrapped.step(action)[2:4]):
         pass
-    with pytest.raises(ResetNeeded, match="is over"):
+    with pytest.raises(ResetNeeded, match="has ended"):
         env.unwrapped.step(action)
     assert env.render() is not None
     env.reset()

@@ -262,7 +262,9 @@ def test_turns_that_do_not_keep_the_contract_are_told():
     env.step = lambda action: ({"text": "x"}, 0.0, False, False, {})
     recorder = EpisodeRecorder(env)
     recorder.reset(seed=0)
-    with pytest.raises(ConfigurationError, match=r"Counting does not keep the contract: what step\(\) .* no 'images'"):
+    with pytest.raises(
+        ConfigurationError, match=r"Counting does not keep the contract: the result of step\(\) .* no 'images'"
+    ):
         recorder.step("1")
 
 

@@ -212,7 +212,7 @@ class TestMistakes:
             ("photos/*.jpg", "glob"),
             ("nowhere/deep/photos", "There is no folder 'nowhere/deep'"),
             ("someone/pictures", "written 'hf:someone/pictures'"),
-            ("x" * 5000, "The folder that was looked in"),
+            ("x" * 5000, "The folder that was searched is"),
             ("a\0b", "neither a folder"),
             ("", "neither a folder"),
         ],

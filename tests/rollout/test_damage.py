@@ -92,8 +92,8 @@ LINE = r"episodes\.jsonl, line 2, "
             picture(lambda data: data[: len(data) // 2]),
             f"The image {IMAGE} of .*line 2.* cannot be decoded|cannot be used",
         ),
-        (picture(other_picture), f"The image {IMAGE} of .*line 2 holds another image than its name says"),
-        (picture(huge_picture), "says that it has 2147483647 x 2147483647 pixels"),
+        (picture(other_picture), f"The image {IMAGE} of .*line 2 holds another image than its name refers to"),
+        (picture(huge_picture), "declares 2147483647 x 2147483647 pixels"),
     ],
 )
 def test_damage_is_told_with_file_and_line(tmp_path, damage, message):

@@ -292,13 +292,13 @@ def test_a_recorder_says_what_it_needs():
     ):
         EpisodeRecorder(gymnasium.make("CartPole-v1")).reset(seed=0)
     recorder = EpisodeRecorder(JigsawVisionEnv(**SMALL))
-    with pytest.raises(ConfigurationError, match="not over"):
+    with pytest.raises(ConfigurationError, match="has not ended"):
         recorder.finish("p")
     with pytest.raises(ResetNeeded):
         recorder.step(OBSERVE)
     recorder.reset(seed=1)
     recorder.step(OBSERVE)
-    with pytest.raises(ConfigurationError, match="not over"):
+    with pytest.raises(ConfigurationError, match="has not ended"):
         recorder.finish("p")
     recorder.step(answer(["A"]))
     with pytest.raises(ResetNeeded):
@@ -307,7 +307,7 @@ def test_a_recorder_says_what_it_needs():
     with pytest.raises(ConfigurationError, match="no option"):
         recorder.reset(options={"levle": 1})
     recorder.reset(seed=2)  # a recorder is used again
-    with pytest.raises(ConfigurationError, match="not over"):
+    with pytest.raises(ConfigurationError, match="has not ended"):
         recorder.finish("p")
     recorder.step(answer(recorder.info["solution"]))
     second = recorder.finish("p")

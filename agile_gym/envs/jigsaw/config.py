@@ -42,42 +42,43 @@ class JigsawConfig:
 
     Attributes:
         grid: ``2`` (2 x 2), ``(2, 3)`` (rows, columns) or ``"2x3"``; from 1x2 to 10x10.
-        level: How many pieces start in their place: a number, a list or range to draw from, ``"0-2"``, ``"all"``, or
-            None for any unsolved permutation. A grid of n pieces has the levels 0 to n-2.
-        images: Where photographs come from: None or ``"builtin"``, a folder, a file, a list of files, arrays or PIL
+        level: Number of pieces that start in their place: a number, a list or range to draw from, ``"0-2"``, ``"all"``,
+            or None for any unsolved permutation. A grid of n pieces has the levels 0 to n-2.
+        images: Source of photographs: None or ``"builtin"``, a folder, a file, a list of files, arrays or PIL
             images, a Parquet file, ``"hf:NAME"`` or a Hugging Face dataset (see `agile_gym.images.open_images`). Those
             that have not a pixel for each piece are left out.
         split: ``"train"``, ``"test"`` or None for all images. Membership follows from each image's content; of two or
             more images, each split has one at least.
-        test_fraction: Share of images that belong to the test split, above 0 and below 1.
+        test_fraction: Fraction of images that belong to the test split, above 0 and below 1.
         crop: The part of a photograph that becomes the puzzle: ``"center"`` (the largest part, centred), ``"random"``,
-            or a range such as ``(0.25, 1.0)`` of the part's side as a share of the largest. None means ``"random"`` for
-            the built-in photographs, which are few, and ``"center"`` for others.
+            or a range such as ``(0.25, 1.0)`` of the part's side as a fraction of the largest. None means ``"random"``
+            for the built-in photographs, which are few, and ``"center"`` for others.
         image_size: Side, or (height, width), in pixels, of the part that is cut; rounded down to whole pieces. 448
             unless ``max_pixels`` is given.
         max_pixels: Keeps the photograph's aspect ratio (between 1:2 and 2:1) and scales it down to at most this many
             pixels, instead of ``image_size``. The canvas is then as large as the largest board can be.
         canvas_size: Side, or (height, width), in pixels, of the observation, if it shall be larger than the board, so
             that larger zooms fit.
-        gap: White space between pieces as a share of a piece's side, 0 to 1 (AGILE: 0.02).
-        labels: Whether each piece's name is drawn on it.
-        erode: Share of a piece that is cut away at each of its sides, 0 to 0.4, so that borders do not match any more.
-        reference_image: Whether the whole picture is shown at the start, as the image ``reference``.
-        rotations: Whether pieces are also turned by multiples of 90 degrees. Pieces are then square.
-        equal_pieces: What counts where pieces look alike, pixel for pixel as they are shown, but for labels:
+        gap: White space between pieces as a fraction of a piece's side, 0 to 1 (AGILE: 0.02).
+        labels: True if each piece's name is drawn on it.
+        erode: Fraction of a piece that is cut away at each of its sides, 0 to 0.4, so that borders do not match any
+            more.
+        reference_image: True if the whole picture is shown at the start, as the image ``reference``.
+        rotations: True if pieces are also turned by multiples of 90 degrees. Pieces are then square.
+        equal_pieces: Rule for pieces that look alike, pixel for pixel as they are shown, but for labels:
             ``"picture"``: they may stand for each other, so that a board is right if it shows the right picture, and a
             level counts the places that look right; parts of photographs in which all pieces differ are drawn where
             there are any. ``"names"``: each piece has its own place, as in AGILE.
-        initial_view: What the first text shows: each piece (AGILE), the board, or both.
+        initial_view: Images of the first text: each piece (AGILE), the board, or both.
         max_turns: Turns of an episode, the answer included (AGILE: 5).
-        dialect: How actions are written: ``"code"``, ``"tools"``, or an object with the methods of `Dialect`.
+        dialect: Dialect of actions: ``"code"``, ``"tools"``, or an object with the methods of `Dialect`.
         prompt: The text of the task: ``"full"`` (rules, functions and a worked example), ``"short"`` (a few words, for
             a model that is trained on it; feedback is then as short), or the path of a text file of your own in UTF-8,
             with fields in braces such as ``{rows}``, ``{turns}`` and, exactly once, ``{images}``. They are listed in
             `agile_gym.actions.prompt.FIELDS`; write ``{{`` and ``}}`` for braces themselves. The file is read once,
             when the environment is made. ``agile_gym/actions/prompt_full.txt`` is a good start.
         reward: ``"paper"``, ``"official_code"``, a mapping of settings, or a `RewardConfig`.
-        reveal: Whether ``info`` tells the solution, the level and the number of pieces in place.
+        reveal: True if ``info`` includes the solution, the level and the number of pieces in place.
     """
 
     grid: int | str | Sequence[int] = 2
@@ -118,7 +119,7 @@ class JigsawConfig:
 
 @dataclass(frozen=True)
 class JigsawRules:
-    """A configuration after checking: what an episode needs, in its final form.
+    """A configuration after checking, in the form that an episode uses.
 
     Attributes:
         config: The options as given.
@@ -166,12 +167,12 @@ def resolve(config: JigsawConfig) -> JigsawRules:
         The rules that follow from them.
 
     Raises:
-        ConfigurationError: If an option has a value that is not allowed; the message says what is.
+        ConfigurationError: If an option has a value that is not allowed; the message names those that are.
     """
     rows, cols = parse_grid(config.grid)
     for name in ("labels", "reference_image", "reveal"):
         require(isinstance(getattr(config, name), bool), name, getattr(config, name), "True or False")
-    require(is_number(config.erode, 0, MAX_ERODE), "erode", config.erode, f"a share from 0 to {MAX_ERODE}")
+    require(is_number(config.erode, 0, MAX_ERODE), "erode", config.erode, f"a fraction from 0 to {MAX_ERODE}")
     require(is_whole(config.max_turns, MAX_TURNS), "max_turns", config.max_turns, f"a whole number, 1 to {MAX_TURNS}")
     for name, allowed in (("initial_view", INITIAL_VIEWS), ("equal_pieces", EQUAL_PIECES)):
         value = getattr(config, name)
@@ -193,7 +194,7 @@ def resolve(config: JigsawConfig) -> JigsawRules:
 
 
 def smallest_photo(config: JigsawConfig) -> tuple[int, int]:
-    """Return the height and width, in pixels, from which on a photograph has a pixel for each piece, and for its sides.
+    """Return the smallest height and width, in pixels, of a photograph with a pixel for each piece, and for its sides.
 
     Raises:
         ConfigurationError: If the grid or a size is not allowed.
@@ -214,7 +215,7 @@ def smallest_photo(config: JigsawConfig) -> tuple[int, int]:
 
 def _sizes(config: JigsawConfig, rows: int, cols: int) -> tuple[BoardLayout | None, tuple[int, int]]:
     require(isinstance(config.rotations, bool), "rotations", config.rotations, "True or False")
-    require(is_number(config.gap, 0, MAX_GAP), "gap", config.gap, f"a share from 0 to {MAX_GAP}")
+    require(is_number(config.gap, 0, MAX_GAP), "gap", config.gap, f"a fraction from 0 to {MAX_GAP}")
     if config.max_pixels is None:
         size = DEFAULT_IMAGE_SIZE if config.image_size is None else config.image_size
         layout = fixed_layout(rows, cols, size, gap=config.gap, square=config.rotations)
@@ -241,7 +242,7 @@ def _sizes(config: JigsawConfig, rows: int, cols: int) -> tuple[BoardLayout | No
 
 
 def default_crop(images: ImagesLike) -> Literal["center", "random"]:
-    """Return how photographs are cropped unless told: the built-in ones, which are few, at random."""
+    """Return the default crop of photographs: at random for the built-in ones, which are few."""
     return "random" if images is None or (isinstance(images, str) and images == "builtin") else "center"
 
 

@@ -77,15 +77,15 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
 
     ## Description
     A photograph is cut into pieces, which are shuffled and named A, B, C, ... in the order in which they are shown.
-    Each turn the agent writes its reasoning and then either some code, which can swap pieces and look at the board or
-    at parts of any image, or its answer: the list of pieces, row by row, that restores the photograph ("Agentic Jigsaw
+    Each turn the agent writes its reasoning and then either some code, which can swap pieces and show the board or
+    parts of any image, or its answer: the list of pieces, row by row, that restores the photograph ("Agentic Jigsaw
     Interaction Learning", arXiv 2510.01304). Nothing that the agent writes is executed: code is read against a white
     list.
 
     ## Action Space
     A text of at most 32,768 characters: ``<think>...</think>`` and then one of ``<code>...</code>`` (in the dialect
-    ``"tools"``: ``<tool_call>...</tool_call>``, one or more) and ``<answer>...</answer>``. Any string is accepted; what
-    cannot be carried out costs a turn and is answered by an error that says why. ``sample()`` draws sound turns.
+    ``"tools"``: ``<tool_call>...</tool_call>``, one or more) and ``<answer>...</answer>``. Any string is accepted; one
+    that cannot be carried out costs a turn and is answered by an error with the reason. ``sample()`` draws sound turns.
 
     ## Observation Space
     A ``Dict`` of
@@ -97,12 +97,12 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
     - ``text``: the task, later the feedback, with ``<image>`` wherever an image belongs.
 
     ``info`` holds ``images``, the arrays that those marks stand for, in order, as (h, w, 3) uint8 (at the start, the
-    pieces); ``task``, what may be known of the puzzle without looking (`JigsawTask`); ``reward``, the parts of the
-    reward (`agile_gym.envs.contract.RewardParts`); ``primitives``, what the turn was understood as; ``error``, the
+    pieces); ``task``, the facts of the puzzle that need no look at it (`JigsawTask`); ``reward``, the parts of the
+    reward (`agile_gym.envs.contract.RewardParts`); ``primitives``, those read from the turn; ``error``, the
     kind of error or None, also for an answer that ends the episode and cannot be right, since it lacks a piece, has one
-    twice or names one that is not there; ``turn``, the turns taken; ``solved`` and ``score`` (share of pieces right),
-    which are known when the episode is over; at reset also ``image_id``, the hash of the photograph. With
-    ``reveal=True`` it also tells ``solution``, ``level`` and ``pieces_in_place``.
+    twice or names one that is not there; ``turn``, the turns taken; ``solved`` and ``score`` (fraction of pieces
+    right), which are given when the episode has ended; at reset also ``image_id``, the hash of the photograph. With
+    ``reveal=True`` it also holds ``solution``, ``level`` and ``pieces_in_place``.
 
     ## Rewards
     R = 0.8 R_acc + 0.2 R_format + R_step, paid on the last step (paper, section 3): R_acc is 1 for a right answer, that
@@ -144,7 +144,7 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
         if render_mode is not None and not (isinstance(render_mode, str) and render_mode in RENDER_MODES):
             raise ConfigurationError(f"render_mode={render_mode!r} is not allowed; give one of {RENDER_MODES} or None.")
         self.render_mode = render_mode
-        self.owner: gymnasium.Env[Any, Any] = self  # the environment that this one is a part of: what wrappers wrap
+        self.owner: gymnasium.Env[Any, Any] = self  # the environment that this one is a part of, which wrappers wrap
         self.episode = JigsawEpisode(self.rules, open_source(self.rules.config))
         self.observation_space, self.action_space = make_spaces(self.rules, self.episode)
         self._canvases = CanvasPool((*self.rules.canvas, 3))
@@ -152,7 +152,7 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
 
     @property
     def dialect(self) -> Dialect:
-        """How actions are written."""
+        """Dialect of actions."""
         return self.rules.dialect
 
     def reset(
@@ -181,14 +181,14 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
         """Play a turn.
 
         Args:
-            action: What the agent writes: any string.
+            action: Text of the turn: any string.
 
         Returns:
             Observation, reward, terminated, truncated and ``info``.
 
         Raises:
             ConfigurationError: If the action is not a string.
-            gymnasium.error.ResetNeeded: If the episode is over, or has not begun.
+            gymnasium.error.ResetNeeded: If the episode has ended, or has not begun.
         """
         canvas = self._canvases.take()
         result = self.episode.step(action, canvas)
@@ -217,11 +217,11 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
         return self.dialect.write(primitives, self.episode.workspace, think)
 
     def usual_turn(self) -> str:
-        """Write a turn that swaps two pieces and looks at the board; see `agile_gym.envs.contract.PlannedEnv`."""
+        """Write a turn that swaps two pieces and shows the board; see `agile_gym.envs.contract.PlannedEnv`."""
         return self.write_turn([Swap(0, self.rules.rows * self.rules.cols - 1), Observe()])
 
     def mistakes(self) -> Sequence[str]:
-        """Write turns that are answered by long explanations of what is wrong with them."""
+        """Write turns that are answered by long explanations of their errors."""
         tag = self.dialect.action_tag
         bodies = (
             *(json.dumps({"name": "crop", "arguments": {"image": "A", "box": box}}) for box in ([1, 1, 1, 1], "")),
@@ -243,7 +243,7 @@ class JigsawVisionEnv(gymnasium.Env[Observation, str]):
         return observation
 
     def render(self) -> NDArray[np.uint8] | str | None:
-        """Return the last observation as an array or as coloured text, or show it, as the render mode says.
+        """Return the last observation as an array or as coloured text, or show it, by the render mode.
 
         Returns:
             For ``"rgb_array"`` the canvas, (H, W, 3) uint8, the same size for all frames: the image at its top left,

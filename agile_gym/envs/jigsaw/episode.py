@@ -33,15 +33,15 @@ IMAGES_A_TURN = 2
 
 @dataclass(frozen=True, slots=True)
 class JigsawTask:
-    """What a policy may know of a puzzle without looking.
+    """Facts of a puzzle that a policy may use without looking at it.
 
     Attributes:
         grid: Rows and columns.
         names: Names of the pieces.
         dialect: Name of the dialect.
-        initial_view: What the first text shows: ``"pieces"``, ``"board"`` or ``"both"``.
+        initial_view: Images of the first text: ``"pieces"``, ``"board"`` or ``"both"``.
         piece_size: Height and width of a piece, in pixels.
-        rotations: Whether pieces are also turned.
+        rotations: True if pieces are also turned.
     """
 
     grid: tuple[int, int]
@@ -54,14 +54,14 @@ class JigsawTask:
 
 @dataclass(slots=True)
 class StepResult:
-    """What a turn led to; the image has been written to the canvas.
+    """Result of a turn; the image has been written to the canvas.
 
     Attributes:
         text: The feedback.
         image_size: Height and width of the image on the canvas, in pixels; (0, 0) if there is none.
         reward: The reward.
-        terminated: Whether an answer ended the episode.
-        truncated: Whether the turns ran out.
+        terminated: True if an answer ended the episode.
+        truncated: True if the turns ran out.
         info: The step's ``info``, without the images.
     """
 
@@ -96,8 +96,8 @@ class JigsawEpisode:
         layout: Sizes of the board.
         max_turns: Turns that the episode may have.
         turn: Turns taken so far.
-        done: Whether the episode is over, or has not begun.
-        begun: Whether there has been an episode.
+        done: True if the episode has ended, or has not begun.
+        begun: True if there has been an episode.
     """
 
     puzzle: JigsawPuzzle
@@ -110,7 +110,7 @@ class JigsawEpisode:
 
         Args:
             rules: The checked options.
-            source: Where photographs come from; shared between episodes.
+            source: Source of photographs; shared between episodes.
         """
         self.rules = rules
         self.max_turns = rules.config.max_turns
@@ -139,7 +139,7 @@ class JigsawEpisode:
 
         Args:
             rng: Source of all randomness: photograph, crop window and permutation.
-            options: What is fixed instead of drawn.
+            options: Values that are fixed instead of drawn.
             canvas: (H, W, 3) uint8, which gets the board.
             max_steps: Steps after which the episode ends at the latest, if that is before ``max_turns``.
 
@@ -172,12 +172,12 @@ class JigsawEpisode:
         return StepResult(self.first_text(self.workspace), size, 0.0, False, False, info)
 
     def first_text(self, workspace: Workspace) -> str:
-        """Return the text of the first observation, for a workspace as it is at the start; it tells of no solution."""
+        """Return the text of the first observation, for a workspace as it is at the start; it contains no solution."""
         rules = self.rules
         return task_text(rules.prompt, workspace, rules.dialect, self.max_turns, self.captions(workspace))
 
     def captions(self, workspace: Workspace) -> list[str]:
-        """Return what is written before each image of the first observation."""
+        """Return the caption of each image of the first observation."""
         config = self.rules.config
         return image_captions(
             workspace.names,
@@ -190,31 +190,31 @@ class JigsawEpisode:
         """Check that a turn can be played.
 
         Raises:
-            gymnasium.error.ResetNeeded: If the episode is over, or has not begun.
+            gymnasium.error.ResetNeeded: If the episode has ended, or has not begun.
         """
         if self.done:
-            raise ResetNeeded("This episode is over, or has not begun: call reset() before step().")
+            raise ResetNeeded("This episode has ended, or has not begun: call reset() before step().")
 
     def step(self, text: str, canvas: NDArray[np.uint8]) -> StepResult:
         """Play a turn.
 
         Args:
-            text: What the model wrote: any string.
-            canvas: (H, W, 3) uint8, which gets the image that the turn asked for, or zeros.
+            text: Text of the turn: any string.
+            canvas: (H, W, 3) uint8, which gets the image that the turn requested, or zeros.
 
         Returns:
             The observation, reward and end.
 
         Raises:
             ConfigurationError: If ``text`` is not a string.
-            gymnasium.error.ResetNeeded: If the episode is over, or has not begun.
+            gymnasium.error.ResetNeeded: If the episode has ended, or has not begun.
         """
         check_action(text)
         self.check_running()
         rules, workspace = self.rules, self.workspace
         self.turn += 1
         parsed = rules.dialect.parse(text, workspace)
-        self._texts.append(text[: MAX_TEXT + 1])  # what is longer is not read
+        self._texts.append(text[: MAX_TEXT + 1])  # the rest is not read
         self._well_formed &= parsed.well_formed
         self._code_turns += parsed.has_code
         answer = parsed.primitives[0] if parsed.primitives and isinstance(parsed.primitives[0], Answer) else None
@@ -254,10 +254,10 @@ class JigsawEpisode:
         """End the episode without an answer, and return its reward: that of any other without one.
 
         Raises:
-            gymnasium.error.ResetNeeded: If the episode is over, or has not begun.
+            gymnasium.error.ResetNeeded: If the episode has ended, or has not begun.
         """
         if self.done:
-            raise ResetNeeded("This episode is over, or has not begun: there is nothing to give up.")
+            raise ResetNeeded("This episode has ended, or has not begun: there is nothing to give up.")
         self.done = True
         return self._finish(0, answered=False)
 
@@ -307,7 +307,7 @@ class JigsawEpisode:
         return tuple(images)
 
     def _check_answer(self, answer: Answer) -> tuple[int, ActionError | None]:
-        """Return how many pieces are right in an answer, and why it cannot be right, whatever the solution; or None."""
+        """Return the number of right pieces in an answer, and the error of one that no solution can have; or None."""
         pieces = piece_reader(self.workspace.names)
         order, problem = pieces.read_order(answer.order)
         turns = [0] * len(pieces.names)

@@ -22,26 +22,26 @@ _MAX_WEIGHT = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class RewardConfig:
-    """How an episode is rewarded; the defaults are the paper's.
+    """Settings of the reward; the defaults are the paper's.
 
     In puzzles with turned pieces, which AGILE does not have, a piece is right only with its angle, under every setting.
-    What counts where pieces look alike is set by `agile_gym.JigsawConfig.equal_pieces`.
+    The rule for pieces that look alike is set by `agile_gym.JigsawConfig.equal_pieces`.
 
     Attributes:
         accuracy_weight: Alpha, the weight of R_acc: 1 if the puzzle is solved, else 0.
         format_weight: Beta, the weight of R_format: 1 if the format was kept, else 0.
         step_weight: Gamma, the weight of R_step, which is 0 or negative.
-        score_weight: Weight of the share of right pieces in the answer, 0 to 1: optional shaping, not in the paper.
-        step_penalty: What a step costs in R_step, at least 0.
-        unsolved_penalty: What an unsolved episode costs in R_step; None means ``step_penalty`` times the largest number
+        score_weight: Weight of the fraction of right pieces in the answer, 0 to 1: optional shaping, not in the paper.
+        step_penalty: Cost of a step in R_step, at least 0.
+        unsolved_penalty: Cost of an unsolved episode in R_step; None means ``step_penalty`` times the largest number
             of turns.
-        step_count: What a step is: every turn with code, or every image that is returned to the model.
-        solved_above: R_acc is 1 where more pieces than this are right (or all of a smaller puzzle); None asks for all.
+        step_count: Unit of a step: every turn with code, or every image that is returned to the model.
+        solved_above: R_acc is 1 where more pieces than this are right (or all of a smaller puzzle); None requires all.
         format_rule: ``"strict"``: every turn is one think block and one action, all tags present, paired and in order,
             and an answer is given. ``"balanced"``: over the whole episode as many opening as closing think tags, and,
             after the last of them, an answer that is JSON and shorter than 1,000 characters.
-        invalid_turn: What a turn with neither or both of action and answer, or with an answer that cannot be read,
-            does: ``"feedback"`` tells the model and goes on, ``"end"`` ends the episode.
+        invalid_turn: Effect of a turn with neither or both of action and answer, or with an answer that cannot be read:
+            ``"feedback"`` returns the error to the model and goes on, ``"end"`` ends the episode.
     """
 
     accuracy_weight: float = 0.8
@@ -113,14 +113,14 @@ def get_reward(reward: str | Mapping[str, Any] | RewardConfig) -> RewardConfig:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeRecord:
-    """What the reward looks at, when the episode is over.
+    """Data of a finished episode from which the reward is computed.
 
     Attributes:
-        texts: What the model wrote, turn by turn.
+        texts: Texts of the model, turn by turn.
         code_turns: Turns that held a code block or a tool call, sound or not.
         images: Images that were returned to the model after a turn.
-        well_formed: Whether every turn kept to the tags.
-        answered: Whether the last turn gave an answer that could be read.
+        well_formed: True if every turn kept to the tags.
+        answered: True if the last turn gave an answer that could be read.
         pieces_right: Pieces right in the answer, 0 if there is none or it has the wrong length.
         pieces: Number of pieces.
         max_turns: Largest number of turns.
@@ -140,7 +140,7 @@ def score_episode(record: EpisodeRecord, config: RewardConfig) -> RewardParts:
     """Compute the reward of a finished episode.
 
     Args:
-        record: What happened.
+        record: Data of the episode.
         config: The reward's settings.
 
     Returns:
@@ -172,13 +172,13 @@ def score_episode(record: EpisodeRecord, config: RewardConfig) -> RewardParts:
 
 
 def balanced_format(text: str) -> bool:
-    """Tell whether a whole episode's text passes the released code's format check.
+    """Return whether a whole episode's text passes the released code's format check.
 
     Args:
-        text: All that the model wrote, turn after turn.
+        text: Texts of the model, turn after turn.
 
     Returns:
-        Whether there are as many opening as closing think tags and, after the last closing one, an answer whose last
+        True if there are as many opening as closing think tags and, after the last closing one, an answer whose last
         occurrence is JSON and shorter than 1,000 characters.
     """
     if text.count("<think>") != text.count("</think>"):

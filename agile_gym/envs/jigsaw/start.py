@@ -57,11 +57,11 @@ def task_text(
     """Return the text of the first observation.
 
     Args:
-        template: What it says.
+        template: Template of the text.
         workspace: The episode at its start.
-        dialect: How actions are written.
+        dialect: Dialect of the turns.
         max_turns: Number of turns.
-        captions: What each image shown is, such as ``"Image A"``.
+        captions: Caption of each image shown, such as ``"Image A"``.
 
     Returns:
         The text, with one image mark a caption.
@@ -92,11 +92,11 @@ def worked_example(workspace: Workspace, dialect: Dialect, max_turns: int) -> li
 
     Args:
         workspace: The episode at its start.
-        dialect: How actions are written. A turn that it has no words for is left out.
+        dialect: Dialect of the turns. A turn that it cannot write is left out.
         max_turns: Number of turns; a longer example is cut, and ends with its answer all the same.
 
     Returns:
-        For each turn its text and, but for the answer, a line on what is shown then.
+        For each turn its text and, but for the answer, a line on the image shown then.
     """
     first, last = workspace.names[0], workspace.names[-1]
     move: list[Primitive] = [Swap(0, len(workspace.names) - 1), Observe()]
@@ -153,7 +153,7 @@ class Photo(NamedTuple):
     Attributes:
         pixels: (H, W, 3) uint8.
         image_id: Its content hash; "" for one that was given to a reset.
-        name: What messages call it.
+        name: Name of it in messages.
     """
 
     pixels: NDArray[np.uint8]
@@ -163,7 +163,7 @@ class Photo(NamedTuple):
 
 @dataclass(frozen=True)
 class ResetOptions:
-    """What a reset fixes instead of drawing it.
+    """Values that a reset fixes instead of drawing them.
 
     Attributes:
         photo: The photograph, or None.
@@ -180,7 +180,7 @@ class ResetOptions:
 
 @dataclass(frozen=True)
 class Start:
-    """What an episode begins with.
+    """Start of an episode.
 
     Attributes:
         layout: Sizes of the board.
@@ -207,7 +207,7 @@ def check_reset_options(rules: JigsawRules, source: ImageSource, options: Mappin
             ``turns`` (degrees for each piece).
 
     Returns:
-        What they fix.
+        The values that they fix.
 
     Raises:
         ConfigurationError: For an unknown or unsuitable option.
@@ -238,7 +238,7 @@ def draw_start(rules: JigsawRules, source: ImageSource, rng: np.random.Generator
         rules: The checked options of the environment.
         source: Its photographs.
         rng: Source of all randomness.
-        given: What is fixed.
+        given: Values that are fixed.
 
     Returns:
         The puzzle.
@@ -259,10 +259,10 @@ def draw_start(rules: JigsawRules, source: ImageSource, rng: np.random.Generator
 
 
 def enclosing_limit(env: gymnasium.Env[Any, Any]) -> int | None:
-    """Return after how many steps a `TimeLimit` ends the episode that is being reset; call it within ``reset``.
+    """Return the steps after which a `TimeLimit` ends the episode that is being reset; call it within ``reset``.
 
-    `TimeLimit` truncates from outside, where it cannot pay what an episode without an answer costs, so the environment
-    has to end the episode itself. Gymnasium shows a wrapper to nothing below it: `gymnasium.make` leaves
+    `TimeLimit` truncates from outside, where it cannot apply the cost of an episode without an answer, so the
+    environment has to end the episode itself. Gymnasium shows a wrapper to nothing below it: `gymnasium.make` leaves
     ``max_episode_steps`` out of the spec that it gives to the environment. But a wrapper that resets the environment is
     among the callers.
 
@@ -289,7 +289,7 @@ def _given_photo(rules: JigsawRules, source: ImageSource, image: object) -> Phot
         if not 0 <= index < len(source):
             raise ConfigurationError(f"image={index} does not exist; there are images 0 to {len(source) - 1}.")
         return _load(rules, source, index)
-    pixels = decode_image(image)  # pyright: ignore[reportArgumentType] -- it says itself what it takes
+    pixels = decode_image(image)  # pyright: ignore[reportArgumentType] -- it checks its argument itself
     _check_size(rules, pixels, "given")
     return Photo(pixels, "", "given")
 
@@ -320,7 +320,7 @@ def _drawn_photo(rules: JigsawRules, source: ImageSource, rng: np.random.Generat
 
 @dataclass(frozen=True, slots=True)
 class _Cut:
-    """A part of a photograph: its window, what each place of its solved board shows, and which of these are alike."""
+    """A part of a photograph: its window, the cells of its solved board, and the numbers of those alike."""
 
     photo: Photo
     layout: BoardLayout
@@ -330,7 +330,7 @@ class _Cut:
 
     @property
     def kinds(self) -> int:
-        """The number of pieces that can be told apart."""
+        """The number of pieces that can be distinguished."""
         return len(self.cells) if self.looks is None else len(set(kinds_of(self.looks)))
 
 

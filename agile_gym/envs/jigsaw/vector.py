@@ -36,7 +36,7 @@ def batch_infos(infos: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
     Returns:
         For each key a (num_envs,) array of its values, of a numeric or bool type where the first value that is not None
         has one, else of objects; dictionaries are batched likewise, except under ``final_obs``. Under ``_key`` a
-        (num_envs,) bool array tells which environments have it.
+        (num_envs,) bool array marks the environments that have it.
     """
     batched: dict[str, Any] = {}
     first = infos[0]
@@ -82,8 +82,8 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
     strings; actions are a sequence of ``num_envs`` strings. ``infos`` follow Gymnasium's vector format.
 
     ## Autoreset
-    ``autoreset_mode`` is one of Gymnasium's: by default an episode that is over is reset by the next step, whose action
-    is then ignored (``NEXT_STEP``); ``SAME_STEP`` resets at once and puts the last observation and info into
+    ``autoreset_mode`` is one of Gymnasium's: by default an episode that has ended is reset by the next step, whose
+    action is then ignored (``NEXT_STEP``); ``SAME_STEP`` resets at once and puts the last observation and info into
     ``final_obs`` and ``final_info``; ``DISABLED`` leaves it to ``reset(options={"reset_mask": ...})``.
     """
 
@@ -103,9 +103,9 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
         Args:
             num_envs: Number of jigsaws, at least 1.
             render_mode: ``"rgb_array"``, ``"ansi"`` or None; `render` then returns one entry an environment.
-            autoreset_mode: When an episode that is over is reset.
-            max_episode_steps: Turns after which episodes end, if these are fewer than ``max_turns``; what
-                `gymnasium.make_vec` gives instead of a `TimeLimit` around each environment.
+            autoreset_mode: Time at which an episode that has ended is reset.
+            max_episode_steps: Turns after which episodes end, if these are fewer than ``max_turns``;
+                `gymnasium.make_vec` gives it instead of a `TimeLimit` around each environment.
             **options: The options of `JigsawConfig`.
 
         Raises:
@@ -194,7 +194,7 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
 
         Raises:
             ConfigurationError: If there is not one action an environment, or one is not a string.
-            gymnasium.error.ResetNeeded: If an episode has not begun, or is over, autoreset is disabled and it was not
+            gymnasium.error.ResetNeeded: If an episode has not begun, or has ended, autoreset is disabled and it was not
                 reset.
         """
         if not isinstance(actions, list | tuple | np.ndarray):
@@ -211,7 +211,7 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
             raise ResetNeeded("Some episodes have not begun: call reset() before step().")
         if self.autoreset_mode is not AutoresetMode.NEXT_STEP and any(over):
             raise ResetNeeded(
-                f"The episode of environment {over.index(True)} is over: call reset(options={{'reset_mask': ...}})."
+                f"The episode of environment {over.index(True)} has ended: call reset(options={{'reset_mask': ...}})."
             )
         canvases = self._canvases.take()
         results: list[StepResult] = []

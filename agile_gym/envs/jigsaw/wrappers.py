@@ -1,4 +1,4 @@
-"""Numbers instead of text, and an image instead of a dictionary, for ordinary reinforcement learning."""
+"""Wrappers for discrete actions and image observations, as standard reinforcement learning uses them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class DiscreteActions(gymnasium.ActionWrapper[dict[str, Any], np.int64, str]):
 
         Raises:
             ConfigurationError: If there is no such action.
-            gymnasium.error.ResetNeeded: If the episode is over, or has not begun.
+            gymnasium.error.ResetNeeded: If the episode has ended, or has not begun.
         """
         if not self.action_space.contains(action):
             raise ConfigurationError(f"action={action!r} does not exist; give a whole number, 0 to {len(self._turns)}.")
@@ -75,7 +75,7 @@ class DiscreteActions(gymnasium.ActionWrapper[dict[str, Any], np.int64, str]):
 
 
 class ImageObservation(gymnasium.ObservationWrapper[NDArray[Any], Any, dict[str, Any]]):
-    """Keeps only the image of an observation: the whole canvas, or the image on it at a size of your own.
+    """Observation of the image only: the whole canvas, or the image on it at a size of your own.
 
     ## Observation Space
     ``Box(0, 255, (H, W, 3), uint8)``, or ``Box(low, high, (H, W, 3), float32)`` with an ``observation_range``.
@@ -107,7 +107,7 @@ class ImageObservation(gymnasium.ObservationWrapper[NDArray[Any], Any, dict[str,
             raise ConfigurationError(f"ImageObservation needs observations with an 'image'; these are {space}.")
         self._size = None if observation_size is None else parse_size("observation_size", plain(observation_size))
         shape = image.shape if self._size is None else (*self._size, 3)
-        self._values: NDArray[np.float32] | None = None  # what each of the 256 levels becomes
+        self._values: NDArray[np.float32] | None = None  # value of each of the 256 levels
         self.observation_space = image if shape == image.shape else ImageBox(shape)
         if observation_range is not None:
             low, high = _check_range(observation_range)

@@ -1,11 +1,11 @@
 """Models behind OpenAI-compatible endpoints.
 
-options       what a user can set, checked, and where requests go
+options       options of a user, checked, and the address of requests
 conversation  observations as messages, images as data URLs
 replies       content of an answer's JSON
-failures      errors of requests, and whether to try again
+failures      errors of requests, and the decision to retry
 limits        rate limits, pauses, tokens and cost, the event loop
-asking        requests side by side, each with all its attempts
+asking        concurrent requests, each with all its attempts
 policy        `ChatAPIPolicy`
 """
 

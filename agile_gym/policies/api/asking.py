@@ -1,4 +1,4 @@
-"""Asks an endpoint: many questions side by side, each with all its attempts."""
+"""Concurrent requests to an endpoint, each with all its attempts."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class Question:
     Attributes:
         messages: The conversation.
         images: Number of images in it.
-        tokens: How many tokens it will take, as far as is known.
-        seed: Seed of what the server draws, or None.
+        tokens: Estimated number of tokens that it will take.
+        seed: Seed of the server's sampling, or None.
         jitter: Seed of the pauses between attempts.
     """
 
@@ -63,7 +63,7 @@ class Question:
 
 
 class Asker:
-    """Asks one endpoint, within limits of rate, time, concurrency and cost. All methods run in one event loop."""
+    """Client of one endpoint, within limits of rate, time, concurrency and cost. All methods run in one event loop."""
 
     def __init__(self, model: str, options: ChatAPIOptions, usage: Usage) -> None:
         """Make the client.
@@ -71,7 +71,7 @@ class Asker:
         Args:
             model: Name of the model.
             options: The options.
-            usage: What is spent is added here.
+            usage: Usage to which each answer is added.
         """
         self._openai = import_client()
         self._model, self._options, self._usage = model, options, usage
@@ -96,7 +96,7 @@ class Asker:
         await self._client.close()
 
     async def ask_all(self, questions: Sequence[Question], on_reply: Callable[[int, Reply | GivenUp], None]) -> None:
-        """Ask all questions, a limited number at a time, until all are answered or one cannot be.
+        """Send all questions, a limited number at a time, until all are answered or one cannot be.
 
         Args:
             questions: The questions.
@@ -169,7 +169,7 @@ class Asker:
                 self._sends_stop = False
                 self._count(result, question)
                 problems.append("a stop text ended the turn in the middle of a thought")
-                _log.info("A stop text ended a turn in the middle of a thought; the endpoint is told none any more.")
+                _log.info("A stop text ended a turn in the middle of a thought; no more stop texts are sent.")
                 await self._wait_for_turn(question)
                 start = clock()
                 continue
@@ -215,7 +215,7 @@ class Asker:
             await asyncio.sleep(wait)
 
     async def _attempt(self, question: Question, limit: float, fields: dict[str, Any]) -> Reply | Failure:
-        """Send a request once. What goes wrong is returned: the client's exceptions hold the request and its key."""
+        """Send a request once. Failures are returned: the client's exceptions hold the request and its key."""
         options = self._options
         try:
             body = await asyncio.wait_for(self._send(question, fields), max(limit, 1e-3))
@@ -232,14 +232,14 @@ class Asker:
             return failure
 
     async def _send(self, question: Question, fields: dict[str, Any]) -> bytes:
-        # The client is not told of streams: it would read them itself, event by event.
+        # The client does not get the option of streams: it would read them itself, event by event.
         answer = await self._client.chat.completions.with_raw_response.create(
             model=self._model, messages=question.messages, extra_body={**fields, **(self._options.extra_body or {})}
         )
         return answer.http_response.content
 
     async def _models(self) -> list[str]:
-        """Return the names of the endpoint's models, as far as it tells."""
+        """Return the names of the endpoint's models, as far as it lists them."""
         try:
             answer = await asyncio.wait_for(self._client.models.with_raw_response.list(), _LIST_TIMEOUT)
             entries: list[Any] = json.loads(answer.http_response.content)["data"]

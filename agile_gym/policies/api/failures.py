@@ -29,20 +29,20 @@ __all__ = [
 ]
 
 MAX_BODY = 16 * 1024 * 1024
-"""Most bytes of an answer, once unpacked: some hundred times what the longest turns take."""
+"""Most bytes of an answer, once unpacked: some hundred times the size of the longest turns."""
 _PACKED = ("gzip", "x-gzip")
 _GZIP = 16 + zlib.MAX_WBITS
 
 
 class BodyError(Exception):
-    """A body is longer than is read, or packed in a way that was not asked for."""
+    """A body is longer than is read, or packed in a way that was not requested."""
 
 
 def make_http_client(openai: Any, limit: int = MAX_BODY) -> Any:  # noqa: ANN401 -- a module, an httpx.AsyncClient
-    """Make the client that `openai.AsyncOpenAI` sends its requests with.
+    """Make the HTTP client for `openai.AsyncOpenAI`.
 
     It is openai's own, with its proxies and defaults, but a body is given up where it passes a limit, be it by its
-    length or by what is packed in it, and its letters are read as UTF-8: a header may name a codec that is none of
+    length or by its unpacked content, and its letters are read as UTF-8: a header may name a codec that is none of
     texts.
 
     Args:
@@ -50,16 +50,16 @@ def make_http_client(openai: Any, limit: int = MAX_BODY) -> Any:  # noqa: ANN401
         limit: Most bytes of a body, once unpacked.
 
     Returns:
-        The client. Its requests raise what openai makes of a `BodyError`.
+        The client. Its requests raise openai's error for a `BodyError`.
     """
 
     async def take(response: Any) -> None:  # noqa: ANN401 -- an httpx.Response
         response.encoding = "utf-8"
         packing = response.headers.get("content-encoding", "identity").strip().lower()
         if packing not in (*_PACKED, "identity", ""):
-            raise BodyError(f"the answer is packed as {packing!r:.60}, which was not asked for")
+            raise BodyError(f"the answer is packed as {packing!r:.60}, which was not requested")
         response.headers.pop("content-encoding", None)
-        # httpx, or what openai has in its place: the stream must be of its kind
+        # httpx, or openai's replacement of it: the stream must be of its kind
         kind = sys.modules[type(response).__module__.partition(".")[0]].AsyncByteStream
         response.stream = _limited(kind, response.stream, limit, packed=packing in _PACKED)
 
@@ -67,7 +67,7 @@ def make_http_client(openai: Any, limit: int = MAX_BODY) -> Any:  # noqa: ANN401
 
 
 def _limited(kind: Any, stream: Any, limit: int, *, packed: bool) -> Any:  # noqa: ANN401 -- a class and two of its kind
-    """Return a stream of what is in another one, which ends with an error at a limit."""
+    """Return a stream with the content of another one, which ends with an error at a limit."""
 
     class Limited(kind):
         async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -79,7 +79,7 @@ def _limited(kind: Any, stream: Any, limit: int, *, packed: bool) -> Any:  # noq
                     try:
                         chunk = unpack.decompress(data, left + 1)
                     except zlib.error as error:
-                        raise BodyError(f"the answer is not packed as it says ({error})") from None
+                        raise BodyError(f"the answer is not packed as its header declares ({error})") from None
                 left -= len(chunk)
                 if left < 0:
                     raise BodyError(f"the answer has more than {limit:,} bytes")
@@ -110,14 +110,14 @@ _OUT_OF_CREDIT = re.compile(r"insufficient_quota|billing_hard_limit|credit balan
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an attempt failed.
+    """Failure of an attempt.
 
     Attributes:
         kind: ``"connection"``, ``"timeout"``, ``"status"`` or ``"body"``.
-        message: What happened, without the key.
-        retry: Whether trying again may help.
+        message: Description of it, without the key.
+        retry: True if trying again may help.
         status: The HTTP status, or None.
-        retry_after: Seconds that the server asks to wait, or None.
+        retry_after: Seconds to wait before a retry, from the server, or None.
         fallback: The answer to take if trying again does not help, or None.
     """
 
@@ -131,7 +131,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What was sent where, for messages.
+    """Request and its endpoint, for messages.
 
     Attributes:
         url: The endpoint.
@@ -148,7 +148,7 @@ class Sent:
     key: str | None
 
     def __str__(self) -> str:
-        """Return it as a sentence would have it."""
+        """Return it as part of a sentence."""
         counts = f"{_number(self.messages, 'message')}, {_number(self.images, 'image')}"
         return f"POST {self.url}/chat/completions (model {self.model!r}, {counts})"
 
@@ -158,7 +158,7 @@ def _number(count: int, noun: str) -> str:
 
 
 def classify(error: Any, openai: Any, key: str) -> Failure | None:  # noqa: ANN401 -- an exception, a module
-    """Say what an exception of the client, or of reading its answer, means.
+    """Classify an exception of the client, or of reading its answer.
 
     Args:
         error: The exception.
@@ -193,7 +193,7 @@ _CLIENT_MODULES = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "h11", 
 
 
 def _said(error: Any) -> str:  # noqa: ANN401 -- an openai.APIStatusError
-    """Return what the server said of a status: the message in its JSON, or its text."""
+    """Return the server's text for a status: the message in its JSON, or its text."""
     body: str = error.response.text
     try:
         said = _message(json.loads(body))
@@ -204,7 +204,7 @@ def _said(error: Any) -> str:  # noqa: ANN401 -- an openai.APIStatusError
 
 
 def _message(data: Any, depth: int = 4) -> str:  # noqa: ANN401 -- JSON
-    """Return what an error's JSON says, whatever it is wrapped in."""
+    """Return the message of an error's JSON, whatever it is wrapped in."""
     if isinstance(data, str):
         return data
     inner: Any = None
@@ -228,10 +228,10 @@ def endpoint_error(failure: Failure, sent: Sent, *, attempts: int, seconds: floa
 
     Args:
         failure: The last failure.
-        sent: What was sent.
+        sent: The request.
         attempts: Number of attempts.
         seconds: Time that they took together.
-        models: Names of the models that the endpoint has, where it was asked.
+        models: Names of the endpoint's models, where they were requested.
     """
     tries = "" if attempts == 1 else f", {attempts} attempts in {seconds:.1f} s"
     happened = failure.message.rstrip(". ")
@@ -259,8 +259,8 @@ def _advice(failure: Failure, sent: Sent, models: list[str]) -> str:
         return "Set requests_per_minute or tokens_per_minute below the endpoint's limits, or raise max_retries."
     if status is not None and status >= 500:
         return (
-            "The server failed; its own log says why. `transformers serve` fails like this where a request with images "
-            "has stop texts: give send_stop=False."
+            "The server failed; its own log has the reason. `transformers serve` fails like this where a request with "
+            "images has stop texts: give send_stop=False."
         )
     return _advice_on_request(said)
 
@@ -273,7 +273,7 @@ _OPTION_ADVICE = (
     (r"\bseed\b", "give send_seed=False"),
     (r"\bstop\b", "give send_stop=False; turns are cut on this side, too"),
 )
-"""What may help where a server names an option, which all requests have alike."""
+"""Advice where a server names an option, which all requests have alike."""
 _REQUEST_ADVICE = (
     *_OPTION_ADVICE,
     (r"context|too long|too large|token limit|maximum.*tokens|payload|413",
@@ -287,7 +287,7 @@ _REQUEST_ADVICE = (
 
 
 def wants_stream(failure: Failure) -> bool:
-    """Tell whether a server says that it sends its answers as streams only."""
+    """Return whether a server's message is that it sends its answers as streams only."""
     return failure.status in _REFUSALS and _STREAM_ONLY.search(failure.message) is not None
 
 
@@ -295,13 +295,13 @@ def refusal_kind(failure: Failure, *, proven: bool) -> str | None:
     """Return the kind of error of a request that is refused because of its conversation, or None.
 
     Args:
-        failure: Why the request failed for good.
-        proven: Whether the endpoint has answered a request with the same options. If it has not, and names an option,
+        failure: The final failure of the request.
+        proven: True if the endpoint has answered a request with the same options. If it has not, and names an option,
             it would refuse all.
 
     Returns:
-        ``"content_filter"``, ``"context_length"``, ``"image_refused"``, or ``"request_refused"`` where the server does
-        not say why; None if other conversations would be refused, too, or it is another failure.
+        ``"content_filter"``, ``"context_length"``, ``"image_refused"``, or ``"request_refused"`` where the server gives
+        no reason; None if other conversations would be refused, too, or it is another failure.
     """
     said = failure.message.lower()
     if failure.status not in _REFUSALS or _OUT_OF_CREDIT.search(said):

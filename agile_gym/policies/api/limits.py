@@ -26,7 +26,7 @@ _LONGEST = 7 * 86_400.0
 
 
 class RateLimiter:
-    """Spreads requests evenly over time, so that no minute holds more of them, or of their tokens, than is allowed.
+    """Rate limiter that spaces requests evenly, so that no minute has more of them, or of their tokens, than allowed.
 
     Every method takes the time as an argument, in seconds of a clock that never goes back.
     """
@@ -47,7 +47,7 @@ class RateLimiter:
 
         Args:
             now: The time.
-            tokens: How many tokens the request will take, as far as is known.
+            tokens: Estimated number of tokens of the request.
 
         Returns:
             The time at which the request may be sent.
@@ -58,7 +58,7 @@ class RateLimiter:
         return start
 
     def correct(self, tokens: int) -> None:
-        """Take more tokens, or give some back: what a request took, less what was reserved for it."""
+        """Correct the count by a request's tokens less those reserved for it."""
         self._tokens_free += self._a_token * tokens
 
     def pause(self, until: float) -> None:
@@ -67,7 +67,7 @@ class RateLimiter:
 
     @property
     def paused_until(self) -> float:
-        """Until when nothing is sent."""
+        """Time until which nothing is sent."""
         return self._paused
 
 
@@ -75,16 +75,16 @@ def backoff_seconds(attempt: int, base: float, longest: float, rng: random.Rando
     """Return the pause before a new attempt: exponential, shortened by up to a half by chance.
 
     Args:
-        attempt: How many attempts failed, from 1.
+        attempt: Number of attempts that failed, from 1.
         base: The first pause, in seconds.
         longest: The longest pause, in seconds.
-        rng: Draws the chance.
+        rng: Source of randomness.
     """
     return min(longest, base * 2.0 ** min(attempt - 1, 60)) * (1 - rng.random() / 2)
 
 
 def read_retry_after(value: str | None, milliseconds: str | None, wall_clock: float) -> float | None:
-    """Read how long a server asks to wait.
+    """Read the pause that a server requires.
 
     Args:
         value: The header ``Retry-After``: seconds, or a date.
@@ -92,7 +92,7 @@ def read_retry_after(value: str | None, milliseconds: str | None, wall_clock: fl
         wall_clock: The time, in seconds since 1970.
 
     Returns:
-        Seconds, from 0 to those of a week; None if there is nothing that can be read.
+        Seconds, from 0 to those of a week; None if nothing can be read.
     """
     for text, unit in ((milliseconds, 1000.0), (value, 1.0)):
         try:
@@ -108,7 +108,7 @@ def read_retry_after(value: str | None, milliseconds: str | None, wall_clock: fl
 
 
 def estimate_tokens(characters: int, pixels: int, max_tokens: int | None) -> int:
-    """Guess how many tokens a request will take, before the server tells.
+    """Estimate the number of tokens of a request, before the server reports it.
 
     Args:
         characters: Characters of the conversation.
@@ -124,7 +124,7 @@ _MILLION = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Prices of a million tokens; None where not known.
+    """Prices of a million tokens; None where unknown.
 
     Attributes:
         tokens_in: Of tokens read.
@@ -137,7 +137,7 @@ class Prices:
     tokens_out: float | None = None
 
     def cost(self, reply: Reply) -> float | None:
-        """Return what an answer cost, or None if prices or tokens are not known."""
+        """Return the cost of an answer, or None if prices or tokens are unknown."""
         if self.tokens_in is None or self.tokens_out is None:
             return None
         if reply.prompt_tokens is None or reply.new_tokens is None:
@@ -148,7 +148,7 @@ class Prices:
         return (read + reply.new_tokens * self.tokens_out) / _MILLION
 
     def total(self, replies: Iterable[Reply]) -> float | None:
-        """Return what several answers cost, or None if that of one is not known."""
+        """Return the cost of several answers, or None if that of one is unknown."""
         costs = [self.cost(reply) for reply in replies]
         known = [cost for cost in costs if cost is not None]
         return sum(known) if len(known) == len(costs) else None
@@ -156,7 +156,7 @@ class Prices:
 
 @dataclass(slots=True)
 class Usage:
-    """What was spent so far, over all episodes.
+    """Usage so far, over all episodes.
 
     Attributes:
         requests: Requests sent, failed ones included.
@@ -165,7 +165,7 @@ class Usage:
         cached_tokens: Those of them that servers took from their cache.
         new_tokens: Tokens written.
         cost: In the prices' currency; 0 without prices. Failed requests are not in it, even if the server charges them.
-        uncounted: Answers whose tokens the server did not tell; they are not in the sums.
+        uncounted: Answers whose tokens the server did not report; they are not in the sums.
         cut: Answers that ended at the limit of tokens.
         withheld: Answers that the server's content filter, or the model itself, refused.
         refused: Conversations that the server refused, so that their episodes were given up.
@@ -187,7 +187,7 @@ class Usage:
 
         Args:
             reply: The answer.
-            cost: What it cost, or None if not known.
+            cost: Its cost, or None if unknown.
         """
         self.answers += 1
         self.prompt_tokens += reply.prompt_tokens or 0
@@ -202,13 +202,13 @@ class Usage:
         """Check that more may be spent.
 
         Raises:
-            BudgetError: If the budget is spent, or if it cannot be kept because the server does not tell its tokens.
+            BudgetError: If the budget is spent, or if it cannot be kept because the server does not report its tokens.
         """
         if max_cost is None:
             return
         if self.uncounted:
             raise BudgetError(
-                f"The endpoint did not tell the tokens of {self.uncounted} answers, so that max_cost={max_cost:g} "
+                f"The endpoint did not report the tokens of {self.uncounted} answers, so that max_cost={max_cost:g} "
                 "cannot be kept. Run it without max_cost, or with an endpoint that reports its usage."
             )
         if self.cost >= max_cost:
@@ -225,7 +225,7 @@ _GOODBYE = 2.0
 
 
 class BackgroundLoop:
-    """Runs coroutines in a daemon thread."""
+    """Event loop in a daemon thread."""
 
     def __init__(self) -> None:
         """Start the thread."""
@@ -239,7 +239,7 @@ class BackgroundLoop:
         An interruption of the waiting thread (Ctrl-C) cancels the coroutine and is raised at once.
 
         Returns:
-            What the coroutine returns.
+            The result of the coroutine.
         """
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
@@ -251,7 +251,7 @@ class BackgroundLoop:
         return future.result()
 
     def close(self, last: Coroutine[Any, Any, object] | None = None) -> None:
-        """Cancel what is under way and stop the thread.
+        """Cancel the running coroutines and stop the thread.
 
         Args:
             last: Run before it stops, for a short time at most.

@@ -1,4 +1,4 @@
-"""Options of `ChatAPIPolicy`, checked once, and its endpoint with the key, which is shown nowhere."""
+"""Options of `ChatAPIPolicy`, checked once, and its endpoint with the key, which is never shown."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 DEFAULT_URL = "https://api.openai.com/v1"
 _NO_KEY = "none"
-"""Sent instead of a key to endpoints that ask for none; the client does not work without."""
+"""Placeholder of a key for endpoints that require none; the client does not work without."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _PLAIN_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 _DATA_URL = re.compile(r"data:image/[a-z]+;base64,[A-Za-z0-9+/=]*")
@@ -69,7 +69,7 @@ def resolve_url(base_url: str | None) -> str:
         raise ConfigurationError(f"base_url={given!r} is not the address of an endpoint; {example}")
     path = parts.path.rstrip("/")
     if path.endswith("/chat/completions"):
-        raise ConfigurationError(f"base_url={given!r} names a route; give what stands before '/chat/completions'.")
+        raise ConfigurationError(f"base_url={given!r} names a route; give the part before '/chat/completions'.")
     return f"{parts.scheme}://{parts.netloc}{path}"
 
 
@@ -82,7 +82,7 @@ def check_key_name(name: str | None, url: str) -> None:
 
     Raises:
         ConfigurationError: If it is no name (it is not repeated then, since it may be a key), or if the variable is not
-            set and the endpoint is OpenAI's own, which asks for a key.
+            set and the endpoint is OpenAI's own, which requires a key.
     """
     if name is None:
         return
@@ -91,7 +91,7 @@ def check_key_name(name: str | None, url: str) -> None:
     if not plain and not known:
         raise ConfigurationError(
             "api_key_env must be the name of the environment variable that holds the key, such as 'OPENAI_API_KEY', "
-            "and not the key itself. What was given names no variable that is set; as it may be a key, it is not shown."
+            "and not the key itself. No variable of the given name is set; as it may be a key, it is not shown."
         )
     read_key(name)
     if not known and url == DEFAULT_URL:
@@ -105,7 +105,7 @@ def read_key(name: str | None) -> str:
     """Return the key that an environment variable holds, or a word that stands for none.
 
     Raises:
-        ConfigurationError: If the variable holds what cannot be sent in a header.
+        ConfigurationError: If the variable holds characters that cannot be sent in a header.
     """
     key = os.environ.get(name, "").strip() if name else ""
     if not key:
@@ -119,10 +119,10 @@ def read_key(name: str | None) -> str:
 
 
 def scrub(text: str, key: str, limit: int = 300) -> str:
-    """Return the start of what a server said, without the key, images and characters that command a terminal.
+    """Return the start of a server's text, without the key, images and characters that command a terminal.
 
     Args:
-        text: What it said.
+        text: The server's text.
         key: The key that it was sent.
         limit: Number of characters kept.
     """
@@ -134,14 +134,14 @@ def scrub(text: str, key: str, limit: int = 300) -> str:
 
 
 def limit_name(url: str) -> str:
-    """Return how an endpoint calls the limit of new tokens; OpenAI's newer models know one name only."""
+    """Return an endpoint's name of the limit of new tokens; OpenAI's newer models accept one name only."""
     host = urlsplit(url).hostname or ""
     openai = host == "api.openai.com" or host.endswith((".api.openai.com", ".openai.azure.com"))
     return "max_completion_tokens" if openai else "max_tokens"
 
 
 def takes_seed(url: str) -> bool:
-    """Tell whether an endpoint takes a seed; Gemini's refuses requests that have one."""
+    """Return whether an endpoint takes a seed; Gemini's refuses requests that have one."""
     return urlsplit(url).hostname != "generativelanguage.googleapis.com"
 
 
@@ -158,44 +158,44 @@ class ChatAPIOptions:
         base_url: The endpoint, such as ``"http://localhost:8000/v1"``. None means the environment variable
             ``OPENAI_BASE_URL``, or OpenAI's own.
         api_key_env: Name of the environment variable that holds the key; None sends no key. If the variable is not
-            set, none is sent either, but OpenAI's own endpoint asks for one.
+            set, none is sent either, but OpenAI's own endpoint requires one.
         system: A system prompt, or None.
         temperature: None leaves it to the server; 0 is greedy.
         top_p: None leaves it to the server.
         max_tokens: Largest number of new tokens of a turn; None leaves it to the server.
-        max_tokens_name: How the endpoint calls that: ``"max_tokens"``, ``"max_completion_tokens"``, or ``"auto"``,
+        max_tokens_name: The endpoint's name of that: ``"max_tokens"``, ``"max_completion_tokens"``, or ``"auto"``,
             which is the latter for OpenAI and Azure and the former for everyone else.
         stop: Texts after which a turn ends, but for those in thoughts. A turn is cut after the first of them even where
-            the server is not told. A stop text that the server took away is put back: where the server does not say
-            which one it was, the one that closes the tag opened last.
-        send_stop: Whether the server is told; OpenAI's reasoning models, and ``transformers serve`` with images,
-            cannot take it. Where the server ends a turn at one in the middle of a thought, it is asked again without,
-            and told no more.
-        thought_opened: Whether the chat template opens a thought, so that texts begin in one; None finds out from the
+            they are not sent. A stop text that the server took away is put back: where the server does not name
+            it, the one that closes the tag opened last.
+        send_stop: True to send stop texts; OpenAI's reasoning models, and ``transformers serve`` with images,
+            cannot take them. Where the server ends a turn at one in the middle of a thought, the request is repeated
+            without, and no more are sent.
+        thought_opened: True if the chat template opens a thought, so that texts begin in one; None detects it at the
             first text that closes one.
-        send_seed: Whether the server is told a seed. None tells it if there is one, if sampling is not greedy and if
+        send_seed: True to send a seed. None sends it if there is one, if sampling is not greedy and if
             the endpoint is not Gemini's, which takes none.
-        stream: Whether answers are asked for as streams; None does so where the endpoint says that it sends no others.
+        stream: True to request answers as streams; None does so where the endpoint reports that it sends no others.
             Streams are read either way, and taken when they are whole.
         extra_body: More fields of the request, such as ``{"top_k": 20}``.
         image_format: ``"png"`` (without loss) or ``"jpeg"``.
         jpeg_quality: 1 to 100.
         image_detail: ``"low"``, ``"high"``, ``"auto"``, or None to leave it out: OpenAI's choice of tokens an image.
-        window: How many images of later turns stay in the conversation; an older one becomes the words ``[image no
-            longer shown]``. The images of the first observation always stay. None keeps all.
-        reasoning_as_think: Whether reasoning that the server hands over apart from the text is put in front of it
+        window: Number of images of later turns that stay in the conversation; an older one becomes the words ``[image
+            no longer shown]``. The images of the first observation always stay. None keeps all.
+        reasoning_as_think: True to put reasoning that the server hands over apart from the text in front of it
             between think tags, if the text has none.
         max_concurrency: Largest number of requests under way at a time.
-        max_retries: How often a request is tried again.
+        max_retries: Number of retries of a request.
         backoff: Pause before the first new attempt, in seconds; each further one is twice as long, less up to a half
-            by chance. What the server asks for (``Retry-After``) counts more.
+            by chance. The server's pause (``Retry-After``) has precedence.
         max_backoff: Longest such pause, in seconds.
         request_timeout: Time for one attempt from its start to the last byte of the answer, in seconds.
         turn_timeout: Time for one turn of one episode, with all attempts and the pauses between them, in seconds.
         requests_per_minute: Requests are sent this many a minute at most, evenly; None sets no limit. The limits hold
             for this policy: divide them by the number of processes.
         tokens_per_minute: Tokens, read and written, a minute at most; None sets no limit.
-        price_in: Price of a million tokens read, in any currency; None if not known.
+        price_in: Price of a million tokens read, in any currency; None if unknown.
         price_cached: Price of a million of those that the server took from its cache; None means ``price_in``.
         price_out: Price of a million tokens written.
         max_cost: No request is sent once this much is spent, in the prices' currency; those under way then add to it.
@@ -237,7 +237,8 @@ class ChatAPIOptions:
         """Build the options from keyword arguments; ``base_url`` becomes the address that is used.
 
         Raises:
-            ConfigurationError: If there is no such option, or its value is not allowed; the message says what is.
+            ConfigurationError: If there is no such option, or its value is not allowed; the message names those that
+                are.
         """
         names = [field.name for field in fields(cls)]
         for name in options:
@@ -257,16 +258,16 @@ class ChatAPIOptions:
 
     @property
     def tells_seed(self) -> bool:
-        """Whether the server is told a seed, if there is one."""
+        """True if a seed is sent to the server, if there is one."""
         return self.temperature != 0 and takes_seed(self.url) if self.send_seed is None else self.send_seed
 
     def fields_of_request(self, seed: int | None, *, send_stop: bool = True, stream: bool = False) -> dict[str, Any]:
         """Return a request's fields but for model, messages and ``extra_body``.
 
         Args:
-            seed: Seed of what the server draws, or None.
-            send_stop: Whether stop texts are among them, if the option of this name does not forbid it.
-            stream: Whether a stream is asked for, even if the option does not.
+            seed: Seed of the server's sampling, or None.
+            send_stop: True to include stop texts, if the option of this name does not forbid it.
+            stream: True to request a stream, even if the option does not.
         """
         given: dict[str, Any] = {}
         if self.temperature is not None:
@@ -285,7 +286,7 @@ class ChatAPIOptions:
         return given
 
     def sampling(self) -> dict[str, Any]:
-        """Return how turns are sampled, in JSON's types, for the record."""
+        """Return the options of sampling, in JSON's types, for the record."""
         record = self.fields_of_request(None)
         if self.stop:
             record["stop"] = list(self.stop)
@@ -330,7 +331,7 @@ def _check(options: ChatAPIOptions) -> None:
     ):
         _require(getattr(options, name) in allowed, options, name, f"one of {allowed}")
     stop: Any = options.stop
-    good = isinstance(stop, list | tuple) and all(isinstance(text, str) and text for text in stop)  # pyright: ignore[reportUnknownVariableType] -- what is given is not known
+    good = isinstance(stop, list | tuple) and all(isinstance(text, str) and text for text in stop)  # pyright: ignore[reportUnknownVariableType] -- any value
     _require(good, options, "stop", f"a list of texts, such as {list(STOP_TEXTS)}")
     _check_extra(options)
     if options.max_cost is not None and (options.price_in is None or options.price_out is None):
@@ -349,7 +350,7 @@ def _check_extra(options: ChatAPIOptions) -> None:
         text = json.dumps(extra)
     except (TypeError, ValueError):
         raise ConfigurationError(
-            "extra_body holds what JSON cannot say; give numbers, texts, lists, mappings."
+            "extra_body holds values that JSON cannot express; give numbers, texts, lists, mappings."
         ) from None
     key = read_key(options.api_key_env)
     if len(key) >= 8 and key in text:

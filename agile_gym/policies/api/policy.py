@@ -1,4 +1,4 @@
-"""`ChatAPIPolicy`: plays with a model behind any OpenAI-compatible endpoint, one conversation an episode."""
+"""`ChatAPIPolicy`: a policy of a model behind any OpenAI-compatible endpoint, one conversation an episode."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from agile_gym.transcripts.record import PolicyRecord, TurnUsage
 __all__ = ["ChatAPIPolicy", "Conversation", "UserTurn", "encode_image", "plain_words", "read_user_turn"]
 
 _NOTHING = "[nothing was written]"
-"""What stands for an empty turn of the model's, which many servers refuse."""
-# What a server may read as its own tokens: placeholders of images and the like, marks of a conversation's turns.
+"""Text that replaces an empty turn of the model's, which many servers refuse."""
+# Words that a server may read as its own tokens: placeholders of images and the like, marks of a conversation's turns.
 _CONTROL = re.compile(
     r"<(?=\|[\w .:/-]{1,40}\|>"
     r"|/?[\w-]{0,24}(?:image|img|vision|video|audio)[\w-]{0,24}/?>"
@@ -40,7 +40,7 @@ _CONTROL = re.compile(
 
 
 def plain_words(text: str) -> str:
-    """Set apart whatever a server's tokenizer may take for an image placeholder or a control token.
+    """Set apart words that a server's tokenizer may take for an image placeholder or a control token.
 
     A model can write such words in plain letters. Sent back, they would be read as images that are not there, and the
     request refused, or as the beginning of another turn.
@@ -78,7 +78,7 @@ class UserTurn:
     """An observation, ready to be sent.
 
     Attributes:
-        texts: What stands before, between and after the images; one more than there are images.
+        texts: Texts before, between and after the images; one more than there are images.
         urls: The images, as data URLs.
         pixels: Pixels of all images together.
     """
@@ -91,8 +91,8 @@ class UserTurn:
         """Return the content of a message.
 
         Args:
-            hidden: How many of the images, from the first, are sent as words only.
-            detail: OpenAI's option of what an image costs, or None.
+            hidden: Number of images, from the first, that are sent as words only.
+            detail: OpenAI's option for the tokens of an image, or None.
         """
         parts: list[dict[str, Any]] = []
         words = self.texts[0]
@@ -138,13 +138,13 @@ class Conversation:
     """An episode as a conversation.
 
     Attributes:
-        seed: Seed of what the server draws in this episode, or None.
+        seed: Seed of the server's sampling in this episode, or None.
         users: The observations that were answered.
         replies: The model's turns, one for each of them.
-        usage: What each of them took.
-        delivered: How many of them the caller has been given. Where a batch failed, the turns that had come in already
-            are kept, and given when the call is repeated.
-        given_up: Why the server does not go on with it, or None.
+        usage: Usage of each of them.
+        delivered: Number of them that the caller has been given. Where a batch failed, the turns that had come in
+            already are kept, and given when the call is repeated.
+        given_up: Reason why the server does not go on with it, or None.
     """
 
     seed: int | None = None
@@ -176,7 +176,7 @@ class Conversation:
         Args:
             user: The observation.
             system: The system prompt, or None.
-            window: How many images of later turns are sent as images, the last ones; None sends all. Those of the
+            window: Number of images of later turns that are sent as images, the last ones; None sends all. Those of the
                 first observation are always sent.
             detail: See `UserTurn.content`.
         """
@@ -192,7 +192,7 @@ class Conversation:
 
 
 def _hidden(users: Sequence[UserTurn], window: int | None) -> list[int]:
-    """Return how many images of each observation are hidden."""
+    """Return the number of hidden images of each observation."""
     counts = [len(user.urls) for user in users]
     too_many = 0 if window is None else max(0, sum(counts[1:]) - window)
     hidden = [0]
@@ -203,21 +203,21 @@ def _hidden(users: Sequence[UserTurn], window: int | None) -> list[int]:
 
 
 class ChatAPIPolicy:
-    """Plays with a model behind an OpenAI-compatible endpoint: OpenAI, Gemini, vLLM, SGLang, ``transformers serve``.
+    """Policy of a model behind an OpenAI-compatible endpoint: OpenAI, Gemini, vLLM, SGLang, ``transformers serve``.
 
     Each episode is one conversation: the task with its images, the model's turn, the feedback with its image, and so
-    on. It is sent whole at each turn. The episodes of a batch are asked side by side. What the model writes is taken as
+    on. It is sent whole at each turn. The episodes of a batch are requested concurrently. The model's text is taken as
     it is, be it empty, cut short or a refusal; an episode whose conversation the endpoint refuses (HTTP 400, 413, 422:
     content filters, too many tokens, images) is given up; only an endpoint that cannot be used raises an error. Then
     the turns of the same batch that had come in already are kept: a call that is repeated with the same observations
-    asks for the missing ones only.
+    requests the missing ones only.
 
     The key is read from the environment when the first request is sent. It is in no message, record or pickle.
 
     Attributes:
         model: Name of the model.
         options: The options.
-        usage: What was spent so far, over all episodes of this policy.
+        usage: Usage so far, over all episodes of this policy.
     """
 
     def __init__(
@@ -255,12 +255,12 @@ class ChatAPIPolicy:
         import_client()
 
     def reset(self, seed: int | None = None) -> None:
-        """Forget all episodes, and seed what the server draws in those whose ``info`` has no ``policy_seed``."""
+        """Drop all episodes, and seed the server's sampling in those whose ``info`` has no ``policy_seed``."""
         self._seed = check_seed(seed)
         self._conversations.clear()
 
     def act(self, observations: Sequence[Observation], infos: Sequence[dict[str, Any]]) -> list[str]:
-        """Ask for the next turn of each episode.
+        """Request the next turn of each episode.
 
         Args:
             observations: Observations, as `agile_gym.envs.contract` has them.
@@ -315,14 +315,14 @@ class ChatAPIPolicy:
         ]
 
     def finish(self, slot: int) -> PolicyRecord:
-        """Return what an episode took, and forget it.
+        """Return the usage of an episode, and drop it.
 
         Args:
             slot: The episode's slot.
 
         Returns:
             Tokens and seconds a turn; in the details the model, the options of sampling, tokens and cost of the episode
-            (None if not known), and why each turn ended.
+            (None if unknown), and the reason why each turn ended.
 
         Raises:
             ConfigurationError: If no episode was played in this slot.
@@ -368,7 +368,7 @@ class ChatAPIPolicy:
         return f"ChatAPIPolicy({self.model!r}, base_url={self.options.url!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what is pickled: everything but the connections and the key."""
+        """Return the state to pickle: everything but the connections and the key."""
         return {**self.__dict__, "_engine": None}
 
     def _started(self) -> _Engine:
@@ -393,7 +393,7 @@ class ChatAPIPolicy:
             known = 0 if conversation is None else conversation.delivered
             raise ConfigurationError(
                 f"The observation in slot {slot} is that after turn {turn} of its episode, but ChatAPIPolicy played "
-                f"{known} there. It needs all observations of an episode, from the first; reset() forgets them."
+                f"{known} there. It needs all observations of an episode, from the first; reset() drops them."
             )
         return conversation
 
@@ -427,7 +427,7 @@ class ChatAPIPolicy:
 
 
 class _Engine:
-    """What cannot be pickled: the event loop with its connections, and the key."""
+    """Parts that cannot be pickled: the event loop with its connections, and the key."""
 
     def __init__(self, model: str, options: ChatAPIOptions, usage: Usage) -> None:
         self.process = os.getpid()

@@ -30,20 +30,20 @@ class BrokenStreamError(Exception):
 
 
 def is_stream(body: bytes) -> bool:
-    """Tell whether a body is a stream of events, whatever its header says: these begin with a field or a comment."""
+    """Return whether a body is a stream of events, whatever its header: these begin with a field or a comment."""
     return body.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n").startswith((b"data:", b"event:", b"id:", b"retry:", b":"))
 
 
 def join_stream(body: bytes) -> dict[str, Any]:
     """Return the JSON that the server would have sent at once.
 
-    Texts, reasoning, refusals and the arguments of tool calls are joined; of all else, what was said last counts.
+    Texts, reasoning, refusals and the arguments of tool calls are joined; of all other fields, the last value counts.
 
     Args:
         body: The whole stream.
 
     Returns:
-        A chat completion, or an object with ``error``, if that is what an event holds.
+        A chat completion, or an object with ``error``, if an event holds one.
 
     Raises:
         BrokenStreamError: If the stream ends in the middle of the answer, or an event is no JSON object.
@@ -144,29 +144,29 @@ def as_mapping(value: Any) -> Mapping[str, Any]:  # noqa: ANN401 -- JSON
 
 
 _CUT = 100_000
-"""Characters of a text, a reasoning or a refusal that are kept, some times what an environment takes in a turn."""
+"""Characters of a text, a reasoning or a refusal that are kept, several times the limit of an environment's turn."""
 _CUT_NAME = 200
 _SHOWN = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a model answered.
+    """Answer of a model.
 
     Attributes:
-        text: What it wrote; empty if it wrote nothing, which is no error.
-        finish: Why it stopped, in the server's words: ``"stop"``, ``"length"``, ``"content_filter"``,
-            ``"tool_calls"``; ``"no_choices"`` if the server gave no text at all; None if it does not say.
+        text: The text; empty if the model wrote nothing, which is no error.
+        finish: Reason of its end, in the server's words: ``"stop"``, ``"length"``, ``"content_filter"``,
+            ``"tool_calls"``; ``"no_choices"`` if the server gave no text at all; None if it gives no reason.
         reasoning: Reasoning that the server handed over apart from the text.
-        refusal: Why the model refused, where the server says so apart from the text.
-        prompt_tokens: Tokens read, or None if not known.
+        refusal: Reason of a refusal, where the server gives it apart from the text.
+        prompt_tokens: Tokens read, or None if unknown.
         cached_tokens: Those of them that the server took from its cache.
         new_tokens: Tokens written, those of hidden reasoning included.
         served: Name of the model that answered, as the server has it.
         attempts: Requests that were sent for it.
-        problems: What went wrong before, a short text each.
-        cut_in_thought: Whether a stop text seems to have ended it in the middle of a thought.
-        opens_thought: Whether the text ends a thought that it did not begin, so that the chat template opens them.
+        problems: Failures before it, a short text each.
+        cut_in_thought: True if a stop text seems to have ended it in the middle of a thought.
+        opens_thought: True if the text ends a thought that it did not begin, so that the chat template opens them.
     """
 
     text: str
@@ -183,7 +183,7 @@ class Reply:
     opens_thought: bool = False
 
     def details(self) -> dict[str, Any]:
-        """Return what is worth a record beside the text and the tokens, in JSON's types."""
+        """Return the fields for the record other than the text and the tokens, in JSON's types."""
         record: dict[str, Any] = {"finish": self.finish, "attempts": self.attempts}
         for name in ("reasoning", "refusal", "served"):
             if getattr(self, name) is not None:
@@ -198,7 +198,7 @@ class MalformedReplyError(Exception):
 
     Attributes:
         status: The HTTP status that the server meant, if it hid an error in a body of status 200.
-        fallback: What to make of it if it does not get better.
+        fallback: Reply to use if retries do not help.
     """
 
     def __init__(self, message: str, status: int | None = None, fallback: Reply | None = None) -> None:
@@ -216,8 +216,8 @@ def read_reply(
     Args:
         body: The bytes that came.
         stop: Texts after which a turn ends.
-        opened: Whether the chat template has opened a thought before the text; None if that is not known.
-        reasoning_as_think: Whether reasoning is put between think tags in front of a text that has none.
+        opened: True if the chat template has opened a thought before the text; None if unknown.
+        reasoning_as_think: True to put reasoning between think tags in front of a text that has none.
 
     Returns:
         The answer.
@@ -311,12 +311,12 @@ def end_text(
     Stop texts in thoughts end no turn.
 
     Args:
-        text: What the server gave.
+        text: The server's text.
         stop: Texts after which a turn ends.
-        finish: Why the server says it stopped.
-        reason: The stop text, where the server says which it was; anything else if it was none; ``...`` if the server
-            does not say.
-        opened: Whether the chat template has opened a thought before the text; None if that is not known.
+        finish: The server's reason for the end.
+        reason: The stop text, where the server names it; anything else if it was none; ``...`` if the server
+            does not name it.
+        opened: True if the chat template has opened a thought before the text; None if unknown.
 
     Returns:
         The text up to the first stop text in it, that included. If there is none in it, the one that the server took
@@ -390,5 +390,5 @@ def _shown(value: Any) -> str:  # noqa: ANN401 -- JSON
 
 
 def _clean(text: str) -> str:
-    """Replace halves of surrogate pairs, which JSON can say and UTF-8 cannot."""
+    """Replace halves of surrogate pairs, which JSON can express and UTF-8 cannot."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -58,7 +58,11 @@ def test_packed_answers_are_read(serve, connect, start):
 
 @pytest.mark.parametrize(
     ("packing", "message"),
-    [("gzip", "not packed as it says"), ("br", "packed as 'br', which was not asked for"), ("gzip, gzip", "packed as")],
+    [
+        ("gzip", "not packed as its header declares"),
+        ("br", "packed as 'br', which was not requested"),
+        ("gzip, gzip", "packed as"),
+    ],
 )
 def test_other_packings_are_refused(serve, connect, start, packing, message):
     server = serve(lambda *_: Answer(body=completion(TEXT), headers={"Content-Encoding": packing}))

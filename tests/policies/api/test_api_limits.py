@@ -178,7 +178,7 @@ def test_the_run_stops_when_the_budget_is_spent(serve, connect):
     blind = connect(
         serve(lambda *_: Answer(body=completion(TEXT, usage=None))), price_in=1.0, price_out=1.0, max_cost=9
     )
-    with pytest.raises(BudgetError, match="did not tell the tokens"):
+    with pytest.raises(BudgetError, match="did not report the tokens"):
         play(blind)
 
 

@@ -93,7 +93,7 @@ def test_code_that_comes_with_a_model_is_not_run(model, tmp_path):
         ("Qwen3_5Config", r"'qwen3_5', which has layers of the kind 'linear_attention'.* Choose another"),
         ("Lfm3VlConfig", r"'conv'"),
         ("Florence2Config", r"has an encoder and a decoder"),
-        ("MllamaConfig", r"looks at images through layers of their own"),
+        ("MllamaConfig", r"reads images through layers of their own"),
     ],
 )
 def test_models_whose_memory_is_not_keys_and_values(saved, tmp_path, kind, message):
