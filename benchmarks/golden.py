@@ -15,6 +15,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -144,11 +145,26 @@ def photographs(rng):
     return pictures
 
 
-def scikit_photographs():
-    """Return five photographs of scikit-image: those that ship with this package may change."""
+def scikit_files():
+    """Return five photographs of scikit-image, as paths: those that ship with this package may change."""
     folder = Path(importlib.util.find_spec("skimage").origin).with_name("data")
     names = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
-    files = [(str(folder / name), name.partition(".")[0].removesuffix("_left")) for name in names]
+    return [folder / name for name in names]
+
+
+def scikit_folder(folder):
+    """Return a folder with these photographs alone, in a given one."""
+    target = folder / "photographs"
+    if not target.exists():
+        target.mkdir()
+        for path in scikit_files():
+            shutil.copy(path, target)
+    return target
+
+
+def scikit_photographs():
+    """Return these photographs as a source of images."""
+    files = [(str(path), path.stem.removesuffix("_left")) for path in scikit_files()]
     items = [scan_file(path, name, DEFAULT_MAX_PIXELS) for path, name in files]
     return ImageCollection(items, max_pixels=DEFAULT_MAX_PIXELS)
 
@@ -255,6 +271,8 @@ def evaluation(folder):
         given = [
             "--policy",
             policy,
+            "--images",
+            str(scikit_folder(folder)),
             "--grid",
             "2",
             "2x3",
@@ -282,6 +300,7 @@ def training(folder):
     for count in (0, 2):
         run = folder / f"run-{count}"
         given = [word for setting in SHORT_TRAINING for word in ("--set", setting)]
+        given += ["--images", str(scikit_folder(folder))]
         command("train", "--output", str(run), "--runners", str(count), "--learners", str(count), *given)
         for file in sorted(run.rglob("*.safetensors")):
             digest = Digest()
