@@ -5,13 +5,13 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parent.parent
+from tests.helpers import ROOT
+
 WITH_RAY = ("training.md",)
 SMALL = {  # so that a training takes seconds
     "eyes.matching_steps": 2,

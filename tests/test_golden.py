@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers import ROOT
+
 GOLDEN = json.loads(Path(__file__).with_suffix(".json").read_text("utf-8"))
 SPEC = importlib.util.spec_from_file_location("golden", ROOT / "benchmarks" / "golden.py")
 golden = importlib.util.module_from_spec(SPEC)

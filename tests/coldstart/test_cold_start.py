@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from coldstart_policies import Clever, Failing
-from coldstart_samples import content, stored
 from PIL import Image
 
 from agile_gym.cli import main
@@ -24,6 +22,8 @@ from agile_gym.errors import AgileGymError, ConfigurationError
 from agile_gym.images import open_images
 from agile_gym.policies import RandomPolicy
 from agile_gym.transcripts import export_sharegpt, read_transcripts
+from tests.helpers.expert_episodes import content, stored
+from tests.helpers.teachers import Clever, Failing
 
 SMALL = {"image_size": 48}
 HERE = Path(__file__).parent
@@ -184,7 +184,7 @@ def test_each_puzzle_is_kept_once(tmp_path):
 @pytest.mark.parametrize(("distinct", "kept"), [(True, 1), (False, 5), (None, 1)])
 def test_each_text_is_kept_once(tmp_path, distinct, kept):
     report = make(
-        tmp_path, 5, grid="1x2", turns=2, balance="none", teacher="coldstart_policies:Clever", max_attempts=5,
+        tmp_path, 5, grid="1x2", turns=2, balance="none", teacher="tests.helpers.teachers:Clever", max_attempts=5,
         distinct_texts=distinct,
     )  # fmt: skip
     assert report.kept == kept
@@ -193,7 +193,7 @@ def test_each_text_is_kept_once(tmp_path, distinct, kept):
 
 def test_short_prompts_may_have_the_same_texts(tmp_path):
     report = make(
-        tmp_path, 5, grid="1x2", turns=2, balance="none", teacher="coldstart_policies:Clever",
+        tmp_path, 5, grid="1x2", turns=2, balance="none", teacher="tests.helpers.teachers:Clever",
         options={"prompt": "short"},
     )  # fmt: skip
     assert report.complete
@@ -224,7 +224,7 @@ def test_a_weak_teacher_gives_fewer_and_that_is_told(tmp_path):
 
 
 def test_a_teacher_that_never_crops_leaves_kinds_empty(tmp_path):
-    report = make(tmp_path, 20, teacher="coldstart_policies:Clever", grid=2, turns=(2, 3), max_attempts=60,
+    report = make(tmp_path, 20, teacher="tests.helpers.teachers:Clever", grid=2, turns=(2, 3), max_attempts=60,
                   distinct_texts=False)  # fmt: skip
     # 20 episodes are 10 of 2 turns, which have three ways of looking (4 + 3 + 3), and 10 of 3 turns.
     assert dict(report.found) == {("2x2", 2, "board"): 4}
@@ -235,7 +235,7 @@ def test_a_teacher_that_never_crops_leaves_kinds_empty(tmp_path):
 
 def test_filters_of_errors_and_form(tmp_path):
     settings = {"teacher_options": {"right": 0.8, "errs": 0.3}, "grid": 2, "turns": 2, "balance": "none"}
-    rules = {"teacher": "coldstart_policies:Clever", "distinct_texts": False, "max_attempts": 100}
+    rules = {"teacher": "tests.helpers.teachers:Clever", "distinct_texts": False, "max_attempts": 100}
     strict = make(tmp_path / "a", 1000, **settings, **rules)
     lenient = make(tmp_path / "b", 1000, **settings, **rules, allow_errors=True)
     draws = np.array([np.random.default_rng(t.task["policy_seed"]).random(2) for t in read_transcripts(tmp_path / "b")])
@@ -243,7 +243,7 @@ def test_filters_of_errors_and_form(tmp_path):
     assert (draws[:, 0] < 0.8).all()
     assert strict.kept == int((draws[:, 1] >= 0.3).sum()) < lenient.kept
     assert strict.rejected["error"] == lenient.kept - strict.kept
-    report = make(tmp_path / "c", 10, teacher="coldstart_policies:careless", grid="1x2", turns=1, max_attempts=5)
+    report = make(tmp_path / "c", 10, teacher="tests.helpers.teachers:careless", grid="1x2", turns=1, max_attempts=5)
     assert report.rejected == {"unsolved": 5}
     env = JigsawVisionEnv(grid="1x2", reveal=True)
     env.reset(seed=0)
@@ -281,7 +281,7 @@ def test_a_policy_can_be_given_itself(tmp_path):
 
 def test_a_teacher_that_fails_costs_nothing_that_was_kept(tmp_path):
     settings = {"grid": 2, "turns": 2, "balance": "none", "distinct_texts": False}
-    config = ColdStartConfig(count=12, teacher="coldstart_policies:Clever", options=SMALL, **settings)
+    config = ColdStartConfig(count=12, teacher="tests.helpers.teachers:Clever", options=SMALL, **settings)
     with pytest.raises(RuntimeError, match="fallen ill"):
         make_cold_start(tmp_path, config, teacher=Failing(9), batch=1)
     assert len(stored(tmp_path)) == 4
@@ -290,7 +290,7 @@ def test_a_teacher_that_fails_costs_nothing_that_was_kept(tmp_path):
     assert stored(tmp_path) == stored(tmp_path / "whole")
     with pytest.raises(AgileGymError, match="fallen ill"):
         make(
-            tmp_path / "workers", 12, teacher="coldstart_policies:Failing", teacher_options={"calls": 1}, workers=2,
+            tmp_path / "workers", 12, teacher="tests.helpers.teachers:Failing", teacher_options={"calls": 1}, workers=2,
             **settings,
         )  # fmt: skip
 

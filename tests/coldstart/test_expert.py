@@ -6,14 +6,14 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from coldstart_samples import SMALL, content, play
-from sentences_reader import check_transcript, think_of
 
 from agile_gym.coldstart import ExpertPolicy
 from agile_gym.coldstart.knowledge import Joint, know_puzzle
 from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError
 from agile_gym.policies import make_policy
+from tests.helpers.expert_episodes import SMALL, content, play
+from tests.helpers.sentences_reader import check_transcript, think_of
 
 OPTIONS = {
     "2x2": {},

@@ -6,7 +6,6 @@ import warnings
 import gymnasium
 import numpy as np
 import pytest
-from comparing import same
 from PIL import Image
 
 import agile_gym  # noqa: F401 -- registers the environments
@@ -18,6 +17,7 @@ from agile_gym.envs.jigsaw.wrappers import JigsawVisionDiscreteEnv
 from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation import EvaluationPlan, SuiteEntry, evaluate
 from agile_gym.rollout import EpisodeSpec, play_episodes
+from tests.helpers.comparing import same
 
 SKY = (90, 140, 220)
 SMALL = {"image_size": 64, "gap": 0}

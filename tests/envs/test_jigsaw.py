@@ -5,13 +5,13 @@ import pickle
 import gymnasium
 import numpy as np
 import pytest
-from comparing import same
 from gymnasium.error import ResetNeeded
 from PIL import Image
 
 from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError, ImageError
 from agile_gym.images import SkippedImageWarning
+from tests.helpers.comparing import same
 
 OBSERVE = "<think>t</think><code>o = observation(state)</code>"
 SMALL = {"image_size": 64}

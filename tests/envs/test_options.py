@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from comparing import same
 
 from agile_gym.envs.jigsaw import JigsawConfig, JigsawVisionEnv, RewardConfig
 from agile_gym.errors import ConfigurationError
+from tests.helpers.comparing import same
 
 OBSERVE = "<think>t</think><code>o = observation(state)</code>"
 SMALL = {"image_size": 64}

@@ -8,13 +8,13 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
-from comparing import same
 
 import agile_gym
 from agile_gym.actions.dialects import DIALECTS, CodeDialect, ToolDialect
 from agile_gym.envs.jigsaw import JigsawVisionEnv, JigsawVisionVectorEnv
 from agile_gym.envs.jigsaw.env import MAX_OBSERVATION_TEXT
 from agile_gym.errors import ConfigurationError
+from tests.helpers.comparing import same
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (80, 100, 3), np.uint8)
 GRIDS = [(rows, cols) for rows in range(1, 11) for cols in range(1, 11) if rows * cols > 1]

@@ -6,7 +6,6 @@ import pickle
 import gymnasium
 import numpy as np
 import pytest
-from comparing import same
 from gymnasium.wrappers import TimeLimit
 
 import agile_gym
@@ -15,6 +14,7 @@ from agile_gym.envs.jigsaw import JigsawVisionEnv, JigsawVisionVectorEnv
 from agile_gym.envs.jigsaw.wrappers import DiscreteActions, JigsawVisionDiscreteEnv
 from agile_gym.errors import ConfigurationError
 from agile_gym.rollout import EpisodeRecorder
+from tests.helpers.comparing import same
 
 IDS = list(agile_gym.load_catalogue())
 SMALL = {"image_size": 64}

@@ -4,13 +4,13 @@ import pickle
 import gymnasium
 import numpy as np
 import pytest
-from comparing import same
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 import agile_gym  # noqa: F401 -- registers the environments
 from agile_gym.envs.jigsaw import JigsawVisionEnv, JigsawVisionVectorEnv
 from agile_gym.errors import ConfigurationError
+from tests.helpers.comparing import same
 
 OPTIONS = {"image_size": 32, "level": None, "reveal": True, "max_turns": 3}
 OBSERVE = "<think>t</think><code>observe()</code>"

@@ -17,13 +17,13 @@ from PIL import Image
 from agile_gym.cli import main
 from agile_gym.evaluation import read_journal
 from agile_gym.transcripts import read_transcripts
+from tests.helpers import ROOT
 
 COMMAND = [sys.executable, "-m", "agile_gym"]
-POLICIES = Path(__file__).parent
 
 
 def environment():
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(POLICIES), os.environ.get("PYTHONPATH", "")])}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
 
 
 def run(*arguments, cwd):
@@ -149,7 +149,7 @@ def test_a_suite_and_what_is_given_besides(tmp_path):
 
 
 def test_an_evaluation_that_is_killed_again_and_again_resumes_to_the_same_table(tmp_path):
-    policy = ["--policy", "evaluation_policies:Wanderer"]
+    policy = ["--policy", "tests.helpers.evaluation_policies:Wanderer"]
     arguments = ["eval", *policy, "--episodes", "30", "--grid", "3", "--option", "image_size=96"]
     whole = run(*arguments, "--output", "whole.json", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
@@ -175,7 +175,7 @@ def test_an_evaluation_that_is_killed_again_and_again_resumes_to_the_same_table(
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are looked up in /proc")
 def test_workers_give_the_same_table_and_end_with_their_parent(tmp_path):
-    policy = ["--policy", "evaluation_policies:Wanderer"]
+    policy = ["--policy", "tests.helpers.evaluation_policies:Wanderer"]
     arguments = ["eval", *policy, "--episodes", "40", "--grid", "2", "--option", "image_size=64"]
     whole = run(*arguments, "--output", "whole.json", cwd=tmp_path)
     journal = tmp_path / "part.jsonl"
@@ -257,7 +257,7 @@ def test_ctrl_c_while_workers_start_is_quiet(tmp_path):
 def test_a_policy_that_fails_leaves_what_is_finished(tmp_path, workers):
     policy = [
         "--policy",
-        "evaluation_policies:Failing",
+        "tests.helpers.evaluation_policies:Failing",
         "--policy-option",
         "how=foreseen",
         "--policy-option",

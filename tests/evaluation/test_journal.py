@@ -6,7 +6,6 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from evaluation_policies import Failing, Wanderer
 
 from agile_gym.errors import AgileGymError, ConfigurationError
 from agile_gym.evaluation import (
@@ -26,6 +25,7 @@ from agile_gym.evaluation import (
 from agile_gym.evaluation.journal import Session
 from agile_gym.policies import EdgePolicy
 from agile_gym.transcripts import read_transcripts
+from tests.helpers.evaluation_policies import Failing, Wanderer
 
 FAST = {"image_size": 32}
 PLAN = EvaluationPlan("edge", choose_entries([2], episodes=4), options=FAST)

@@ -4,7 +4,6 @@ import importlib
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -27,8 +26,9 @@ from agile_gym.policies import GivenUp, as_policy, make_policy
 from agile_gym.reporting.record import index_row
 from agile_gym.rollout import EpisodeRecorder, EpisodeSpec, play_episodes
 from agile_gym.transcripts import TranscriptWriter, read_transcripts
+from tests.helpers import ROOT
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = ROOT / "examples"
 QUARTER = "custom_env:QuarterEnv"
 COUNT = 30
 

@@ -5,12 +5,10 @@ import io
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import skimage.data
-from evaluation_policies import Wanderer
 from PIL import Image
 from scipy.stats import binomtest
 
@@ -39,6 +37,8 @@ from agile_gym.evaluation import (
 from agile_gym.images import open_images
 from agile_gym.learner import MissingDependencyError
 from agile_gym.reporting.curves import plot_summary
+from tests.helpers import ROOT
+from tests.helpers.evaluation_policies import Wanderer
 
 FAST = {"image_size": 32}
 
@@ -388,7 +388,7 @@ def test_pictures_need_matplotlib(monkeypatch):
 
 def test_the_picture_of_the_documentation_is_what_the_script_draws(monkeypatch):
     pytest.importorskip("matplotlib")
-    docs = Path(__file__).parents[2] / "docs"
+    docs = ROOT / "docs"
     monkeypatch.syspath_prepend(docs)
     drawn = importlib.import_module("make_evaluation_picture").evaluation_picture(episodes=2)
     with Image.open(docs / "evaluation.png") as kept:

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from evaluation_policies import Failing, Wanderer
 
 from agile_gym.errors import AgileGymError, ConfigurationError
 from agile_gym.evaluation import (
@@ -17,12 +16,13 @@ from agile_gym.evaluation import (
     summarize,
 )
 from agile_gym.policies import EdgePolicy, OraclePolicy, RandomPolicy
+from tests.helpers.evaluation_policies import Failing, Wanderer
 
 FAST = {"image_size": 32}
 
 
 def plan_of(policy, entries, **settings):
-    return EvaluationPlan(f"evaluation_policies:{policy}", entries, **{"options": FAST, **settings})
+    return EvaluationPlan(f"tests.helpers.evaluation_policies:{policy}", entries, **{"options": FAST, **settings})
 
 
 def untimed(results):

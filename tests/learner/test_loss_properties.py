@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loss_samples import ARRAYS, LOSSES, TERMS, loss_and_gradients, random_arrays, take
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from agile_gym.learner.losses import sft
 from agile_gym.learner.ratios import TokenBatch, Totals, count, entropy, k3
+from tests.helpers.loss_samples import ARRAYS, LOSSES, TERMS, loss_and_gradients, random_arrays, take
 
 SEEDS = st.integers(0, 2**32)
 SIZES = st.tuples(st.integers(1, 4), st.integers(1, 6))

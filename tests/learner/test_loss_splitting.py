@@ -4,7 +4,8 @@ import multiprocessing
 
 import pytest
 import torch
-from split_losses import NAMES, accumulate, small_batch, work
+
+from tests.helpers.split_losses import NAMES, accumulate, small_batch, work
 
 PROCESSES = 2
 

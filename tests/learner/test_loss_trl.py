@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from loss_samples import LOSSES, loss_and_gradients, random_arrays, take
 
 from agile_gym.learner.ratios import Totals, count
+from tests.helpers.loss_samples import LOSSES, loss_and_gradients, random_arrays, take
 
 trl_trainer = pytest.importorskip("trl.trainer.grpo_trainer", reason="TRL is not installed")
 

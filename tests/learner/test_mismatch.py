@@ -5,8 +5,6 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from tiny_learning import SMALL, small_vlm  # noqa: E402 -- needs torch
-
 from agile_gym.learner.data import make_samples  # noqa: E402
 from agile_gym.learner.options import make_optimizer  # noqa: E402
 from agile_gym.learner.updating import (  # noqa: E402
@@ -19,6 +17,7 @@ from agile_gym.models.scoring import Scorer  # noqa: E402
 from agile_gym.policies.model import HFVLMPolicy  # noqa: E402
 from agile_gym.reporting.alarms import MISMATCH, find_alarms  # noqa: E402
 from agile_gym.rollout import EpisodeSpec, play_episodes  # noqa: E402
+from tests.helpers.tiny_learning import SMALL, small_vlm  # noqa: E402 -- needs torch
 
 SHARPNESS = (8, 20)
 """Factors of the logits: entropies of about 2.3 and 0.15 nats a token, the second as in a trained model."""

@@ -2,19 +2,18 @@ import copy
 
 import numpy as np
 import pytest
-from tiny_learning import load
 
 from agile_gym.errors import ConfigurationError, ModelError
 from agile_gym.learner.options import ModelOptions, build_vlm, part_of, resolve_autocast
+from tests.helpers.tiny_learning import load
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from gloo_ranks import make_updater  # noqa: E402 -- needs torch
-from tiny_learning import samples  # noqa: E402
-
 from agile_gym.learner.data import make_samples  # noqa: E402
 from agile_gym.learner.updating import Ranks  # noqa: E402
+from tests.helpers.gloo_ranks import make_updater  # noqa: E402 -- needs torch
+from tests.helpers.tiny_learning import samples  # noqa: E402
 
 ALONE = Ranks(torch.device("cpu"), distributed=False)
 
@@ -37,10 +36,9 @@ def qwen_samples(qwen):
     """Return samples that the tiny Qwen2.5-VL has played itself."""
     from functools import partial
 
-    from tiny_learning import SMALL
-
     from agile_gym.policies.model import HFVLMPolicy
     from agile_gym.rollout import EpisodeSpec, play_episodes
+    from tests.helpers.tiny_learning import SMALL
 
     policy = HFVLMPolicy(load(qwen), max_new_tokens=8)
     policy.reset(0)

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 
 pytest.importorskip("transformers")
 
-from tiny_learning import episodes, made_sample
-
 from agile_gym.learner.data import Sample, assign_minibatches, make_samples, micro_batches, share_out
 from agile_gym.transcripts import Segment
+from tests.helpers.tiny_learning import episodes, made_sample
 
 LENGTHS = st.lists(st.integers(1, 60), max_size=25)
 

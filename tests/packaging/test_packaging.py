@@ -17,8 +17,8 @@ from packaging.utils import canonicalize_name
 import agile_gym
 from agile_gym.errors import ConfigurationError
 from agile_gym.registration import catalogue_folder, load_catalogue, read_spec
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SPECS = sorted((ROOT / "envs").glob("*.toml"))
 

@@ -2,12 +2,12 @@
 
 import pytest
 from hypothesis import HealthCheck, settings
-from made_transcripts import ids, made, write
 
 from agile_gym.errors import TranscriptError
 from agile_gym.images.items import hash_pixels
 from agile_gym.transcripts import TranscriptWriter, read_headers, read_transcripts
 from agile_gym.transcripts.pictures import encode_png
+from tests.helpers.made_transcripts import ids, made, write
 
 SLOW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_transcripts import made, played
 from PIL import Image
 
 from agile_gym.commands.view import add_export_command
 from agile_gym.errors import ConfigurationError, TranscriptError
 from agile_gym.transcripts import TranscriptWriter, export_sharegpt, export_trl, export_verl
 from agile_gym.transcripts.export import conversation
+from tests.helpers.made_transcripts import made, played
 
 EXPORTERS = [export_sharegpt, export_trl, export_verl]
 MARKS = ("<image>", "<video>", "<audio>")

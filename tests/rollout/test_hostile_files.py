@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_transcripts import made, played
 
 from agile_gym.cli import main
 from agile_gym.errors import AgileGymError, ConfigurationError, TranscriptError
@@ -17,6 +16,7 @@ from agile_gym.transcripts import TranscriptWriter, export_verl, read_headers, r
 from agile_gym.transcripts import parts as part_reading
 from agile_gym.transcripts import values as records
 from agile_gym.transcripts.pictures import encode_png
+from tests.helpers.made_transcripts import made, played
 
 MEGABYTE = 1024 * 1024
 ODD = (

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import skimage.data
-from made_transcripts import played
 from PIL import Image
 
 from agile_gym.envs.jigsaw import JigsawVisionEnv
@@ -24,6 +23,7 @@ from agile_gym.transcripts import (
     read_agile_rl,
     read_transcripts,
 )
+from tests.helpers.made_transcripts import played
 
 TASK = "Restore the picture. state = [A, B, C, D]\nA <image> B <image> C <image> D <image>"
 SWAP = "state[0], state[1] = state[1], state[0]\nobservation_image_1 = observation(state)"

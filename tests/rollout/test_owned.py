@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_transcripts import made
 
 from agile_gym.errors import ConfigurationError, TranscriptError, explain_os_error, reason_of
 from agile_gym.files import Lock, filling, replacing, sweep, write_text
 from agile_gym.outputs import MARK, check_output, check_replaceable, clear_folder, read_mark, write_mark
 from agile_gym.transcripts import TranscriptWriter, read_transcripts
+from tests.helpers.made_transcripts import made
 
 KNOWN = {"a.txt": None, "model/*.json": None, "deep/**/state.pkl": None, "page.html": lambda path: path.stat().st_size}
 

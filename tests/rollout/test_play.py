@@ -7,13 +7,13 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
-from made_transcripts import WRONG, Scripted, differences, made, played, same_array
 
 from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError
 from agile_gym.policies import EdgePolicy, RandomPolicy
 from agile_gym.rollout import EpisodeRecorder, EpisodeSpec, play_episodes
 from agile_gym.transcripts import PolicyRecord, Segment, TurnUsage
+from tests.helpers.made_transcripts import WRONG, Scripted, differences, made, played, same_array
 
 OBSERVE = "<think>t</think><code>o = observation(state)</code>"
 SMALL = {"image_size": 48, "reveal": True}

@@ -3,17 +3,17 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
-from made_transcripts import differences, files, ids, made, write
 
 from agile_gym.errors import ConfigurationError, TranscriptError
 from agile_gym.images.items import hash_pixels
 from agile_gym.transcripts import TranscriptWriter, read_headers, read_transcripts, store
 from agile_gym.transcripts.store import FORMATS
+from tests.helpers import ROOT
+from tests.helpers.made_transcripts import differences, files, ids, made, write
 
 SLOW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -109,8 +109,8 @@ def test_an_interrupted_packing_loses_and_doubles_nothing(tmp_path):
 
 KILLED = """
 import sys
-sys.path.insert(0, {tests!r})
-from made_transcripts import made
+sys.path.insert(0, {root!r})
+from tests.helpers.made_transcripts import made
 from agile_gym.transcripts import store
 store.PART_EPISODES = 7
 with store.TranscriptWriter({folder!r}, format={kind!r}, resume=True) as writer:
@@ -124,7 +124,7 @@ with store.TranscriptWriter({folder!r}, format={kind!r}, resume=True) as writer:
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_killed_process_resumes_with_nothing_lost_or_doubled(tmp_path, kind):
-    program = KILLED.format(tests=str(Path(__file__).parent), folder=str(tmp_path), kind=kind)
+    program = KILLED.format(root=str(ROOT), folder=str(tmp_path), kind=kind)
     rng = np.random.default_rng(0)
     told, kills = [], 0
     for round_ in range(5):
@@ -163,8 +163,8 @@ def test_two_processes_do_not_write_to_one_folder(tmp_path):
 
 FORKED = """
 import os, sys, time
-sys.path.insert(0, {tests!r})
-from made_transcripts import made
+sys.path.insert(0, {root!r})
+from tests.helpers.made_transcripts import made
 from agile_gym.errors import ConfigurationError
 from agile_gym.transcripts import TranscriptWriter
 writer = TranscriptWriter({folder!r})
@@ -186,7 +186,7 @@ except ConfigurationError:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_forked_process_neither_writes_nor_keeps_others_from_it(tmp_path):
-    program = FORKED.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    program = FORKED.format(root=str(ROOT), folder=str(tmp_path))
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     child = int(process.stdout.readline())
     try:
@@ -201,8 +201,8 @@ def test_a_forked_process_neither_writes_nor_keeps_others_from_it(tmp_path):
 
 FULL = """
 import resource, sys
-sys.path.insert(0, {tests!r})
-from made_transcripts import made
+sys.path.insert(0, {root!r})
+from tests.helpers.made_transcripts import made
 from agile_gym.errors import TranscriptError
 from agile_gym.transcripts import store
 store.PART_EPISODES = 10
@@ -233,7 +233,7 @@ writer.close()
     ],
 )
 def test_a_full_disk_costs_no_episode(tmp_path, kind, size, limit, fails):
-    program = FULL.format(tests=str(Path(__file__).parent), folder=str(tmp_path), kind=kind, size=size, limit=limit)
+    program = FULL.format(root=str(ROOT), folder=str(tmp_path), kind=kind, size=size, limit=limit)
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     message, kept = result.stdout.split("\n")[:2]

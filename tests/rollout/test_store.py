@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_transcripts import differences, files, ids, made, played, transcripts, write
 
 from agile_gym.errors import ConfigurationError, TranscriptError
 from agile_gym.images.items import hash_pixels
 from agile_gym.learner import MissingDependencyError
 from agile_gym.transcripts import Segment, TranscriptWriter, export_sharegpt, export_trl, read_headers, read_transcripts
 from agile_gym.transcripts.store import FORMATS
+from tests.helpers.made_transcripts import differences, files, ids, made, played, transcripts, write
 
 SLOW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

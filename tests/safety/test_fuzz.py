@@ -4,7 +4,8 @@ from functools import cache
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from invariants import DIALECTS, Player
+
+from tests.helpers.invariants import DIALECTS, Player
 
 FUZZ = settings(
     derandomize=True,

@@ -10,15 +10,15 @@ import textwrap
 import time
 import tracemalloc
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile import GROUPS, HUGE, TEXTS, every_text
-from invariants import DIALECTS, SOUND, Player
 
 from agile_gym.actions.primitives import ERROR_KINDS
 from agile_gym.puzzle.pixels import rotate, rotated_size
+from tests.helpers import ROOT
+from tests.helpers.hostile import GROUPS, HUGE, TEXTS, every_text
+from tests.helpers.invariants import DIALECTS, SOUND, Player
 
 CONFIGS = {
     "2x2": {},
@@ -214,8 +214,8 @@ def test_the_corpus_has_texts_that_would_warn():
 AUDIT = """
 import sys, warnings
 from collections import Counter
-import hostile
-from invariants import DIALECTS, SOUND, Player
+from tests.helpers import hostile
+from tests.helpers.invariants import DIALECTS, SOUND, Player
 
 seen, watching = Counter(), False
 
@@ -257,8 +257,7 @@ for event, count in seen.most_common(20):
 
 
 def test_no_text_reaches_files_processes_or_imports():
-    here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), os.environ.get("PYTHONPATH", "")])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(AUDIT)], env=environment, capture_output=True, text=True, check=False
     )

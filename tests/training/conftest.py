@@ -1,12 +1,8 @@
 """A run, its report, and a browser."""
 
-import sys
-from pathlib import Path
-
 import pytest
-from run_samples import make_run
 
-sys.path.append(str(Path(__file__).parents[1] / "viewer"))  # for the browser and the hostile texts
+from tests.helpers.run_samples import make_run
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +19,7 @@ def report(run):
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory):
-    from viewer_browser import start_browser
+    from tests.helpers.browsers import start_browser
 
     driver = start_browser(tmp_path_factory.mktemp("profile"))
     yield driver

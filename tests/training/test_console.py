@@ -12,10 +12,10 @@ import time
 
 import pytest
 from rich.cells import cell_len
-from terminals import Screen, Terminal
 
 from agile_gym.reporting.charts import duration
 from agile_gym.reporting.console import LiveTable
+from tests.helpers.terminals import Screen, Terminal
 
 RECORD = {
     "stage": "grpo", "iteration": 37, "return": 0.4123, "acc": 0.4321, "score": 0.61, "turns": 2.9, "valid": 0.985,

@@ -7,7 +7,6 @@ import shutil
 from html.parser import HTMLParser
 
 import pytest
-from run_samples import Looks, evaluate, log_run
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation import read_report
@@ -17,6 +16,7 @@ from agile_gym.reporting.outcome import read_results, verdicts
 from agile_gym.reporting.report import choose_pairs, write_report
 from agile_gym.reporting.runlog import read_records
 from agile_gym.transcripts import TranscriptWriter, read_transcripts
+from tests.helpers.run_samples import Looks, evaluate, log_run
 
 
 class Outline(HTMLParser):

@@ -7,10 +7,8 @@ import json
 import shutil
 import threading
 import time
-from pathlib import Path
 
 import pytest
-from run_samples import make_run
 
 from agile_gym.evaluation import EnvironmentEntry, EvaluationPlan
 from agile_gym.evaluation import write_report as write_results
@@ -19,6 +17,9 @@ from agile_gym.evaluation.run import prepare_plan
 from agile_gym.policies import make_policy
 from agile_gym.reporting.report import SCRIPTS, choose_pairs, write_report
 from agile_gym.transcripts import TranscriptWriter, read_transcripts
+from tests.helpers import ROOT
+from tests.helpers.browsers import CONTRASTS
+from tests.helpers.run_samples import make_run
 
 
 class Report:
@@ -46,8 +47,6 @@ class Report:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_themes_are_legible(browser, report, theme):
-    from test_viewer_looks import CONTRASTS
-
     page = Report(browser, report.as_uri(), theme=theme)
     page.unfold()
     texts = [text for text in page.js(CONTRASTS) if text[1].strip()]
@@ -136,7 +135,7 @@ def server(tmp_path):
 
 
 def test_what_models_wrote_stays_text(browser, server):
-    from viewer_samples import HOSTILE
+    from tests.helpers.viewer_samples import HOSTILE
 
     address, folder, asked = server
     hostile = HOSTILE.replace("{address}", address)
@@ -222,7 +221,7 @@ def test_the_policy_of_the_page_holds(browser, run, server):
 
 
 def test_pairs_of_another_environment_are_shown_without_boards(browser, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
     folder = tmp_path / "evaluation"
     folder.mkdir()
     for stage, policy in (("coldstart", "custom_env:guess"), ("grpo", "custom_env:Teacher")):

@@ -25,6 +25,7 @@ from agile_gym.training.checking import check_settings
 from agile_gym.training.folder import RunFolder
 from agile_gym.training.settings import format_settings, preset_names, preset_text, read_settings
 from agile_gym.transcripts import read_transcripts
+from tests.helpers import ROOT
 
 SMALL = {
     "eyes.matching_steps": 2,
@@ -384,7 +385,7 @@ def test_a_file_that_is_no_toml_is_named(tmp_path):
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are looked up in /proc")
 def test_the_benchmark_that_kills_trainings_finds_nothing():
-    script = Path(__file__).parents[2] / "benchmarks" / "kill_and_resume.py"
+    script = ROOT / "benchmarks" / "kill_and_resume.py"
     words = ["--training", "--setups", "0", "--stages", "cold start", "sft, weights", "grpo"]
     result = subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, env=environment())
     assert result.returncode == 0, result.stdout + result.stderr
@@ -393,7 +394,7 @@ def test_the_benchmark_that_kills_trainings_finds_nothing():
 
 
 def test_the_check_of_the_shortened_training_tells_a_run_that_has_not_learned(finished, tmp_path):
-    script = Path(__file__).parents[2] / ".ci" / "check_training.py"
+    script = ROOT / ".ci" / "check_training.py"
 
     def check(folder):
         return subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True)
@@ -416,7 +417,7 @@ def test_the_check_of_the_shortened_training_tells_a_run_that_has_not_learned(fi
     assert check(folder).stdout.count("BAD") == 2
 
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = ROOT / "examples"
 QUARTER = "custom_env:QuarterEnv"
 
 

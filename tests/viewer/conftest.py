@@ -1,11 +1,11 @@
 """Episodes, a page of them, and a browser."""
 
 import pytest
-from viewer_browser import Page, start_browser
-from viewer_samples import ERRS, LOOKS, NEVER, Script, decode, play, with_tokens
 
 from agile_gym.policies import make_policy
 from agile_gym.reporting import write_page
+from tests.helpers.browsers import Page, start_browser
+from tests.helpers.viewer_samples import ERRS, LOOKS, NEVER, Script, decode, play, with_tokens
 
 TURNED = Script('<think>.</think><code>turn("B", 90)\nobserve()</code>', "<think>.</think><answer>{solution}</answer>")
 CODE_AND_ANSWER = (

@@ -4,12 +4,12 @@ import json
 
 import pytest
 from PIL import Image
-from viewer_samples import ERRS, LOOKS, NEVER, Blocks, play, with_tokens
 
 from agile_gym.commands.view import add_view_command
 from agile_gym.errors import ConfigurationError, ModelError, TranscriptError
 from agile_gym.reporting.record import load_token_texts
 from agile_gym.transcripts import TranscriptWriter
+from tests.helpers.viewer_samples import ERRS, LOOKS, NEVER, Blocks, play, with_tokens
 
 
 def view(*words):

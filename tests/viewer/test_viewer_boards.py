@@ -5,9 +5,9 @@ import time
 
 import numpy as np
 import pytest
-from viewer_samples import LOOKS, Script, play
 
 from agile_gym.reporting.boards import PieceReader, Tile, answer_tiles, puzzle_of, tiles_of
+from tests.helpers.viewer_samples import LOOKS, Script, play
 
 
 def test_reader_knows_boards_from_other_images():

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from viewer_browser import ESCAPE, LEFT, RIGHT, Page, scaled
+
+from tests.helpers.browsers import ESCAPE, LEFT, RIGHT, Page, scaled
 
 
 def test_the_page_opens_with_summary_list_and_tables(page, played):

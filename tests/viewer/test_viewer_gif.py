@@ -4,11 +4,11 @@ import tracemalloc
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
-from viewer_samples import ERRS, HOSTILE, LOOKS, NEVER, Script, play
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.reporting import write_gif
 from agile_gym.reporting.gif import HEIGHT, MARGIN, PANEL, PANEL_TOP, WIDTH, _wrapped, _written
+from tests.helpers.viewer_samples import ERRS, HOSTILE, LOOKS, NEVER, Script, play
 
 
 def frames_of(path):

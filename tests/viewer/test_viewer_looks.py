@@ -3,41 +3,8 @@
 import re
 
 import pytest
-from viewer_browser import Page
 
-CONTRASTS = """
-const canvas = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext("2d", {
-  willReadFrequently: true,
-});
-const rgba = (colour) => {
-  canvas.clearRect(0, 0, 1, 1);
-  canvas.fillStyle = colour;
-  canvas.fillRect(0, 0, 1, 1);
-  const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
-  return [r, g, b, a / 255];
-};
-const over = (top, below) => [0, 1, 2].map((i) => top[i] * top[3] + below[i] * (1 - top[3]));
-const light = (colour) => {
-  const [r, g, b] = colour.map((v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-};
-const back = (node) => {
-  if (node === null) return rgba(getComputedStyle(document.body).backgroundColor).slice(0, 3);
-  const own = rgba(getComputedStyle(node).backgroundColor);
-  return own[3] === 1 ? own.slice(0, 3) : over(own, back(node.parentElement));
-};
-const found = [];
-const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-for (let text = walker.nextNode(); text; text = walker.nextNode()) {
-  const node = text.parentElement;
-  if (!text.data.trim() || node.closest("script, noscript, option, :disabled, .skip")) continue;
-  if (!node.checkVisibility({ opacityProperty: true, visibilityProperty: true })) continue;
-  const style = getComputedStyle(node);
-  const [top, below] = [light(over(rgba(style.color), back(node))), light(back(node))].sort((a, b) => b - a);
-  found.push([(top + 0.05) / (below + 0.05), text.data.slice(0, 40), node.className]);
-}
-return found;
-"""
+from tests.helpers.browsers import CONTRASTS, Page
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -9,13 +9,13 @@ import tracemalloc
 import numpy as np
 import pytest
 from PIL import Image
-from viewer_samples import ERRS, HOSTILE, LOOKS, NEVER, Blocks, Script, decode, play, with_tokens
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.reporting import write_page
 from agile_gym.reporting.boards import puzzle_of
 from agile_gym.reporting.record import plain_json, segment_record
 from agile_gym.transcripts import Segment, TurnUsage
+from tests.helpers.viewer_samples import ERRS, HOSTILE, LOOKS, NEVER, Blocks, Script, decode, play, with_tokens
 
 TURNS_A_PIECE = Script(
     '<think>Turn.</think><code>turn("B", 90)\nobserve()</code>', "<think>Done.</think><answer>{solution}</answer>"

@@ -7,11 +7,11 @@ import json
 import threading
 
 import pytest
-from viewer_browser import Page
-from viewer_samples import HOSTILE, NEVER, Blocks, Script, play, with_tokens
 
 from agile_gym.reporting import write_page
 from agile_gym.reporting.viewer import SCRIPTS
+from tests.helpers.browsers import Page
+from tests.helpers.viewer_samples import HOSTILE, NEVER, Blocks, Script, play, with_tokens
 
 
 @pytest.fixture

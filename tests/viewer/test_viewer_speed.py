@@ -3,10 +3,10 @@
 import json
 
 import numpy as np
-from viewer_browser import Page, scaled
-from viewer_samples import LOOKS, Blocks, decode, play, with_tokens
 
 from agile_gym.reporting import write_page
+from tests.helpers.browsers import Page, scaled
+from tests.helpers.viewer_samples import LOOKS, Blocks, decode, play, with_tokens
 
 MOST_SECONDS = 2.0
 """Time in which the page must be ready."""

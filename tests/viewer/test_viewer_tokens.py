@@ -4,10 +4,10 @@ import json
 import re
 
 import numpy as np
-from viewer_browser import RIGHT, Page
-from viewer_samples import decode
 
 from agile_gym.reporting import write_page
+from tests.helpers.browsers import RIGHT, Page
+from tests.helpers.viewer_samples import decode
 
 
 def test_the_token_strip_tells_the_truth(page, played):

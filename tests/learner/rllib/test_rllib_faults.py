@@ -6,10 +6,10 @@ import time
 from functools import partial
 
 import pytest
-from faulty_parts import FaultyEnv
-from rllib_parts import Watched, difference, texts, train, weights
 
 from agile_gym.errors import ModelError
+from tests.helpers.faulty_parts import FaultyEnv
+from tests.helpers.rllib_parts import Watched, difference, texts, train, weights
 
 ITERATIONS = 3
 

@@ -3,12 +3,12 @@
 import logging
 
 import pytest
-from failing_parts import Failing
-from faulty_parts import FaultyEnv
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
 from agile_gym.learner import GRPO
+from tests.helpers.failing_parts import Failing
+from tests.helpers.faulty_parts import FaultyEnv
 
 METRIC = "grpo/return"
 

@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from faults import refuse, say
 
-SCRIPT = Path(__file__).parents[3] / "examples" / "evaluate_api.py"
+from tests.helpers import ROOT
+from tests.helpers.faulty_server import refuse, say
+
+SCRIPT = ROOT / "examples" / "evaluate_api.py"
 SOLVE = '<think>x</think><answer>["B", "A", "D", "C"]</answer>'
 
 pytest.importorskip("openai")

@@ -5,12 +5,12 @@ import pickle
 import time
 
 import pytest
-from faults import KEY, Answer, completion, free_port, refuse, say
 
 from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import AgileGymError, EndpointError
 from agile_gym.policies import GivenUp
 from agile_gym.rollout import EpisodeSpec, play_episodes
+from tests.helpers.faulty_server import KEY, Answer, completion, free_port, refuse, say
 
 TEXT = '<think>x</think><answer>["A", "B", "C", "D"]</answer>'
 

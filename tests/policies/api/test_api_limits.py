@@ -13,7 +13,6 @@ import textwrap
 import time
 
 import pytest
-from faults import Answer, FaultyServer, completion, say
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +20,7 @@ from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import BudgetError, ConfigurationError
 from agile_gym.policies.api.limits import Pacer, backoff_seconds, read_retry_after
 from agile_gym.rollout import EpisodeSpec, play_episodes
+from tests.helpers.faulty_server import Answer, FaultyServer, completion, say
 
 TEXT = '<think>x</think><answer>["A", "B", "C", "D"]</answer>'
 LOOK = "<think>x</think><code>observation_image_{} = observation(state)</code>"

@@ -5,11 +5,11 @@ import re
 import zlib
 
 import pytest
-from faults import Answer, refuse, say
 
 from agile_gym.cli import main
 from agile_gym.evaluation import read_journal
 from agile_gym.transcripts import TranscriptWriter, read_transcripts
+from tests.helpers.faulty_server import Answer, refuse, say
 
 TEXT = '<think>x</think><answer>["A", "B", "C", "D"]</answer>'
 LOOK = "<think>x</think><code>observation(state)</code>"

@@ -4,13 +4,13 @@ import json
 import time
 
 import pytest
-from faults import Answer, completion, refuse, say
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agile_gym.errors import EndpointError
 from agile_gym.policies.api.failures import MAX_BODY
 from agile_gym.policies.api.replies import MalformedReplyError, is_stream, read_reply
+from tests.helpers.faulty_server import Answer, completion, refuse, say
 
 TEXT = '<think>höre</think><answer>["A", "B", "C", "D"]</answer>'
 STOP = ("</code>", "</answer>", "</tool_call>")

@@ -3,8 +3,9 @@ import pytest
 pytest.importorskip("transformers")
 
 
-import families  # beside this file, which pytest puts on the path
 import torch
+
+from tests.helpers import families
 
 torch.set_num_threads(1)
 
@@ -40,9 +41,8 @@ def loaded(saved):
 @pytest.fixture(scope="session")
 def played(loaded):
     """Return the transcripts of five episodes that a model has played, three at a time, with nothing unusual."""
-    from playing import play
-
     from agile_gym.policies.model import HFVLMPolicy
+    from tests.helpers.prompted_episodes import play
 
     known = {}
 

@@ -2,13 +2,11 @@
 
 from types import SimpleNamespace
 
-import families
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from playing import SMALL, play
 
 from agile_gym.models import VLM
 from agile_gym.models import batch as batching
@@ -18,6 +16,8 @@ from agile_gym.models.inputs import cache_name
 from agile_gym.models.scoring import segment_logps
 from agile_gym.policies.model import HFVLMPolicy
 from agile_gym.rollout import EpisodeSpec
+from tests.helpers import families
+from tests.helpers.prompted_episodes import SMALL, play
 
 WIDTHS = st.lists(st.integers(1, 900), min_size=1, max_size=40).map(lambda widths: sorted(widths, reverse=True))
 

@@ -3,18 +3,18 @@
 from functools import cache
 from types import SimpleNamespace
 
-import families
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from playing import play
 
 from agile_gym.actions.tags import STOP_TEXTS, blank_thoughts
 from agile_gym.errors import ConfigurationError
 from agile_gym.models import ChatFormat
 from agile_gym.models.sampling import StopTexts, end_tokens, forbidden_tokens
 from agile_gym.policies.model import HFVLMPolicy
+from tests.helpers import families
+from tests.helpers.prompted_episodes import play
 
 IMAGE = np.full((56, 56, 3), 99, np.uint8)
 

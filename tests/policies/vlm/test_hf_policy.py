@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from playing import LOOK, SMALL, play
 
 from agile_gym.envs.jigsaw import JigsawVisionVectorEnv
 from agile_gym.errors import ConfigurationError, ModelError
 from agile_gym.policies import Policy, RecordingPolicy
 from agile_gym.policies.model import HFVLMPolicy
+from tests.helpers.prompted_episodes import LOOK, SMALL, play
 
 
 @pytest.fixture

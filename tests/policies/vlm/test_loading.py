@@ -9,7 +9,6 @@ import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
-import families
 import pytest
 import torch
 from packaging.requirements import Requirement
@@ -20,6 +19,7 @@ from agile_gym.models import VLM, load_processor, load_vlm
 from agile_gym.models.sources import attention_reach, load_config, missing_package
 from agile_gym.policies import make_policy
 from agile_gym.policies.model import HFVLMPolicy
+from tests.helpers import ROOT, families
 
 PEFT_WARNS = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 """PEFT uses a name that transformers gives up."""
@@ -396,7 +396,7 @@ print("all loaded")
 
 def test_the_extra_has_all_that_the_families_need(saved):
     """Of what is installed here, the process sees only what the package, its extra and these need themselves."""
-    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = [Requirement(text).name for text in project["dependencies"] + project["optional-dependencies"]["vlm"]]
     folders = [str(saved(name)) for name in families.FAMILIES]
     code = f"EXTRA, FOLDERS = {names}, {folders}\n{BARE}"
@@ -458,9 +458,9 @@ def make_adapter(model_folder, folder, *, width=4):
 @PEFT_WARNS
 def test_adapter_changes_what_is_written_and_keeps_parity(saved, tmp_path):
     import numpy as np
-    from playing import play
 
     from agile_gym.models.scoring import segment_logps
+    from tests.helpers.prompted_episodes import play
 
     adapter = make_adapter(saved("qwen3_vl"), tmp_path / "adapter")
     plain = HFVLMPolicy(str(saved("qwen3_vl")), device="cpu", max_new_tokens=12)

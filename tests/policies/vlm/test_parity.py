@@ -2,17 +2,17 @@
 
 from dataclasses import replace
 
-import families
 import numpy as np
 import pytest
 import torch
-from playing import SMALL, longer, play
 
 from agile_gym.actions.prompt import HIDDEN_IMAGE, IMAGE_MARK
 from agile_gym.models.chat import content_parts
 from agile_gym.models.sampling import log_probs
 from agile_gym.models.scoring import segment_logps
 from agile_gym.policies.model import HFVLMPolicy
+from tests.helpers import families
+from tests.helpers.prompted_episodes import SMALL, longer, play
 
 CLOSE = 1e-4
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from families import FAMILIES, built, save
 
 from agile_gym.actions.primitives import Observe, Swap
 from agile_gym.actions.prompt import HIDDEN_IMAGE, IMAGE_MARK
@@ -20,6 +19,7 @@ from agile_gym.models.sampling import SamplingOptions
 from agile_gym.policies.model import HFVLMPolicy
 from agile_gym.rollout import EpisodeSpec, play_episodes
 from agile_gym.rollout.plan import Feedback, TokenPlan, advise, plan_tokens
+from tests.helpers.families import FAMILIES, built, save
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (80, 100, 3), np.uint8)
 SMALL = {"images": [PHOTO], "image_size": 112, "prompt": "short"}

@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image as Pictures
-from playing import CROP, LOOK, SMALL
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.models import ChatFormat
 from agile_gym.models.chat import tokenise_transcript
 from agile_gym.models.scoring import Scorer
 from agile_gym.rollout import EpisodeSpec, play_episodes
+from tests.helpers.prompted_episodes import CROP, LOOK, SMALL
 
 SCRIPT = [LOOK, CROP, "<think>right</think><code>nothing()</code>", "<answer>['A', 'B', 'C', 'D']</answer>"]
 

@@ -4,11 +4,11 @@ import os
 
 import torch
 import torch.distributed as dist
-from loss_samples import LOSSES, TERMS, add_up, take
 from torch.nn.parallel import DistributedDataParallel
 
 from agile_gym.learner.losses import sft
 from agile_gym.learner.ratios import TokenBatch, Totals, count, entropy
+from tests.helpers.loss_samples import LOSSES, TERMS, add_up, take
 
 FEATURES, VOCABULARY = 4, 5
 NAMES = (*LOSSES, "sft")

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from faults import free_port
+from tests.helpers.faulty_server import free_port
 
 # The server ends when the test process does, however that ends: nothing is left to hold its standard input open.
 _LAUNCHER = """

@@ -15,6 +15,6 @@ class LoudModule(VLMModule):
     """Brings a model of its own."""
 
     def load(self, options):
-        from tiny_learning import small_vlm
+        from tests.helpers.tiny_learning import small_vlm
 
         return small_vlm(1)

@@ -1,8 +1,7 @@
 """An algorithm that fails once."""
 
-from faulty_parts import once
-
 from agile_gym.learner.grpo import GRPO
+from tests.helpers.faulty_parts import once
 
 
 class Failing(GRPO):

@@ -5,7 +5,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
-from tiny_learning import samples, small_vlm
 from torch import distributed as dist
 
 from agile_gym.learner.data import share_out
@@ -14,6 +13,7 @@ from agile_gym.learner.ratios import LossStats
 from agile_gym.learner.updating import Ranks, StepOptions, Updater
 from agile_gym.models import ChatFormat
 from agile_gym.models.scoring import Scorer
+from tests.helpers.tiny_learning import samples, small_vlm
 
 STEPS = 3
 OPTIONS = {"loss": "dapo", "loss_options": {"entropy_weight": 0.01}, "micro_batch_tokens": 200}
