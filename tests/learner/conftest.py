@@ -25,9 +25,6 @@ def small_model(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def qwen(tmp_path_factory):
+def qwen(saved):
     """Return the folder of a tiny Qwen2.5-VL."""
-    pytest.importorskip("transformers")
-    from tests.helpers import families
-
-    return families.save("qwen2_5_vl", tmp_path_factory.mktemp("qwen"))
+    return saved("qwen2_5_vl")

@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+pytest.importorskip("transformers")
+
 from agile_gym.actions.primitives import Observe, Swap
 from agile_gym.actions.prompt import HIDDEN_IMAGE, IMAGE_MARK
 from agile_gym.commands.plan import NEW_TOKENS, add_plan_command

@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
-import torch
 
-from agile_gym.envs.jigsaw import JigsawVisionVectorEnv
-from agile_gym.errors import ConfigurationError, ModelError
-from agile_gym.policies import Policy, RecordingPolicy
-from agile_gym.policies.model import HFVLMPolicy
-from tests.helpers.prompted_episodes import LOOK, SMALL, play
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from agile_gym.envs.jigsaw import JigsawVisionVectorEnv  # noqa: E402
+from agile_gym.errors import ConfigurationError, ModelError  # noqa: E402
+from agile_gym.policies import Policy, RecordingPolicy  # noqa: E402
+from agile_gym.policies.model import HFVLMPolicy  # noqa: E402
+from tests.helpers.prompted_episodes import LOOK, SMALL, play  # noqa: E402
 
 
 @pytest.fixture
