@@ -1,10 +1,12 @@
-"""Episodes, a page of them, and a browser."""
+"""Episodes and a page of them, a run and its report, and a browser."""
 
 import pytest
 
 from agile_gym.policies import make_policy
 from agile_gym.reporting import write_page
+from agile_gym.reporting.report import write_report
 from tests.helpers.browsers import Page, start_browser
+from tests.helpers.run_samples import make_run
 from tests.helpers.viewer_samples import ERRS, LOOKS, NEVER, Script, decode, play, with_tokens
 
 TURNED = Script('<think>.</think><code>turn("B", 90)\nobserve()</code>', "<think>.</think><answer>{solution}</answer>")
@@ -46,3 +48,13 @@ def address(played, tmp_path_factory):
 @pytest.fixture
 def page(browser, address):
     return Page(browser, address)
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("runs") / "my <b>run</b>")
+
+
+@pytest.fixture(scope="session")
+def report(run):
+    return write_report(run, run.parent / "report.html")
