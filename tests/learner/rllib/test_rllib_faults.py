@@ -8,8 +8,7 @@ from functools import partial
 import pytest
 
 from agile_gym.errors import ModelError
-from tests.helpers.faulty_parts import FaultyEnv
-from tests.helpers.rllib_parts import Watched, difference, texts, train, weights
+from tests.helpers.rllib_parts import FaultyEnv, Watched, difference, texts, train, weights
 
 ITERATIONS = 3
 

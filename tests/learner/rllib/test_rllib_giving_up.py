@@ -2,8 +2,7 @@
 
 import pytest
 
-from tests.helpers.giving_up import GivingUp, GivingUpAll
-from tests.helpers.rllib_parts import Watched, train
+from tests.helpers.rllib_parts import GivingUp, GivingUpAll, Watched, train
 
 
 def test_given_up_episodes_cost_no_group(make_config, build):

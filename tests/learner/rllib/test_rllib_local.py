@@ -213,7 +213,7 @@ def test_tasks_follow_their_shares(make_config, build):
 def test_own_policy_module_and_reward(make_config, build):
     from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-    from tests.helpers.custom_parts import LoudModule, LoudPolicy
+    from tests.helpers.rllib_parts import LoudModule, LoudPolicy
 
     config = make_config(policy_class=LoudPolicy, reward_fn=letters)
     config.rl_module(

@@ -7,8 +7,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
 from agile_gym.learner import GRPO
-from tests.helpers.failing_parts import Failing
-from tests.helpers.faulty_parts import FaultyEnv
+from tests.helpers.rllib_parts import Failing, FaultyEnv
 
 METRIC = "grpo/return"
 
