@@ -10,7 +10,6 @@ from agile_gym.actions.primitives import Answer, Observe, Swap
 from agile_gym.actions.reading import unfenced
 from tests.helpers.parsed_turns import CODE, TOOLS, answer, call, code, workspace
 
-
 FENCES = (
     "```{body}```",
     "``` {body} ```",

@@ -1,28 +1,18 @@
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import tomllib
-import warnings
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from packaging.requirements import Requirement
 
 from agile_gym.errors import ModelError
 from agile_gym.learner import MissingDependencyError
 from agile_gym.models import VLM, load_processor, load_vlm
-from agile_gym.models.sources import attention_reach, load_config, missing_package
+from agile_gym.models.sources import attention_reach, load_config
 from agile_gym.policies import make_policy
 from agile_gym.policies.model import HFVLMPolicy
-from tests.helpers import ROOT, families
-
-PEFT_WARNS = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
-"""PEFT uses a name that transformers gives up."""
+from tests.helpers import families
+from tests.helpers.asking import ask
 
 
 @pytest.fixture
@@ -250,160 +240,6 @@ def test_a_file_of_a_model_is_no_model(model):
         HFVLMPolicy(str(model / "config.json"))
 
 
-# --- names on the hub
-
-
-ASK = """
-import time
-from agile_gym.cli import main
-start = time.perf_counter()
-status = main({command!r})
-print(status, time.perf_counter() - start)
-"""
-
-
-def ask(command, **environment):
-    """Run a command in a process of its own, and return its status, its time and what it says."""
-    known = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HTTP"))}
-    done = subprocess.run(
-        [sys.executable, "-c", ASK.format(command=command)],
-        env={**known, **environment},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    status, seconds = done.stdout.splitlines()[-1].split()
-    return int(status), float(seconds), done.stderr
-
-
-@pytest.fixture
-def hub(tmp_path):
-    """Return a port of loopback that accepts connections and says nothing, and the environment that asks it."""
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        yield {"HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}", "HF_HOME": str(tmp_path / "cache")}
-
-
-PLAN = ["plan", "--model", "some/model", "--image-size", "64", "--context", "99999"]
-
-
-@pytest.mark.parametrize("command", [PLAN, ["eval", "--policy", "hf:some/model", "--output", "no.json"]])
-def test_a_hub_that_does_not_answer_is_not_waited_for(hub, command):
-    status, seconds, told = ask(command, **hub)
-    assert status == 1
-    assert told.count("\n") == 1
-    assert told.startswith("agile-gym: There is no model at 'some/model': it is no folder")
-    for words in (hub["HF_ENDPOINT"], "cannot be reached", "hf download some/model", "HF_ENDPOINT", "folder"):
-        assert words in told
-    assert 3 < seconds < 30  # one question of four seconds, and the imports
-
-
-def test_a_hub_that_is_not_there_is_told_at_once(hub):
-    hub["HF_ENDPOINT"] = "http://127.0.0.1:1"
-    _, _, told = ask(PLAN, **hub)
-    assert "cannot be reached" in told
-    assert "Retry" not in told
-    assert told.count("\n") == 1
-    _, _, told = ask(PLAN, **hub, HF_HUB_OFFLINE="1")
-    assert "HF_HUB_OFFLINE is set" in told
-    assert told.count("\n") == 1
-
-
-def test_a_model_in_the_cache_is_taken_from_there(saved, hub):
-    """Also where the hub is out of reach; and what is missing there is not waited for."""
-    folder = Path(hub["HF_HOME"]) / "hub" / "models--some--model"
-    snapshot = shutil.copytree(saved("idefics3"), folder / "snapshots" / "abc")
-    (folder / "refs").mkdir()
-    (folder / "refs" / "main").write_text("abc")
-    hub["HF_ENDPOINT"] = "http://127.0.0.1:1"
-    status, _, told = ask(PLAN, **hub)
-    assert (status, told) == (0, "")
-    (snapshot / "model.safetensors").unlink()
-    status, _, told = ask(["eval", "--policy", "hf:some/model", "--output", "no.json"], **hub)
-    assert status == 1
-    assert "Retry" not in told
-    assert told.count("\n") == 1
-
-
-@pytest.mark.parametrize("path", ["./nowhere/x", "a/b/c", "/nowhere", "~/models", "C:\\models\\mine"])
-def test_what_can_be_no_name_is_not_asked_for(path):
-    with pytest.raises(ModelError, match=r"no model at .*: there is no such folder\. Give a folder"):
-        load_config(path)
-
-
-def caused(message, cause):
-    error = ModuleNotFoundError(message)
-    error.__cause__ = cause
-    return error
-
-
-def test_packages_that_are_missing_are_named():
-    for error, name in (
-        (ImportError("\nFooProcessor requires the Torchvision library but it was not found in your environment. "
-                     "Checkout the instructions"), "torchvision"),
-        (ImportError("Package `num2words` is required to run SmolVLM processor. Install it with `pip install "
-                     "num2words`."), "num2words"),
-        (ModuleNotFoundError("No module named 'einops'", name="einops"), "einops"),
-        (caused("Could not import module 'AutoProcessor'.", ModuleNotFoundError("No module named 'tiktoken'",
-                name="tiktoken")), "tiktoken"),
-        (ModuleNotFoundError("No module named 'einops.layers'", name="einops.layers"), "einops"),
-        (ImportError("Using `bitsandbytes` quantization requires bitsandbytes: `pip install -U bitsandbytes>=0.46.1`"),
-         "bitsandbytes"),
-    ):  # fmt: skip
-        told = str(missing_package(error, "the model 'x'"))
-        assert told == f"The package {name!r} is needed for the model 'x'. Install it with: pip install {name}"
-    assert "for the model 'x': what is this" in str(missing_package(ImportError("what\nis this"), "the model 'x'"))
-
-
-BARE = """
-import sys
-from importlib.machinery import PathFinder
-from importlib.metadata import packages_distributions, requires
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
-
-def needed(name):
-    name = canonicalize_name(name)
-    if name not in found:
-        found.add(name)
-        for text in requires(name) or ():
-            requirement = Requirement(text)
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                needed(requirement.name)
-
-found = set()
-for name in EXTRA:
-    needed(name)
-
-class Known(PathFinder):
-    @classmethod
-    def find_spec(cls, name, path=None, target=None):
-        owners = owner.get(name.partition(".")[0])
-        known = not owners or any(canonicalize_name(entry) in found for entry in owners)
-        return super().find_spec(name, path, target) if known else None
-
-owner = packages_distributions()
-owner.pop("agile_gym", None)
-sys.meta_path[sys.meta_path.index(PathFinder)] = Known
-from agile_gym.models import load_vlm
-for folder in FOLDERS:
-    load_vlm(folder, device="cpu")
-print("all loaded")
-"""
-
-
-def test_the_extra_has_all_that_the_families_need(saved):
-    """Of what is installed here, the process sees only what the package, its extra and these need themselves."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    names = [Requirement(text).name for text in project["dependencies"] + project["optional-dependencies"]["vlm"]]
-    folders = [str(saved(name)) for name in families.FAMILIES]
-    code = f"EXTRA, FOLDERS = {names}, {folders}\n{BARE}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=200)
-    assert "all loaded" in done.stdout, done.stderr
-
-
 def test_pickles_are_not_read(model, saved, tmp_path):
     torch.save({}, model / "pytorch_model.bin")
     (model / "model.safetensors").unlink()
@@ -442,74 +278,6 @@ def test_gpu_that_is_not_there(saved):
 def test_options_that_are_not_allowed(saved, options, message):
     with pytest.raises(ModelError, match=message):
         load_vlm(saved("idefics3"), **options)
-
-
-def make_adapter(model_folder, folder, *, width=4):
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForImageTextToText
-
-    torch.manual_seed(1)
-    base = AutoModelForImageTextToText.from_pretrained(model_folder)
-    adapted = get_peft_model(base, LoraConfig(r=width, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
-    adapted.save_pretrained(folder)
-    return folder
-
-
-@PEFT_WARNS
-def test_adapter_changes_what_is_written_and_keeps_parity(saved, tmp_path):
-    import numpy as np
-
-    from agile_gym.models.scoring import segment_logps
-    from tests.helpers.prompted_episodes import play
-
-    adapter = make_adapter(saved("qwen3_vl"), tmp_path / "adapter")
-    plain = HFVLMPolicy(str(saved("qwen3_vl")), device="cpu", max_new_tokens=12)
-    adapted = HFVLMPolicy(str(saved("qwen3_vl")), device="cpu", max_new_tokens=12, adapter=adapter)
-    without, with_adapter = play(plain), play(adapted)
-    assert [t.segments[0].ids.tolist() for t in without] != [t.segments[0].ids.tolist() for t in with_adapter]
-    for transcript in with_adapter:
-        (segment,) = transcript.segments
-        (logps,) = segment_logps(adapted.vlm, adapted.chat, [segment], [transcript.images])
-        np.testing.assert_allclose(logps, segment.logps, atol=1e-4)
-
-
-@PEFT_WARNS
-def test_adapter_of_another_model(saved, tmp_path):
-    adapter = make_adapter(saved("qwen3_vl"), tmp_path / "adapter")
-    with pytest.raises(ModelError, match="does not fit the model"):
-        load_vlm(saved("gemma3"), device="cpu", adapter=adapter)
-
-
-def test_adapter_that_is_not_there(saved, tmp_path):
-    with pytest.raises(ModelError, match=r"adapter .*nothing.* does not fit the model, or is not one"):
-        load_vlm(saved("gemma3"), device="cpu", adapter=tmp_path / "nothing")
-
-
-@PEFT_WARNS
-def test_adapter_whose_weights_have_other_names(saved, tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    adapter = make_adapter(saved("idefics3"), tmp_path / "adapter")
-    weights = load_file(adapter / "adapter_model.safetensors")
-    renamed = {name.replace("text_model", "language_model"): value for name, value in weights.items()}
-    assert set(renamed) != set(weights)
-    save_file(renamed, adapter / "adapter_model.safetensors")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # as outside of tests
-        with pytest.raises(ModelError, match=r"does not fit the model.*missing adapter keys"):
-            load_vlm(saved("idefics3"), device="cpu", adapter=adapter)
-
-
-@PEFT_WARNS
-def test_adapter_that_adds_tokens(saved, tmp_path):
-    from peft import PromptTuningConfig, get_peft_model
-
-    vlm = load_vlm(saved("llava"), device="cpu")
-    sizes = {"num_layers": 4, "token_dim": 192, "num_attention_heads": 6}
-    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3, **sizes)
-    get_peft_model(vlm.model, config).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="adds tokens to each conversation"):
-        load_vlm(saved("llava"), device="cpu", adapter=tmp_path)
 
 
 def test_policy_by_name(saved):
