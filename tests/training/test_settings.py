@@ -25,7 +25,14 @@ from agile_gym.training import checking as cluster
 from agile_gym.training import stages
 from agile_gym.training.checking import check_settings
 from agile_gym.training.sections import OWN_SECTIONS
-from agile_gym.training.settings import SECTIONS, format_settings, read_settings, setting_names
+from agile_gym.training.settings import (
+    SECTIONS,
+    format_settings,
+    preset_names,
+    preset_text,
+    read_settings,
+    setting_names,
+)
 
 NAN, INF, HUGE = float("nan"), float("inf"), 10**30
 BAD = ["x", "", -1, 0, 1.5, True, NAN, INF, -INF, HUGE, 1e300, [], [[]], [2, 3], ["x"], {}, {"a": 1}]
@@ -360,3 +367,31 @@ def test_options_of_the_commands_have_the_defaults_of_the_classes_behind_them():
 def test_a_model_that_is_not_there_is_named():
     with pytest.raises(ModelError, match=r"^\[model\] path = '/nowhere/model': There is no model"):
         check_settings(read_settings("tiny", {"model.path": "/nowhere/model"}))
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_are_read_back_as_they_are_written(name, tmp_path):
+    settings = read_settings(name, {"seed": 3, "images.train": "a \"b\"\n'c'", "grpo.lr": 1e-7})
+    path = tmp_path / "copy.toml"
+    path.write_text(format_settings(settings))
+    assert read_settings(str(path)) == settings
+    (tmp_path / "preset.toml").write_text(preset_text(name))
+    assert read_settings(str(tmp_path / "preset.toml")) == read_settings(name)
+
+
+def test_agiles_settings_are_those_of_the_paper():
+    settings = read_settings("agile_7b")
+    assert settings.environment["max_turns"] == 5
+    assert settings.environment["max_pixels"] == 401_408
+    assert (settings.grpo["group_size"], settings.grpo["groups_per_iteration"]) == (8, 64)
+    assert (settings.grpo["lr"], settings.grpo["kl_weight"], settings.grpo["entropy_weight"]) == (2e-6, 0, 0)
+    assert settings.grpo["max_new_tokens"] == 2048
+    assert (settings.cold_start["count"], settings.cold_start["turns"]) == (1600, [4, 8])
+    assert (settings.sft["epochs"], settings.sft["batch_size"], settings.sft["lr"]) == (2, 32, 1e-5)
+
+
+def test_a_file_that_is_no_toml_is_named(tmp_path):
+    path = tmp_path / "bad.toml"
+    path.write_text("[grpo\n")
+    with pytest.raises(ConfigurationError, match=r"bad\.toml: this is not TOML"):
+        read_settings(str(path))

@@ -1,4 +1,4 @@
-"""``agile-gym train``: settings, mistakes, and whole runs in processes of their own."""
+"""Whole trainings in processes of their own: what they leave, and how they go on after kills and interruptions."""
 
 import contextlib
 import csv
@@ -21,62 +21,11 @@ pytest.importorskip("torch")
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation import read_report
-from agile_gym.training.checking import check_settings
 from agile_gym.training.folder import RunFolder
-from agile_gym.training.settings import format_settings, preset_names, preset_text, read_settings
+from agile_gym.training.settings import read_settings
 from agile_gym.transcripts import read_transcripts
 from tests.helpers import ROOT
-
-SMALL = {
-    "eyes.matching_steps": 2,
-    "eyes.steps": 2,
-    "eyes.batch": 8,
-    "eyes.few": 0,
-    "eyes.matching_batch": 8,
-    "cold_start.count": 12,
-    "sft.epochs": 1,
-    "sft.batch_size": 4,
-    "sft.replay_size": 2,
-    "sft.replay_count": 6,
-    "sft.num_minibatches": 1,
-    "grpo.iterations": 3,
-    "grpo.groups_per_iteration": 2,
-    "grpo.group_size": 2,
-    "grpo.num_minibatches": 1,
-    "grpo.drop_constant_groups": False,
-    "grpo.max_new_tokens": 12,
-    "grpo.entropy_weight": 0.1,  # a gradient even where no episode is better than another
-    "evaluation.episodes": 6,
-    "evaluation.interval": 2,
-    "evaluation.interval_episodes": 4,
-    "checkpoints.every": 1,
-}
-
-
-def command(folder, *words, **changes):
-    pairs = [f"--set={key}={json.dumps(value)}" for key, value in (SMALL | changes).items()]
-    return [sys.executable, "-m", "agile_gym", "train", "--output", str(folder), *pairs, *words]
-
-
-def environment():
-    return os.environ | {"PYTHONWARNINGS": "ignore"}
-
-
-def run(folder, *words, **changes):
-    return subprocess.run(
-        command(folder, *words, **changes), capture_output=True, text=True, check=False, env=environment(), timeout=240
-    )
-
-
-def grpo_iterations(folder):
-    records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [record["iteration"] for record in records if record["stage"] == "grpo"]
-
-
-def weights(folder, stage="grpo"):
-    from safetensors.numpy import load_file
-
-    return load_file(folder / stage / "model" / "model.safetensors")
+from tests.helpers.trainings import SMALL, command, environment, grpo_iterations, run, weights
 
 
 @pytest.fixture(scope="module")
@@ -313,75 +262,6 @@ def test_a_run_in_another_thread_handles_no_signals(tmp_path):
     assert seen == [before, 143]
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["--preset", "tinny"], "Did you mean 'tiny'?"),
-        (["--set", "grpo.learning_rate=1"], "[grpo] has no key 'learning_rate'"),
-        (["--set", "grppo.lr=1"], "Did you mean 'grpo'?"),
-        (["--set", "grpo.iterations=-1"], "iterations = -1"),
-        (["--set", "environment.grid=99"], "99"),
-        (["--images", "/nowhere/at/all"], "/nowhere/at/all"),
-        (["--model", "/nowhere/model"], "/nowhere/model"),
-        (["--resume"], "no run"),
-    ],
-)
-def test_mistakes_are_told_before_anything_is_begun(tmp_path, words, expected):
-    result = subprocess.run(
-        [sys.executable, "-m", "agile_gym", "train", "--output", str(tmp_path / "run"), *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment(),
-        timeout=60,
-    )
-    assert result.returncode == 1
-    assert expected in result.stderr
-    assert "Traceback" not in result.stderr
-    assert not (tmp_path / "run" / "eyes").exists()
-
-
-def test_a_dry_run_tells_sizes_and_begins_nothing(tmp_path):
-    from agile_gym.models.tiny import build_tiny
-
-    result = run(tmp_path / "run", "--dry-run")
-    assert result.returncode == 0, result.stderr
-    parameters = sum(parameter.numel() for parameter in build_tiny(0)[0].parameters())
-    assert f"{parameters / 1e6:.3g}M parameters" in result.stdout
-    assert "3 iterations of 2 puzzles, 2 episodes each: 12 episodes" in result.stdout
-    assert "Time " in result.stdout
-    assert "writes the longest turns" in result.stdout
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("name", preset_names())
-def test_presets_are_read_back_as_they_are_written(name, tmp_path):
-    settings = read_settings(name, {"seed": 3, "images.train": "a \"b\"\n'c'", "grpo.lr": 1e-7})
-    path = tmp_path / "copy.toml"
-    path.write_text(format_settings(settings))
-    assert read_settings(str(path)) == settings
-    (tmp_path / "preset.toml").write_text(preset_text(name))
-    assert read_settings(str(tmp_path / "preset.toml")) == read_settings(name)
-
-
-def test_agiles_settings_are_those_of_the_paper():
-    settings = read_settings("agile_7b")
-    assert settings.environment["max_turns"] == 5
-    assert settings.environment["max_pixels"] == 401_408
-    assert (settings.grpo["group_size"], settings.grpo["groups_per_iteration"]) == (8, 64)
-    assert (settings.grpo["lr"], settings.grpo["kl_weight"], settings.grpo["entropy_weight"]) == (2e-6, 0, 0)
-    assert settings.grpo["max_new_tokens"] == 2048
-    assert (settings.cold_start["count"], settings.cold_start["turns"]) == (1600, [4, 8])
-    assert (settings.sft["epochs"], settings.sft["batch_size"], settings.sft["lr"]) == (2, 32, 1e-5)
-
-
-def test_a_file_that_is_no_toml_is_named(tmp_path):
-    path = tmp_path / "bad.toml"
-    path.write_text("[grpo\n")
-    with pytest.raises(ConfigurationError, match=r"bad\.toml: this is not TOML"):
-        read_settings(str(path))
-
-
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are looked up in /proc")
 def test_the_benchmark_that_kills_trainings_finds_nothing():
@@ -415,79 +295,3 @@ def test_the_check_of_the_shortened_training_tells_a_run_that_has_not_learned(fi
     assert "BAD   GRPO changed weights by up to 0" in result.stdout
     path.write_text(path.read_text().replace('"groups_constant": 1.0', '"groups_constant": 2.0'))
     assert check(folder).stdout.count("BAD") == 2
-
-
-EXAMPLES = ROOT / "examples"
-QUARTER = "custom_env:QuarterEnv"
-
-
-def run_other(folder, *words, **changes):
-    """Train on the environment of the example, in the folder of its module, with the preset's own sections."""
-    kept = {key: value for key, value in SMALL.items() if key.partition(".")[0] != "eyes" and "replay" not in key}
-    pairs = [f"--set={key}={json.dumps(value)}" for key, value in (kept | {"grpo.iterations": 2} | changes).items()]
-    return subprocess.run(
-        [sys.executable, "-m", "agile_gym", "train", "--output", str(folder), "--env", QUARTER, *pairs, *words],
-        cwd=EXAMPLES, capture_output=True, text=True, check=False, env=environment(), timeout=240,
-    )  # fmt: skip
-
-
-def test_another_environment_is_trained_on(tmp_path):
-    folder = tmp_path / "run"
-    result = run_other(folder, "--set=cold_start.teacher=custom_env:Teacher", "--set=environment.size=32")
-    assert result.returncode == 0, result.stderr
-    episodes = list(read_transcripts(folder / "cold-start"))
-    assert len(episodes) == 12
-    assert all(episode.solved and episode.prompt_images[0].shape == (32, 32, 3) for episode in episodes)
-    assert grpo_iterations(folder) == [1, 2]
-    sft, grpo = weights(folder, "sft"), weights(folder)
-    assert any((sft[name] != grpo[name]).any() for name in sft)
-    assert not (folder / "eyes").exists()
-    assert not (folder / "replay").exists()
-    for stage in ("coldstart", "grpo"):
-        report = read_report(folder / "evaluation" / f"{stage}.json")
-        assert {row.label for row in report.rows} <= {"top", "bottom"}
-        assert len(report.rows) == 6
-    page = (folder / "report.html").read_text()
-    assert "QuarterEnv" in page
-    assert "Qwen2.5-VL-7B" not in page  # the paper's rows are of the jigsaw
-    again = run_other(folder, "--resume")
-    assert again.returncode == 0, again.stderr
-
-
-def test_a_runner_of_its_own_finds_the_environment_and_the_cold_start_may_be_left_out(tmp_path):
-    folder = tmp_path / "run"
-    result = run_other(folder, "--runners=1", **{"cold_start.count": 0, "grpo.tasks": [{"options": {"size": 32}}]})
-    assert result.returncode == 0, result.stderr
-    assert grpo_iterations(folder) == [1, 2]
-    assert not (folder / "sft").exists()
-    assert (folder / "grpo" / "model" / "config.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {},
-            r"\[cold_start\] the expert plays the jigsaw only, and the environment is custom_env:QuarterEnv. Set teach",
-        ),
-        ({"eyes.steps": 3, "cold_start.count": 0}, r"\[eyes\] plays the jigsaw; leave it out"),
-        ({"sft.replay_size": 3, "cold_start.count": 0}, r"\[sft\] replay_size plays the jigsaw; leave it out"),
-        ({"environment.id": 3}, r"\[environment\] id = 3 must be a text"),
-    ],
-)
-def test_stages_of_the_jigsaw_are_refused_for_another_environment(changes, message, monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    with pytest.raises(ConfigurationError, match=message):
-        check_settings(read_settings("tiny", {"environment.id": QUARTER} | changes))
-
-
-def test_options_of_a_preset_do_not_go_to_another_environment(tmp_path):
-    settings = read_settings("tiny", {"environment.id": QUARTER, "cold_start.count": 0, "environment.size": 32})
-    assert settings.environment == {"id": QUARTER, "size": 32}
-    assert (settings.env, settings.has_cold_start, settings.eyes) == (QUARTER, False, {})
-    assert "turns" not in settings.cold_start
-    path = tmp_path / "settings.toml"
-    path.write_text(format_settings(settings))
-    assert read_settings(str(path)) == settings
-    assert read_settings(str(path), {"environment.id": QUARTER}) == settings
-    assert read_settings("tiny", {"environment.id": "JigsawVision-v0"}).environment["image_size"] == 64
