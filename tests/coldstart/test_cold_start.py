@@ -207,7 +207,7 @@ def test_a_teacher_that_never_crops_leaves_kinds_empty(tmp_path):
     assert "3 of 2x2 with 2 turns (crop)" in report.shortage()
 
 
-def test_filters_of_errors_and_form(tmp_path):
+def test_episodes_with_errors_are_kept_only_if_they_are_allowed(tmp_path):
     settings = {"teacher_options": {"right": 0.8, "errs": 0.3}, "grid": 2, "turns": 2, "balance": "none"}
     rules = {"teacher": "tests.helpers.teachers:Clever", "distinct_texts": False, "max_attempts": 100}
     strict = make(tmp_path / "a", 1000, **settings, **rules)
@@ -217,12 +217,16 @@ def test_filters_of_errors_and_form(tmp_path):
     assert (draws[:, 0] < 0.8).all()
     assert strict.kept == int((draws[:, 1] >= 0.3).sum()) < lenient.kept
     assert strict.rejected["error"] == lenient.kept - strict.kept
-    report = make(tmp_path / "c", 10, teacher="tests.helpers.teachers:careless", grid="1x2", turns=1, max_attempts=5)
+
+
+def test_answers_without_a_thought_are_not_solved(tmp_path):
+    report = make(tmp_path, 10, teacher="tests.helpers.teachers:careless", grid="1x2", turns=1, max_attempts=5)
     assert report.rejected == {"unsolved": 5}
-    env = JigsawVisionEnv(grid="1x2", reveal=True)
-    env.reset(seed=0)
+
+
+def test_right_answers_without_a_thought_are_rejected_for_their_form(tmp_path):
     report = make_cold_start(
-        tmp_path / "d",
+        tmp_path,
         ColdStartConfig(count=5, teacher="mine", grid="1x2", turns=1, max_attempts=5, options=SMALL),
         teacher=lambda observation: '<answer>["B", "A"]</answer>',
     )

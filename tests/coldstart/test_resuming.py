@@ -70,28 +70,44 @@ def test_a_finished_cold_start_is_resumed_without_playing(tmp_path):
     assert (tmp_path / "episodes.jsonl").read_bytes() == before
 
 
-def test_what_is_there_is_not_mixed_with_other_settings(tmp_path):
-    make(tmp_path / "a")
-    for settings, word in (
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A cold start that is complete."""
+    folder = tmp_path_factory.mktemp("whole") / "a"
+    make(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
         ({"seed": 1}, "seed"),
         ({"count": 21}, "count"),
         ({"grid": 3}, "grid"),
         ({"images": [noise(), noise(seed=1)], "split": None}, "images"),
         ({"options": {"gap": 0.0}}, "options"),
-    ):
-        with pytest.raises(ConfigurationError, match=rf"cannot be resumed: .*\({word}"):
-            make(tmp_path / "a", **{"count": 20, **settings}, resume=True)
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_there_is_not_mixed_with_other_settings(whole, settings, word):
+    with pytest.raises(ConfigurationError, match=rf"cannot be resumed: .*\({word}"):
+        make(whole, **{"count": 20, **settings}, resume=True)
+
+
+def test_what_is_there_is_replaced_only_if_asked(tmp_path, whole):
+    folder = shutil.copytree(whole, tmp_path / "a")
     with pytest.raises(ConfigurationError, match="holds transcripts already"):
-        make(tmp_path / "a")
-    before = stored(tmp_path / "a")
-    make(tmp_path / "a", overwrite=True)
-    assert stored(tmp_path / "a") == before
-    (tmp_path / "a" / "cold_start.json").write_text("{}")
-    with pytest.raises(ConfigurationError, match="is damaged"):
-        make(tmp_path / "a", resume=True)
-    (tmp_path / "a" / "cold_start.json").unlink()
+        make(folder)
+    before = stored(folder)
+    make(folder, overwrite=True)
+    assert stored(folder) == before
+
+
+def test_a_folder_without_its_manifest_is_not_resumed(tmp_path, whole):
+    folder = shutil.copytree(whole, tmp_path / "a")
+    (folder / "cold_start.json").unlink()
     with pytest.raises(ConfigurationError, match="no cold start"):
-        make(tmp_path / "a", resume=True)
+        make(folder, resume=True)
 
 
 LOST = {"count": 8, "options": {"image_size": 64}}
@@ -146,6 +162,7 @@ def test_an_episode_that_was_lost_after_a_kill_is_missed(tmp_path, stopped, numb
     "content",
     [
         b"",
+        b"{}",
         b"[]",
         b"null",
         b"3",

@@ -4,6 +4,7 @@ import os
 import subprocess
 import time
 
+import pytest
 from PIL import Image
 
 from agile_gym.cli import main
@@ -11,7 +12,7 @@ from agile_gym.transcripts import export_sharegpt, read_transcripts
 from tests.helpers.cold_starts import command, noise
 
 
-def test_the_command(tmp_path, capsys, monkeypatch):
+def test_the_table_and_the_episodes(tmp_path, capsys):
     Image.fromarray(noise(200)).save(tmp_path / "noise.png")
     Image.fromarray(noise(200, 1)).save(tmp_path / "more.png")
     words = ["--images", str(tmp_path), "--split", "all", "--option", "image_size=64", "--option", "prompt=short"]
@@ -24,11 +25,20 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert all(turn.text.index("</think>") < 80 for transcript in transcripts for turn in transcript.turns)
     assert export_sharegpt(read_transcripts(tmp_path / "a"), tmp_path / "export") == 18
 
-    words = ["--teacher", "random", "--grid", "1x2", "--turns", "1", "--same-texts", "--max-attempts", "9"]
-    assert main(["coldstart", "--output", str(tmp_path / "b"), "--count", "9", *words]) == 1
-    assert "9 episodes were wanted and" in capsys.readouterr().err
-    assert main(["coldstart", "--output", str(tmp_path / "c"), "--style", "short", *words]) == 1
-    assert "--style is an option of the expert" in capsys.readouterr().err
+
+RANDOM = ["--teacher", "random", "--grid", "1x2", "--turns", "1", "--same-texts", "--max-attempts", "9"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--count", "9"], "9 episodes were wanted and"),
+        (["--style", "short"], "--style is an option of the expert"),
+    ],
+)
+def test_what_cannot_be_made_gives_one_line_and_status_1(tmp_path, capsys, words, message):
+    assert main(["coldstart", "--output", str(tmp_path / "a"), *RANDOM, *words]) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_ctrl_c_keeps_what_is_there_and_says_how_to_go_on(tmp_path):

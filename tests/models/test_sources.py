@@ -78,8 +78,9 @@ def caused(message, cause):
     return error
 
 
-def test_packages_that_are_missing_are_named():
-    for error, name in (
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
         (ImportError("\nFooProcessor requires the Torchvision library but it was not found in your environment. "
                      "Checkout the instructions"), "torchvision"),
         (ImportError("Package `num2words` is required to run SmolVLM processor. Install it with `pip install "
@@ -90,9 +91,14 @@ def test_packages_that_are_missing_are_named():
         (ModuleNotFoundError("No module named 'einops.layers'", name="einops.layers"), "einops"),
         (ImportError("Using `bitsandbytes` quantization requires bitsandbytes: `pip install -U bitsandbytes>=0.46.1`"),
          "bitsandbytes"),
-    ):  # fmt: skip
-        told = str(missing_package(error, "the model 'x'"))
-        assert told == f"The package {name!r} is needed for the model 'x'. Install it with: pip install {name}"
+    ],
+)  # fmt: skip
+def test_packages_that_are_missing_are_named(error, name):
+    told = str(missing_package(error, "the model 'x'"))
+    assert told == f"The package {name!r} is needed for the model 'x'. Install it with: pip install {name}"
+
+
+def test_an_error_that_names_no_package_is_told_in_one_line():
     assert "for the model 'x': what is this" in str(missing_package(ImportError("what\nis this"), "the model 'x'"))
 
 

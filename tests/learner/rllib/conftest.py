@@ -37,7 +37,7 @@ def cluster():
     ray.shutdown()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_config(small_model):
     """Return what makes a configuration that is trained in no time; all in the driver by default."""
     from agile_gym.learner import GRPOConfig

@@ -169,7 +169,7 @@ def test_pieces_right_reads_answers_as_the_environment_does(images, tiny):
 
 
 @pytest.mark.parametrize("grid", [(2, 2), (1, 3), (3, 2)])
-def test_matching_losses_agree_with_a_count_by_hand(grid):
+def test_the_loss_of_pieces_agrees_with_a_count_by_hand(grid):
     rows, cols = grid
     count = rows * cols
     torch.manual_seed(1)
@@ -198,6 +198,13 @@ def test_matching_losses_agree_with_a_count_by_hand(grid):
     expected = torch.stack(of_place).mean() + sum(parts)
     torch.testing.assert_close(matching.piece_loss(features, home), expected)
 
+
+@pytest.mark.parametrize("grid", [(2, 2), (1, 3), (3, 2)])
+def test_the_loss_of_boards_agrees_with_a_count_by_hand(grid):
+    rows, cols = grid
+    count = rows * cols
+    torch.manual_seed(1)
+    matching = Matching(16, grid, size=8)
     arranged = torch.stack([torch.arange(count), *(torch.randperm(count) for _ in range(20))])
     boards = torch.randn(21, 16)
     logits = boards @ matching.sound.weight.T + matching.sound.bias
