@@ -320,19 +320,34 @@ def test_short_thoughts_are_few_tokens_of_the_tiny_model():
     assert np.mean(counts) < 14
 
 
-def test_mistakes_of_the_user_are_told():
+def test_the_expert_needs_the_solution():
     env = JigsawVisionEnv(**{**SMALL, "reveal": False})
     observation, info = env.reset(seed=0)
     with pytest.raises(ConfigurationError, match="reveal=True"):
         ExpertPolicy().act([observation], [info])
-    with pytest.raises(ConfigurationError, match="upright"):
-        play(1, rotations=True, expert={"knowledge": "edges"})
-    _, later = env.reset(seed=0)
+
+
+def test_the_expert_needs_the_first_observation():
+    observation, info = JigsawVisionEnv(**SMALL).reset(seed=0)
     with pytest.raises(ConfigurationError, match="first observation"):
-        ExpertPolicy().act([observation], [{**later, "turn": 3}])
-    with pytest.raises(ConfigurationError, match="too many for the dialect 'tools'"):
-        play(20, grid=6, rotations=True, dialect="tools", image_size=120)
-    for options, message in (
+        ExpertPolicy().act([observation], [{**info, "turn": 3}])
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "message"),
+    [
+        (1, {"rotations": True, "expert": {"knowledge": "edges"}}, "upright"),
+        (20, {"grid": 6, "rotations": True, "dialect": "tools", "image_size": 120}, "too many for the dialect 'tools'"),
+    ],
+)
+def test_puzzles_that_the_expert_cannot_play_are_refused(count, options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        play(count, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
         ({"turns": (8, 4)}, "turns="),
         ({"turns": 0}, "turns="),
         ({"turns": 33}, "turns="),
@@ -343,6 +358,8 @@ def test_mistakes_of_the_user_are_told():
         ({"mistakes": 1.5}, "mistakes=1.5"),
         ({"slips": "often"}, "slips='often'"),
         ({"seed": -1}, "seed"),
-    ):
-        with pytest.raises(ConfigurationError, match=message):
-            make_policy("agile_gym.coldstart:ExpertPolicy", **options)
+    ],
+)
+def test_bad_options_of_the_expert_are_refused(options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        make_policy("agile_gym.coldstart:ExpertPolicy", **options)

@@ -1,7 +1,9 @@
 """`agile-gym coldstart`: what it prints, and an interruption."""
 
 import os
+import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -9,7 +11,7 @@ from PIL import Image
 
 from agile_gym.cli import main
 from agile_gym.transcripts import export_sharegpt, read_transcripts
-from tests.helpers.cold_starts import command, noise
+from tests.helpers.cold_starts import noise
 
 
 def test_the_table_and_the_episodes(tmp_path, capsys):
@@ -41,15 +43,29 @@ def test_what_cannot_be_made_gives_one_line_and_status_1(tmp_path, capsys, words
     assert message in capsys.readouterr().err
 
 
-def test_ctrl_c_keeps_what_is_there_and_says_how_to_go_on(tmp_path):
-    process = subprocess.Popen(
-        command(tmp_path / "part"), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
-    )
-    path = tmp_path / "part" / "episodes.jsonl"
-    while not path.exists() or not path.read_bytes():
+@pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)], ids=["SIGINT", "SIGTERM"])
+def test_a_cold_start_that_is_interrupted_goes_on_to_the_same_episodes(tmp_path, number, workers):
+    def start(name, *words):
+        options = ["--count", "60", "--output", str(tmp_path / name), "--workers", str(workers), *words]
+        command = [sys.executable, "-m", "agile_gym", "coldstart", *options, "--option", "image_size=64"]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, process_group=0)
+
+    process = start("part")
+    lines = tmp_path / "part" / "episodes.jsonl"
+    while not (lines.exists() and lines.read_bytes().count(b"\n") > 5):
         assert process.poll() is None
-        time.sleep(0.002)
-    os.killpg(process.pid, 2)
-    _, printed = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "episodes are kept; add --resume to go on." in printed
+        time.sleep(0.01)
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "add --resume to go on" in errors
+    assert "Traceback" not in errors
+    for name, words in (("part", ["--resume"]), ("whole", [])):
+        process = start(name, *words)
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors
+    part, whole = ([t.id for t in read_transcripts(tmp_path / name)] for name in ("part", "whole"))
+    assert part == whole
+    notes = [(tmp_path / name / "cold_start.json").read_text() for name in ("part", "whole")]
+    assert notes[0] == notes[1]

@@ -1,42 +1,56 @@
 """`agile-gym train`: mistakes are told before anything is begun, and a dry run begins nothing."""
 
-import subprocess
-import sys
-
 import pytest
 
 pytest.importorskip("ray")
 pytest.importorskip("torch")
 
-from tests.helpers.trainings import environment, run
+from agile_gym.cli import main
+from tests.helpers.trainings import run
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
+        (["--set", "grpo.adam_betas=[2,3]"], "[grpo] adam_betas = [2, 3]"),
+        (["--set", "resources.cpus_per_runner=x", "--dry-run"], "[resources] cpus_per_runner = 'x'"),
+        (["--set", "sft.epochs=0", "--dry-run"], "[sft] epochs = 0"),
+        (["--set", "grpo.lr=1e-3", "--set", "grpo.lr=1e-4"], "grpo.lr is given twice"),
+        (["--seed", "1", "--set", "seed=2"], "--set seed sets --seed a second time"),
+        (["--set", "grpo=3"], "grpo is a section; change its settings, as grpo.KEY"),
+        (["--set", 'grpo={"lr": 1}'], "grpo is a section"),
+        (["--set", "sed=3"], "Did you mean 'seed'?"),
+        (["--set", ".lr=3"], "there is no section ''"),
+        (["--set", "sft.kl_weight=1"], "[sft] has no key 'kl_weight'"),
+        (["--preset", "."], "'.' is a folder"),
+        (["--print", "."], "'.' is a folder"),
+        (["--print", "tinny"], "Did you mean 'tiny'?"),
+        (["--seed", "99999999999"], "of at least 0, up to 2,147,483,647"),
+        (["--set", "resources.address=127.0.0.1"], "[resources] address = '127.0.0.1' is not the address"),
         (["--preset", "tinny"], "Did you mean 'tiny'?"),
         (["--set", "grpo.learning_rate=1"], "[grpo] has no key 'learning_rate'"),
         (["--set", "grppo.lr=1"], "Did you mean 'grpo'?"),
-        (["--set", "grpo.iterations=-1"], "iterations = -1"),
         (["--set", "environment.grid=99"], "99"),
         (["--images", "/nowhere/at/all"], "/nowhere/at/all"),
         (["--model", "/nowhere/model"], "/nowhere/model"),
         (["--resume"], "no run"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_begun(tmp_path, words, expected):
-    result = subprocess.run(
-        [sys.executable, "-m", "agile_gym", "train", "--output", str(tmp_path / "run"), *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment(),
-        timeout=60,
-    )
+def test_the_command_says_it_in_one_line(tmp_path, capsys, monkeypatch, words, expected):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--output", "run", *words]) == 1
+    errors = capsys.readouterr().err
+    assert expected in errors
+    assert errors.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_ends_the_process_with_status_1(tmp_path):
+    result = run(tmp_path / "run", **{"grpo.iterations": -1})
     assert result.returncode == 1
-    assert expected in result.stderr
+    assert "iterations = -1" in result.stderr
     assert "Traceback" not in result.stderr
-    assert not (tmp_path / "run" / "eyes").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_dry_run_tells_sizes_and_begins_nothing(tmp_path):

@@ -161,35 +161,6 @@ def test_a_check_takes_no_time():
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["--set", "grpo.adam_betas=[2,3]"], "[grpo] adam_betas = [2, 3]"),
-        (["--set", "resources.cpus_per_runner=x", "--dry-run"], "[resources] cpus_per_runner = 'x'"),
-        (["--set", "sft.epochs=0", "--dry-run"], "[sft] epochs = 0"),
-        (["--set", "grpo.lr=1e-3", "--set", "grpo.lr=1e-4"], "grpo.lr is given twice"),
-        (["--seed", "1", "--set", "seed=2"], "--set seed sets --seed a second time"),
-        (["--set", "grpo=3"], "grpo is a section; change its settings, as grpo.KEY"),
-        (["--set", 'grpo={"lr": 1}'], "grpo is a section"),
-        (["--set", "sed=3"], "Did you mean 'seed'?"),
-        (["--set", ".lr=3"], "there is no section ''"),
-        (["--set", "sft.kl_weight=1"], "[sft] has no key 'kl_weight'"),
-        (["--preset", "."], "'.' is a folder"),
-        (["--print", "."], "'.' is a folder"),
-        (["--print", "tinny"], "Did you mean 'tiny'?"),
-        (["--seed", "99999999999"], "of at least 0, up to 2,147,483,647"),
-        (["--set", "resources.address=127.0.0.1"], "[resources] address = '127.0.0.1' is not the address"),
-    ],
-)
-def test_the_command_says_it_in_one_line(tmp_path, capsys, monkeypatch, words, expected):
-    monkeypatch.chdir(tmp_path)
-    assert main(["train", "--output", "run", *words]) == 1
-    errors = capsys.readouterr().err
-    assert expected in errors
-    assert errors.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("grpo = 3", "grpo = 3 must be a section, [grpo]"),
@@ -200,6 +171,7 @@ def test_the_command_says_it_in_one_line(tmp_path, capsys, monkeypatch, words, e
         (f"seed = {'9' * 5000}", "this is not TOML"),
         (f"[grpo]\ntasks = {'[' * 5000}", "this is not TOML"),
         ("[grpo]\nlr = 1\nlr = 2", "this is not TOML"),
+        ("[grpo\n", "mine.toml: this is not TOML"),
     ],
 )
 def test_files_of_wrong_types(tmp_path, text, expected):
@@ -388,10 +360,3 @@ def test_agiles_settings_are_those_of_the_paper():
     assert settings.grpo["max_new_tokens"] == 2048
     assert (settings.cold_start["count"], settings.cold_start["turns"]) == (1600, [4, 8])
     assert (settings.sft["epochs"], settings.sft["batch_size"], settings.sft["lr"]) == (2, 32, 1e-5)
-
-
-def test_a_file_that_is_no_toml_is_named(tmp_path):
-    path = tmp_path / "bad.toml"
-    path.write_text("[grpo\n")
-    with pytest.raises(ConfigurationError, match=r"bad\.toml: this is not TOML"):
-        read_settings(str(path))

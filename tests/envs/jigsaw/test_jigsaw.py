@@ -110,10 +110,8 @@ def test_nothing_tells_the_solution_unless_asked():
         assert key not in later
 
 
-def test_steps_before_reset_and_actions_that_are_no_text():
+def test_actions_that_are_no_text():
     env = JigsawVisionEnv(**SMALL)
-    with pytest.raises(ResetNeeded):
-        env.step(OBSERVE)
     env.reset(seed=0)
     for action in (3, None, b"bytes", ["list"]):
         with pytest.raises(ConfigurationError, match="give the text of a turn"):
@@ -274,8 +272,6 @@ def test_splits_share_no_photograph():
 
 def test_rendering(capsys, monkeypatch):
     array = JigsawVisionEnv(render_mode="rgb_array", **SMALL)
-    with pytest.raises(ResetNeeded):
-        array.render()
     observation, _ = array.reset(seed=0)
     np.testing.assert_array_equal(array.render(), observation["image"])
     ansi = JigsawVisionEnv(render_mode="ansi", **SMALL)

@@ -268,11 +268,11 @@ def test_a_full_disk_of_a_learner_is_told_and_the_checkpoint_kept(make_config, b
     assert spread.told["learners_rebuilt"] == 0
 
 
-def test_a_checkpoint_of_another_model_is_refused(make_config, build, tmp_path):
+def test_a_learner_in_a_process_of_its_own_refuses_a_checkpoint_of_another_model(make_config, build, tmp_path):
     """RLlib would not tell."""
     stranger = build(make_config()).save_to_path(tmp_path / "stranger")
     with pytest.raises(ModelError, match="belong to another model"):
-        build(with_adapter(make_config)).restore_from_path(stranger)
+        build(with_adapter(make_config, runners=1, learners=1)).restore_from_path(stranger)
 
 
 def limit_files(size, learner):
