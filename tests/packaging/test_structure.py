@@ -1,4 +1,4 @@
-"""The tree is the data's path: imports point one way, without circles, and modules stay readable in one sitting."""
+"""The tree is the data's path: imports point one way, without circles, tests mirror it, and modules stay readable."""
 
 import ast
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import agile_gym
+from tests.helpers import ROOT
 
 PACKAGE = Path(agile_gym.__file__).parent
 LAYERS = (
@@ -26,6 +27,9 @@ LAYERS = (
 LONGEST = 450
 LONGER = {"agile_gym.testing": 460}  # three public checks that share their messages
 MOST = 160
+TESTS = ROOT / "tests"
+OTHERS = ("helpers", "helpers/hostile", "packaging", "safety", "learner/rllib")
+"""Folders of tests that are those of no package: the last one holds what needs Ray."""
 
 
 def modules():
@@ -95,3 +99,18 @@ def test_modules_are_read_in_one_sitting(name):
 
 def test_modules_are_few():
     assert len(modules()) <= MOST
+
+
+def test_tests_mirror_the_package():
+    folders = {path.parent.relative_to(TESTS).as_posix() for path in TESTS.rglob("*.py")} - {".", *OTHERS}
+    packages = {path.parent.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("__init__.py")} - {"."}
+    assert folders == packages
+
+
+def test_folders_of_tests_are_packages():
+    assert all((path.parent / "__init__.py").is_file() for path in TESTS.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.relative_to(TESTS).as_posix())
+def test_files_of_tests_are_read_in_one_sitting(path):
+    assert len(path.read_text("utf-8").splitlines()) <= LONGEST
