@@ -48,6 +48,7 @@ def needs_ray(page):
         pytest.importorskip("ray")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_run(page, tmp_path):
     needs_ray(page)
@@ -59,6 +60,7 @@ def test_python_blocks_run(page, tmp_path):
         assert result.returncode == 0, f"{code}\n{result.stderr}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_run(page, tmp_path):
     needs_ray(page)

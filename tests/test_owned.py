@@ -219,6 +219,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no locks of this kind")
 @pytest.mark.parametrize("kind", ["folder", "file"])
 @pytest.mark.parametrize("child", ["fork", "exec"])

@@ -125,6 +125,7 @@ print(os.environ["OMP_NUM_THREADS"], inside == [1], inside == [torch.get_num_thr
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variable", "expected"), [(None, "4 True False"), ("2", "2 False True")])
 def test_workers_share_the_processors_unless_the_user_chose(variable, expected):
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}

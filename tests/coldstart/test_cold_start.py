@@ -77,6 +77,7 @@ def test_unknown_ways_of_looking_are_refused(looks):
         ColdStartConfig(looks=looks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("balance", ["turns", "looks", "none"])
 def test_balance_can_be_over_less(tmp_path, balance):
     report = make(tmp_path, 21, balance=balance)
@@ -127,6 +128,7 @@ def test_only_training_photographs_are_used(tmp_path):
         ColdStartConfig(split="test")
 
 
+@pytest.mark.slow
 def test_the_same_settings_give_the_same_episodes_in_any_batch_and_on_any_worker(tmp_path):
     settings = {"count": 24, "grid": ["2", "1x2"], "level": None}
     for name, playing in (("a", {"batch": 1}), ("b", {"batch": 5}), ("c", {"batch": 3, "workers": 2})):
@@ -144,6 +146,7 @@ def test_the_same_settings_give_the_same_episodes_in_any_batch_and_on_any_worker
     }
 
 
+@pytest.mark.slow
 def test_each_puzzle_is_kept_once(tmp_path):
     # One photograph without random crops has 9 puzzles whose pieces are all misplaced.
     report = make(

@@ -31,6 +31,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", ["full", "short", "none"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_episodes_are_solved_and_all_that_is_said_is_so(options, style):
@@ -55,6 +56,7 @@ def test_large_grids_are_solved():
             check_transcript(episode)
 
 
+@pytest.mark.slow
 def test_number_of_turns_and_ways_of_looking_go_round_with_the_seed():
     for start, options in ((0, {}), (12_345, {"grid": 3, "level": "all"}), (7, {"rotations": True})):
         found = Counter()
@@ -138,6 +140,7 @@ def column_is_in(column, image):
     return {x for x in range(image.shape[1]) if (parts == image[None, :, x]).reshape(len(parts), -1).all(axis=1).any()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"grid": 3}, {"grid": (2, 5), "image_size": (60, 200)}, {"gap": 0.0}])
 def test_a_crop_of_a_seam_shows_the_borders_of_both_pieces(options):
     seams = 0
@@ -199,6 +202,7 @@ def test_a_zoom_enlarges_what_was_cropped_or_a_piece():
     assert min(zooms[True], zooms[False]) > 10
 
 
+@pytest.mark.slow
 def test_colours_that_are_spoken_of_can_be_seen():
     ranges = {"red": 0, "green": 1, "blue": 2}
     spoken = 0
@@ -240,6 +244,7 @@ def horizon():
     return picture
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::agile_gym.envs.jigsaw.EqualPiecesWarning")
 @pytest.mark.parametrize("level", [0, 1, None])
 def test_mistakes_with_pieces_that_look_alike_can_be_seen(level):

@@ -36,6 +36,7 @@ def test_parquet_is_resumed_too(tmp_path):
 KILLED = {"count": 40, "options": {"image_size": 120}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "times"), [("1", 2), ("2", 1)])
 def test_a_cold_start_that_is_killed_again_and_again_resumes_to_the_same(tmp_path, workers, times):
     make(tmp_path / "whole", **KILLED)
@@ -127,6 +128,7 @@ def stopped(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["all", "first", "third", "last", "file"])
 def test_episodes_that_were_lost_are_not_made_up_for_by_others(tmp_path, stopped, lost):
     folder = shutil.copytree(stopped, tmp_path / "a")

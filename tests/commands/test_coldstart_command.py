@@ -43,6 +43,7 @@ def test_what_cannot_be_made_gives_one_line_and_status_1(tmp_path, capsys, words
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)], ids=["SIGINT", "SIGTERM"])
 def test_a_cold_start_that_is_interrupted_goes_on_to_the_same_episodes(tmp_path, number, workers):

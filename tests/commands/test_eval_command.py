@@ -67,6 +67,7 @@ def check_complete(folder, name, episodes):
     assert sorted(transcript.id for transcript in read_transcripts(folder / f"{name}-transcripts")) == kept
 
 
+@pytest.mark.slow
 def test_eval_prints_tables_beside_the_papers_and_writes_what_it_found(tmp_path):
     arguments = ["--episodes", "3", "--grid", "2", "1x3", "--option", "image_size=64", "--output", "out/r.json"]
     result = run("eval", *arguments, "--plots", cwd=tmp_path)
@@ -83,6 +84,7 @@ def test_eval_prints_tables_beside_the_papers_and_writes_what_it_found(tmp_path)
         assert image.width > 1000
 
 
+@pytest.mark.slow
 def test_results_are_kept_where_the_reader_of_the_tables_has_seen_enough(tmp_path):
     arguments = ["eval", "--policy", "random", "--episodes", "2", "--grid", "2", "--option", "image_size=32"]
     with subprocess.Popen(
@@ -148,6 +150,7 @@ def test_a_suite_and_what_is_given_besides(tmp_path):
     assert len(list(read_transcripts(tmp_path / "agile-eval-transcripts"))) == 12
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_is_killed_again_and_again_resumes_to_the_same_table(tmp_path):
     policy = ["--policy", "tests.helpers.evaluation_policies:Wanderer"]
     arguments = ["eval", *policy, "--episodes", "30", "--grid", "3", "--option", "image_size=96"]
@@ -173,6 +176,7 @@ def test_an_evaluation_that_is_killed_again_and_again_resumes_to_the_same_table(
         check_complete(tmp_path, name, 240)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are looked up in /proc")
 def test_workers_give_the_same_table_and_end_with_their_parent(tmp_path):
     policy = ["--policy", "tests.helpers.evaluation_policies:Wanderer"]
@@ -208,6 +212,7 @@ def _runs(pid):
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 2)])
 def test_an_interruption_keeps_what_is_finished_and_says_how_to_go_on(tmp_path, number, workers):
     arguments = ["eval", "--episodes", "200", "--grid", "3", "--option", "image_size=96", "--workers", workers]
@@ -223,6 +228,7 @@ def test_an_interruption_keeps_what_is_finished_and_says_how_to_go_on(tmp_path, 
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are looked up in /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_workers_leave_signals_to_their_parent(tmp_path, number):
@@ -253,6 +259,7 @@ def test_ctrl_c_while_workers_start_is_quiet(tmp_path):
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_policy_that_fails_leaves_what_is_finished(tmp_path, workers):
     policy = [
@@ -273,6 +280,7 @@ def test_a_policy_that_fails_leaves_what_is_finished(tmp_path, workers):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_module_beside_the_user_is_found(tmp_path):
     (tmp_path / "mine.py").write_text('def act(observation):\n    return \'<answer>["A", "B"]</answer>\'\n')
     script = Path(sys.executable).with_name("agile-gym")
@@ -287,6 +295,7 @@ def test_a_module_beside_the_user_is_found(tmp_path):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_skipped_files_are_reported_once(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -297,6 +306,7 @@ def test_skipped_files_are_reported_once(tmp_path):
     assert result.stderr.count("bad.png") == 1
 
 
+@pytest.mark.slow
 def test_photographs_of_the_training_set_are_reported(tmp_path):
     folder = tmp_path / "train"
     folder.mkdir()
@@ -311,6 +321,7 @@ def test_photographs_of_the_training_set_are_reported(tmp_path):
     assert [match["name"] for match in overlap["matches"]] == ["coffee"]
 
 
+@pytest.mark.slow
 def test_two_evaluations_are_compared(tmp_path):
     for policy in ("edge", "random"):
         arguments = ["--policy", policy, "--grid", "2", "--episodes", "20", "--option", "image_size=64"]
@@ -367,6 +378,7 @@ def test_mistakes_give_one_line_and_status_1(tmp_path, arguments, message, monke
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_finished_puzzles_are_never_thrown_away_by_accident(tmp_path):
     def files():
         return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -45,6 +45,7 @@ def test_the_command_says_it_in_one_line(tmp_path, capsys, monkeypatch, words, e
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_mistake_ends_the_process_with_status_1(tmp_path):
     result = run(tmp_path / "run", **{"grpo.iterations": -1})
     assert result.returncode == 1
@@ -53,6 +54,7 @@ def test_a_mistake_ends_the_process_with_status_1(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_sizes_and_begins_nothing(tmp_path):
     from agile_gym.models.tiny import build_tiny
 

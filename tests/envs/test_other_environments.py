@@ -61,6 +61,7 @@ def expected(example, plan):
     return found
 
 
+@pytest.mark.slow
 def test_an_evaluation_tells_what_the_environment_does(tmp_path, example):
     output = tmp_path / "guess.json"
     result = evaluated(output, "--keep", "all", "--plots")
@@ -115,6 +116,7 @@ def test_results_that_no_environment_has_are_refused(tmp_path, grid, label):
         read_report(output)
 
 
+@pytest.mark.slow
 def test_it_is_resumed_played_by_workers_and_compared(tmp_path):
     whole, part = tmp_path / "whole.json", tmp_path / "part.json"
     evaluated(whole)
@@ -141,6 +143,7 @@ def test_it_is_resumed_played_by_workers_and_compared(tmp_path):
     assert columns["avg"]["only_second"] == COUNT - right
 
 
+@pytest.mark.slow
 def test_its_episodes_are_viewed_exported_and_planned(tmp_path):
     output = tmp_path / "guess.json"
     evaluated(output)

@@ -76,6 +76,7 @@ def test_a_line_that_was_damaged_costs_its_own_episode_alone(tmp_path):
 ODD = (None, True, -1, 10**400, 1e308, float("nan"), float("inf"), "", "1", [], [1], {}, {"a": None}, {"\x1b[2J": 1})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(EpisodeResult.__annotations__))
 def test_lines_that_no_episode_has_written_are_played_again(tmp_path, name):
     journal = play(tmp_path / "journal.jsonl")

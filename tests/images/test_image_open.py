@@ -242,6 +242,7 @@ class TestMistakes:
             open_images(given)
 
 
+@pytest.mark.slow
 def test_import_is_light():
     code = (
         "import sys, agile_gym.images as images; source = images.open_images(split='train'); source.load(0); "

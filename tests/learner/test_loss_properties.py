@@ -98,6 +98,7 @@ def test_a_sequence_is_clipped_as_a_whole_and_credits_each_token(seed, size, per
         assert not gradients["logps"][row][~mask].any()
 
 
+@pytest.mark.slow
 @every_loss
 @given(seed=SEEDS, size=SIZES, per_token=st.booleans(), bad=st.sampled_from([math.nan, math.inf, -math.inf, 1e30]))
 @QUICK
@@ -128,6 +129,7 @@ def test_what_is_masked_has_no_influence_on_cross_entropy(seed, size, bad):
     assert torch.allclose(logps.grad, -arrays["mask"].double() / arrays["mask"].sum())
 
 
+@pytest.mark.slow
 @every_loss
 @given(seed=SEEDS, size=SIZES)
 @QUICK
@@ -183,6 +185,7 @@ def test_a_nan_among_the_trained_tokens_is_not_hidden(name):
     assert math.isnan(stats.metrics()["ratio"])
 
 
+@pytest.mark.slow
 @every_loss
 @given(seed=SEEDS)
 @QUICK

@@ -55,6 +55,7 @@ def test_episodes_that_are_cut_into_rows(name):
             agree(accumulate(name, rows, parts), whole)
 
 
+@pytest.mark.slow
 def test_processes_with_unequal_shares(tmp_path):
     arrays = small_batch(5, 6)
     parts = [[[4, 1]], [[0], [3], [2]]]

@@ -86,6 +86,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "loss_type", "level", "per_token"), CASES)
 @pytest.mark.parametrize("terms", [{}, {"kl_weight": 0.3}, {"entropy_weight": 0.2}])
 def test_losses_metrics_and_gradients_are_trls(name, loss_type, level, per_token, terms):

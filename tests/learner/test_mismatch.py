@@ -52,6 +52,7 @@ def alarms_of(metrics):
     return [alarm.kind for alarm in find_alarms([{"learner/kl_old_first": metrics["kl_old"]}])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("autocast", [None, "bfloat16"])
 def test_rounding_is_no_alarm(played, autocast):
     sharpness, samples = played
@@ -61,12 +62,14 @@ def test_rounding_is_no_alarm(played, autocast):
     assert (metrics["max_log_ratio"] > 0.02) == (autocast is not None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.7, 0.8, 1.25])
 def test_another_temperature_is_an_alarm(played, temperature):
     sharpness, samples = played
     assert alarms_of(make_updater(sharpness, temperature=temperature).step(samples)) == ["mismatch"]
 
 
+@pytest.mark.slow
 def test_stale_weights_are_an_alarm(played):
     sharpness, samples = played
     updater = make_updater(sharpness)

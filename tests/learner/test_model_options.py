@@ -57,6 +57,7 @@ def chosen(folder, small_model, request):
     return samples(3) if folder == small_model else request.getfixturevalue("qwen_samples")
 
 
+@pytest.mark.slow
 def test_all_of_it_is_trained_by_default(folder):
     vlm = build(folder)
     assert trained(vlm) == {name for name, _ in vlm.model.named_parameters()}
@@ -75,6 +76,7 @@ def test_every_parameter_belongs_to_a_part(folder):
             assert part == "vision", name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("freeze", [("vision",), ("language", "projector")])
 def test_frozen_parts_do_not_change(folder, chosen, freeze):
     vlm = build(folder, freeze=freeze)
@@ -88,6 +90,7 @@ def test_frozen_parts_do_not_change(folder, chosen, freeze):
     assert any(not torch.equal(p, before[name]) for name, p in vlm.model.named_parameters())
 
 
+@pytest.mark.slow
 def test_adapter_begins_as_the_model_itself_and_alone_is_trained(folder, chosen):
     pytest.importorskip("peft")
     plain, vlm = build(folder), build(folder, train="lora", lora_rank=4, lora_alpha=8)
@@ -104,6 +107,7 @@ def test_adapter_begins_as_the_model_itself_and_alone_is_trained(folder, chosen)
     assert changed <= trained(vlm)
 
 
+@pytest.mark.slow
 def test_adapter_follows_from_the_seed_alone(small_model):
     pytest.importorskip("peft")
     torch.manual_seed(9)
@@ -127,6 +131,7 @@ def test_adapter_of_some_layers_and_parts(small_model):
         build(small_model, train="lora", lora_targets=["w_q"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", ["full", "lora"])
 def test_gradient_checkpointing_changes_no_gradient(folder, chosen, train):
     if train == "lora":
@@ -145,6 +150,7 @@ def test_gradient_checkpointing_changes_no_gradient(folder, chosen, train):
         assert torch.allclose(gradient, found[1][name], atol=1e-6, rtol=1e-4), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "for_training", "on_gpu", "expected"),
     [

@@ -87,6 +87,7 @@ def test_epochs_are_drawn_anew():
     assert not np.array_equal(chosen[:, 0], chosen[:, 1])
 
 
+@pytest.mark.slow
 @given(LENGTHS, st.integers(1, 5), st.randoms())
 def test_every_sample_goes_to_one_learner_and_loads_are_like(lengths, learners, random):
     samples = [made_sample(length, minibatches=(random.randrange(3), 0)) for length in lengths]
@@ -100,6 +101,7 @@ def test_every_sample_goes_to_one_learner_and_loads_are_like(lengths, learners, 
         assert max(loads) - min(loads) <= longest
 
 
+@pytest.mark.slow
 @given(LENGTHS, st.integers(1, 200))
 def test_micro_batches_hold_every_sample_once_within_their_limit(lengths, limit):
     samples = [made_sample(length) for length in lengths]

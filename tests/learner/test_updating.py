@@ -36,6 +36,7 @@ def assert_close(first, second, tolerance):
         assert float((tensor - second[name]).abs().max()) <= tolerance * scale, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("tokens", [1, 150])
 def test_gradient_of_micro_batches_is_that_of_one_batch(loss, tokens):
@@ -54,6 +55,7 @@ def test_first_step_is_on_policy():
     assert metrics["episodes"] == pytest.approx(len(samples()))
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(two_ranks):
     alone = train([samples()], ALONE)
     for name, weights in alone["weights"].items():

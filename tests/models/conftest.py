@@ -9,6 +9,9 @@ from tests.helpers import families
 
 torch.set_num_threads(1)
 
+QUICK = ("qwen2_5_vl", "idefics3")
+"""Families that are tried in the quick run, too."""
+
 
 @pytest.fixture(scope="session")
 def played(loaded):
@@ -26,6 +29,8 @@ def played(loaded):
     return episodes
 
 
-@pytest.fixture(params=list(families.FAMILIES))
+@pytest.fixture(
+    params=[pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in families.FAMILIES]
+)
 def family(request):
     return request.param

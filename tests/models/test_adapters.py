@@ -24,6 +24,7 @@ def make_adapter(model_folder, folder, *, width=4):
     return folder
 
 
+@pytest.mark.slow
 @PEFT_WARNS
 def test_adapter_changes_what_is_written_and_keeps_parity(saved, tmp_path):
     import numpy as np
@@ -69,6 +70,7 @@ def test_adapter_whose_weights_have_other_names(saved, tmp_path):
             load_vlm(saved("idefics3"), device="cpu", adapter=adapter)
 
 
+@pytest.mark.slow
 @PEFT_WARNS
 def test_adapter_that_adds_tokens(saved, tmp_path):
     from peft import PromptTuningConfig, get_peft_model

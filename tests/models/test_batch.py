@@ -127,6 +127,7 @@ def test_a_cache_holds_what_was_put_into_it(data):
         assert list(zip(keys[0, :, 0].tolist(), values[0, :, 0].tolist(), strict=True)) == kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3_sliding", "llava"])
 def test_the_same_puzzle_is_read_once_and_played_as_alone(loaded, family):
     policy = HFVLMPolicy(loaded(family), max_new_tokens=12)
@@ -171,6 +172,7 @@ def short_sighted():
     return make
 
 
+@pytest.mark.slow
 def test_attention_that_does_not_reach_all_is_the_same_in_a_batch(short_sighted):
     policy = short_sighted(20)  # shorter than any context
     together, alone = play(policy, count=4, batch=4), play(policy, count=4, batch=1)
@@ -180,6 +182,7 @@ def test_attention_that_does_not_reach_all_is_the_same_in_a_batch(short_sighted)
         np.testing.assert_allclose(scored, one.segments[0].logps, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_contexts_that_grow_out_of_reach_while_they_write(short_sighted):
     """A short row must not be filled up to the width of a long one: it would be out of reach of its start too early."""
 

@@ -124,6 +124,7 @@ WORDS = (
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(WORDS), max_size=20), st.booleans(), st.data())
 def test_stop_texts_in_thoughts_end_no_turn(chats, words, opened, data):
@@ -152,6 +153,7 @@ def test_following_a_long_thought_costs_as_much_for_each_token(chats):
     assert max(looked) < 40
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(st.text("ab</>é日😀", min_size=1, max_size=6), min_size=1, max_size=3),

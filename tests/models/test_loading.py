@@ -213,6 +213,7 @@ def truncate(path, size):
     path.write_bytes(content[:size])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DAMAGES)
 def test_what_is_wrong_with_a_folder_is_told_in_one_line(model, capfd, name):
     damage, message = DAMAGES[name]
@@ -226,6 +227,7 @@ def test_what_is_wrong_with_a_folder_is_told_in_one_line(model, capfd, name):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_nothing_but_the_line_is_printed(model):
     """In a process of its own, as transformers keeps the stream that it writes to."""
     DAMAGES["sizes of a layer"][0](model)

@@ -29,6 +29,7 @@ def marked_logps(transcripts):
     return np.concatenate([segment.logps[segment.mask] for t in transcripts for segment in t.segments])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"reuse_cache": False}, {"window": 1, "temperature": 0.7}])
 def test_log_probs_of_one_full_pass_are_those_of_sampling(loaded, played, family, options):
     policy = make(loaded(family), **options)
@@ -46,6 +47,7 @@ def test_log_probs_of_one_full_pass_are_those_of_sampling(loaded, played, family
     assert compared == sum(turn.usage.new_tokens for t in transcripts for turn in t.turns) > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "idefics3"])
 @pytest.mark.parametrize("reuse_cache", [True, False])
 def test_images_behind_a_dropped_one_are_read_again(loaded, family, reuse_cache):
@@ -98,6 +100,7 @@ def test_images_and_earlier_turns_matter(loaded, played, family):
         assert np.abs(other - logps).max() > 10 * CLOSE, changed
 
 
+@pytest.mark.slow
 def test_what_is_sampled_does_not_depend_on_cache_or_batch(loaded, played, family):
     transcripts = played(family)
     for other in (play(make(loaded(family), reuse_cache=False), batch=4), play(make(loaded(family)), batch=1)):
@@ -110,6 +113,7 @@ def test_what_is_sampled_does_not_depend_on_cache_or_batch(loaded, played, famil
     assert computed < 0.6 * context
 
 
+@pytest.mark.slow
 def test_first_turn_is_what_transformers_generates(loaded, family):
     policy = make(loaded(family), temperature=0)
     (transcript,) = play(policy, count=1)
@@ -185,6 +189,7 @@ def test_end_of_turn_is_not_doubled(loaded, family):
     assert chat.follow_up("go on", (), after=int(ended.ids[0]) + 1).ids.tolist() == ended.ids.tolist()
 
 
+@pytest.mark.slow
 def test_window_keeps_the_newest_images_and_marks_every_token_once(loaded, family):
     policy = make(loaded(family), window=1)
     for transcript in play(policy, count=3):
@@ -201,6 +206,7 @@ def test_window_keeps_the_newest_images_and_marks_every_token_once(loaded, famil
         assert hidden.count(HIDDEN_IMAGE) == shown - 1
 
 
+@pytest.mark.slow
 def test_tokens_that_cannot_be_written_have_no_probability(loaded, family):
     policy = make(loaded(family), max_new_tokens=50, temperature=100.0, stop=["never written"])
     transcripts = play(policy, count=3, batch=3)

@@ -74,6 +74,7 @@ def test_any_size_is_read_with_its_colours(loaded, family, size):
     assert seen[0] == seen[1]
 
 
+@pytest.mark.slow
 def test_slivers_are_played_and_scored_as_they_were_read(loaded, family):
     policy = HFVLMPolicy(loaded(family), max_new_tokens=4)
     transcripts = play(policy)
@@ -86,6 +87,7 @@ def test_slivers_are_played_and_scored_as_they_were_read(loaded, family):
         np.testing.assert_allclose(logps, segment.logps, atol=1e-4)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 70), st.integers(1, 250))
 def test_an_image_is_made_to_fit_by_repeating_whole_rows_and_columns(height, width, shortest, ratio):
@@ -123,6 +125,7 @@ def picky(vlm, shortest):
     return VLM(vlm.model, processor, vlm.name)
 
 
+@pytest.mark.slow
 def test_what_a_processor_refuses_is_made_larger(loaded):
     policy = HFVLMPolicy(picky(loaded("qwen2_5_vl"), 30), max_new_tokens=4)
     for transcript in play(policy):
@@ -132,6 +135,7 @@ def test_what_a_processor_refuses_is_made_larger(loaded):
         np.testing.assert_allclose(logps, segment.logps, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_episode_whose_image_is_refused_ends_and_the_others_go_on(loaded):
     policy = HFVLMPolicy(picky(loaded("qwen2_5_vl"), 100), max_new_tokens=4)
     good = "[0.0, 0.0, 1.0, 1.0]"
@@ -172,6 +176,7 @@ def test_a_loop_of_ones_own_is_given_it_again(loaded):
     assert len(policy.finish(0).usage) == 1
 
 
+@pytest.mark.slow
 def test_groups_keep_episodes_that_were_given_up_unless_nothing_was_written(loaded):
     policy = HFVLMPolicy(picky(loaded("qwen2_5_vl"), 100), max_new_tokens=4)
     good = "[0.0, 0.0, 1.0, 1.0]"

@@ -29,6 +29,7 @@ def test_temperature_divides_the_logits():
     assert share_drawn(SamplingOptions(temperature=0)).tolist() == [1, 0, 0, 0, 0, 0]
 
 
+@pytest.mark.slow
 def test_top_k_and_top_p_leave_the_likeliest():
     top2 = share_drawn(SamplingOptions(top_k=2))
     np.testing.assert_allclose(
@@ -78,6 +79,7 @@ def kept_by_hand(probs, top_k, top_p):
     return kept
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(2, 40), st.just(0) | st.integers(0, 45), st.sampled_from([0.05, 0.3, 0.7, 0.95, 1.0]),
@@ -113,6 +115,7 @@ def test_what_can_be_drawn_is_what_the_definitions_leave(count, top_k, top_p, of
     assert set(drawn.tolist()) <= kept
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(-20, 20), min_size=2, max_size=12), st.integers(0, 2**31), st.data())
 def test_a_draw_depends_on_its_own_row_and_seed_only(values, seed, data):

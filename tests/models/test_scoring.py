@@ -37,6 +37,7 @@ def distributions(vlm, scorer, row):
     return scaled - np.log(np.exp(scaled).sum(1, keepdims=True))
 
 
+@pytest.mark.slow
 def test_log_probabilities_and_entropies_are_those_of_the_logits(loaded, played, family):
     vlm = loaded(family)
     scorer = Scorer(vlm, ChatFormat(vlm.processor), temperature=TEMPERATURE)
@@ -57,6 +58,7 @@ def test_log_probabilities_and_entropies_are_those_of_the_logits(loaded, played,
         assert not scores.entropies[number, others].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "llava", "idefics3"])
 @pytest.mark.parametrize("what", ["logps", "entropies"])
 def test_gradients_are_finite_differences(saved, played, name, what):
@@ -85,6 +87,7 @@ def test_gradients_are_finite_differences(saved, played, name, what):
             assert (above - below) / (2 * step) == pytest.approx(float(parameter.grad.norm()), rel=0.05), part
 
 
+@pytest.mark.slow
 def test_entropies_have_no_gradient_unless_asked_for(saved, played):
     vlm = load_vlm(saved("llava"), device="cpu", dtype="float32")
     scorer = Scorer(vlm, ChatFormat(vlm.processor))
@@ -122,6 +125,7 @@ def test_pixels_are_prepared_once_for_episodes_that_share_them(loaded, played, m
     assert torch.equal(told[0], told[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "llava", "gemma3"])
 def test_images_that_are_shown_several_times_are_looked_at_once(saved, played, name):
     vlm = load_vlm(saved(name), device="cpu", dtype="float32")

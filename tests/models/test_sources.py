@@ -28,6 +28,7 @@ def hub(tmp_path):
 PLAN = ["plan", "--model", "some/model", "--image-size", "64", "--context", "99999"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [PLAN, ["eval", "--policy", "hf:some/model", "--output", "no.json"]])
 def test_a_hub_that_does_not_answer_is_not_waited_for(hub, command):
     status, seconds, told = ask(command, **hub)
@@ -39,6 +40,7 @@ def test_a_hub_that_does_not_answer_is_not_waited_for(hub, command):
     assert 3 < seconds < 30  # one question of four seconds, and the imports
 
 
+@pytest.mark.slow
 def test_a_hub_that_is_not_there_is_told_at_once(hub):
     hub["HF_ENDPOINT"] = "http://127.0.0.1:1"
     _, _, told = ask(PLAN, **hub)
@@ -50,6 +52,7 @@ def test_a_hub_that_is_not_there_is_told_at_once(hub):
     assert told.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_model_in_the_cache_is_taken_from_there(saved, hub):
     """Also where the hub is out of reach; and what is missing there is not waited for."""
     folder = Path(hub["HF_HOME"]) / "hub" / "models--some--model"
@@ -139,6 +142,7 @@ print("all loaded")
 """
 
 
+@pytest.mark.slow
 def test_the_extra_has_all_that_the_families_need(saved):
     """Of what is installed here, the process sees only what the package, its extra and these need themselves."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

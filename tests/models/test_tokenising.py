@@ -126,6 +126,7 @@ def test_answers_need_a_tokenizer_that_tells_where_its_tokens_begin(loaded, tran
         tokenise_transcript(chat, transcript, only_answers=True)
 
 
+@pytest.mark.slow
 def test_turns_that_do_not_fit_are_left_out(loaded, transcript):
     chat = ChatFormat(loaded("llava").processor)
     whole = tokenise_transcript(chat, transcript)

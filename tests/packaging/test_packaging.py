@@ -79,6 +79,7 @@ def unpacked(wheel, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_wheel_holds_exactly_the_files_of_the_package(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.endswith("/")}
@@ -102,6 +103,7 @@ def test_wheel_has_one_top_level_package_and_the_licence(wheel):
     assert f"Requires-Python: {PROJECT['requires-python']}\n" in metadata
 
 
+@pytest.mark.slow
 def test_unpacked_wheel_works_on_its_own(unpacked, tmp_path):
     code = """
 import json
@@ -153,6 +155,7 @@ def test_version_is_that_of_the_project():
     assert headings[:2] == ["Unreleased", PROJECT["version"]]
 
 
+@pytest.mark.slow
 def test_command_is_installed(tmp_path):
     (point,) = (point for point in distribution("agile-gym").entry_points if point.name == "agile-gym")
     assert (point.group, point.value) == ("console_scripts", "agile_gym.cli:main")

@@ -59,6 +59,7 @@ def layer(name):
     return next((place for place, names in enumerate(LAYERS) if package in names), None)
 
 
+@pytest.mark.slow
 def test_no_module_imports_from_a_later_layer():
     found = modules()
     wrong = [

@@ -50,6 +50,7 @@ def test_policy_seed_fixes_an_episode_wherever_it_comes(vlm):
     assert first_turn(policy, env, 1, policy_seed=5) != once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", ["a", "e"])
 def test_a_turn_ends_where_it_says_stop(vlm, stop):
     policy = make(vlm, max_new_tokens=400, temperature=100.0, stop=[stop, "never"])
@@ -92,6 +93,7 @@ def test_a_full_context_gives_an_empty_turn_and_no_error(vlm):
     assert [part.turn for part in policy._episodes[0].context.parts] == [-1, 0]
 
 
+@pytest.mark.slow
 def test_prefilled_thinking_is_part_of_the_turn(saved, tmp_path):
     import shutil
 

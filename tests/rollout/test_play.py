@@ -154,6 +154,7 @@ def test_kept_images_do_not_change_with_later_turns():
     assert len({copy.tobytes() for copy in copies}) > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3, 16])
 @pytest.mark.parametrize("make_policy", [RandomPolicy, EdgePolicy, Scripted])
 def test_episodes_do_not_depend_on_the_batch(make_policy, batch):

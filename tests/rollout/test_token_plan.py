@@ -55,6 +55,7 @@ def whole_conversation(chat, options, count):
     return len(process(chat.processor, rendered, pictures, add_special_tokens=False)["input_ids"][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "family", ["qwen2_5_vl", "qwen3_vl", "gemma3", "idefics3", "smolvlm", "llava_onevision", "internvl"]
 )
@@ -141,6 +142,7 @@ def fitting(chat, options, context, new_tokens, window=None, **changes):
     return plan.fits(costliest=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "size", "canvas", "window", "share", "found"),
     [
@@ -198,6 +200,7 @@ def play(policy, options):
     return [transcript for _, transcript in play_episodes(policy, specs, {"jigsaw": lambda: env}, batch=1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3", "llava"])
 @pytest.mark.parametrize("window", [None, 1, 2])
 def test_the_counts_are_those_of_the_policy(family, window):
@@ -257,6 +260,7 @@ def test_the_command_prints_what_the_plan_says(folder, capsys, qwen):
     assert f"It fits: at most {plan.needed():,} tokens" in text
 
 
+@pytest.mark.slow
 def test_the_command_gives_advice_that_helps(folder, capsys):
     words = ["--model", folder, "--turns", "6", "--context", "1700", "--new-tokens", "130", "--prompt", "short"]
     words += ["--image-size", "112", "--option", "canvas_size=[224, 448]", "--option", "initial_view=both"]
@@ -286,6 +290,7 @@ def test_the_command_gives_advice_that_helps(folder, capsys):
     assert f"Turn {first} is too much." in text
 
 
+@pytest.mark.slow
 def test_a_template_and_a_system_prompt_are_counted(folder, capsys, tmp_path):
     words = ["--model", folder, "--prompt", tmp_path / "mine.txt", "--turns", "1", "--new-tokens", "1"]
     (tmp_path / "mine.txt").write_text("{images}")
@@ -299,6 +304,7 @@ def test_a_template_and_a_system_prompt_are_counted(folder, capsys, tmp_path):
     assert numbers(capsys.readouterr().out)[0][1] == short[1] + 10 + around
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -320,6 +326,7 @@ def test_bad_options_are_refused(folder, words, message):
         run("--model", folder, *words)
 
 
+@pytest.mark.slow
 def test_models_that_cannot_be_used_are_refused(folder, tmp_path, capsys):
     with pytest.raises(ModelError, match="There is no model at"):
         run("--model", tmp_path / "nothing")

@@ -31,6 +31,7 @@ def run_other(folder, *words, **changes):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_another_environment_is_trained_on(tmp_path):
     folder = tmp_path / "run"
     result = run_other(folder, "--set=cold_start.teacher=custom_env:Teacher", "--set=environment.size=32")
@@ -54,6 +55,7 @@ def test_another_environment_is_trained_on(tmp_path):
     assert again.returncode == 0, again.stderr
 
 
+@pytest.mark.slow
 def test_a_runner_of_its_own_finds_the_environment_and_the_cold_start_may_be_left_out(tmp_path):
     folder = tmp_path / "run"
     result = run_other(folder, "--runners=1", **{"cold_start.count": 0, "grpo.tasks": [{"options": {"size": 32}}]})

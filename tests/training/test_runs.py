@@ -27,6 +27,8 @@ from agile_gym.transcripts import read_transcripts
 from tests.helpers import ROOT
 from tests.helpers.trainings import SMALL, command, environment, grpo_iterations, run, weights
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):

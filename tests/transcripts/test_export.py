@@ -295,6 +295,7 @@ def test_an_episode_without_turns_is_no_conversation(tmp_path, episodes, export)
         export([replace(episodes[0], turns=())], tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("export", EXPORTERS)
 def test_many_episodes_pass_through_one_by_one(tmp_path, export):
     alive = 0

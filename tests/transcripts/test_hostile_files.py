@@ -62,6 +62,7 @@ PATHS = [path for path in places(json.loads(RECORD)) if path]
 COMMANDS = (("view",), ("view", "--gif"), *(("export", "--to", kind) for kind in ("sharegpt", "trl", "verl")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: ".".join(map(str, path)))
 def test_any_value_in_a_record_ends_in_a_file_or_in_one_line(tmp_path, capsys, path):
     pytest.importorskip("pyarrow")
@@ -147,6 +148,7 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path):
         (tmp_path / name).unlink()
 
 
+@pytest.mark.slow
 def test_links_in_a_folder_do_not_lead_writing_elsewhere(tmp_path):
     secret = tmp_path / "secret"
     secret.write_text("no line end")

@@ -164,6 +164,7 @@ def test_images_of_hugging_faces_own_type_are_read(tmp_path):
     assert source.puzzles[0].data_source == ""
 
 
+@pytest.mark.slow
 def test_a_folder_of_files_is_one_source_that_splits_and_travels(tmp_path):
     photo = photograph()
     (tmp_path / "RL").mkdir()

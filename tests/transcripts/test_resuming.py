@@ -41,6 +41,7 @@ def test_an_empty_folder_can_be_opened_again(tmp_path):
     assert ids(tmp_path) == ["episode-0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("formats", [("jsonl", "jsonl"), ("parquet", "parquet"), ("parquet", "jsonl")])
 def test_keep_drops_the_others(tmp_path, monkeypatch, formats):
     monkeypatch.setattr(store, "PART_EPISODES", 3)
@@ -122,6 +123,7 @@ with store.TranscriptWriter({folder!r}, format={kind!r}, resume=True) as writer:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_killed_process_resumes_with_nothing_lost_or_doubled(tmp_path, kind):
     program = KILLED.format(root=str(ROOT), folder=str(tmp_path), kind=kind)
@@ -184,6 +186,7 @@ except ConfigurationError:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_forked_process_neither_writes_nor_keeps_others_from_it(tmp_path):
     program = FORKED.format(root=str(ROOT), folder=str(tmp_path))
@@ -222,6 +225,7 @@ writer.close()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no limits of this kind")
 @pytest.mark.parametrize(
     ("kind", "size", "limit", "fails"),

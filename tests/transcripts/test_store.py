@@ -33,6 +33,7 @@ def test_played_episodes_read_back_equal(tmp_path, kind):
     assert back[0].segments[0].logps.dtype == np.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 @SLOW
 @given(episodes=st.lists(transcripts, max_size=3, unique_by=lambda episode: episode.id))

@@ -27,6 +27,7 @@ def first_text(**options):
     return JigsawVisionEnv(**{**SMALL, **options}).reset(seed=0)[0]["text"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("rotations", [False, True])
 @pytest.mark.parametrize("reference", [False, True])

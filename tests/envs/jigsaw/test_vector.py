@@ -90,6 +90,7 @@ def test_make_vec_uses_this_class_and_single_ones_on_demand():
     assert same(env.reset(seed=1)[0]["image"][:2], sync.reset(seed=1)[0]["image"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared_memory", [True, False])
 def test_worker_processes_that_are_spawned_give_the_same(shared_memory):
     workers = AsyncVectorEnv([make_single] * 2, shared_memory=shared_memory, context="spawn")

@@ -21,6 +21,7 @@ def pytest_collection_modifyitems(items):
     here = os.path.dirname(__file__)
     for item in items:
         if str(item.path).startswith(here):
+            item.add_marker(pytest.mark.slow)
             for text in RAY_WARNINGS:
                 item.add_marker(pytest.mark.filterwarnings(text))
 

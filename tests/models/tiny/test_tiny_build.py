@@ -40,6 +40,7 @@ def saved(tmp_path_factory):
     return save_tiny(tmp_path_factory.mktemp("tiny") / "model", seed=3)
 
 
+@pytest.mark.slow
 def test_loads_with_the_auto_classes_in_a_fresh_process(saved):
     run = subprocess.run([sys.executable, "-c", LOAD, str(saved)], capture_output=True, text=True, check=True)
     told = json.loads(run.stdout.splitlines()[-1])

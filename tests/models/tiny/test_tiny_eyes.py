@@ -237,6 +237,7 @@ def trained(images, **options):
     return model, history
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_repeats_itself_bit_for_bit(images):
     torch.manual_seed(9)
     model, history = trained(images)
@@ -254,6 +255,7 @@ def test_training_lowers_the_loss_and_repeats_itself_bit_for_bit(images):
     assert not model.training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stop", "few"), [(1, 0), (3, 12), (4, 0), (5, 12), (8, 0)])
 def test_goes_on_bit_for_bit_from_a_state(stop, few, images, tmp_path):
     options = {"matching_steps": 4, "steps": 5, "grids": ((2, 2), (1, 3)), "few": few}
@@ -281,6 +283,7 @@ def test_goes_on_bit_for_bit_from_a_state(stop, few, images, tmp_path):
         train_eyes(other, processor, images, EyesConfig(**(QUICK | options | {"steps": 6})), state=state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grids", [((1, 3),), ((2, 2), (2, 3))])
 def test_other_grids_are_trained(grids, images):
     seen = []

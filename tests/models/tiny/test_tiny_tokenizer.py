@@ -25,12 +25,14 @@ def decode(ids):
     return TOKENIZER.decode(ids, skip_special_tokens=False)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=200) | st.text(alphabet='<>/|"[]{}(), =.:\nstateAB01xthinkcodeanswer', max_size=200))
 def test_text_comes_back_from_its_ids(text):
     assert decode(encode(text)) == text
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.sampled_from(["<think>", "state", "[0]", '"A", ', " the", "\n", "é", "☃", "A", "</code>"]), max_size=9)

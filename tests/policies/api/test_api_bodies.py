@@ -34,6 +34,7 @@ def blanks(megabytes):
     return b"".join(parts) + packer.flush()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [200, 500])
 @pytest.mark.parametrize("packed", [False, True])
 def test_an_answer_without_end_is_given_up(serve, connect, start, status, packed):

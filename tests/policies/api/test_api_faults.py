@@ -61,6 +61,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_passes_is_tried_again(serve, connect, start, name):
     server = serve(first_fails(BROKEN[name], BROKEN[name]))
@@ -81,6 +82,7 @@ def test_what_passes_is_tried_again(serve, connect, start, name):
 EMPTY = ("an empty list of choices", "an answer without a message")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in BROKEN if name not in EMPTY])
 def test_what_does_not_pass_is_an_error_at_last(serve, connect, start, name):
     server = serve(lambda *_: BROKEN[name])
