@@ -21,6 +21,8 @@ from tests.helpers import ROOT
 from tests.helpers.browsers import CONTRASTS
 from tests.helpers.run_samples import make_run
 
+pytestmark = pytest.mark.slow
+
 
 class Report:
     """The page; its scripts have run when it is loaded."""

@@ -6,6 +6,8 @@ import pytest
 
 from tests.helpers.browsers import CONTRASTS, Page
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_themes_are_legible(browser, address, theme):

@@ -13,6 +13,8 @@ from agile_gym.reporting.viewer import SCRIPTS
 from tests.helpers.browsers import Page
 from tests.helpers.viewer_samples import HOSTILE, NEVER, Blocks, Script, play, with_tokens
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server(tmp_path):

@@ -3,10 +3,13 @@
 import json
 
 import numpy as np
+import pytest
 
 from agile_gym.reporting import write_page
 from tests.helpers.browsers import Page, scaled
 from tests.helpers.viewer_samples import LOOKS, Blocks, decode, play, with_tokens
+
+pytestmark = pytest.mark.slow
 
 MOST_SECONDS = 2.0
 """Time in which the page must be ready."""

@@ -4,10 +4,13 @@ import json
 import re
 
 import numpy as np
+import pytest
 
 from agile_gym.reporting import write_page
 from tests.helpers.browsers import RIGHT, Page
 from tests.helpers.viewer_samples import decode
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_token_strip_tells_the_truth(page, played):
