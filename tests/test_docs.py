@@ -86,6 +86,7 @@ def test_links_lead_somewhere(page):
         assert (ROOT / link).exists(), link
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "arguments", "words"),
     [
@@ -141,6 +142,7 @@ def test_the_cluster_of_the_example_is_one_and_its_flags_are_those_of_the_comman
     assert all(flag in options for flag in re.findall(r"--(?:preset|images|output|set|runners|learners)\b", text))
 
 
+@pytest.mark.slow
 def test_the_policy_of_the_example_plays_on_the_command_line(tmp_path):
     arguments = ["--policy", "custom_policy:BorderPolicy", "--grid", "2", "--episodes", "2"]
     command = [sys.executable, "-m", "agile_gym", "eval", *arguments, "--output", str(tmp_path / "r.json")]

@@ -195,6 +195,7 @@ def test_a_closed_terminal_ends_a_command_in_order():
     assert run_command("send(signal.SIGHUP)", before=before) == (129, "")
 
 
+@pytest.mark.slow
 def test_a_tiny_model_is_written_whole_or_not_at_all(tmp_path):
     pytest.importorskip("transformers")
     program = textwrap.dedent("""

@@ -260,6 +260,7 @@ def test_a_policy_can_be_given_itself(tmp_path):
         make_cold_start(tmp_path / "other", config, teacher=RandomPolicy(), workers=2)
 
 
+@pytest.mark.slow
 def test_a_teacher_that_fails_costs_nothing_that_was_kept(tmp_path):
     settings = {"grid": 2, "turns": 2, "balance": "none", "distinct_texts": False}
     config = ColdStartConfig(count=12, teacher="tests.helpers.teachers:Clever", options=SMALL, **settings)

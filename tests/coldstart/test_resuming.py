@@ -15,6 +15,7 @@ from tests.helpers.cold_starts import command, make, noise
 from tests.helpers.expert_episodes import stored
 
 
+@pytest.mark.slow
 def test_parquet_is_resumed_too(tmp_path):
     pytest.importorskip("pyarrow")
     seen = []

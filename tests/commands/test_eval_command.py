@@ -245,6 +245,7 @@ def test_workers_leave_signals_to_their_parent(tmp_path, number):
     assert "was killed" not in errors
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are looked up in /proc")
 def test_ctrl_c_while_workers_start_is_quiet(tmp_path):
     arguments = ["eval", "--suite", "quick", "--workers", "3"]

@@ -15,7 +15,10 @@ import pytest
 from agile_gym.cli import main
 from agile_gym.transcripts import read_transcripts
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the mounts and limits of Linux are used")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="the mounts and limits of Linux are used"),
+]
 PLAY = ["--episodes", "12", "--grid", "2", "--levels", "0", "--option", "image_size=64", "--keep", "all"]
 
 

@@ -28,6 +28,7 @@ def test_warnings_that_differ_in_numbers_only_are_shown_once_in_a_while(monkeypa
     ]
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_is_down_ends_an_evaluation_in_few_lines(tmp_path):
     pytest.importorskip("openai")
     options = ["base_url=http://127.0.0.1:9/v1", "backoff=0.01", "max_retries=3"]

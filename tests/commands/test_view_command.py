@@ -90,6 +90,7 @@ def test_the_results_of_an_evaluation_lead_to_its_transcripts(run, tmp_path):
         view(tmp_path / "other.json")
 
 
+@pytest.mark.slow
 def test_gifs(run, tmp_path, capsys):
     assert view(run, "--gif", "2x2-L1-0") == 0
     with Image.open(run / "2x2-L1-0.gif") as gif:

@@ -174,6 +174,7 @@ def play(make, count, policy="custom_env:Teacher", **options):
     return [transcript for _, transcript in episodes]
 
 
+@pytest.mark.slow
 def test_a_cold_start_needs_a_teacher_and_keeps_what_it_solves(tmp_path, example):
     result = run("coldstart", "--env", QUARTER, "--teacher", "custom_env:Teacher", "--count", 12, "--output", tmp_path)
     assert result.returncode == 0, result.stderr

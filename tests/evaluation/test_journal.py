@@ -39,6 +39,7 @@ def play(path, plan=PLAN, **options):
     return journal
 
 
+@pytest.mark.slow
 def test_a_journal_that_was_cut_at_any_byte_resumes_to_the_same_table(tmp_path):
     whole = play(tmp_path / "whole.jsonl")
     data = whole.path.read_bytes()

@@ -28,6 +28,7 @@ def agree(first, second):
     assert torch.allclose(first[2], second[2], rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_micro_batches(name):
     arrays = small_batch(5, 6)

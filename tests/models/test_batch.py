@@ -57,6 +57,7 @@ def states(numbers):
     return torch.tensor(numbers, dtype=torch.float32)[:, None, :, None].expand(-1, 1, -1, 2)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_cache_holds_what_was_put_into_it(data):

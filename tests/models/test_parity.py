@@ -63,6 +63,7 @@ def test_images_behind_a_dropped_one_are_read_again(loaded, family, reuse_cache)
     assert {len(s.images) - first for t in transcripts for s in t.segments[1:]} == {2}
 
 
+@pytest.mark.slow
 def test_scoring_computes_logits_for_written_tokens_only(loaded, played, monkeypatch):
     policy = make(loaded("idefics3"))
     segments = [t.segments[0] for t in played("idefics3")[:2]]
@@ -87,6 +88,7 @@ def test_scoring_computes_logits_for_written_tokens_only(loaded, played, monkeyp
     assert not segment_logps(policy.vlm, policy.chat, [nothing], images[:1])[0].any()
 
 
+@pytest.mark.slow
 def test_images_and_earlier_turns_matter(loaded, played, family):
     # Else the comparison above would prove nothing.
     policy = make(loaded(family))

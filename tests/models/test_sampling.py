@@ -19,6 +19,7 @@ def share_drawn(options, logits=LOGITS, count=4000):
     return np.bincount(draw(logps, options, rngs).numpy(), minlength=6) / count
 
 
+@pytest.mark.slow
 def test_draws_follow_the_probabilities():
     np.testing.assert_allclose(share_drawn(SamplingOptions()), SHARES, atol=0.03)
 

@@ -100,6 +100,7 @@ def test_entropies_have_no_gradient_unless_asked_for(saved, played):
         assert not scorer(rows, entropies="gradient").entropies.requires_grad
 
 
+@pytest.mark.slow
 def test_pixels_are_prepared_once_for_episodes_that_share_them(loaded, played, monkeypatch):
     from agile_gym.models import scoring
 

@@ -92,6 +92,7 @@ def test_wheel_holds_exactly_the_files_of_the_package(wheel):
     assert {"agile_gym/specs/jigsaw_vision.toml", "agile_gym/specs/jigsaw_vision.md"} <= shipped
 
 
+@pytest.mark.slow
 def test_wheel_has_one_top_level_package_and_the_licence(wheel):
     info = f"agile_gym-{PROJECT['version']}.dist-info"
     with zipfile.ZipFile(wheel) as archive:

@@ -68,6 +68,7 @@ def test_answers_inside_the_reasoning_are_not_answers(order):
     assert [tile.piece for tile in tiles] == [3, 2, 1, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "answer"),
     [

@@ -5,6 +5,8 @@ import pytest
 
 from tests.helpers.browsers import ESCAPE, LEFT, RIGHT, Page, scaled
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_page_opens_with_summary_list_and_tables(page, played):
     assert page.browser.title == "A run <b>"

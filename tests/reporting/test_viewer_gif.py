@@ -18,6 +18,7 @@ def frames_of(path):
             yield np.asarray(gif.convert("RGB")).astype(int), gif.info["duration"]
 
 
+@pytest.mark.slow
 def test_gif_shows_every_turn(tmp_path):
     (transcript,) = play(LOOKS, [0])
     path = tmp_path / "episode.gif"
@@ -41,6 +42,7 @@ def test_gif_shows_every_turn(tmp_path):
     assert all((text < 128).any() for text in texts[1:])  # something is written below the panels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "options", "count"),
     [

@@ -18,6 +18,7 @@ def exact(hashes):
     return {name: value for name, value in hashes.items() if name.startswith("exact/")}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The image")  # some of the pictures have pieces that look alike
 def test_episodes_over_all_options():
     assert exact(golden.episodes()) == {"exact/episodes": GOLDEN["exact/episodes"]}

@@ -39,6 +39,7 @@ def play(folder, **changes):
     return begun, seen
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_bit_for_bit(tmp_path):
     assert play(tmp_path / "whole") == ([0], [1, 2, 3, 4, 5, 6])
     killed = subprocess.run(
@@ -112,6 +113,7 @@ def stopped(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["100k", "5m", "20m"])
 def test_a_full_disk_is_told_and_the_training_goes_on_when_there_is_room(disk, size):
     disk.resize(size)

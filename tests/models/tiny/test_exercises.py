@@ -44,6 +44,7 @@ def test_exercises_drawn_ahead_are_those_drawn_one_by_one():
     assert not _same(drawn[0], drawn[1])
 
 
+@pytest.mark.slow
 def test_the_draws_go_on_from_the_state_of_an_exercise_though_the_next_was_drawn_already():
     expected = list(_drawer().draw_ahead("matching", 4, 4))
     ahead = _drawer().draw_ahead("matching", 4, 4)

@@ -22,6 +22,7 @@ def test_scenes_are_pictures_that_continue_and_differ():
     assert len({scene.tobytes() for scene in scenes}) == 8
 
 
+@pytest.mark.slow
 def test_scenes_join_photographs_half_and_half():
     rng = np.random.default_rng(0)
     photos = [rng.integers(0, 256, (40, 60, 3), np.uint8) for _ in range(3)]

@@ -299,6 +299,7 @@ def test_a_batch_of_one_puzzle_is_enough(images):
     assert all(np.isfinite(entry.loss) for entry in history)
 
 
+@pytest.mark.slow
 def test_matching_leaves_the_language_model_alone(images):
     before, _ = build_tiny(1, sizes=SMALL)
     after, _ = trained(images, steps=0)

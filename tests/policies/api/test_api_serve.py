@@ -17,7 +17,7 @@ from tests.helpers.model_server import transformers_serve
 from tests.helpers.tiny_player import ANSWERS, OPTIONS, lesson, make_env, teach
 
 MISSING = [name for name in ("openai", "torch", "transformers", "fastapi", "uvicorn") if find_spec(name) is None]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs the packages {MISSING}")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=f"needs the packages {MISSING}")]
 
 GREEDY = {"temperature": 0.0, "max_tokens": 64, "send_stop": False, "api_key_env": None, "request_timeout": 120.0}
 
@@ -57,7 +57,6 @@ def texts(transcripts):
     return {name: [turn.text for turn in transcript.turns] for name, transcript in transcripts.items()}
 
 
-@pytest.mark.slow
 def test_whole_episodes_with_images_in_every_turn(join):
     """The model answers by what it sees: the same words with other pixels get another answer."""
     policy = join()
@@ -75,7 +74,6 @@ def test_whole_episodes_with_images_in_every_turn(join):
     assert policy.spending.requests == policy.spending.answers == 12
 
 
-@pytest.mark.slow
 def test_over_http_and_in_this_process_the_actions_are_the_same(served, join):
     from agile_gym.policies.model import HFVLMPolicy
 
@@ -92,7 +90,6 @@ def test_over_http_and_in_this_process_the_actions_are_the_same(served, join):
         assert [t.usage.context_tokens for t in transcript.turns] == [t.usage.context_tokens for t in other.turns]
 
 
-@pytest.mark.slow
 def test_a_line_that_fails_all_the_time_changes_nothing(served, join):
     """A proxy before the server spoils two of three requests, each in another way."""
     spoilt = [
@@ -145,7 +142,6 @@ def test_another_models_name_is_an_error_that_names_it(join):
     assert "check the name of the model" in str(caught.value)
 
 
-@pytest.mark.slow
 def test_the_example_against_the_real_server(served):
     script = ROOT / "examples" / "evaluate_api.py"
     options = ["send_stop=false", "max_tokens=48", "temperature=0", "env.image_size=64", "env.prompt=short"]
