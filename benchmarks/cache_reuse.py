@@ -47,8 +47,8 @@ class Looking:
 
 def random_qwen(folder):
     """Build a Qwen2.5-VL with random weights, large enough that computing takes longer than the loop around it."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "policies" / "vlm"))
-    import families
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.helpers import families
 
     width = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 8}
     families.TEXT.update(width, num_hidden_layers=6, max_position_embeddings=32768)

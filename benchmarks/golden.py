@@ -5,7 +5,7 @@ Usage: python benchmarks/golden.py [--parts episodes transcripts evaluation trai
 
 Run it in two checkouts on one machine and compare the files: processors round differently, so pixels that were
 resampled, the figures of an evaluation and the weights of a training are equal on one machine only.
-``tests/test_golden.py`` keeps the hashes that hold everywhere (the names below ``exact/``).
+``tests/rollout/test_golden.py`` keeps the hashes that hold everywhere (the names below ``exact/``).
 
 Names of fields and keys are left out of the hashes: only types, values and their order count.
 """

@@ -39,3 +39,34 @@ def disk(tmp_path):
         pytest.skip("no file system can be mounted here")
     yield Disk(path)
     subprocess.run(["umount", "-l", str(path)], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory):
+    """Return the folder of a tiny random model of a family."""
+    pytest.importorskip("transformers")
+    from tests.helpers import families
+
+    folders = {}
+
+    def folder(name):
+        if name not in folders:
+            folders[name] = families.save(name, tmp_path_factory.mktemp(name))
+        return folders[name]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def loaded(saved):
+    """Return such a model, loaded once for all tests: leave it as it is."""
+    from agile_gym.models import load_vlm
+
+    models = {}
+
+    def load(name):
+        if name not in models:
+            models[name] = load_vlm(saved(name), device="cpu")
+        return models[name]
+
+    return load

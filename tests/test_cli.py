@@ -17,11 +17,13 @@ def run(*arguments, cwd, text=None):
     return subprocess.run([*COMMAND, *arguments], cwd=cwd, input=text, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_list_names_every_environment(tmp_path):
     result = run("list", cwd=tmp_path)
     assert [line.split()[0] for line in result.stdout.splitlines()] == list(agile_gym.load_catalogue())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -42,6 +44,7 @@ def test_mistakes_give_one_line_and_status_1(tmp_path, arguments, message):
     assert not list(tmp_path.glob("*.json"))
 
 
+@pytest.mark.slow
 def test_messages_are_one_line_that_cannot_command_the_terminal(tmp_path):
     folder = tmp_path / "\x1b[2J\nnew\udcff"
     result = run("view", str(folder), cwd=tmp_path)
@@ -53,6 +56,7 @@ def test_messages_are_one_line_that_cannot_command_the_terminal(tmp_path):
     assert result.stderr[:-1].isprintable()
 
 
+@pytest.mark.slow
 def test_what_the_terminal_lacks_is_written_as_numbers(tmp_path):
     arguments = ["eval", "--policy", "names:\u8a9e", "--grid", "2", "--levels", "0", "--episodes", "1"]
     (tmp_path / "names.py").write_text("\u8a9e = lambda observation: ''\n", encoding="utf-8")
@@ -62,10 +66,12 @@ def test_what_the_terminal_lacks_is_written_as_numbers(tmp_path):
     assert rb"names:\u8a9e" in result.stdout
 
 
+@pytest.mark.slow
 def test_version(tmp_path):
     assert run("--version", cwd=tmp_path).stdout == f"agile-gym {agile_gym.__version__}\n"
 
 
+@pytest.mark.slow
 def test_play_shows_a_puzzle_and_saves_what_was_seen(tmp_path):
     text = 'help\nswap("A", "B")\ncrop(image_list[0], [0, 0, 0.5, 1])\nfoo()\nanswer\n'
     result = run("play", "--seed", "1", "--level", "0", "--columns", "20", cwd=tmp_path, text=text)
@@ -80,6 +86,7 @@ def test_play_shows_a_puzzle_and_saves_what_was_seen(tmp_path):
     assert sizes == {"00.png": (452, 452), "01.png": (452, 452), "02.png": (112, 223)}
 
 
+@pytest.mark.slow
 def test_play_can_be_won_and_left(tmp_path):
     import gymnasium
 
@@ -93,6 +100,7 @@ def test_play_can_be_won_and_left(tmp_path):
     assert left.returncode == 0
 
 
+@pytest.mark.slow
 def test_bench_prints_the_floor_and_pillow_in_the_same_run(tmp_path):
     result = run("bench", "--seconds", "0.05", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

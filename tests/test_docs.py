@@ -5,13 +5,13 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parent.parent
+from tests.helpers import ROOT
+
 WITH_RAY = ("training.md",)
 SMALL = {  # so that a training takes seconds
     "vision.matching_steps": 2,
@@ -48,6 +48,7 @@ def needs_ray(page):
         pytest.importorskip("ray")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_run(page, tmp_path):
     needs_ray(page)
@@ -59,6 +60,7 @@ def test_python_blocks_run(page, tmp_path):
         assert result.returncode == 0, f"{code}\n{result.stderr}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_run(page, tmp_path):
     needs_ray(page)
@@ -84,6 +86,7 @@ def test_links_lead_somewhere(page):
         assert (ROOT / link).exists(), link
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "arguments", "words"),
     [
@@ -139,6 +142,7 @@ def test_the_cluster_of_the_example_is_one_and_its_flags_are_those_of_the_comman
     assert all(flag in options for flag in re.findall(r"--(?:preset|images|output|set|runners|learners)\b", text))
 
 
+@pytest.mark.slow
 def test_the_policy_of_the_example_plays_on_the_command_line(tmp_path):
     arguments = ["--policy", "custom_policy:BorderPolicy", "--grid", "2", "--episodes", "2"]
     command = [sys.executable, "-m", "agile_gym", "eval", *arguments, "--output", str(tmp_path / "r.json")]

@@ -195,6 +195,7 @@ def test_a_closed_terminal_ends_a_command_in_order():
     assert run_command("send(signal.SIGHUP)", before=before) == (129, "")
 
 
+@pytest.mark.slow
 def test_a_tiny_model_is_written_whole_or_not_at_all(tmp_path):
     pytest.importorskip("transformers")
     program = textwrap.dedent("""
@@ -214,32 +215,3 @@ def test_a_tiny_model_is_written_whole_or_not_at_all(tmp_path):
     assert "Traceback" not in result.stderr
     assert [path.name for path in tmp_path.iterdir()] in ([], ["model"])
     assert not target.exists() or {"config.json", "model.safetensors", "tokenizer.json"} <= set(os.listdir(target))
-
-
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)], ids=["SIGINT", "SIGTERM"])
-def test_a_cold_start_that_is_interrupted_goes_on_to_the_same_episodes(tmp_path, number, workers):
-    from agile_gym.transcripts import read_transcripts
-
-    def start(name, *words):
-        options = ["--count", "60", "--output", str(tmp_path / name), "--workers", str(workers), *words]
-        command = [sys.executable, "-m", "agile_gym", "coldstart", *options, "--option", "image_size=64"]
-        return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, process_group=0)
-
-    process = start("part")
-    lines = tmp_path / "part" / "episodes.jsonl"
-    while not (lines.exists() and lines.read_bytes().count(b"\n") > 5):
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.killpg(process.pid, number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
-    assert "add --resume to go on" in errors
-    assert "Traceback" not in errors
-    for name, words in (("part", ["--resume"]), ("whole", [])):
-        process = start(name, *words)
-        _, errors = process.communicate(timeout=200)
-        assert process.returncode == 0, errors
-    part, whole = ([t.id for t in read_transcripts(tmp_path / name)] for name in ("part", "whole"))
-    assert part == whole
-    notes = [(tmp_path / name / "cold_start.json").read_text() for name in ("part", "whole")]
-    assert notes[0] == notes[1]

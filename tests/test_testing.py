@@ -1,7 +1,6 @@
 """The public checks: each violation of a contract is found, and all that is ours passes."""
 
 import importlib
-from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -17,8 +16,9 @@ from agile_gym.envs.spaces import UnicodeText
 from agile_gym.errors import ConfigurationError
 from agile_gym.policies import EdgePolicy, FunctionPolicy, GivenUp, OraclePolicy, RandomPolicy
 from agile_gym.testing import check_dialect, check_env, check_policy
+from tests.helpers import ROOT
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = ROOT / "examples"
 SMALL = {"image_size": 48, "max_turns": 3}
 
 

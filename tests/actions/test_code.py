@@ -4,15 +4,9 @@ import pytest
 
 from agile_gym.actions.dialects import CodeDialect
 from agile_gym.actions.primitives import Answer, Arrange, Crop, Observe, Rotate, RotatePiece, Swap, Zoom
-from agile_gym.actions.workspace import Workspace
-from agile_gym.puzzle import BoardLayout
+from tests.helpers.parsed_turns import workspace
 
 DIALECT = CodeDialect()
-
-
-def workspace(rows=2, cols=2, *, rotations=False, reference=None):
-    layout = BoardLayout(rows, cols, 20, 20)
-    return Workspace(layout, (layout.height, layout.width), rotations=rotations, reference=reference)
 
 
 def code(text):

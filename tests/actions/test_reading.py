@@ -1,40 +1,17 @@
-"""What a model writes in many ways is read in one: whole numbers, names, fences, JSON; in every dialect alike."""
+"""What a model writes in many ways is read in one: whole numbers, names, lists, JSON; in every dialect alike."""
 
 import json
 import math
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agile_gym.actions.dialects import get_dialect
 from agile_gym.actions.primitives import Answer, Arrange, Crop, Observe, RotatePiece, Swap, Zoom
-from agile_gym.actions.reading import PieceNames, read_json, read_list, read_whole, unfenced
-from agile_gym.actions.workspace import Workspace
+from agile_gym.actions.reading import PieceNames, read_json, read_list, read_whole
 from agile_gym.envs.jigsaw import JigsawVisionEnv
-from agile_gym.puzzle import BoardLayout, piece_names
-
-CODE, TOOLS = get_dialect("code"), get_dialect("tools")
-
-
-def workspace(rows=2, cols=2, *, rotations=False):
-    layout = BoardLayout(rows, cols, 20, 20)
-    return Workspace(layout, (layout.height, layout.width), rotations=rotations)
-
-
-def code(text, **options):
-    return CODE.parse(f"<think>x</think><code>{text}</code>", workspace(**options))
-
-
-def call(body, **options):
-    body = body if isinstance(body, str) else json.dumps(body)
-    return TOOLS.parse(f"<think>x</think><tool_call>{body}</tool_call>", workspace(**options))
-
-
-def answer(text, **options):
-    return CODE.parse(f"<think>x</think><answer>{text}</answer>", workspace(**options))
-
+from agile_gym.puzzle import piece_names
+from tests.helpers.parsed_turns import CODE, TOOLS, answer, call, code, workspace
 
 # --- whole numbers
 
@@ -322,107 +299,6 @@ def test_an_answer_that_cannot_be_read_and_ends_the_episode_is_told_why():
     assert (terminated, info["error"]) == (True, "bad_answer")
     assert said.startswith("The task is over, without an answer.\nError (bad_answer): The answer must be a JSON list")
     assert play('["A"]', prompt="short")[0] == "The answer was received.\nerror not_a_permutation"
-
-
-# --- fences
-
-FENCES = (
-    "```{body}```",
-    "``` {body} ```",
-    "`{body}`",
-    "```\n{body}\n```",
-    "```{word}\n{body}\n```",
-    "```{word}  \n{body}\n```  ",
-    "\n\n```{word}\n{body}\n```\n",
-    "```{word}\r\n{body}\r\n```\r\n",
-    "````{word}\n{body}\n````",
-    "~~~{word}\n{body}\n~~~",
-    "~~~~\r\n{body}\r\n~~~~",
-    "```{word}\n{body}",
-    "{body}\n```",
-    "   ```{word}\n   {body}\n   ```",
-    "```markdown\n```{word}\n{body}\n```\n```",
-)
-WORDS = (
-    "json",
-    "python",
-    "Python3",
-    "py",
-    "c++",
-    "tool_call",
-    "text",
-    "JSON5",
-    "{.python}",
-    "python title=x",
-    "",
-    "swahili",
-)
-
-
-@pytest.mark.parametrize("fence", FENCES)
-@pytest.mark.parametrize("word", WORDS)
-def test_one_fence_is_read_alike_everywhere(fence, word):
-    def fenced(body):
-        return fence.format(word=word, body=body)
-
-    assert code(fenced("swap('A', 'C')")).primitives == (Swap(0, 2),)
-    assert call(fenced('{"name": "observe"}')).primitives == (Observe(),)
-    assert answer(fenced('["C", "B", "A", "D"]')).primitives == (Answer(tuple("CBAD")),)
-    assert answer(fenced("[c, b, a, d]")).primitives == (Answer(tuple("CBAD")),)
-
-
-@pytest.mark.parametrize("around", ["```\n{0}\n```", "```xml\r\n{0}\r\n```", "~~~\n{0}\n~~~", "```{0}```"])
-def test_a_fence_around_the_tags_is_no_part_of_the_action(around):
-    for dialect, action, primitives in (
-        (CODE, "<code>swap('A', 'C')</code>", (Swap(0, 2),)),
-        (TOOLS, '<tool_call>{"name": "observe"}</tool_call>', (Observe(),)),
-        (CODE, "<answer>[c, b, a, d]</answer>", (Answer(tuple("CBAD")),)),
-    ):
-        parsed = dialect.parse("<think>x</think>" + around.format(action), workspace())
-        assert (parsed.primitives, parsed.well_formed) == (primitives, True)
-        parsed = dialect.parse(around.format("<think>x</think>" + action), workspace())
-        assert (parsed.primitives, parsed.well_formed) == (primitives, True)
-
-
-def test_several_lines_in_a_fence_keep_their_indentation():
-    lines = "swap(0, 2)\nobserve()"
-    for text in (
-        f"```python\n{lines}\n```",
-        "  ```\n    swap(0, 2)\n    observe()\n  ```",
-        "\n  swap(0, 2)\n  observe()\n",
-        "```python\r\n  swap(0, 2)\r\n  observe()\r\n```",
-        "  swap(0, 2)\n  observe()\n```",
-        "```  \n  swap(0, 2)\n  observe()",
-        "swap(0, 2)\r\nobserve()",
-    ):
-        assert code(text).primitives == (Swap(0, 2), Observe("observation_image_1"))
-
-
-@given(st.text(max_size=40) | st.text("`~ \r\npyson[]{}\"'(),=", max_size=40))
-def test_any_text_loses_its_fence_or_nothing(text):
-    bare = unfenced(text)
-    assert bare in text
-    if "`" not in text and "~" not in text:
-        assert bare == text
-
-
-@pytest.mark.parametrize("body", ["swap(0, 2)", "json = 3", "python = state", "x = 1\ny = 2", '["A"]', "text = [1]"])
-@pytest.mark.parametrize("mark", ["```", "~~~~", "`````"])
-def test_a_name_in_front_is_no_language(body, mark):
-    assert unfenced(f"{mark}\n{body}\n{mark}") == body
-    if not body.startswith(("json", "python", "text", "x = 1\n")):
-        assert unfenced(f"{mark}{body}{mark}") == body
-
-
-@pytest.mark.parametrize(
-    "shape", ["`", "~", "```", "``` ", "```\n", "```json ", "`x", "~~~x\n", "``` a=b", " ", "\u201c"]
-)
-def test_fences_are_taken_away_in_linear_time(shape):
-    text = shape * (2_000_000 // len(shape))
-    for body in (text, "```" + text, "```" + text + "x"):
-        start = time.process_time()
-        unfenced(body)
-        assert time.process_time() - start < 1
 
 
 # --- JSON

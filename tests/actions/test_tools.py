@@ -6,15 +6,9 @@ import pytest
 from agile_gym.actions.dialects import ToolDialect
 from agile_gym.actions.primitives import Arrange, Crop, Observe, Rotate, RotatePiece, Swap, Zoom
 from agile_gym.actions.tools import tool_schemas
-from agile_gym.actions.workspace import Workspace
-from agile_gym.puzzle import BoardLayout
+from tests.helpers.parsed_turns import workspace
 
 DIALECT = ToolDialect()
-
-
-def workspace(rows=2, cols=2, *, rotations=False):
-    layout = BoardLayout(rows, cols, 20, 20)
-    return Workspace(layout, (layout.height, layout.width), rotations=rotations)
 
 
 def call(name, **arguments):

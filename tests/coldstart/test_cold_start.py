@@ -1,41 +1,19 @@
-"""Cold starts: balance, filters, repetition, interruption."""
+"""Cold starts: balance, filters, repetition."""
 
-import json
-import os
-import random
-import shutil
-import subprocess
-import sys
-import time
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
-from coldstart_policies import Clever, Failing
-from coldstart_samples import content, stored
-from PIL import Image
 
-from agile_gym.cli import main
 from agile_gym.coldstart import ColdStartConfig, make_cold_start
-from agile_gym.coldstart.making import count_episodes
 from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import AgileGymError, ConfigurationError
 from agile_gym.images import open_images
 from agile_gym.policies import RandomPolicy
-from agile_gym.transcripts import export_sharegpt, read_transcripts
-
-SMALL = {"image_size": 48}
-HERE = Path(__file__).parent
-
-
-def make(folder, count=20, **settings):
-    playing = {name: settings.pop(name) for name in list(settings) if name in PLAYING}
-    settings["options"] = {**SMALL, **settings.get("options", {})}
-    return make_cold_start(folder, ColdStartConfig(count=count, **settings), **playing)
-
-
-PLAYING = ("teacher_policy", "batch", "workers", "format", "resume", "overwrite", "on_attempt", "teacher_object")
+from agile_gym.transcripts import read_transcripts
+from tests.helpers.cold_starts import SMALL, make, noise
+from tests.helpers.expert_episodes import content, stored
+from tests.helpers.teachers import Clever, Failing
 
 
 def kinds(folder):
@@ -99,6 +77,7 @@ def test_unknown_ways_of_looking_are_refused(looks):
         ColdStartConfig(looks=looks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("balance", ["turns", "looks", "none"])
 def test_balance_can_be_over_less(tmp_path, balance):
     report = make(tmp_path, 21, balance=balance)
@@ -150,6 +129,7 @@ def test_only_training_photographs_are_used(tmp_path):
         ColdStartConfig(split="test")
 
 
+@pytest.mark.slow
 def test_the_same_settings_give_the_same_episodes_in_any_batch_and_on_any_worker(tmp_path):
     settings = {"count": 24, "grid": ["2", "1x2"], "level": None}
     for name, playing in (("a", {"batch": 1}), ("b", {"batch": 5}), ("c", {"batch": 3, "workers": 2})):
@@ -167,10 +147,7 @@ def test_the_same_settings_give_the_same_episodes_in_any_batch_and_on_any_worker
     }
 
 
-def noise(side=64, seed=0):
-    return np.random.default_rng(seed).integers(256, size=(side, side, 3), dtype=np.uint8)
-
-
+@pytest.mark.slow
 def test_each_puzzle_is_kept_once(tmp_path):
     # One photograph without random crops has 9 puzzles whose pieces are all misplaced.
     report = make(
@@ -185,7 +162,7 @@ def test_each_puzzle_is_kept_once(tmp_path):
 @pytest.mark.parametrize(("distinct", "kept"), [(True, 1), (False, 5), (None, 1)])
 def test_each_text_is_kept_once(tmp_path, distinct, kept):
     report = make(
-        tmp_path, 5, grid="1x2", turns=2, balance="none", teacher="coldstart_policies:Clever", max_attempts=5,
+        tmp_path, 5, grid="1x2", turns=2, balance="none", teacher="tests.helpers.teachers:Clever", max_attempts=5,
         distinct_texts=distinct,
     )  # fmt: skip
     assert report.kept == kept
@@ -194,7 +171,7 @@ def test_each_text_is_kept_once(tmp_path, distinct, kept):
 
 def test_short_prompts_may_have_the_same_texts(tmp_path):
     report = make(
-        tmp_path, 5, grid="1x2", turns=2, balance="none", teacher="coldstart_policies:Clever",
+        tmp_path, 5, grid="1x2", turns=2, balance="none", teacher="tests.helpers.teachers:Clever",
         options={"prompt": "short"},
     )  # fmt: skip
     assert report.complete
@@ -225,7 +202,7 @@ def test_a_weak_teacher_gives_fewer_and_that_is_told(tmp_path):
 
 
 def test_a_teacher_that_never_crops_leaves_kinds_empty(tmp_path):
-    report = make(tmp_path, 20, teacher="coldstart_policies:Clever", grid=2, turns=(2, 3), max_attempts=60,
+    report = make(tmp_path, 20, teacher="tests.helpers.teachers:Clever", grid=2, turns=(2, 3), max_attempts=60,
                   distinct_texts=False)  # fmt: skip
     # 20 episodes are 10 of 2 turns, which have three ways of looking (4 + 3 + 3), and 10 of 3 turns.
     assert dict(report.found) == {("2x2", 2, "board"): 4}
@@ -234,9 +211,9 @@ def test_a_teacher_that_never_crops_leaves_kinds_empty(tmp_path):
     assert "3 of 2x2 with 2 turns (crop)" in report.shortage()
 
 
-def test_filters_of_errors_and_form(tmp_path):
+def test_episodes_with_errors_are_kept_only_if_they_are_allowed(tmp_path):
     settings = {"teacher_options": {"right": 0.8, "errs": 0.3}, "grid": 2, "turns": 2, "balance": "none"}
-    rules = {"teacher": "coldstart_policies:Clever", "distinct_texts": False, "max_attempts": 100}
+    rules = {"teacher": "tests.helpers.teachers:Clever", "distinct_texts": False, "max_attempts": 100}
     strict = make(tmp_path / "a", 1000, **settings, **rules)
     lenient = make(tmp_path / "b", 1000, **settings, **rules, allow_errors=True)
     draws = np.array([np.random.default_rng(t.task["policy_seed"]).random(2) for t in read_transcripts(tmp_path / "b")])
@@ -244,12 +221,16 @@ def test_filters_of_errors_and_form(tmp_path):
     assert (draws[:, 0] < 0.8).all()
     assert strict.kept == int((draws[:, 1] >= 0.3).sum()) < lenient.kept
     assert strict.rejected["error"] == lenient.kept - strict.kept
-    report = make(tmp_path / "c", 10, teacher="coldstart_policies:careless", grid="1x2", turns=1, max_attempts=5)
+
+
+def test_answers_without_a_thought_are_not_solved(tmp_path):
+    report = make(tmp_path, 10, teacher="tests.helpers.teachers:careless", grid="1x2", turns=1, max_attempts=5)
     assert report.rejected == {"unsolved": 5}
-    env = JigsawVisionEnv(grid="1x2", reveal=True)
-    env.reset(seed=0)
+
+
+def test_right_answers_without_a_thought_are_rejected_for_their_form(tmp_path):
     report = make_cold_start(
-        tmp_path / "d",
+        tmp_path,
         ColdStartConfig(count=5, teacher="mine", grid="1x2", turns=1, max_attempts=5, options=SMALL),
         teacher=lambda observation: '<answer>["B", "A"]</answer>',
     )
@@ -280,9 +261,10 @@ def test_a_policy_can_be_given_itself(tmp_path):
         make_cold_start(tmp_path / "other", config, teacher=RandomPolicy(), workers=2)
 
 
+@pytest.mark.slow
 def test_a_teacher_that_fails_costs_nothing_that_was_kept(tmp_path):
     settings = {"grid": 2, "turns": 2, "balance": "none", "distinct_texts": False}
-    config = ColdStartConfig(count=12, teacher="coldstart_policies:Clever", options=SMALL, **settings)
+    config = ColdStartConfig(count=12, teacher="tests.helpers.teachers:Clever", options=SMALL, **settings)
     with pytest.raises(RuntimeError, match="fallen ill"):
         make_cold_start(tmp_path, config, teacher=Failing(9), batch=1)
     assert len(stored(tmp_path)) == 4
@@ -291,206 +273,9 @@ def test_a_teacher_that_fails_costs_nothing_that_was_kept(tmp_path):
     assert stored(tmp_path) == stored(tmp_path / "whole")
     with pytest.raises(AgileGymError, match="fallen ill"):
         make(
-            tmp_path / "workers", 12, teacher="coldstart_policies:Failing", teacher_options={"calls": 1}, workers=2,
+            tmp_path / "workers", 12, teacher="tests.helpers.teachers:Failing", teacher_options={"calls": 1}, workers=2,
             **settings,
         )  # fmt: skip
-
-
-def test_parquet_is_resumed_too(tmp_path):
-    pytest.importorskip("pyarrow")
-    seen = []
-
-    def interrupt(attempts, kept):
-        seen.append(attempts)
-        if attempts == 13:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        make(tmp_path / "a", format="parquet", on_attempt=interrupt)
-    assert seen == list(range(1, 14))
-    report = make(tmp_path / "a", format="parquet", resume=True)
-    make(tmp_path / "b")
-    assert report.complete
-    assert stored(tmp_path / "a") == stored(tmp_path / "b")
-
-
-KILLED = {"count": 40, "options": {"image_size": 120}}
-
-
-def command(folder, *words):
-    arguments = ["coldstart", "--output", str(folder), "--count", "40", "--option", "image_size=120", *words]
-    return [sys.executable, "-m", "agile_gym", *arguments]
-
-
-@pytest.mark.parametrize(("workers", "times"), [("1", 2), ("2", 1)])
-def test_a_cold_start_that_is_killed_again_and_again_resumes_to_the_same(tmp_path, workers, times):
-    make(tmp_path / "whole", **KILLED)
-    rng, lines = random.Random(1), 0
-    path = tmp_path / "part" / "episodes.jsonl"
-    for kill in range(times):
-        process = subprocess.Popen(
-            command(tmp_path / "part", "--workers", workers, *(["--resume"] if kill else [])),
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-        goal, deadline = lines + rng.randint(1, 12), time.monotonic() + 60
-        while (path.read_bytes().count(b"\n") if path.exists() else 0) < goal:
-            assert process.poll() is None, "it ended before it was killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        process.kill()
-        process.wait()
-        lines = path.read_bytes().count(b"\n")
-    assert times <= lines < 40
-    assert make(tmp_path / "part", **KILLED, resume=True, batch=3).complete
-    assert stored(tmp_path / "part") == stored(tmp_path / "whole")
-    figures = [json.loads((tmp_path / name / "cold_start.json").read_text()) for name in ("part", "whole")]
-    assert figures[0] == figures[1]
-
-
-def test_a_finished_cold_start_is_resumed_without_playing(tmp_path):
-    first = make(tmp_path)
-    before = (tmp_path / "episodes.jsonl").read_bytes()
-    again = make(tmp_path, resume=True, on_attempt=lambda *_: pytest.fail("it played"))
-    assert again == first
-    assert (tmp_path / "episodes.jsonl").read_bytes() == before
-
-
-def test_what_is_there_is_not_mixed_with_other_settings(tmp_path):
-    make(tmp_path / "a")
-    for settings, word in (
-        ({"seed": 1}, "seed"),
-        ({"count": 21}, "count"),
-        ({"grid": 3}, "grid"),
-        ({"images": [noise(), noise(seed=1)], "split": None}, "images"),
-        ({"options": {"gap": 0.0}}, "options"),
-    ):
-        with pytest.raises(ConfigurationError, match=rf"cannot be resumed: .*\({word}"):
-            make(tmp_path / "a", **{"count": 20, **settings}, resume=True)
-    with pytest.raises(ConfigurationError, match="holds transcripts already"):
-        make(tmp_path / "a")
-    before = stored(tmp_path / "a")
-    make(tmp_path / "a", overwrite=True)
-    assert stored(tmp_path / "a") == before
-    (tmp_path / "a" / "cold_start.json").write_text("{}")
-    with pytest.raises(ConfigurationError, match="is damaged"):
-        make(tmp_path / "a", resume=True)
-    (tmp_path / "a" / "cold_start.json").unlink()
-    with pytest.raises(ConfigurationError, match="no cold start"):
-        make(tmp_path / "a", resume=True)
-
-
-LOST = {"count": 8, "options": {"image_size": 64}}
-
-
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory):
-    """A cold start that was interrupted, so that its manifest counts what was played."""
-    folder = tmp_path_factory.mktemp("stopped")
-
-    def stop(attempts, kept):
-        if kept == 6:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        make(folder, **LOST, on_attempt=stop)
-    return folder
-
-
-@pytest.mark.parametrize("lost", ["all", "first", "third", "last", "file"])
-def test_episodes_that_were_lost_are_not_made_up_for_by_others(tmp_path, stopped, lost):
-    folder = shutil.copytree(stopped, tmp_path / "a")
-    path = folder / "episodes.jsonl"
-    lines = path.read_bytes().splitlines(keepends=True)
-    assert len(lines) == 6
-    if lost == "file":
-        path.unlink()
-    else:
-        number = {"first": 0, "third": 2, "last": 5}.get(lost)
-        path.write_bytes(b"" if number is None else b"".join(lines[:number] + lines[number + 1 :]))
-    with pytest.raises(ConfigurationError, match="has lost episodes"):
-        make(folder, **LOST, resume=True)
-    with pytest.raises(ConfigurationError, match=r"has lost episodes|holds no transcripts"):
-        count_episodes(folder)
-    path.write_bytes(b"".join(lines))
-    assert make(folder, **LOST, resume=True).complete
-    assert count_episodes(folder) == 8
-
-
-@pytest.mark.parametrize("number", [0, 2, 4])
-def test_an_episode_that_was_lost_after_a_kill_is_missed(tmp_path, stopped, number):
-    folder = shutil.copytree(stopped, tmp_path / "a")
-    manifest = json.loads((folder / "cold_start.json").read_text())
-    (folder / "cold_start.json").write_text(json.dumps({**manifest, "kept": 0, "attempts": 0, "rejected": {}}))
-    lines = (folder / "episodes.jsonl").read_bytes().splitlines(keepends=True)
-    (folder / "episodes.jsonl").write_bytes(b"".join(lines[:number] + lines[number + 1 :]))
-    with pytest.raises(ConfigurationError, match="has lost episodes: an episode is missing before"):
-        make(folder, **LOST, resume=True)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"[]",
-        b"null",
-        b"3",
-        b"\0\xff",
-        b'{"config": {',
-        b'{"config": 1}',
-        b"[" * 100_000,
-        "rejected",
-        "kept",
-        "dir",
-    ],
-)
-def test_a_damaged_manifest_is_named(tmp_path, stopped, content):
-    folder = shutil.copytree(stopped, tmp_path / "a")
-    path = folder / "cold_start.json"
-    manifest = json.loads(path.read_text())
-    path.unlink()
-    if content == "dir":
-        path.mkdir()
-    elif isinstance(content, str):
-        path.write_text(json.dumps({**manifest, content: {"surplus": "x"}}))
-    else:
-        path.write_bytes(content)
-    before = (folder / "episodes.jsonl").read_bytes()
-    with pytest.raises(ConfigurationError, match=r"cold_start\.json (is damaged|cannot be read)"):
-        make(folder, **LOST, resume=True)
-    assert (folder / "episodes.jsonl").read_bytes() == before
-
-
-def test_a_file_that_is_no_manifest_is_not_replaced(tmp_path):
-    (tmp_path / "cold_start.json").write_text('{"mine": 1}')
-    for options in ({}, {"overwrite": True}):
-        with pytest.raises(ConfigurationError, match="is not what agile-gym coldstart wrote"):
-            make(tmp_path, count=2, **options)
-    assert [path.name for path in tmp_path.iterdir()] == ["cold_start.json"]
-
-
-def test_photographs_that_moved_and_a_folder_among_them(tmp_path, monkeypatch):
-    for number, name in enumerate(("one", "two", "three")):
-        (tmp_path / "photos").mkdir(exist_ok=True)
-        Image.fromarray(noise(100, number)).save(tmp_path / "photos" / f"{name}.png")
-    settings = {"count": 6, "split": None, "options": {"image_size": 64}}
-
-    def stop(attempts, kept):
-        if kept == 2:
-            raise KeyboardInterrupt
-
-    folder = tmp_path / "photos" / "made"  # its images are not taken for photographs
-    with pytest.raises(KeyboardInterrupt):
-        make(folder, images=str(tmp_path / "photos"), **settings, on_attempt=stop)
-    (tmp_path / "photos").rename(tmp_path / "moved")
-    folder = tmp_path / "moved" / "made"
-    monkeypatch.chdir(tmp_path)
-    for images in ("moved", "moved/", "./x/../moved", str(tmp_path / "moved")):
-        (tmp_path / "x").mkdir(exist_ok=True)
-        make(folder, images=images, **settings, resume=True)
-    Image.fromarray(noise(100, 9)).save(tmp_path / "moved" / "four.png")
-    with pytest.raises(ConfigurationError, match="other photographs"):
-        make(folder, images=str(tmp_path / "moved"), **settings, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -521,41 +306,6 @@ def test_mistakes_of_the_user_are_told_before_anything_is_written(tmp_path, sett
     with pytest.raises(ConfigurationError, match=message):
         make(tmp_path / "out", **{"count": 5, **settings})
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
-
-
-def test_the_command(tmp_path, capsys, monkeypatch):
-    Image.fromarray(noise(200)).save(tmp_path / "noise.png")
-    Image.fromarray(noise(200, 1)).save(tmp_path / "more.png")
-    words = ["--images", str(tmp_path), "--split", "all", "--option", "image_size=64", "--option", "prompt=short"]
-    assert main(["coldstart", "--output", str(tmp_path / "a"), "--count", "18", "--turns", "2", "5", *words]) == 0
-    printed = capsys.readouterr()
-    assert "2x2, turns:           2      3      4      5    all" in printed.out
-    assert f"Written: {tmp_path / 'a'} (18 episodes)" in printed.out
-    transcripts = list(read_transcripts(tmp_path / "a"))
-    assert len({transcript.task["image_id"] for transcript in transcripts}) == 2
-    assert all(turn.text.index("</think>") < 80 for transcript in transcripts for turn in transcript.turns)
-    assert export_sharegpt(read_transcripts(tmp_path / "a"), tmp_path / "export") == 18
-
-    monkeypatch.chdir(HERE)
-    words = ["--teacher", "random", "--grid", "1x2", "--turns", "1", "--same-texts", "--max-attempts", "9"]
-    assert main(["coldstart", "--output", str(tmp_path / "b"), "--count", "9", *words]) == 1
-    assert "9 episodes were wanted and" in capsys.readouterr().err
-    assert main(["coldstart", "--output", str(tmp_path / "c"), "--style", "short", *words]) == 1
-    assert "--style is an option of the expert" in capsys.readouterr().err
-
-
-def test_ctrl_c_keeps_what_is_there_and_says_how_to_go_on(tmp_path):
-    process = subprocess.Popen(
-        command(tmp_path / "part"), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
-    )
-    path = tmp_path / "part" / "episodes.jsonl"
-    while not path.exists() or not path.read_bytes():
-        assert process.poll() is None
-        time.sleep(0.002)
-    os.killpg(process.pid, 2)
-    _, printed = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "episodes are kept; add --resume to go on." in printed
 
 
 def test_notes_tell_the_attempt(tmp_path):

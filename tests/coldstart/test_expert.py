@@ -6,14 +6,14 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from coldstart_samples import SMALL, content, play
-from sentences_reader import check_transcript, think_of
 
 from agile_gym.coldstart import ExpertPolicy
 from agile_gym.coldstart.knowledge import Joint, know_puzzle
 from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError
 from agile_gym.policies import make_policy
+from tests.helpers.expert_episodes import SMALL, content, play
+from tests.helpers.sentences_reader import check_transcript, think_of
 
 OPTIONS = {
     "2x2": {},
@@ -31,6 +31,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", ["full", "short", "none"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_episodes_are_solved_and_all_that_is_said_is_so(options, style):
@@ -55,6 +56,7 @@ def test_large_grids_are_solved():
             check_transcript(episode)
 
 
+@pytest.mark.slow
 def test_number_of_turns_and_ways_of_looking_go_round_with_the_seed():
     for start, options in ((0, {}), (12_345, {"grid": 3, "level": "all"}), (7, {"rotations": True})):
         found = Counter()
@@ -138,6 +140,7 @@ def column_is_in(column, image):
     return {x for x in range(image.shape[1]) if (parts == image[None, :, x]).reshape(len(parts), -1).all(axis=1).any()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"grid": 3}, {"grid": (2, 5), "image_size": (60, 200)}, {"gap": 0.0}])
 def test_a_crop_of_a_seam_shows_the_borders_of_both_pieces(options):
     seams = 0
@@ -199,6 +202,7 @@ def test_a_zoom_enlarges_what_was_cropped_or_a_piece():
     assert min(zooms[True], zooms[False]) > 10
 
 
+@pytest.mark.slow
 def test_colours_that_are_spoken_of_can_be_seen():
     ranges = {"red": 0, "green": 1, "blue": 2}
     spoken = 0
@@ -240,6 +244,7 @@ def horizon():
     return picture
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::agile_gym.envs.jigsaw.EqualPiecesWarning")
 @pytest.mark.parametrize("level", [0, 1, None])
 def test_mistakes_with_pieces_that_look_alike_can_be_seen(level):
@@ -320,19 +325,34 @@ def test_short_thoughts_are_few_tokens_of_the_tiny_model():
     assert np.mean(counts) < 14
 
 
-def test_mistakes_of_the_user_are_told():
+def test_the_expert_needs_the_solution():
     env = JigsawVisionEnv(**{**SMALL, "reveal": False})
     observation, info = env.reset(seed=0)
     with pytest.raises(ConfigurationError, match="reveal=True"):
         ExpertPolicy().act([observation], [info])
-    with pytest.raises(ConfigurationError, match="upright"):
-        play(1, rotations=True, expert={"knowledge": "edges"})
-    _, later = env.reset(seed=0)
+
+
+def test_the_expert_needs_the_first_observation():
+    observation, info = JigsawVisionEnv(**SMALL).reset(seed=0)
     with pytest.raises(ConfigurationError, match="first observation"):
-        ExpertPolicy().act([observation], [{**later, "turn": 3}])
-    with pytest.raises(ConfigurationError, match="too many for the dialect 'tools'"):
-        play(20, grid=6, rotations=True, dialect="tools", image_size=120)
-    for options, message in (
+        ExpertPolicy().act([observation], [{**info, "turn": 3}])
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "message"),
+    [
+        (1, {"rotations": True, "expert": {"knowledge": "edges"}}, "upright"),
+        (20, {"grid": 6, "rotations": True, "dialect": "tools", "image_size": 120}, "too many for the dialect 'tools'"),
+    ],
+)
+def test_puzzles_that_the_expert_cannot_play_are_refused(count, options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        play(count, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
         ({"turns": (8, 4)}, "turns="),
         ({"turns": 0}, "turns="),
         ({"turns": 33}, "turns="),
@@ -343,6 +363,8 @@ def test_mistakes_of_the_user_are_told():
         ({"mistakes": 1.5}, "mistakes=1.5"),
         ({"slips": "often"}, "slips='often'"),
         ({"seed": -1}, "seed"),
-    ):
-        with pytest.raises(ConfigurationError, match=message):
-            make_policy("agile_gym.coldstart:ExpertPolicy", **options)
+    ],
+)
+def test_bad_options_of_the_expert_are_refused(options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        make_policy("agile_gym.coldstart:ExpertPolicy", **options)

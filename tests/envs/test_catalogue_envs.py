@@ -60,6 +60,7 @@ def test_same_seeds_same_episodes(env_id):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env_id", IDS)
 def test_a_process_that_imported_nothing_can_make_it(env_id):
     code = f"import gymnasium; print(gymnasium.make('agile_gym:{env_id}').reset(seed=0)[1]['turn'])"

@@ -6,7 +6,6 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from evaluation_policies import Failing, Wanderer
 
 from agile_gym.errors import AgileGymError, ConfigurationError
 from agile_gym.evaluation import (
@@ -26,6 +25,7 @@ from agile_gym.evaluation import (
 from agile_gym.evaluation.journal import Session
 from agile_gym.policies import EdgePolicy
 from agile_gym.transcripts import read_transcripts
+from tests.helpers.evaluation_policies import Failing, Wanderer
 
 FAST = {"image_size": 32}
 PLAN = EvaluationPlan("edge", choose_entries([2], episodes=4), options=FAST)
@@ -39,6 +39,7 @@ def play(path, plan=PLAN, **options):
     return journal
 
 
+@pytest.mark.slow
 def test_a_journal_that_was_cut_at_any_byte_resumes_to_the_same_table(tmp_path):
     whole = play(tmp_path / "whole.jsonl")
     data = whole.path.read_bytes()
@@ -76,6 +77,7 @@ def test_a_line_that_was_damaged_costs_its_own_episode_alone(tmp_path):
 ODD = (None, True, -1, 10**400, 1e308, float("nan"), float("inf"), "", "1", [], [1], {}, {"a": None}, {"\x1b[2J": 1})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(EpisodeResult.__annotations__))
 def test_lines_that_no_episode_has_written_are_played_again(tmp_path, name):
     journal = play(tmp_path / "journal.jsonl")
@@ -280,7 +282,9 @@ def model_folder(folder, *, weights=b"w" * 3_000_000):
     (folder / "model.safetensors").write_bytes(weights)
 
 
-def test_an_evaluation_goes_on_where_photographs_model_and_prompt_have_moved(tmp_path, monkeypatch):
+@pytest.fixture
+def movable(tmp_path, monkeypatch):
+    """Return what makes a plan of a folder with photographs, a model and a prompt, and an evaluation that has begun."""
     from PIL import Image
 
     from agile_gym.actions.prompt import _FOLDER
@@ -292,32 +296,48 @@ def test_an_evaluation_goes_on_where_photographs_model_and_prompt_have_moved(tmp
     for number in range(2):
         Image.effect_noise((60, 60), 50 + number).save(tmp_path / "a" / "photos" / f"{number}.png")
 
-    def plan(root, prompt="prompt.txt", adapter="model"):
-        options = {**FAST, "prompt": f"{root}/{prompt}"}
+    def plan(root):
         return EvaluationPlan(
-            f"hf:{root}/model", choose_entries([2], episodes=4), images=f"{root}/photos", options=options,
-            policy_options={"adapter": f"{root}/{adapter}"},
+            f"hf:{root}/model", choose_entries([2], episodes=4), images=f"{root}/photos",
+            options={**FAST, "prompt": f"{root}/prompt.txt"}, policy_options={"adapter": f"{root}/model"},
         )  # fmt: skip
 
     output = interrupted(tmp_path, plan("a"))
     (tmp_path / "a").rename(tmp_path / "b")
     (tmp_path / "link").symlink_to("b")
+    return plan, output
+
+
+def test_an_evaluation_goes_on_where_photographs_model_and_prompt_have_moved(movable, tmp_path):
+    plan, output = movable
     for root in ("b", "./b", str(tmp_path / "b"), "b/../b", "link"):
         with Session(prepare_plan(plan(root)), output, resume=True) as session:
             assert len(session.journal.results) == 6
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ("prompt", r"They differ in options: .*prompt"),
+        ("weights", r"They differ in policy: .*; policy_options"),
+        ("photographs", r"photographs|images"),
+    ],
+)
+def test_an_evaluation_does_not_go_on_with_what_has_changed(movable, tmp_path, changed, message):
+    from PIL import Image
+
+    plan, output = movable
     before = output.with_suffix(".jsonl").read_bytes()
-    (tmp_path / "b" / "prompt.txt").write_text((_FOLDER / "prompt_full.txt").read_text() + "Be quick.")
-    with pytest.raises(ConfigurationError, match=r"They differ in options: .*prompt"):
-        Session(prepare_plan(plan("b")), output, resume=True)
-    (tmp_path / "b" / "prompt.txt").write_text((_FOLDER / "prompt_full.txt").read_text())
-    weights = bytearray(b"w" * 3_000_000)
-    weights[1_500_000:1_600_000] = b"v" * 100_000  # trained on
-    (tmp_path / "b" / "model" / "model.safetensors").write_bytes(weights)
-    with pytest.raises(ConfigurationError, match=r"They differ in policy: .*; policy_options"):
-        Session(prepare_plan(plan("b")), output, resume=True)
-    (tmp_path / "b" / "model" / "model.safetensors").write_bytes(b"w" * 3_000_000)
-    Image.effect_noise((60, 60), 80).save(tmp_path / "b" / "photos" / "more.png")
-    with pytest.raises(ConfigurationError, match=r"photographs|images"):
+    if changed == "prompt":
+        with (tmp_path / "b" / "prompt.txt").open("a") as file:
+            file.write("Be quick.")
+    elif changed == "weights":
+        weights = bytearray(b"w" * 3_000_000)
+        weights[1_500_000:1_600_000] = b"v" * 100_000  # trained on
+        (tmp_path / "b" / "model" / "model.safetensors").write_bytes(weights)
+    else:
+        Image.effect_noise((60, 60), 80).save(tmp_path / "b" / "photos" / "more.png")
+    with pytest.raises(ConfigurationError, match=message):
         Session(prepare_plan(plan("b")), output, resume=True)
     assert output.with_suffix(".jsonl").read_bytes() == before
 

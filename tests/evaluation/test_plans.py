@@ -24,6 +24,7 @@ def test_a_plan_has_every_level_and_fixed_seeds():
     assert not {task.seed for task in other.tasks()} & {task.seed for task in tasks}
 
 
+@pytest.mark.slow
 def test_the_puzzles_of_the_papers_suite_never_change():
     tasks = list(EvaluationPlan("edge").tasks())
     assert len(tasks) == 3300

@@ -5,12 +5,10 @@ import io
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import skimage.data
-from evaluation_policies import Wanderer
 from PIL import Image
 from scipy.stats import binomtest
 
@@ -39,6 +37,8 @@ from agile_gym.evaluation import (
 from agile_gym.images import open_images
 from agile_gym.learner import MissingDependencyError
 from agile_gym.reporting.curves import plot_summary
+from tests.helpers import ROOT
+from tests.helpers.evaluation_policies import Wanderer
 
 FAST = {"image_size": 32}
 
@@ -317,6 +317,7 @@ def encoded(pixels, size=1.0, **options):
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_photographs_of_a_training_set_are_found(tmp_path):
     """Real photographs: the same file, copies of little quality, and others."""
     ours = {"cat": skimage.data.chelsea(), "coffee": skimage.data.coffee(), "astronaut": skimage.data.astronaut()}
@@ -353,6 +354,7 @@ def test_photographs_of_a_training_set_are_found(tmp_path):
     json.dumps(overlap.to_json())
 
 
+@pytest.mark.slow
 def test_pictures_show_every_level_and_interval(tmp_path):
     pytest.importorskip("matplotlib")
     plan = EvaluationPlan("x", choose_entries(["2x2", "1x4"], episodes=4), options=FAST)
@@ -386,9 +388,10 @@ def test_pictures_need_matplotlib(monkeypatch):
         plot_summary(summarize(BY_HAND), "mine")
 
 
+@pytest.mark.slow
 def test_the_picture_of_the_documentation_is_what_the_script_draws(monkeypatch):
     pytest.importorskip("matplotlib")
-    docs = Path(__file__).parents[2] / "docs"
+    docs = ROOT / "docs"
     monkeypatch.syspath_prepend(docs)
     drawn = importlib.import_module("make_evaluation_picture").evaluation_picture(episodes=2)
     with Image.open(docs / "evaluation.png") as kept:

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from evaluation_policies import Failing, Wanderer
 
 from agile_gym.errors import AgileGymError, ConfigurationError
 from agile_gym.evaluation import (
@@ -17,12 +16,13 @@ from agile_gym.evaluation import (
     summarize,
 )
 from agile_gym.policies import EdgePolicy, OraclePolicy, RandomPolicy
+from tests.helpers.evaluation_policies import Failing, Wanderer
 
 FAST = {"image_size": 32}
 
 
 def plan_of(policy, entries, **settings):
-    return EvaluationPlan(f"evaluation_policies:{policy}", entries, **{"options": FAST, **settings})
+    return EvaluationPlan(f"tests.helpers.evaluation_policies:{policy}", entries, **{"options": FAST, **settings})
 
 
 def untimed(results):
@@ -35,6 +35,7 @@ def in_workers(plan, **options):
     return [played.result for played in play_in_workers(prepared, plan.tasks(), **options)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", [RandomPolicy, Wanderer])
 def test_results_do_not_depend_on_the_batch(policy):
     plan = EvaluationPlan("x", choose_entries(["2x2", "1x3"], episodes=7), samples=2, options=FAST)
@@ -51,6 +52,7 @@ def test_results_do_not_depend_on_the_batch(policy):
     }
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_workers():
     plan = plan_of("Wanderer", choose_entries([2], episodes=6), samples=2)
     here = untimed(evaluate(Wanderer(), plan))
@@ -155,6 +157,7 @@ def test_a_policy_that_returns_nonsense_is_named():
             evaluate(Forgetful(), EvaluationPlan("x", [SuiteEntry("2x2", (0,), 3)], options=FAST), batch=batch)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced(tmp_path):
     entries = choose_entries([2], episodes=8)
     options = {"how": "once", "calls": 4, "marker": str(tmp_path / "killed")}
@@ -166,6 +169,7 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path):
     assert "was killed by signal 9; its 3 unfinished puzzles are played again" in lost[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "message"),
     [
@@ -180,6 +184,7 @@ def test_workers_that_fail_again_and_again_end_the_evaluation(how, message):
         in_workers(plan, workers=1, batch=2)
 
 
+@pytest.mark.slow
 def test_a_puzzle_that_kills_every_worker_ends_the_evaluation_and_the_others_are_kept():
     plan = plan_of("Failing", [SuiteEntry("2x2", (0,), 12)])
     tasks = list(plan.tasks())

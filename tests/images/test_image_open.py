@@ -242,6 +242,7 @@ class TestMistakes:
             open_images(given)
 
 
+@pytest.mark.slow
 def test_import_is_light():
     code = (
         "import sys, agile_gym.images as images; source = images.open_images(split='train'); source.load(0); "
@@ -258,9 +259,3 @@ def test_import_is_light():
         env={**os.environ, "PYTHONPATH": path},
     )
     assert result.stdout.strip() == "[]"
-
-
-def test_public_names_exist():
-    assert len(set(agile_gym.images.__all__)) == len(agile_gym.images.__all__)
-    for name in agile_gym.images.__all__:
-        assert hasattr(agile_gym.images, name)

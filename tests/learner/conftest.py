@@ -1,10 +1,6 @@
 import pickle
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "policies" / "vlm"))  # tiny models of all families
 
 
 @pytest.fixture(scope="session")
@@ -12,7 +8,7 @@ def two_ranks(tmp_path_factory):
     """Return what two real processes with gloo found, each in a mapping; see `gloo_ranks`."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    import gloo_ranks
+    from tests.helpers import gloo_ranks
 
     folder = tmp_path_factory.mktemp("ranks")
     torch.multiprocessing.spawn(gloo_ranks.work, args=(2, str(folder)), nprocs=2)
@@ -23,15 +19,12 @@ def two_ranks(tmp_path_factory):
 def small_model(tmp_path_factory):
     """Return the folder of a small model."""
     pytest.importorskip("transformers")
-    from tiny_learning import save_small
+    from tests.helpers.tiny_learning import save_small
 
     return save_small(tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="session")
-def qwen(tmp_path_factory):
+def qwen(saved):
     """Return the folder of a tiny Qwen2.5-VL."""
-    pytest.importorskip("transformers")
-    import families
-
-    return families.save("qwen2_5_vl", tmp_path_factory.mktemp("qwen"))
+    return saved("qwen2_5_vl")

@@ -49,6 +49,7 @@ def test_options_by_hand(options, expected):
     assert (told.groups, told.constant_groups) == (2, 1)
 
 
+@pytest.mark.slow
 @given(episodes=EPISODES, scale=st.sampled_from(["group", "batch", "none"]), leave_one_out=st.booleans())
 @settings(deadline=None)
 def test_advantages_are_those_of_the_statistics_module(episodes, scale, leave_one_out):

@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loss_samples import ARRAYS, LOSSES, TERMS, loss_and_gradients, random_arrays, take
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from agile_gym.learner.losses import sft
 from agile_gym.learner.ratios import TokenBatch, Totals, count, entropy, k3
+from tests.helpers.loss_samples import ARRAYS, LOSSES, TERMS, loss_and_gradients, random_arrays, take
 
 SEEDS = st.integers(0, 2**32)
 SIZES = st.tuples(st.integers(1, 4), st.integers(1, 6))
@@ -98,6 +98,7 @@ def test_a_sequence_is_clipped_as_a_whole_and_credits_each_token(seed, size, per
         assert not gradients["logps"][row][~loss_mask].any()
 
 
+@pytest.mark.slow
 @every_loss
 @given(seed=SEEDS, size=SIZES, per_token=st.booleans(), bad=st.sampled_from([math.nan, math.inf, -math.inf, 1e30]))
 @QUICK
@@ -128,6 +129,7 @@ def test_what_is_masked_has_no_influence_on_cross_entropy(seed, size, bad):
     assert torch.allclose(logps.grad, -arrays["loss_mask"].double() / arrays["loss_mask"].sum())
 
 
+@pytest.mark.slow
 @every_loss
 @given(seed=SEEDS, size=SIZES)
 @QUICK
@@ -183,6 +185,7 @@ def test_a_nan_among_the_trained_tokens_is_not_hidden(name):
     assert math.isnan(stats.metrics()["ratio"])
 
 
+@pytest.mark.slow
 @every_loss
 @given(seed=SEEDS)
 @QUICK

@@ -4,7 +4,8 @@ import multiprocessing
 
 import pytest
 import torch
-from split_losses import NAMES, accumulate, small_batch, work
+
+from tests.helpers.split_losses import NAMES, accumulate, small_batch, work
 
 PROCESSES = 2
 
@@ -27,6 +28,7 @@ def agree(first, second):
     assert torch.allclose(first[2], second[2], rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_micro_batches(name):
     arrays = small_batch(5, 6)
@@ -54,6 +56,7 @@ def test_episodes_that_are_cut_into_rows(name):
             agree(accumulate(name, rows, parts), whole)
 
 
+@pytest.mark.slow
 def test_processes_with_unequal_shares(tmp_path):
     arrays = small_batch(5, 6)
     parts = [[[4, 1]], [[0], [3], [2]]]

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from loss_samples import LOSSES, loss_and_gradients, random_arrays, take
 
 from agile_gym.learner.ratios import Totals, count
+from tests.helpers.loss_samples import LOSSES, loss_and_gradients, random_arrays, take
 
 trl_trainer = pytest.importorskip("trl.trainer.grpo_trainer", reason="TRL is not installed")
 
@@ -86,6 +86,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "loss_type", "level", "per_token"), CASES)
 @pytest.mark.parametrize("terms", [{}, {"kl_coef": 0.3}, {"entropy_coef": 0.2}])
 def test_losses_metrics_and_gradients_are_trls(name, loss_type, level, per_token, terms):

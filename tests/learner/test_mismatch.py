@@ -5,8 +5,6 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from tiny_learning import SMALL, small_vlm  # noqa: E402 -- needs torch
-
 from agile_gym.learner.data import make_samples  # noqa: E402
 from agile_gym.learner.options import make_optimizer  # noqa: E402
 from agile_gym.learner.updating import (  # noqa: E402
@@ -19,6 +17,7 @@ from agile_gym.models.scoring import Scorer  # noqa: E402
 from agile_gym.policies.model import HFVLMPolicy  # noqa: E402
 from agile_gym.reporting.alarms import MISMATCH, find_alarms  # noqa: E402
 from agile_gym.rollout import EpisodeSpec, play_episodes  # noqa: E402
+from tests.helpers.tiny_learning import SMALL, small_vlm  # noqa: E402 -- needs torch
 
 SHARPNESS = (8, 20)
 """Factors of the logits: entropies of about 2.3 and 0.15 nats a token, the second as in a trained model."""
@@ -55,6 +54,7 @@ def alarms_of(metrics):
     return [alarm.kind for alarm in find_alarms([{"learner/approx_kl_first": metrics["approx_kl"]}])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("autocast", [None, "bfloat16"])
 def test_rounding_is_no_alarm(played, autocast):
     sharpness, samples = played
@@ -64,12 +64,14 @@ def test_rounding_is_no_alarm(played, autocast):
     assert (metrics["max_log_ratio"] > 0.02) == (autocast is not None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.7, 0.8, 1.25])
 def test_another_temperature_is_an_alarm(played, temperature):
     sharpness, samples = played
     assert alarms_of(make_updater(sharpness, temperature=temperature).step(samples)) == ["mismatch"]
 
 
+@pytest.mark.slow
 def test_stale_weights_are_an_alarm(played):
     sharpness, samples = played
     updater = make_updater(sharpness)

@@ -2,19 +2,18 @@ import copy
 
 import numpy as np
 import pytest
-from tiny_learning import load
 
 from agile_gym.errors import ConfigurationError, ModelError
 from agile_gym.learner.options import ModelOptions, build_vlm, part_of, resolve_autocast
+from tests.helpers.tiny_learning import load
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from gloo_ranks import make_updater  # noqa: E402 -- needs torch
-from tiny_learning import samples  # noqa: E402
-
 from agile_gym.learner.data import make_samples  # noqa: E402
 from agile_gym.learner.updating import ProcessGroup  # noqa: E402
+from tests.helpers.gloo_ranks import make_updater  # noqa: E402 -- needs torch
+from tests.helpers.tiny_learning import samples  # noqa: E402
 
 ALONE = ProcessGroup(torch.device("cpu"), distributed=False)
 
@@ -37,10 +36,9 @@ def qwen_samples(qwen):
     """Return samples that the tiny Qwen2.5-VL has played itself."""
     from functools import partial
 
-    from tiny_learning import SMALL
-
     from agile_gym.policies.model import HFVLMPolicy
     from agile_gym.rollout import EpisodeSpec, play_episodes
+    from tests.helpers.tiny_learning import SMALL
 
     policy = HFVLMPolicy(load(qwen), max_new_tokens=8)
     policy.reset(0)
@@ -59,6 +57,7 @@ def chosen(folder, small_model, request):
     return samples(3) if folder == small_model else request.getfixturevalue("qwen_samples")
 
 
+@pytest.mark.slow
 def test_all_of_it_is_trained_by_default(folder):
     vlm = build(folder)
     assert trained(vlm) == {name for name, _ in vlm.model.named_parameters()}
@@ -77,6 +76,7 @@ def test_every_parameter_belongs_to_a_part(folder):
             assert part == "vision", name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("freeze", [("vision",), ("language", "projector")])
 def test_frozen_parts_do_not_change(folder, chosen, freeze):
     vlm = build(folder, freeze=freeze)
@@ -90,6 +90,7 @@ def test_frozen_parts_do_not_change(folder, chosen, freeze):
     assert any(not torch.equal(p, before[name]) for name, p in vlm.model.named_parameters())
 
 
+@pytest.mark.slow
 def test_adapter_begins_as_the_model_itself_and_alone_is_trained(folder, chosen):
     pytest.importorskip("peft")
     plain, vlm = build(folder), build(folder, train="lora", lora_rank=4, lora_alpha=8)
@@ -106,6 +107,7 @@ def test_adapter_begins_as_the_model_itself_and_alone_is_trained(folder, chosen)
     assert changed <= trained(vlm)
 
 
+@pytest.mark.slow
 def test_adapter_follows_from_the_seed_alone(small_model):
     pytest.importorskip("peft")
     torch.manual_seed(9)
@@ -129,6 +131,7 @@ def test_adapter_of_some_layers_and_parts(small_model):
         build(small_model, train="lora", lora_targets=["w_q"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", ["full", "lora"])
 def test_gradient_checkpointing_changes_no_gradient(folder, chosen, train):
     if train == "lora":
@@ -147,6 +150,7 @@ def test_gradient_checkpointing_changes_no_gradient(folder, chosen, train):
         assert torch.allclose(gradient, found[1][name], atol=1e-6, rtol=1e-4), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "for_training", "on_gpu", "expected"),
     [

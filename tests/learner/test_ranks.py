@@ -10,22 +10,26 @@ from agile_gym.learner.updating import ProcessGroup  # noqa: E402
 ARANGE = [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]
 
 
+@pytest.mark.slow
 def test_know_each_other(two_ranks):
     assert [found["rank"] for found in two_ranks] == [0, 1]
     assert [found["size"] for found in two_ranks] == [2, 2]
 
 
+@pytest.mark.slow
 def test_add_numbers(two_ranks):
     for found in two_ranks:
         assert found["sums"] == [4.0, 2.0**61]
 
 
+@pytest.mark.slow
 def test_reduce_statistics_and_leave_what_they_were_given(two_ranks):
     for rank, found in enumerate(two_ranks):
         assert found["reduced"] == ([3.0], [7.0])
         assert found["kept"] == ([1.0 + rank], [7.0 - rank])
 
 
+@pytest.mark.slow
 def test_add_gradients_of_all_types_and_of_parameters_that_had_none(two_ranks):
     for found in two_ranks:
         first, second, third, fourth = found["gradients"]
@@ -36,6 +40,7 @@ def test_add_gradients_of_all_types_and_of_parameters_that_had_none(two_ranks):
         assert found["types"] == ["torch.float32", "torch.float32", "torch.bfloat16", "torch.float32"]
 
 
+@pytest.mark.slow
 def test_begin_with_the_weights_of_the_first(two_ranks):
     for found in two_ranks:
         assert found["shared"] == [[1.0]] * 4

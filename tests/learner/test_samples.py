@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 
 pytest.importorskip("transformers")
 
-from tiny_learning import episodes, made_sample
-
 from agile_gym.learner.data import Sample, assign_minibatches, make_samples, micro_batches, shard_samples
 from agile_gym.transcripts import Segment
+from tests.helpers.tiny_learning import episodes, made_sample
 
 LENGTHS = st.lists(st.integers(1, 60), max_size=25)
 
@@ -88,19 +87,21 @@ def test_epochs_are_drawn_anew():
     assert not np.array_equal(chosen[:, 0], chosen[:, 1])
 
 
+@pytest.mark.slow
 @given(LENGTHS, st.integers(1, 5), st.randoms())
 def test_every_sample_goes_to_one_learner_and_loads_are_like(lengths, learners, random):
     samples = [made_sample(length, minibatches=(random.randrange(3), 0)) for length in lengths]
     shards = shard_samples(samples, learners)
     assert len(shards) == learners
-    assert Counter(id(sample) for share in shards for sample in share) == Counter(map(id, samples))
+    assert Counter(id(sample) for shard in shards for sample in shard) == Counter(map(id, samples))
     for number in range(3):
-        mine = [[len(sample) for sample in share if sample.minibatches[0] == number] for share in shards]
+        mine = [[len(sample) for sample in shard if sample.minibatches[0] == number] for shard in shards]
         longest = max((length for part in mine for length in part), default=0)
         loads = [sum(part) for part in mine]
         assert max(loads) - min(loads) <= longest
 
 
+@pytest.mark.slow
 @given(LENGTHS, st.integers(1, 200))
 def test_micro_batches_hold_every_sample_once_within_their_limit(lengths, limit):
     samples = [made_sample(length) for length in lengths]

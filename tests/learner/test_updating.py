@@ -6,10 +6,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from gloo_ranks import STEPS, make_updater, train  # noqa: E402 -- needs torch
-from tiny_learning import made_sample, samples, small_vlm  # noqa: E402
-
 from agile_gym.learner.updating import ProcessGroup  # noqa: E402
+from tests.helpers.gloo_ranks import STEPS, make_updater, train  # noqa: E402 -- needs torch
+from tests.helpers.tiny_learning import made_sample, samples, small_vlm  # noqa: E402
 
 ALONE = ProcessGroup(torch.device("cpu"), distributed=False)
 LOSSES = {
@@ -37,6 +36,7 @@ def assert_close(first, second, tolerance):
         assert float((tensor - second[name]).abs().max()) <= tolerance * scale, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("tokens", [1, 150])
 def test_gradient_of_micro_batches_is_that_of_one_batch(loss, tokens):
@@ -55,6 +55,7 @@ def test_first_step_is_on_policy():
     assert metrics["episodes"] == pytest.approx(len(samples()))
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(two_ranks):
     alone = train([samples()], ALONE)
     for name, weights in alone["weights"].items():

@@ -54,6 +54,7 @@ def measure_import(cwd):
     return json.loads(result.stdout)
 
 
+@pytest.mark.slow
 def test_import_is_quick(tmp_path):
     # The best of some tries, because other processes may empty the caches. Their turns on the processor do not count.
     seconds, own_seconds = [], []

@@ -17,8 +17,8 @@ from packaging.utils import canonicalize_name
 import agile_gym
 from agile_gym.errors import ConfigurationError
 from agile_gym.registration import catalogue_folder, load_catalogue, read_spec
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SPECS = sorted((ROOT / "envs").glob("*.toml"))
 
@@ -79,6 +79,7 @@ def unpacked(wheel, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_wheel_holds_exactly_the_files_of_the_package(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.endswith("/")}
@@ -96,6 +97,7 @@ def test_wheel_holds_exactly_the_files_of_the_package(wheel):
     assert wheel.stat().st_size < 2_500_000
 
 
+@pytest.mark.slow
 def test_wheel_has_one_top_level_package_and_the_licences(wheel):
     info = f"agile_gym-{PROJECT['version']}.dist-info"
     with zipfile.ZipFile(wheel) as archive:
@@ -112,6 +114,7 @@ def test_wheel_has_one_top_level_package_and_the_licences(wheel):
     assert f"Requires-Python: {PROJECT['requires-python']}\n" in metadata
 
 
+@pytest.mark.slow
 def test_unpacked_wheel_works_on_its_own(unpacked, tmp_path):
     code = """
 import json
@@ -168,6 +171,7 @@ def test_version_is_that_of_the_project():
     assert headings[:2] == ["Unreleased", PROJECT["version"]]
 
 
+@pytest.mark.slow
 def test_command_is_installed(tmp_path):
     (point,) = (point for point in distribution("agile-gym").entry_points if point.name == "agile-gym")
     assert (point.group, point.value) == ("console_scripts", "agile_gym.cli:main")

@@ -54,11 +54,10 @@ def test_a_step_runs_through_ten_modules_to_its_reward(dialect, text):
 def test_a_transcript_becomes_a_loss_in_nine_modules_and_five_forms(loss):
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from gloo_ranks import make_updater
-    from tiny_learning import episodes, small_vlm
-
     from agile_gym.learner.data import group_advantages, make_samples
     from agile_gym.learner.updating import ProcessGroup
+    from tests.helpers.gloo_ranks import make_updater
+    from tests.helpers.tiny_learning import episodes, small_vlm
 
     updater = make_updater(small_vlm(), ProcessGroup(torch.device("cpu"), distributed=False), loss=loss)
     group = episodes(4)

@@ -1,4 +1,4 @@
-"""The tree is the data's path: imports point one way, without circles, and modules stay readable in one sitting."""
+"""The tree is the data's path: imports point one way, without circles, tests mirror it, and modules stay readable."""
 
 import ast
 import re
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import agile_gym
+from tests.helpers import ROOT
 
 PACKAGE = Path(agile_gym.__file__).parent
 LAYERS = (
@@ -31,6 +32,9 @@ OPENINGS = ("What", "How", "Tell", "Tells", "Say", "Says", "Why", "Knows")
 """Words that no docstring begins with; see the rules of prose in CONTRIBUTING.md."""
 UNCHECKED = ("agile_gym.training", "agile_gym.models.tiny", "agile_gym.images.sources")
 """Modules, and packages, whose docstrings may still begin so."""
+TESTS = ROOT / "tests"
+OTHERS = ("helpers", "helpers/hostile", "packaging", "safety", "learner/rllib")
+"""Folders of tests that are those of no package: the last one holds what needs Ray."""
 
 
 def modules():
@@ -67,6 +71,7 @@ def docstrings(path):
             yield node.lineno, node.value.value
 
 
+@pytest.mark.slow
 def test_no_module_imports_from_a_later_layer():
     found = modules()
     wrong = [
@@ -118,3 +123,18 @@ def test_docstrings_open_with_an_imperative_or_the_name_of_the_thing():
         if re.match(rf"\s*({'|'.join(OPENINGS)})\b", text)
     ]
     assert wrong == []
+
+
+def test_tests_mirror_the_package():
+    folders = {path.parent.relative_to(TESTS).as_posix() for path in TESTS.rglob("*.py")} - {".", *OTHERS}
+    packages = {path.parent.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("__init__.py")} - {"."}
+    assert folders == packages
+
+
+def test_folders_of_tests_are_packages():
+    assert all((path.parent / "__init__.py").is_file() for path in TESTS.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.relative_to(TESTS).as_posix())
+def test_files_of_tests_are_read_in_one_sitting(path):
+    assert len(path.read_text("utf-8").splitlines()) <= LONGEST

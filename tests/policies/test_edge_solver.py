@@ -221,6 +221,7 @@ def test_a_gradient_is_continued_rather_than_an_edge_copied(axis):
     assert costs[0, 1] < costs[0, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "cols"), [(1, 1), (1, 2), (2, 1), (2, 2), (3, 3), (1, 10), (10, 1), (4, 5), (10, 10)])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (2, 2), (5, 9)])
 def test_the_answer_is_a_permutation(rows, cols, shape):

@@ -45,6 +45,7 @@ def test_the_oracle_says_what_it_needs():
         rollout(OraclePolicy(), JigsawVisionEnv(**SMALL), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("grid", "exact"), [("1x2", 1 / 2), ("1x3", 1 / 6), ("2x2", 1 / 24)])
 def test_random_answers_are_right_as_often_as_chance_has_it(grid, exact):
     plan = EvaluationPlan("random", [SuiteEntry(grid, (0,), 2000)], options={"image_size": 32})

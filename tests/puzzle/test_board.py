@@ -88,6 +88,7 @@ def test_level_counts_and_reachable_permutations_equal_brute_force(pieces):
     assert list(allowed_levels(pieces)) == unsolved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pieces", "level"), [(2, 0), (3, 0), (3, 1), (4, 0), (4, 1), (4, 2), (5, 0), (5, 2), (6, 3), (7, 4)]
 )
@@ -115,6 +116,7 @@ def test_levels_of_a_range_are_equally_likely():
     assert chisquare(list(drawn.values())).pvalue > 0.001
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 10), cols=st.integers(2, 10), data=st.data())
 def test_every_puzzle_has_exactly_its_level_and_its_solution_solves_it(seed, rows, cols, data):
     level = data.draw(st.sampled_from(allowed_levels(rows * cols)))

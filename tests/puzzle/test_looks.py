@@ -34,6 +34,7 @@ def places_right(cells, pieces, order, turns, layout):
     return sum(np.array_equal(board[cell], picture[cell]) for cell in layout.cells)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     numbers=st.lists(st.sampled_from([0, 1, 2, 3, 4, 100, 101]), min_size=6, max_size=6),
@@ -85,6 +86,7 @@ def levels_by_brute_force(kinds):
     return boards
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3, 4, 5])
 def test_every_level_that_exists_is_drawn_exactly_and_every_board_of_it_comes_up(count):
     """For all ways in which places can look alike."""
@@ -120,6 +122,7 @@ def test_every_level_that_exists_is_drawn_exactly_and_every_board_of_it_comes_up
     assert checked == {2: 0, 3: 3, 4: 13, 5: 50}[count]
 
 
+@pytest.mark.slow
 def test_boards_of_a_level_are_drawn_evenly():
     kinds = (0, 0, 1, 1, 2)
     boards = levels_by_brute_force(kinds)[1]

@@ -132,6 +132,7 @@ def test_labels_are_drawn_in_the_corner_only():
     assert (pieces[0] != pieces[1]).any()
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     height=st.integers(1, 3000),
@@ -157,6 +158,7 @@ def test_windows_lie_inside_the_photograph_and_keep_the_aspect(height, width, as
             assert abs((width - cols) - 2 * left) <= 1
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     height=st.integers(1, 40),

@@ -7,13 +7,13 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
-from made_transcripts import WRONG, Scripted, differences, made, played, same_array
 
 from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError
 from agile_gym.policies import EdgePolicy, RandomPolicy
 from agile_gym.rollout import EpisodeRecorder, EpisodeSpec, play_episodes
 from agile_gym.transcripts import PolicyRecord, Segment, TurnUsage
+from tests.helpers.made_transcripts import WRONG, Scripted, differences, made, played, same_array
 
 OBSERVE = "<think>t</think><code>o = observation(state)</code>"
 SMALL = {"image_size": 48, "reveal": True}
@@ -35,26 +35,26 @@ def without_times(transcript):
     )
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
+@pytest.fixture(
+    params=[
         {},
         {"grid": "2x3", "rotations": True, "level": 1},
         {"initial_view": "both", "reference_image": True},
         {"dialect": "tools", "initial_view": "board"},
         {"reward": "official_code", "max_turns": 3},
     ],
+    ids=str,
 )
-def test_every_field_is_what_the_environment_gives(options):
+def recorded(request):
+    """Return options, a recorded episode with them, and what the environment alone shows at its start and its turns."""
+    options = request.param
     tools = options.get("dialect") == "tools"
     observe = '<think>t</think><tool_call>{"name": "observe", "arguments": {}}</tool_call>' if tools else OBSERVE
     env = JigsawVisionEnv(**SMALL, **options)
-    observation, info = env.reset(seed=11, options={})
-    solution = info["solution"]
-    first, task, level, image_id = observation["text"], info["task"], info["level"], info["image_id"]
-    first_images = [image.copy() for image in info["images"]]
+    observation, begun = env.reset(seed=11, options={})
+    begun = {**begun, "text": observation["text"], "images": [image.copy() for image in begun["images"]]}
     expected = []
-    for text in (observe, "no action at all", answer(solution)):
+    for text in (observe, "no action at all", answer(begun["solution"])):
         observation, reward, terminated, truncated, info = env.step(text)
         expected.append((text, observation["text"], info, env.episode.workspace.state_list()))
         if terminated or truncated:
@@ -68,29 +68,38 @@ def test_every_field_is_what_the_environment_gives(options):
         recorder.step(text, TurnUsage(0.5, 7))
         assert recorder.info["policy_seed"] == 5
     transcript = recorder.finish("tester", PolicyRecord(details={"system": "Be good.", "model": "m"}))
+    assert (transcript.reward["total"], transcript.truncated) == (reward, truncated)
+    return options, transcript, begun, expected
 
+
+def test_fields_of_an_episode_are_what_the_environment_gives(recorded):
+    options, transcript, begun, expected = recorded
+    task, (*_, info, _) = begun["task"], expected[-1]
     assert (transcript.id, transcript.policy, transcript.system) == ("mine", "tester", "Be good.")
     assert transcript.details == {"model": "m"}
     assert json.loads(json.dumps(transcript.task)) == {
         "grid": "x".join(map(str, task.grid)),
-        "level": level,
+        "level": begun["level"],
         "names": list(task.names),
-        "dialect": "tools" if tools else "code",
+        "dialect": options.get("dialect", "code"),
         "initial_view": options.get("initial_view", "pieces"),
         "piece_size": list(task.piece_size),
         "rotations": options.get("rotations", False),
         "max_turns": options.get("max_turns", 5),
         "seed": 11,
         "policy_seed": 5,
-        "image_id": image_id,
+        "image_id": begun["image_id"],
     }
-    assert transcript.prompt == first
-    assert transcript.prompt.count("<image>") == len(first_images) == len(transcript.prompt_images)
-    assert all(map(same_array, transcript.prompt_images, first_images))
-    assert list(transcript.solution) == solution
-    assert (transcript.solved, transcript.score, transcript.truncated) == (info["solved"], info["score"], truncated)
+    assert transcript.prompt == begun["text"]
+    assert transcript.prompt.count("<image>") == len(begun["images"]) == len(transcript.prompt_images)
+    assert all(map(same_array, transcript.prompt_images, begun["images"]))
+    assert list(transcript.solution) == begun["solution"]
+    assert (transcript.solved, transcript.score) == (info["solved"], info["score"])
     assert transcript.reward == info["reward"]
-    assert transcript.reward["total"] == reward
+
+
+def test_fields_of_turns_are_what_the_environment_gives(recorded):
+    _, transcript, _, expected = recorded
     for turn, (text, feedback, then, state) in zip(transcript.turns, expected, strict=True):
         assert (turn.text, turn.feedback) == (text, feedback)
         assert (turn.error, turn.reward) == (then["error"], then["reward"])
@@ -145,6 +154,7 @@ def test_kept_images_do_not_change_with_later_turns():
     assert len({copy.tobytes() for copy in copies}) > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3, 16])
 @pytest.mark.parametrize("make_policy", [RandomPolicy, EdgePolicy, Scripted])
 def test_episodes_do_not_depend_on_the_batch(make_policy, batch):
@@ -284,13 +294,25 @@ def test_turns_that_run_out_are_told():
     assert transcript.turns[1].error == "bad_index"
 
 
-def test_a_recorder_says_what_it_needs():
+def test_a_recorder_needs_an_environment():
     with pytest.raises(ConfigurationError, match=r"records a gymnasium\.Env; this is 'CartPole-v1'"):
         EpisodeRecorder("CartPole-v1")
+
+
+def test_a_recorder_needs_the_contract():
+    recorder = EpisodeRecorder(gymnasium.make("CartPole-v1"))
     with pytest.raises(
         ConfigurationError, match=r"CartPole-v1 does not keep .* must be a dictionary, and is .*ndarray"
     ):
-        EpisodeRecorder(gymnasium.make("CartPole-v1")).reset(seed=0)
+        recorder.reset(seed=0)
+
+
+def test_a_recorder_refuses_options_that_the_environment_has_not():
+    with pytest.raises(ConfigurationError, match="no option"):
+        EpisodeRecorder(JigsawVisionEnv(**SMALL)).reset(options={"levle": 1})
+
+
+def test_a_recorder_steps_within_an_episode_and_finishes_after_it():
     recorder = EpisodeRecorder(JigsawVisionEnv(**SMALL))
     with pytest.raises(ConfigurationError, match="has not ended"):
         recorder.finish("p")
@@ -303,10 +325,15 @@ def test_a_recorder_says_what_it_needs():
     recorder.step(answer(["A"]))
     with pytest.raises(ResetNeeded):
         recorder.step(OBSERVE)
+
+
+def test_a_recorder_is_used_again():
+    recorder = EpisodeRecorder(JigsawVisionEnv(**SMALL))
+    recorder.reset(seed=1)
+    recorder.step(OBSERVE)
+    recorder.step(answer(["A"]))
     first = recorder.finish("p")
-    with pytest.raises(ConfigurationError, match="no option"):
-        recorder.reset(options={"levle": 1})
-    recorder.reset(seed=2)  # a recorder is used again
+    recorder.reset(seed=2)
     with pytest.raises(ConfigurationError, match="has not ended"):
         recorder.finish("p")
     recorder.step(answer(recorder.info["solution"]))

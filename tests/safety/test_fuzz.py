@@ -4,7 +4,8 @@ from functools import cache
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from invariants import DIALECTS, Player
+
+from tests.helpers.invariants import DIALECTS, Player
 
 FUZZ = settings(
     derandomize=True,
@@ -152,6 +153,7 @@ def tagged(tag, *bodies):
     return "<think>a</think>\n" + "\n".join(f"<{tag}>{body}</{tag}>" for body in bodies)
 
 
+@pytest.mark.slow
 @FUZZ
 @given(number=configs, text=st.text(max_size=300) | st.text(st.characters(codec=None), max_size=100))
 @example(number=0, text="\ud800\0\u202e")
@@ -160,6 +162,7 @@ def test_any_text(dialect, number, text):
     play(dialect, number, text, tagged("code", text), tagged("tool_call", text), tagged("answer", text))
 
 
+@pytest.mark.slow
 @FUZZ
 @given(number=configs, text=SOUP)
 @both
@@ -167,6 +170,7 @@ def test_a_soup_of_tokens(dialect, number, text):
     play(dialect, number, text, tagged("code", text), tagged("tool_call", text), tagged("answer", text))
 
 
+@pytest.mark.slow
 @FUZZ
 @given(number=configs, programs=st.lists(PROGRAMS, min_size=1, max_size=3))
 @example(number=1, programs=["state = ['B', 'A', 'C', 'D']\nturn('A', 90)"])
@@ -175,12 +179,14 @@ def test_programs(number, programs):
     play("code", number, *(tagged("code", program) for program in programs))
 
 
+@pytest.mark.slow
 @FUZZ
 @given(number=configs, calls=st.lists(CALLS, min_size=1, max_size=4))
 def test_tool_calls(number, calls):
     play("tools", number, tagged("tool_call", *calls))
 
 
+@pytest.mark.slow
 @FUZZ
 @given(number=configs, entries=JSON | st.permutations("ABCD") | st.lists(st.tuples(PIECES, NUMBERS), max_size=6))
 @both
@@ -256,6 +262,7 @@ def the_same(dialect, number, plain, spelled):
     play(dialect, number, spelled, plain)
 
 
+@pytest.mark.slow
 @FUZZ
 @given(number=configs, order=ORDERS, angles=st.none() | st.lists(WHOLE, min_size=5, max_size=5), data=st.data())
 @both
@@ -288,6 +295,7 @@ def respelled(draw, value):
     return draw(spellings(value)) if isinstance(value, str) else other_number(draw, value)
 
 
+@pytest.mark.slow
 @FUZZ
 @given(number=configs, call=CALLED, data=st.data())
 def test_tool_calls_in_two_spellings(number, call, data):
@@ -302,6 +310,7 @@ def test_tool_calls_in_two_spellings(number, call, data):
     the_same("tools", number, plain, fenced(data.draw, "tool_call", encoded(data.draw, written)))
 
 
+@pytest.mark.slow
 @FUZZ
 @given(number=configs, order=ORDERS, places=st.lists(st.integers(-5, 5), min_size=2, max_size=2), data=st.data())
 def test_code_in_two_spellings(number, order, places, data):
@@ -349,6 +358,7 @@ def edited(text, edits):
     return text
 
 
+@pytest.mark.slow
 @FUZZ
 @given(data=st.data(), number=configs, edits=EDITS)
 @both

@@ -10,15 +10,15 @@ import textwrap
 import time
 import tracemalloc
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile import GROUPS, HUGE, TEXTS, every_text
-from invariants import DIALECTS, SOUND, Player
 
 from agile_gym.actions.primitives import ERROR_KINDS
 from agile_gym.puzzle.pixels import rotate, rotated_size
+from tests.helpers import ROOT
+from tests.helpers.hostile import GROUPS, HUGE, TEXTS, every_text
+from tests.helpers.invariants import DIALECTS, SOUND, Player
 
 CONFIGS = {
     "2x2": {},
@@ -43,7 +43,9 @@ def test_the_corpus_is_large_and_distinct():
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize(
+    "config", [pytest.param(name, marks=[] if name == "2x2" else pytest.mark.slow) for name in CONFIGS]
+)
 def test_no_text_breaks_anything(config, dialect):
     player = Player(dialect, **CONFIGS[config])
     failures = []
@@ -57,6 +59,7 @@ def test_no_text_breaks_anything(config, dialect):
     assert not failures, f"{len(failures)} failures\n" + "\n".join(failures[:20])
 
 
+@pytest.mark.slow
 def test_texts_are_told_apart():
     # The corpus reaches every kind of error, and some of it is carried out.
     kinds = set()
@@ -72,6 +75,7 @@ def seconds(env, text):
     return time.process_time() - start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("config", ["2x2", "10x10"])
 def test_no_turn_is_slow(config, dialect):
@@ -99,6 +103,7 @@ def peak(env, text):
     return tracemalloc.get_traced_memory()[1] - start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("reward", ["paper", "official_code"])
 def test_no_turn_takes_much_memory(reward, dialect):
@@ -118,6 +123,7 @@ def test_no_turn_takes_much_memory(reward, dialect):
     assert not large, "\n".join(large)
 
 
+@pytest.mark.slow
 def test_a_rotated_image_is_as_large_as_was_said():
     # Else it might not fit into the canvas.
     rng = random.Random(0)
@@ -131,6 +137,7 @@ def test_a_rotated_image_is_as_large_as_was_said():
         assert image.shape[:2] == rotated_size(height, width, angle), (height, width, angle)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_memory_does_not_grow_over_a_long_episode(dialect):
     player = Player(dialect, image_size=32)
@@ -150,6 +157,7 @@ def test_memory_does_not_grow_over_a_long_episode(dialect):
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("kind", ["text", "action", "code", "call", "answer", "execution"])
 def test_an_error_leaves_no_cycles_behind(kind, dialect):
@@ -175,6 +183,7 @@ def test_an_error_leaves_no_cycles_behind(kind, dialect):
         gc.enable()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_nothing_is_printed_and_no_warning_is_emitted(dialect, capfd):
     # Under "error" the parser turns its warnings into syntax errors, which would hide them, so they are recorded.
@@ -214,8 +223,8 @@ def test_the_corpus_has_texts_that_would_warn():
 AUDIT = """
 import sys, warnings
 from collections import Counter
-import hostile
-from invariants import DIALECTS, SOUND, Player
+from tests.helpers import hostile
+from tests.helpers.invariants import DIALECTS, SOUND, Player
 
 seen, watching = Counter(), False
 
@@ -256,9 +265,9 @@ for event, count in seen.most_common(20):
 """
 
 
+@pytest.mark.slow
 def test_no_text_reaches_files_processes_or_imports():
-    here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), os.environ.get("PYTHONPATH", "")])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(AUDIT)], env=environment, capture_output=True, text=True, check=False
     )

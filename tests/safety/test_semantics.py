@@ -298,6 +298,7 @@ class Writer:
         return "\n".join(self.statement() for _ in range(self.rng.randint(1, 7)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("names", "rotations"), [("ABCD", False), ("ABCDEF", False), ("ABCD", True)])
 def test_programs_mean_what_they_mean_in_python(names, rotations):
     outcomes = Counter()

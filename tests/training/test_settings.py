@@ -25,7 +25,14 @@ from agile_gym.training import checking as cluster
 from agile_gym.training import stages
 from agile_gym.training.checking import check_settings
 from agile_gym.training.sections import OWN_SECTIONS
-from agile_gym.training.settings import SECTIONS, format_settings, read_settings, setting_names
+from agile_gym.training.settings import (
+    SECTIONS,
+    format_settings,
+    preset_names,
+    preset_text,
+    read_settings,
+    setting_names,
+)
 
 NAN, INF, HUGE = float("nan"), float("inf"), 10**30
 BAD = ["x", "", -1, 0, 1.5, True, NAN, INF, -INF, HUGE, 1e300, [], [[]], [2, 3], ["x"], {}, {"a": 1}]
@@ -154,35 +161,6 @@ def test_a_check_takes_no_time():
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["--set", "grpo.adam_betas=[2,3]"], "[grpo] adam_betas = [2, 3]"),
-        (["--set", "resources.cpus_per_runner=x", "--dry-run"], "[resources] cpus_per_runner = 'x'"),
-        (["--set", "sft.epochs=0", "--dry-run"], "[sft] epochs = 0"),
-        (["--set", "grpo.lr=1e-3", "--set", "grpo.lr=1e-4"], "grpo.lr is given twice"),
-        (["--seed", "1", "--set", "seed=2"], "--set seed sets --seed a second time"),
-        (["--set", "grpo=3"], "grpo is a section; change its settings, as grpo.KEY"),
-        (["--set", 'grpo={"lr": 1}'], "grpo is a section"),
-        (["--set", "sed=3"], "Did you mean 'seed'?"),
-        (["--set", ".lr=3"], "there is no section ''"),
-        (["--set", "sft.kl_coef=1"], "[sft] has no key 'kl_coef'"),
-        (["--preset", "."], "'.' is a folder"),
-        (["--print", "."], "'.' is a folder"),
-        (["--print", "tinny"], "Did you mean 'tiny'?"),
-        (["--seed", "99999999999"], "of at least 0, up to 2,147,483,647"),
-        (["--set", "resources.address=127.0.0.1"], "[resources] address = '127.0.0.1' is not the address"),
-    ],
-)
-def test_the_command_says_it_in_one_line(tmp_path, capsys, monkeypatch, words, expected):
-    monkeypatch.chdir(tmp_path)
-    assert main(["train", "--output", "run", *words]) == 1
-    errors = capsys.readouterr().err
-    assert expected in errors
-    assert errors.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("grpo = 3", "grpo = 3 must be a section, [grpo]"),
@@ -193,6 +171,7 @@ def test_the_command_says_it_in_one_line(tmp_path, capsys, monkeypatch, words, e
         (f"seed = {'9' * 5000}", "this is not TOML"),
         (f"[grpo]\ntasks = {'[' * 5000}", "this is not TOML"),
         ("[grpo]\nlr = 1\nlr = 2", "this is not TOML"),
+        ("[grpo\n", "mine.toml: this is not TOML"),
     ],
 )
 def test_files_of_wrong_types(tmp_path, text, expected):
@@ -360,3 +339,24 @@ def test_options_of_the_commands_have_the_defaults_of_the_classes_behind_them():
 def test_a_model_that_is_not_there_is_named():
     with pytest.raises(ModelError, match=r"^\[model\] path = '/nowhere/model': There is no model"):
         check_settings(read_settings("tiny", {"model.path": "/nowhere/model"}))
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_are_read_back_as_they_are_written(name, tmp_path):
+    settings = read_settings(name, {"seed": 3, "images.train": "a \"b\"\n'c'", "grpo.lr": 1e-7})
+    path = tmp_path / "copy.toml"
+    path.write_text(format_settings(settings))
+    assert read_settings(str(path)) == settings
+    (tmp_path / "preset.toml").write_text(preset_text(name))
+    assert read_settings(str(tmp_path / "preset.toml")) == read_settings(name)
+
+
+def test_agiles_settings_are_those_of_the_paper():
+    settings = read_settings("agile_7b")
+    assert settings.environment["max_turns"] == 5
+    assert settings.environment["max_pixels"] == 401_408
+    assert (settings.grpo["group_size"], settings.grpo["groups_per_iteration"]) == (8, 64)
+    assert (settings.grpo["lr"], settings.grpo["kl_coef"], settings.grpo["entropy_coef"]) == (2e-6, 0, 0)
+    assert settings.grpo["max_new_tokens"] == 2048
+    assert (settings.cold_start["count"], settings.cold_start["turns"]) == (1600, [4, 8])
+    assert (settings.sft["epochs"], settings.sft["batch_size"], settings.sft["lr"]) == (2, 32, 1e-5)

@@ -1,7 +1,8 @@
 import os
-from pathlib import Path
 
 import pytest
+
+from tests.helpers import ROOT
 
 try:
     import ray
@@ -20,6 +21,7 @@ def pytest_collection_modifyitems(items):
     here = os.path.dirname(__file__)
     for item in items:
         if str(item.path).startswith(here):
+            item.add_marker(pytest.mark.slow)
             for text in RAY_WARNINGS:
                 item.add_marker(pytest.mark.filterwarnings(text))
 
@@ -27,9 +29,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session", autouse=True)
 def cluster():
     """Start Ray once."""
-    here = Path(__file__).parent
-    folders = [str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, folders))  # workers import parts of the tests
+    folders = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, folders))  # workers import helpers of the tests
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     os.environ["RAY_DEDUP_LOGS"] = "0"
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
@@ -37,12 +38,11 @@ def cluster():
     ray.shutdown()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_config(small_model):
     """Return what makes a configuration that is trained in no time; all in the driver by default."""
-    from rllib_parts import letters
-
     from agile_gym.learner import GRPOConfig
+    from tests.helpers.rllib_parts import letters
 
     def make(*, runners=0, learners=0, env=None, model=None, vlm=None, **training):
         options = {"image_size": 64, "prompt": "short", "images": None, "split": "train", "max_turns": 2}

@@ -7,11 +7,11 @@ import time
 
 import numpy as np
 import pytest
-from rllib_parts import letters, train
 
 from agile_gym.errors import ConfigurationError, ImageError, ModelError
 from agile_gym.learner import GRPOConfig
 from agile_gym.learner.resources import ActorNeeds, actor_needs, check_fits
+from tests.helpers.rllib_parts import letters, train
 
 
 @pytest.mark.parametrize(

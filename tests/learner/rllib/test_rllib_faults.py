@@ -6,10 +6,9 @@ import time
 from functools import partial
 
 import pytest
-from faulty_parts import FaultyEnv
-from rllib_parts import Watched, difference, texts, train, weights
 
 from agile_gym.errors import ModelError
+from tests.helpers.rllib_parts import FaultyEnv, Watched, difference, texts, train, weights
 
 ITERATIONS = 3
 
@@ -52,22 +51,33 @@ def pids(algorithm, group):
     return [result.get() for result in found.result_or_errors]
 
 
-def test_two_runners_and_two_learners_whatever_happens_to_them(make_config, build, tmp_path, expected):
-    """One algorithm for all of it, as processes take long to start."""
-    folder = tmp_path / "faults"
-    config = faulty(make_config(runners=2, learners=2, lr=1e-4), folder)
+@pytest.fixture(scope="module")
+def spread(make_config, tmp_path_factory):
+    """Two runners and two learners, started once; their folder of faults, and a checkpoint of the beginning."""
+    folder = tmp_path_factory.mktemp("spread")
+    config = faulty(make_config(runners=2, learners=2, lr=1e-4), folder / "faults")
     config.env_runners(sample_timeout_s=10)
-    algorithm = build(config)
-    path = algorithm.save_to_path(tmp_path / "beginning")
+    algorithm = config.build_algo()
+    yield algorithm, folder / "faults", algorithm.save_to_path(folder / "beginning")
+    algorithm.stop()
 
-    def begin():
-        algorithm.restore_from_path(path)
-        algorithm.__dict__["seen"] = []
 
-    begin()
+@pytest.fixture
+def begun(spread):
+    """Return the algorithm at its beginning, and the folder of faults."""
+    algorithm, folder, path = spread
+    algorithm.restore_from_path(path)
+    algorithm.__dict__["seen"] = []
+    return algorithm, folder
+
+
+def test_two_runners_and_two_learners_train_as_one_of_each(begun, expected):
+    algorithm, _ = begun
     assert_same(train(algorithm, ITERATIONS), algorithm, expected)
 
-    begin()
+
+def test_runners_that_die_or_hang_in_their_groups_change_nothing(begun, expected):
+    algorithm, folder = begun
     told = train(algorithm)
     (folder / "kill").touch()  # a runner dies in the middle of its groups
     told += train(algorithm)
@@ -79,44 +89,57 @@ def test_two_runners_and_two_learners_whatever_happens_to_them(make_config, buil
     assert time.perf_counter() - start > 10
     assert_same(told, algorithm, expected)
 
-    begin()
+
+def test_an_environment_that_raises_once_is_tried_again(begun, expected):
+    algorithm, folder = begun
     told = []
     for number in range(ITERATIONS):
-        (folder / f"raise-{number}").touch()  # an environment raises, and plays on when it is tried again
+        (folder / f"raise-{number}").touch()
         told += train(algorithm)
         assert algorithm.told["group_retries"] == 1
     assert_same(told, algorithm, expected)
 
-    begin()
+
+def test_runners_and_learners_that_die_between_iterations_change_nothing(begun, expected):
+    algorithm, _ = begun
     told = train(algorithm)
-    for pid in pids(algorithm, "runners"):  # between two iterations
+    rebuilt = algorithm.told["learners_rebuilt"]
+    for pid in pids(algorithm, "runners"):
         os.kill(pid, signal.SIGKILL)
     told += train(algorithm)
     os.kill(pids(algorithm, "learners")[0], signal.SIGKILL)
     told += train(algorithm)
     assert_same(told, algorithm, expected)
-    assert algorithm.told["learners_rebuilt"] == 1
+    assert algorithm.told["learners_rebuilt"] == rebuilt + 1
 
-    begin()
+
+def test_deaths_that_are_known_before_the_iteration_change_nothing(begun, expected):
+    algorithm, _ = begun
     told = train(algorithm, 2)
-    victims = [*pids(algorithm, "runners"), pids(algorithm, "learners")[0]]
-    for pid in victims:  # both, and it is known before the iteration
+    rebuilt = algorithm.told["learners_rebuilt"]
+    for pid in [*pids(algorithm, "runners"), pids(algorithm, "learners")[0]]:
         os.kill(pid, signal.SIGKILL)
     for _ in range(2):
         algorithm.env_runner_group.foreach_env_runner(os_pid, local_env_runner=False)
         algorithm.learner_group.foreach_learner(os_pid)
     told += train(algorithm)
     assert_same(told, algorithm, expected)
-    assert algorithm.told["learners_rebuilt"] == 2
+    assert algorithm.told["learners_rebuilt"] == rebuilt + 1
 
-    begin()
+
+def test_a_learner_that_dies_in_an_update_changes_nothing(begun, expected):
+    algorithm, _ = begun
     told = train(algorithm, 2)
+    rebuilt = algorithm.told["learners_rebuilt"]
     algorithm.learner_group.foreach_learner(partial(die_in_step, 2), remote_actor_ids=[1])
     told += train(algorithm)
     assert_same(told, algorithm, expected)
-    assert algorithm.told["learners_rebuilt"] == 3
+    assert algorithm.told["learners_rebuilt"] == rebuilt + 1
 
-    # One of them has nothing to do, and takes the same step.
+
+def test_a_learner_with_nothing_to_do_takes_the_same_step(begun):
+    algorithm, _ = begun
+    train(algorithm)
     before = weights(algorithm)
     algorithm.learn(algorithm.make_samples(algorithm.seen[-1])[:1])
     first, second = (result.get() for result in algorithm.learner_group.foreach_learner(own_weights).result_or_errors)
@@ -190,17 +213,24 @@ class BrokenEnv(FaultyEnv):
         raise ZeroDivisionError("this puzzle is broken")
 
 
+LORA = {"train": "lora", "lora_rank": 4}
+HELD_OUT = {"env_config": {"split": "test"}}
+
+
+def with_adapter(make_config, **where):
+    config = make_config(vlm=LORA, lr=0.01, **where)
+    config.algo_class = Watched
+    return config
+
+
 def test_adapters_and_evaluation_in_processes_of_their_own(make_config, build, tmp_path):
-    vlm = {"train": "lora", "lora_rank": 4}
-    changes = {"env_config": {"split": "test"}, "max_new_tokens": 5}
-
-    def make(**where):
-        config = make_config(vlm=vlm, lr=0.01, **where)
-        config.algo_class = Watched
-        return config
-
-    spread = build(make(runners=1, learners=1).evaluation(evaluation_num_env_runners=1, evaluation_config=changes))
-    whole = build(make().evaluation(evaluation_config={"env_config": {"split": "test"}}))
+    changes = {**HELD_OUT, "max_new_tokens": 5}
+    spread = build(
+        with_adapter(make_config, runners=1, learners=1).evaluation(
+            evaluation_num_env_runners=1, evaluation_config=changes
+        )
+    )
+    whole = build(with_adapter(make_config).evaluation(evaluation_config=HELD_OUT))
     assert train(spread, 2) == [pytest.approx(entry, rel=1e-3, abs=1e-4) for entry in train(whole, 2)]
     assert texts(spread) == texts(whole)
     assert difference(weights(spread), weights(whole)) < 1e-4
@@ -209,12 +239,15 @@ def test_adapters_and_evaluation_in_processes_of_their_own(make_config, build, t
     short, long = spread.evaluate(), whole.evaluate()
     assert (short["tokens"], long["tokens"]) == (10, 16)  # two turns of five and of eight tokens
     assert short["acc"] == long["acc"]
-    other = build(make(max_new_tokens=5).evaluation(evaluation_config={"env_config": {"split": "test"}}))
+    other = build(with_adapter(make_config, max_new_tokens=5).evaluation(evaluation_config=HELD_OUT))
     other.restore_from_path(spread.save_to_path(tmp_path / "checkpoint"))
     assert other.evaluate() == short
 
-    # The disk of the learner is full: RLlib would not tell.
-    path = tmp_path / "checkpoint"
+
+def test_a_full_disk_of_a_learner_is_told_and_the_checkpoint_kept(make_config, build, tmp_path):
+    """RLlib would not tell."""
+    spread, path = build(with_adapter(make_config, runners=1, learners=1)), tmp_path / "checkpoint"
+    train(spread, 2)
     spread.save_to_path(path)
     kept, kept_weights = path.joinpath("manifest.json").read_bytes(), weights(spread)
     train(spread)
@@ -225,6 +258,7 @@ def test_adapters_and_evaluation_in_processes_of_their_own(make_config, build, t
         spread.save_pretrained(tmp_path / "adapter")
     assert {entry.name for entry in tmp_path.iterdir()} <= {"checkpoint", "adapter"}
     assert path.joinpath("manifest.json").read_bytes() == kept
+    whole = build(with_adapter(make_config))
     whole.restore_from_path(path)
     assert difference(weights(whole), kept_weights) == 0
     spread.learner_group.foreach_learner(partial(limit_files, -1))
@@ -233,10 +267,12 @@ def test_adapters_and_evaluation_in_processes_of_their_own(make_config, build, t
     spread.save_to_path(path)
     assert spread.told["learners_rebuilt"] == 0
 
-    # RLlib would not tell either that the checkpoint is of another model.
+
+def test_a_learner_in_a_process_of_its_own_refuses_a_checkpoint_of_another_model(make_config, build, tmp_path):
+    """RLlib would not tell."""
     stranger = build(make_config()).save_to_path(tmp_path / "stranger")
     with pytest.raises(ModelError, match="belong to another model"):
-        spread.restore_from_path(stranger)
+        build(with_adapter(make_config, runners=1, learners=1)).restore_from_path(stranger)
 
 
 def limit_files(size, learner):

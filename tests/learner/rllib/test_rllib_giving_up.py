@@ -1,8 +1,8 @@
 """Episodes that their policy gives up are trained on as others that are not solved."""
 
 import pytest
-from giving_up import GivingUp, GivingUpAll
-from rllib_parts import Watched, train
+
+from tests.helpers.rllib_parts import GivingUp, GivingUpAll, Watched, train
 
 
 def test_given_up_episodes_cost_no_group(make_config, build):

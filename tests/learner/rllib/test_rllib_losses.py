@@ -5,11 +5,11 @@ from functools import wraps
 import numpy as np
 import pytest
 import ray
-from rllib_parts import train, weights
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.learner import GRPOConfig
 from agile_gym.learner.losses import LOSSES
+from tests.helpers.rllib_parts import train, weights
 
 CLIPS = {"grpo": (0.2, 0.2), "dr_grpo": (0.2, 0.2), "dapo": (0.2, 0.28), "gspo": (3e-4, 4e-4)}
 """As in the papers."""

@@ -4,11 +4,12 @@ import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[3] / "benchmarks" / "training_speed.py"
+from tests.helpers import ROOT
+
+SCRIPT = ROOT / "benchmarks" / "training_speed.py"
 WITH_TRL = importlib.util.find_spec("trl") is not None
 
 

@@ -3,13 +3,13 @@
 from collections import Counter
 
 import pytest
-from rllib_parts import difference, weights
 
 from agile_gym.coldstart import ColdStartConfig, make_cold_start
 from agile_gym.errors import ConfigurationError
 from agile_gym.learner.sft import SFT, SFTConfig
 from agile_gym.models import ChatFormat
 from agile_gym.models.tiny import build_processor
+from tests.helpers.rllib_parts import difference, weights
 
 OPTIONS = {"image_size": 64, "prompt": "short"}
 

@@ -3,12 +3,11 @@
 import logging
 
 import pytest
-from failing_parts import Failing
-from faulty_parts import FaultyEnv
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
 from agile_gym.learner import GRPO
+from tests.helpers.rllib_parts import Failing, FaultyEnv
 
 METRIC = "grpo/return"
 

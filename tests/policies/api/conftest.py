@@ -2,9 +2,9 @@ import logging
 import pickle
 
 import pytest
-from faults import KEY, FaultyServer
 
 from agile_gym.envs.jigsaw import JigsawVisionEnv
+from tests.helpers.faulty_server import KEY, FaultyServer
 
 
 @pytest.fixture(autouse=True)

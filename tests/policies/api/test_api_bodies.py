@@ -6,7 +6,6 @@ import tracemalloc
 import zlib
 
 import pytest
-from faults import Answer, completion, refuse, say
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from agile_gym.errors import EndpointError
 from agile_gym.policies.api.failures import classify
 from agile_gym.policies.api.limits import read_retry_after
 from agile_gym.policies.api.replies import read_reply
+from tests.helpers.faulty_server import Answer, completion, refuse, say
 
 TEXT = '<think>x</think><answer>["A", "B", "C", "D"]</answer>'
 ESCAPES = "\x1b]0;title\x07\x1b[2J\x9b31m\u202egnp.exe"
@@ -34,6 +34,7 @@ def blanks(megabytes):
     return b"".join(parts) + packer.flush()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [200, 500])
 @pytest.mark.parametrize("packed", [False, True])
 def test_an_answer_without_end_is_given_up(serve, connect, start, status, packed):

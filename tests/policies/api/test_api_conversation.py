@@ -3,7 +3,6 @@ import io
 
 import numpy as np
 import pytest
-from faults import say
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -14,6 +13,7 @@ from agile_gym.policies.api.policy import Conversation, encode_image, plain_word
 from agile_gym.policies.api.replies import Reply
 from agile_gym.rollout import EpisodeSpec, play_episodes
 from agile_gym.transcripts import TurnUsage
+from tests.helpers.faulty_server import say
 
 LOOK = "<think>Let me see.</think><code>observation_image_{} = observation(state)</code>"
 ANSWER = '<think>That is it.</think><answer>["B", "A", "D", "C"]</answer>'

@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from faults import refuse, say
 
-SCRIPT = Path(__file__).parents[3] / "examples" / "evaluate_api.py"
+from tests.helpers import ROOT
+from tests.helpers.faulty_server import refuse, say
+
+SCRIPT = ROOT / "examples" / "evaluate_api.py"
 SOLVE = '<think>x</think><answer>["B", "A", "D", "C"]</answer>'
 
 pytest.importorskip("openai")
@@ -21,6 +22,7 @@ def run(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_it_prints_the_table_and_what_was_spent(serve):
     server = serve(lambda *_: say(SOLVE, usage=(1000, 20)))
     result = run(server.url, "a-model", "3", "env.image_size=64", "price_in=2", "price_out=10", "temperature=0.5")
@@ -32,6 +34,7 @@ def test_it_prints_the_table_and_what_was_spent(serve):
     assert len(SCRIPT.read_text().splitlines()) < 150
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_shown_when_the_endpoint_fails(serve):
     server = serve(lambda number, _: say(SOLVE) if number < 16 else refuse(500, "out of memory"))
     result = run(server.url, "a-model", "10", "env.image_size=64", "max_retries=0", "max_concurrency=1")
@@ -40,6 +43,7 @@ def test_what_is_finished_is_shown_when_the_endpoint_fails(serve):
     assert "16 turns from 17 requests" in result.stdout
 
 
+@pytest.mark.slow
 def test_mistakes_are_said_without_a_traceback():
     result = run("http://me:hunter22@localhost:8000/v1", "a-model")
     assert result.returncode == 1

@@ -5,12 +5,12 @@ import pickle
 import time
 
 import pytest
-from faults import KEY, Answer, completion, free_port, refuse, say
 
 from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import AgileGymError, EndpointError
 from agile_gym.policies import GivenUp
 from agile_gym.rollout import EpisodeSpec, play_episodes
+from tests.helpers.faulty_server import KEY, Answer, completion, free_port, refuse, say
 
 TEXT = '<think>x</think><answer>["A", "B", "C", "D"]</answer>'
 
@@ -61,6 +61,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_passes_is_tried_again(serve, connect, start, name):
     server = serve(first_fails(BROKEN[name], BROKEN[name]))
@@ -81,6 +82,7 @@ def test_what_passes_is_tried_again(serve, connect, start, name):
 EMPTY = ("an empty list of choices", "an answer without a message")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in BROKEN if name not in EMPTY])
 def test_what_does_not_pass_is_an_error_at_last(serve, connect, start, name):
     server = serve(lambda *_: BROKEN[name])
@@ -242,7 +244,7 @@ def test_a_slow_answer_is_asked_for_again(serve, connect, start):
     assert len(server.seen) == 2
 
 
-def test_retry_after_is_honoured_by_all_requests(serve, connect, start):
+def test_retry_after_is_honoured(serve, connect, start):
     server = serve(first_fails(refuse(429, headers={"Retry-After": "1"})))
     policy = connect(server, max_concurrency=1)
     _, observations, infos = start(3)
@@ -250,15 +252,21 @@ def test_retry_after_is_honoured_by_all_requests(serve, connect, start):
     times = [request.time for request in server.seen]
     assert len(times) == 4
     assert 1.0 <= times[1] - times[0] < 3
-    # The third request is held back, too, though it was not the one that was refused.
+
+
+def test_retry_after_holds_back_requests_that_were_not_refused(serve, connect, start):
     answers = [refuse(429, headers={"Retry-After": "1"}), Answer(body=completion(TEXT), delay=0.2)]
     server = serve(first_fails(*answers))
-    policy = connect(server, max_concurrency=2)
-    assert policy.act(observations, infos) == [TEXT] * 3
+    _, observations, infos = start(3)
+    assert connect(server, max_concurrency=2).act(observations, infos) == [TEXT] * 3
     times = [request.time for request in server.seen]
     assert times[1] - times[0] < 0.9
     assert times[2] - times[0] >= 1.0
+
+
+def test_retry_after_in_milliseconds_is_honoured(serve, connect, start):
     policy = connect(serve(first_fails(refuse(503, headers={"retry-after-ms": "400"}))))
+    _, observations, infos = start(3)
     began = time.monotonic()
     policy.act(observations, infos)
     assert 0.4 <= time.monotonic() - began < 3

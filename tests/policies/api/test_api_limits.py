@@ -13,7 +13,6 @@ import textwrap
 import time
 
 import pytest
-from faults import Answer, FaultyServer, completion, say
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,11 +20,13 @@ from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import BudgetError, ConfigurationError
 from agile_gym.policies.api.limits import RateLimiter, backoff_seconds, read_retry_after
 from agile_gym.rollout import EpisodeSpec, play_episodes
+from tests.helpers.faulty_server import Answer, FaultyServer, completion, say
 
 TEXT = '<think>x</think><answer>["A", "B", "C", "D"]</answer>'
 LOOK = "<think>x</think><code>observation_image_{} = observation(state)</code>"
 
 
+@pytest.mark.slow
 def test_requests_are_side_by_side_and_not_too_many(serve, connect, start):
     server = serve(lambda *_: Answer(body=completion(TEXT), delay=0.3))
     _, observations, infos = start(12)
@@ -52,6 +53,7 @@ def test_requests_a_minute(serve, connect, start):
     assert 5 * 0.1 - 0.1 <= times[-1] - times[0] < 3
 
 
+@pytest.mark.slow
 def test_tokens_a_minute_are_corrected_by_what_was_taken(serve, connect, start):
     """Each answer takes 5,000 tokens, more than one would think, so that 600,000 a minute are two requests a second."""
     server = serve(lambda *_: Answer(body=completion(TEXT, usage=(4900, 100))))
@@ -346,6 +348,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
 def test_ctrl_c_is_felt_at_once(serve):
     server = serve(lambda *_: Answer(body=completion(TEXT), delay=60))

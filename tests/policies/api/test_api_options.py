@@ -185,6 +185,7 @@ def test_the_policy_is_made_by_its_name():
         make_policy("api", model=" ", base_url=LOCAL)
 
 
+@pytest.mark.slow
 def test_the_client_is_imported_with_the_policy_only():
     code = (
         "import sys, agile_gym.policies, agile_gym.policies.api.policy\n"

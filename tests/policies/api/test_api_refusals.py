@@ -5,11 +5,11 @@ import re
 import zlib
 
 import pytest
-from faults import Answer, refuse, say
 
 from agile_gym.cli import main
 from agile_gym.evaluation import read_journal
 from agile_gym.transcripts import TranscriptWriter, read_transcripts
+from tests.helpers.faulty_server import Answer, refuse, say
 
 TEXT = '<think>x</think><answer>["A", "B", "C", "D"]</answer>'
 LOOK = "<think>x</think><code>observation(state)</code>"
@@ -80,6 +80,7 @@ def check(folder, episodes):
     return results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("--batch", "1"), ("--batch", "5"), ("--workers", "2")])
 def test_an_evaluation_goes_on_and_counts_what_was_refused(serve, evaluate, tmp_path, arguments):
     status, out, err = evaluate(serve(some_are_refused), *arguments)
@@ -121,6 +122,7 @@ def test_an_evaluation_is_resumed_where_only_refused_puzzles_are_left(serve, eva
     check(tmp_path, 12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("episodes", [3, 40])
 @pytest.mark.parametrize("answer", [FILTER, TOO_LONG, refuse(422, "no"), refuse(400, "temperature")])
 def test_a_request_that_is_always_refused_ends_the_run_in_one_line(serve, evaluate, tmp_path, episodes, answer):
@@ -147,6 +149,7 @@ def test_an_endpoint_that_lets_nobody_in_ends_the_run_at_any_time(serve, evaluat
     assert read_journal(tmp_path / "r.jsonl")[1]
 
 
+@pytest.mark.slow
 def test_a_cold_start_goes_on_with_other_attempts(serve, tmp_path):
     pytest.importorskip("openai")
     from agile_gym.coldstart import ColdStartConfig, make_cold_start

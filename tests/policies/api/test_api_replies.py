@@ -216,6 +216,7 @@ def outcome(raw):
         return error
 
 
+@pytest.mark.slow
 @CALM
 @given(st.binary() | (JSON | COMPLETION).map(lambda data: json.dumps(data).encode()))
 @example(b"[" * 100_000)

@@ -4,20 +4,20 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
-from faults import Answer, FaultyServer, forward, refuse
-from serving import transformers_serve
-from tiny_player import ANSWERS, OPTIONS, lesson, make_env, teach
 
 from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import EndpointError
 from agile_gym.rollout import EpisodeSpec, play_episodes
+from tests.helpers import ROOT
+from tests.helpers.faulty_server import Answer, FaultyServer, forward, refuse
+from tests.helpers.model_server import transformers_serve
+from tests.helpers.tiny_player import ANSWERS, OPTIONS, lesson, make_env, teach
 
 MISSING = [name for name in ("openai", "torch", "transformers", "fastapi", "uvicorn") if find_spec(name) is None]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs the packages {MISSING}")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=f"needs the packages {MISSING}")]
 
 GREEDY = {"temperature": 0.0, "max_tokens": 64, "send_stop": False, "api_key_env": None, "request_timeout": 120.0}
 
@@ -143,7 +143,7 @@ def test_another_models_name_is_an_error_that_names_it(join):
 
 
 def test_the_example_against_the_real_server(served):
-    script = Path(__file__).parents[3] / "examples" / "evaluate_api.py"
+    script = ROOT / "examples" / "evaluate_api.py"
     options = ["send_stop=false", "max_tokens=48", "temperature=0", "env.image_size=64", "env.prompt=short"]
     result = subprocess.run(
         [sys.executable, str(script), served.url, served.model, "2", *options],

@@ -4,13 +4,13 @@ import json
 import time
 
 import pytest
-from faults import Answer, completion, refuse, say
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agile_gym.errors import EndpointError
 from agile_gym.policies.api.failures import MAX_BODY
 from agile_gym.policies.api.replies import MalformedReplyError, is_stream, read_reply
+from tests.helpers.faulty_server import Answer, completion, refuse, say
 
 TEXT = '<think>höre</think><answer>["A", "B", "C", "D"]</answer>'
 STOP = ("</code>", "</answer>", "</tool_call>")
@@ -163,6 +163,7 @@ def test_reasoning_refusals_and_tool_calls_are_put_together():
     assert read_reply(stream(event({"content": "x"}), other, event(finish_reason="stop"))).text == "x"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finish", ["stop", "length"])
 @pytest.mark.parametrize("reason", [..., None, "</answer>"])
 @settings(deadline=None, max_examples=50)
@@ -177,6 +178,7 @@ def test_a_stream_is_read_as_the_same_answer_at_once(finish, reason, data):
     assert one == read_reply(completion(text, finish=finish, choice=choice), stop=STOP)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     st.binary().map(lambda body: b"data: " + body) | st.text().map(lambda text: f"data: {json.dumps(text)}".encode())

@@ -1,7 +1,8 @@
 """Thoughts that speak of tags, on servers that end a text at a stop text wherever it stands."""
 
 import pytest
-from faults import Answer, completion
+
+from tests.helpers.faulty_server import Answer, completion
 
 STOP = ("</code>", "</answer>", "</tool_call>")
 THOUGHT = "<think>I could write <code>swap(0, 1)</code> or <answer>[]</answer>.</think>"

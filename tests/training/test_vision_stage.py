@@ -1,0 +1,135 @@
+"""Vision pretraining that is interrupted, or killed, and goes on."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from agile_gym.errors import ConfigurationError, explain_os_error  # noqa: E402
+from agile_gym.images import open_images  # noqa: E402
+from agile_gym.models.tiny.pretraining import VisionPretrainingConfig  # noqa: E402
+from agile_gym.training.stages import run_vision_pretraining  # noqa: E402
+
+CONFIG = {"matching_steps": 3, "matching_batch": 4, "steps": 3, "batch": 4, "warmup": 1, "few": 12}
+KILLED = f"""
+import os, signal, sys
+from pathlib import Path
+from agile_gym.images import open_images
+from agile_gym.models.tiny.pretraining import VisionPretrainingConfig
+from agile_gym.training.stages import run_vision_pretraining
+
+def progress(done, entry):
+    if done == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+config = VisionPretrainingConfig(**{CONFIG})
+run_vision_pretraining(Path(sys.argv[1]), open_images(), config, lambda done: None, progress, save_every=2)
+"""
+
+
+def play(folder, **changes):
+    """Run the stage, and return what was told."""
+    begun, seen = [], []
+    run_vision_pretraining(
+        folder,
+        open_images(),
+        VisionPretrainingConfig(**(CONFIG | changes)),
+        begun.append,
+        lambda done, entry: seen.append(done),
+    )
+    return begun, seen
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_bit_for_bit(tmp_path):
+    assert play(tmp_path / "whole") == ([0], [1, 2, 3, 4, 5, 6])
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "killed")],
+        check=False, timeout=120, capture_output=True,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "killed" / "model").exists()
+    assert play(tmp_path / "killed") == ([5], [6])  # the second step of the second stage was saved
+    whole, other = ((tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "killed"))
+    assert whole == other
+
+
+def test_a_checkpoint_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"nothing of the kind")
+    with pytest.raises(ConfigurationError, match="Remove it"):
+        play(tmp_path)
+    torch.save({"config": print}, tmp_path / "checkpoint.pt")  # a function is not taken from a file
+    with pytest.raises(ConfigurationError, match="Remove it"):
+        play(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: [1, 2],
+        lambda state: {},
+        lambda state: {**state, "stage": "other"},
+        lambda state: {**state, "step": "2"},
+        lambda state: {**state, "config": None},
+        lambda state: {key: value for key, value in state.items() if key != "model"},
+        lambda state: {**state, "model": {}},
+        lambda state: {**state, "optimizer": {}},
+        lambda state: {**state, "matching": []},
+        lambda state: {**state, "drawn": 3},
+        lambda state: torch.zeros(3),
+    ],
+)
+def test_a_state_that_does_not_fit_is_told_before_anything_is_dropped(tmp_path, stopped, change):
+    state = torch.load(stopped / "checkpoint.pt", weights_only=True)
+    path = tmp_path / "checkpoint.pt"
+    torch.save(change(state), path)
+    before = path.read_bytes()
+    with pytest.raises(ConfigurationError, match=r"checkpoint\.pt cannot be read .*Remove it"):
+        run_vision_pretraining(
+            tmp_path, open_images(), VisionPretrainingConfig(**CONFIG), lambda done: pytest.fail("it began"), print
+        )
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\xff", "half", "dir"])
+def test_a_damaged_checkpoint_is_told(tmp_path, stopped, content):
+    path, whole = tmp_path / "checkpoint.pt", (stopped / "checkpoint.pt").read_bytes()
+    if content == "dir":
+        path.mkdir()
+    else:
+        path.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
+    with pytest.raises(ConfigurationError, match=r"checkpoint\.pt cannot be read .*Remove it"):
+        play(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A training that was interrupted at its second step."""
+    folder = tmp_path_factory.mktemp("vision")
+
+    def stop(done, entry):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_vision_pretraining(folder, open_images(), VisionPretrainingConfig(**CONFIG), lambda done: None, stop)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["100k", "5m", "20m"])
+def test_a_full_disk_is_told_and_the_training_goes_on_when_there_is_room(disk, size):
+    disk.resize(size)
+    config, ignore = VisionPretrainingConfig(**CONFIG), lambda *_: None
+    every = 2 if size == "20m" else 100
+    with pytest.raises(OSError, match=r"(checkpoint\.pt|vision/model)'?$") as caught:
+        run_vision_pretraining(disk.path / "vision", open_images(), config, ignore, ignore, save_every=every)
+    assert "the disk is full" in explain_os_error(caught.value)
+    assert not list(disk.path.rglob("*.new"))
+    disk.resize("400m")
+    play(disk.path / "vision")
+    assert (disk.path / "vision" / "model" / "model.safetensors").exists()
