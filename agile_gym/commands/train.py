@@ -77,9 +77,11 @@ def add_train_command(commands: Any) -> None:  # noqa: ANN401 -- argparse has no
 def _train(options: argparse.Namespace) -> int:
     from agile_gym.errors import import_optional
 
-    import_optional("ray", extra="train", purpose="train")
+    for package in ("ray", "pydantic"):
+        import_optional(package, extra="train", purpose="train")
     from agile_gym.training.folder import SETTINGS, read_run_settings
-    from agile_gym.training.settings import preset_text, read_settings
+    from agile_gym.training.settings import read_settings
+    from agile_gym.training.texts import preset_text
 
     if options.shown is not None:
         print(preset_text(options.shown), end="")

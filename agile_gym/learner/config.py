@@ -12,7 +12,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.from_config import NotProvided
 
-from agile_gym.arguments import check_types, declared_types, is_number, is_whole, require, require_seed
+from agile_gym.arguments import check_types, declared_types, documented, is_number, is_whole, require, require_seed
 from agile_gym.envs.jigsaw.config import JigsawConfig
 from agile_gym.errors import ConfigurationError, did_you_mean
 from agile_gym.learner.groups import TaskMix
@@ -131,9 +131,12 @@ class GRPOConfig(AlgorithmConfig):
         self._model_config = ModelOptions.from_mapping({**known, **options}).to_mapping()
         return self
 
-    def training(
+    def training(  # pyright: ignore[reportIncompatibleMethodOverride] -- RLlib's ``lr`` may be a schedule
         self,
         *,
+        lr: float = _NOT_GIVEN,
+        grad_clip: float | None = _NOT_GIVEN,
+        num_epochs: int = _NOT_GIVEN,
         loss: str = _NOT_GIVEN,
         clip_low: float | None = _NOT_GIVEN,
         clip_high: float | None = _NOT_GIVEN,
@@ -170,9 +173,12 @@ class GRPOConfig(AlgorithmConfig):
         torch_threads_per_actor: int | None = _NOT_GIVEN,
         **kwargs: Any,  # noqa: ANN401 -- RLlib's
     ) -> Self:
-        """Set how the model is trained; RLlib's ``lr``, ``grad_clip`` and ``num_epochs`` too.
+        """Set how the model is trained.
 
         Args:
+            lr: Learning rate of AdamW; its course is set with ``lr_schedule``.
+            grad_clip: Gradients of a larger norm are scaled down to it; None leaves them.
+            num_epochs: How often the episodes of an iteration are learned from.
             loss: ``"grpo"``, ``"dr_grpo"``, ``"dapo"`` or ``"gspo"``; see `agile_gym.learner.losses`.
             clip_low: Ratios are clipped at 1 - clip_low, ...
             clip_high: ... and at 1 + clip_high; None for the loss's own: 0.2 and 0.2 of `grpo` and `dr_grpo`, 0.2 and
@@ -266,10 +272,19 @@ class GRPOConfig(AlgorithmConfig):
 
     @classmethod
     def setting_types(cls) -> dict[str, Any]:
-        """Return the settings of `training` that are GRPO's, and those of RLlib's that it uses, with their types."""
-        kinds = {**declared_types(GRPOConfig.training), "lr": float, "grad_clip": float | None, "num_epochs": int}
-        del kinds["kwargs"]
-        return kinds
+        """Return the settings of `training`, but for those that are RLlib's alone, with their types."""
+        return {name: kind for name, kind in declared_types(GRPOConfig.training).items() if name != "kwargs"}
+
+    @classmethod
+    def setting_texts(cls) -> dict[str, str]:
+        """Return what each setting means."""
+        return documented(GRPOConfig.training)
+
+    @classmethod
+    def described(cls) -> dict[str, tuple[Any, Any, str]]:
+        """Return type, default and meaning of each setting."""
+        defaults, texts = vars(cls()), cls.setting_texts()
+        return {name: (kind, defaults[name], texts[name]) for name, kind in cls.setting_types().items()}
 
     def check_values(self) -> None:
         """Check each setting by itself, and what follows from them; RLlib's are checked by `validate`.

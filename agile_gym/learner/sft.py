@@ -14,7 +14,7 @@ import numpy as np
 from ray.rllib.utils.from_config import NotProvided
 from ray.rllib.utils.metrics import LEARNER_UPDATE_TIMER, SYNCH_WORKER_WEIGHTS_TIMER, TIMERS
 
-from agile_gym.arguments import declared_types, is_whole
+from agile_gym.arguments import declared_types, documented, is_whole
 from agile_gym.errors import ConfigurationError
 from agile_gym.learner.config import GRPOConfig
 from agile_gym.learner.data import Sample, make_samples
@@ -94,6 +94,11 @@ class SFTConfig(GRPOConfig):
         """Return the settings of `supervise`, and those of `training` that it heeds, with their types."""
         own = dict(declared_types(cls.supervise))
         return own | {name: kind for name, kind in super().setting_types().items() if name not in _COMPARING}
+
+    @classmethod
+    def setting_texts(cls) -> dict[str, str]:
+        """Return what each setting means."""
+        return documented(cls.supervise) | super().setting_texts()
 
     def check_values(self) -> None:
         """Check each setting by itself, and what follows from them.

@@ -21,7 +21,7 @@ from agile_gym.outputs import (
     read_mark,
     write_mark,
 )
-from agile_gym.training.settings import SECTIONS, TrainSettings, format_settings, read_settings
+from agile_gym.training.settings import SECTIONS, RunSettings, read_settings
 
 __all__ = ["KIND", "SETTINGS", "STATE", "RunFolder", "read_run_settings"]
 
@@ -125,7 +125,7 @@ class RunFolder:
             self.close()
             raise
 
-    def _take(self, *, resume: bool, overwrite: bool) -> TrainSettings | None:
+    def _take(self, *, resume: bool, overwrite: bool) -> RunSettings | None:
         """Return the settings of the run that is gone on with."""
         sweep(self.path)
         marked = read_mark(self.path, KIND)
@@ -153,7 +153,7 @@ class RunFolder:
 
     def begin(
         self,
-        settings: TrainSettings,
+        settings: RunSettings,
         content: Mapping[str, str],
         unset: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
@@ -162,7 +162,7 @@ class RunFolder:
         Args:
             settings: The settings.
             content: What is at their paths, by ``"section.key"``, so that these may change while that does not.
-            unset: Values that follow from other settings; see `format_settings`.
+            unset: Values that follow from other settings; see `RunSettings.to_toml`.
 
         Raises:
             ConfigurationError: If the run was begun with others, or the files cannot be written.
@@ -174,7 +174,7 @@ class RunFolder:
                 if old[name] != new[name]:
                     raise ConfigurationError(_other_settings(self.path, name, old[name], new[name]))
         try:
-            text = format_settings(settings, unset)
+            text = settings.to_toml(unset)
             path = self.path / SETTINGS
             if self._there is None or path.read_text(encoding="utf-8") != text:
                 _write(path, text)
@@ -205,7 +205,7 @@ class RunFolder:
         _write(self.path / STATE, json.dumps({"done": self.done, "content": self._content}))
 
 
-def read_run_settings(folder: Path) -> TrainSettings:
+def read_run_settings(folder: Path) -> RunSettings:
     """Read the settings of the run in a folder.
 
     Raises:

@@ -3,7 +3,6 @@
 import re
 import socket
 import time
-from dataclasses import replace
 
 import pytest
 
@@ -24,8 +23,7 @@ from agile_gym.models.tiny.pretraining import EyesConfig
 from agile_gym.training import checking as cluster
 from agile_gym.training import stages
 from agile_gym.training.checking import check_settings
-from agile_gym.training.sections import OWN_SECTIONS
-from agile_gym.training.settings import SECTIONS, format_settings, read_settings, setting_names
+from agile_gym.training.settings import SECTIONS, RunSettings, read_settings, section_class
 
 NAN, INF, HUGE = float("nan"), float("inf"), 10**30
 BAD = ["x", "", -1, 0, 1.5, True, NAN, INF, -INF, HUGE, 1e300, [], [[]], [2, 3], ["x"], {}, {"a": 1}]
@@ -88,8 +86,9 @@ def refusal(**changes):
 @pytest.mark.parametrize("section", SECTIONS)
 def test_every_key_of_every_section(section):
     allowed = (OF_BOTH if section in ("sft", "grpo") else {}) | ALLOWED.get(section, {})
-    assert allowed.keys() <= setting_names(section)
-    for key in sorted(setting_names(section)):
+    keys = section_class(section).model_fields
+    assert allowed.keys() <= keys.keys()
+    for key in sorted(keys):
         for value in BAD:
             if (key, value) in (("path", "x"), ("address", "x")):  # asked for elsewhere
                 continue
@@ -126,7 +125,7 @@ def test_every_key_of_every_section(section):
         ({"resources__cpus_per_runner": -1}, "[resources] cpus_per_runner = -1"),
         ({"resources__cpus_per_learner": 1.5}, "a part from 0 to 1, or a whole number"),
         ({"resources__gpus_per_learner": 2}, "a process uses one GPU at most"),
-        ({"sft__epochs": 0}, "[sft] epochs = 0 is not allowed; give a number above 0."),
+        ({"sft__epochs": 0}, "[sft] epochs = 0 is not allowed; give a number above 0, up to 1,000,000."),
         ({"sft__freeze": ["eyes"]}, "[sft] freeze = 'eyes' is not allowed."),
         ({"sft__replay_count": 10**7}, "[sft] replay_count = 10000000 is not allowed; give at least 1, up to"),
         ({"eyes__grids": [[6, 6]]}, "[eyes] grids = ((6, 6),) is not allowed; give grids of 2 to 26 pieces"),
@@ -259,7 +258,7 @@ def test_a_loss_clips_as_it_does_unless_told(loss, low, high, tmp_path):
     settings = read_settings("tiny", {"grpo.loss": loss})
     config = stages.grpo_config(settings, "tiny")
     assert (config.loss_arguments()["clip_low"], config.loss_arguments()["clip_high"]) == (low, high)
-    text = format_settings(settings, stages.unset_values(settings))
+    text = settings.to_toml(stages.unset_values(settings))
     assert f"\n# clip_low = {low}\n" in text
     assert f"\n# clip_high = {high}\n" in text
     (tmp_path / "copy.toml").write_text(text)
@@ -288,7 +287,7 @@ def test_none_is_kept_where_it_is_not_the_default(tmp_path):
     changes = {"environment.level": None, "grpo.grad_clip": None, "sft.max_tokens": None, "grpo.window": None}
     settings = read_settings("tiny", changes)
     check_settings(settings)
-    (tmp_path / "copy.toml").write_text(format_settings(settings))
+    (tmp_path / "copy.toml").write_text(settings.to_toml())
     back = read_settings(str(tmp_path / "copy.toml"))
     assert stages.environment_options(back, test=False)["level"] is None
     assert stages.grpo_config(back, "tiny").grad_clip is None
@@ -344,8 +343,7 @@ def test_options_of_the_commands_have_the_defaults_of_the_classes_behind_them():
 
     assert _config(_parser().parse_args(["coldstart"])) == ColdStartConfig()
     assert SamplingOptions().max_new_tokens == NEW_TOKENS == GRPOConfig().max_new_tokens
-    settings = read_settings("tiny")
-    empty = replace(settings, sft=OWN_SECTIONS["sft"].defaults(), grpo=OWN_SECTIONS["grpo"].defaults())
+    empty = RunSettings()
     for config, fresh in (
         (stages.grpo_config(empty, "tiny"), GRPOConfig()),
         (stages.sft_config(empty, "tiny", "", 1, ""), SFTConfig()),
@@ -353,8 +351,8 @@ def test_options_of_the_commands_have_the_defaults_of_the_classes_behind_them():
         for name in type(config).setting_types():
             if name not in ("lr_total_steps", "lr_warmup_steps"):  # which follow from the steps
                 assert getattr(config, name) == getattr(fresh, name), name
-    assert OWN_SECTIONS["evaluation"].defaults()["episodes"] == DEFAULT_EPISODES
-    assert OWN_SECTIONS["evaluation"].defaults()["interval_episodes"] == GRPOConfig().evaluation_duration
+    assert empty.evaluation.episodes == DEFAULT_EPISODES
+    assert empty.evaluation.interval_episodes == GRPOConfig().evaluation_duration
 
 
 def test_a_model_that_is_not_there_is_named():

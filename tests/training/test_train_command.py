@@ -23,7 +23,8 @@ from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation import read_report
 from agile_gym.training.checking import check_settings
 from agile_gym.training.folder import RunFolder
-from agile_gym.training.settings import format_settings, preset_names, preset_text, read_settings
+from agile_gym.training.settings import read_settings
+from agile_gym.training.texts import preset_names, preset_text
 from agile_gym.transcripts import read_transcripts
 
 SMALL = {
@@ -357,7 +358,7 @@ def test_a_dry_run_tells_sizes_and_begins_nothing(tmp_path):
 def test_presets_are_read_back_as_they_are_written(name, tmp_path):
     settings = read_settings(name, {"seed": 3, "images.train": "a \"b\"\n'c'", "grpo.lr": 1e-7})
     path = tmp_path / "copy.toml"
-    path.write_text(format_settings(settings))
+    path.write_text(settings.to_toml())
     assert read_settings(str(path)) == settings
     (tmp_path / "preset.toml").write_text(preset_text(name))
     assert read_settings(str(tmp_path / "preset.toml")) == read_settings(name)
@@ -365,13 +366,13 @@ def test_presets_are_read_back_as_they_are_written(name, tmp_path):
 
 def test_agiles_settings_are_those_of_the_paper():
     settings = read_settings("agile_7b")
-    assert settings.environment["max_turns"] == 5
-    assert settings.environment["max_pixels"] == 401_408
-    assert (settings.grpo["group_size"], settings.grpo["groups_per_iteration"]) == (8, 64)
-    assert (settings.grpo["lr"], settings.grpo["kl_weight"], settings.grpo["entropy_weight"]) == (2e-6, 0, 0)
-    assert settings.grpo["max_new_tokens"] == 2048
-    assert (settings.cold_start["count"], settings.cold_start["turns"]) == (1600, [4, 8])
-    assert (settings.sft["epochs"], settings.sft["batch_size"], settings.sft["lr"]) == (2, 32, 1e-5)
+    assert settings.environment.max_turns == 5
+    assert settings.environment.max_pixels == 401_408
+    assert (settings.grpo.group_size, settings.grpo.groups_per_iteration) == (8, 64)
+    assert (settings.grpo.lr, settings.grpo.kl_weight, settings.grpo.entropy_weight) == (2e-6, 0, 0)
+    assert settings.grpo.max_new_tokens == 2048
+    assert (settings.cold_start.count, settings.cold_start.turns) == (1600, [4, 8])
+    assert (settings.sft.epochs, settings.sft.batch_size, settings.sft.lr) == (2, 32, 1e-5)
 
 
 def test_a_file_that_is_no_toml_is_named(tmp_path):
@@ -482,11 +483,11 @@ def test_stages_of_the_jigsaw_are_refused_for_another_environment(changes, messa
 
 def test_options_of_a_preset_do_not_go_to_another_environment(tmp_path):
     settings = read_settings("tiny", {"environment.id": QUARTER, "cold_start.count": 0, "environment.size": 32})
-    assert settings.environment == {"id": QUARTER, "size": 32}
-    assert (settings.env, settings.has_cold_start, settings.eyes) == (QUARTER, False, {})
-    assert "turns" not in settings.cold_start
+    assert settings.environment.to_mapping() == {"id": QUARTER, "size": 32}
+    assert (settings.env, settings.has_cold_start, settings.eyes.explicit()) == (QUARTER, False, {})
+    assert "turns" not in settings.cold_start.explicit()
     path = tmp_path / "settings.toml"
-    path.write_text(format_settings(settings))
+    path.write_text(settings.to_toml())
     assert read_settings(str(path)) == settings
     assert read_settings(str(path), {"environment.id": QUARTER}) == settings
-    assert read_settings("tiny", {"environment.id": "JigsawVision-v0"}).environment["image_size"] == 64
+    assert read_settings("tiny", {"environment.id": "JigsawVision-v0"}).environment.image_size == 64
