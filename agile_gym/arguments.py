@@ -118,7 +118,7 @@ def documented(owner: Any) -> dict[str, str]:  # noqa: ANN401 -- a class or a fu
     texts: dict[str, list[str]] = {}
     inside, name = False, ""
     for line in (inspect.getdoc(owner) or "").splitlines():
-        entry = re.fullmatch(r" {4}(\w+): (.+)", line)
+        entry = re.fullmatch(r" {4}\*{0,2}(\w+): (.+)", line)
         if line and not line.startswith(" "):
             inside = line in ("Attributes:", "Args:")
         elif inside and entry:

@@ -53,8 +53,8 @@ class ColdStartConfig:
             `agile_gym.policies.make_policy` reads it.
         teacher_options: Options of the teacher; of the expert, those of `ExpertPolicy` but ``turns``. It thinks in few
             words where the prompt is short, unless ``style`` is given.
-        grid: A grid, or several, which get equal shares.
-        level: How many pieces start in their place; as for `JigsawConfig`.
+        grid: A grid such as ``"2x3"``, or a list of several, which get equal shares.
+        level: How many pieces start in their place; as for the environment.
         turns: Smallest and largest number of turns, the answer included; 4 to 8 by default, as AGILE's, and any number
             in another environment than the jigsaw.
         balance: What episodes are balanced over: ``"both"`` numbers of turns and ways of looking closer, ``"turns"``,

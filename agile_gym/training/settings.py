@@ -183,11 +183,11 @@ class ColdStartSettings(Section):
 
 
 class GRPOSettings(Section):
-    """Reinforcement learning."""
+    """Reinforcement learning: groups of episodes are played and compared; see `agile_gym.learner.GRPOConfig`."""
 
     source = "agile_gym.learner.rllib:GRPOConfig"
     elsewhere = {"reward_fn": _FUNCTION, "policy_class": _FUNCTION}
-    iterations: int = Field(100, ge=0, le=_MOST, description="Rollouts, each with its update; 0 leaves the stage out.")
+    iterations: int = Field(100, ge=0, le=_MOST, description="Iterations: rollout and update. 0 leaves the stage out.")
 
 
 class SFTSettings(Section):
@@ -204,7 +204,7 @@ class SFTSettings(Section):
     }
     unless_set = {**dict.fromkeys(as_in_grpo, "as in `[grpo]`"), "lr_warmup_steps": "from `lr_warmup_share`"}
     epochs: float = Field(2, gt=0, le=10**6, description="How often every episode is seen.")
-    replay_count: int = Field(6400, description="Puzzles that are made to be replayed; see `replay_size`.")
+    replay_count: int = Field(6400, description="Puzzles that are made for `replay_size` to draw from.")
     freeze: list[str] | None = Field(None, description="Parts that are not trained here. None for those of `[model]`.")
     lr_warmup_share: float = Field(0.1, ge=0, le=1, description="Share of the steps over which `lr` rises from 0.")
 
@@ -212,10 +212,10 @@ class SFTSettings(Section):
 class EvaluationSettings(Section):
     """Evaluation on held-out photographs: after each stage, and in training."""
 
-    episodes: int = Field(DEFAULT_EPISODES, ge=1, le=MAX_EPISODES, description="Puzzles after each stage.")
+    episodes: int = Field(DEFAULT_EPISODES, ge=1, le=MAX_EPISODES, description="Puzzles played after each stage.")
     interval: int = Field(20, ge=0, le=_MOST, description="Iterations between two evaluations in training. 0 for none.")
-    interval_episodes: int = Field(256, ge=1, le=MAX_EPISODES, description="Puzzles of an evaluation in training.")
-    batch: int = Field(64, ge=1, le=MAX_EPISODES, description="Episodes side by side.")
+    interval_episodes: int = Field(256, ge=1, le=MAX_EPISODES, description="Puzzles of each of these evaluations.")
+    batch: int = Field(64, ge=1, le=MAX_EPISODES, description="Episodes that are played side by side.")
     seed: int = Field(0, ge=0, le=MAX_SEED, description="Seed of the puzzles.")
     workers: int = Field(1, ge=1, le=MAX_WORKERS, description="Processes that play after each stage.")
 
@@ -248,7 +248,7 @@ class ResourceSettings(Section):
 
 
 class CheckpointSettings(Section):
-    """Checkpoints, from which a run goes on after an interruption."""
+    """Checkpoints of GRPO and supervised training, from which a run goes on after an interruption."""
 
     every: int = Field(10, ge=1, le=_MOST, description="Iterations between two.")
 

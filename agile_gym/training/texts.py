@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import re
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, time
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, cast
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, cast, get_args, get_origin
 
 from agile_gym.arguments import plain
 from agile_gym.errors import ConfigurationError, did_you_mean
@@ -26,12 +28,14 @@ __all__ = [
     "preset_names",
     "preset_text",
     "range_words",
+    "reference",
     "to_toml",
 ]
 
 PRESETS = Path(__file__).parent / "presets"
 """Folder of the presets."""
 _MAX_FILE = 1 << 20
+_NONE = '`"none"`'
 _DEEPEST = 16
 """Most levels of lists and tables in a value."""
 _LARGEST = 1 << 1000
@@ -43,6 +47,8 @@ def range_words(bounds: list[Any]) -> str:
     low, above, high = (
         next((getattr(bound, name) for bound in bounds if hasattr(bound, name)), None) for name in ("ge", "gt", "le")
     )
+    if low is above is high is None:
+        return ""
     if above is not None:
         return f" above {above:,}" + ("" if high is None else f", up to {high:,}")
     return f" of at least {low:,}" if high is None else f" from {low:,} to {high:,}"
@@ -181,3 +187,62 @@ def preset_text(name: str) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is not a text file in UTF-8: {error}") from error
+
+
+_HEAD = """# Settings
+
+The settings of `agile-gym train`, section by section; [training.md](training.md) tells what a run does with them. They
+are set in a TOML file (`--preset FILE.toml`), on the command line (`--set grpo.lr=1e-5`) and in Python
+(`RunSettings(grpo={"lr": 1e-5})`). The columns after the default are those of the presets, and empty where they keep
+it. None stands for a key that is not set; where the type has `"none"`, that turns off what has a default. What Python
+writes as `(2, 3)` is `[2, 3]` in TOML.
+
+This page is written by `agile-gym train --list-settings`, from the code."""
+_TYPES = {int: "int", float: "float", str: "str", bool: "bool", Any: "any"}
+
+
+def reference() -> str:
+    """Return a page in Markdown with every setting: its type, default and meaning, and what the presets set."""
+    from agile_gym.training.settings import SECTIONS, RunSettings, section_class
+
+    presets = {name: RunSettings.from_toml(preset_text(name), name) for name in sorted(preset_names(), reverse=True)}
+    seed = _row("seed", "int", "`0`", ["" for _ in presets], RunSettings.model_fields["seed"].description or "")
+    parts = [_HEAD, *_table("Top level", "", presets), seed]
+    for name in SECTIONS:
+        kind = section_class(name)
+        parts += _table(f"[{name}]", inspect.getdoc(kind) or "", presets)
+        for key, field in kind.model_fields.items():
+            types = [text for text in _type_names(field.annotation) if text != _NONE or kind.none_is_set(key)]
+            default = kind.unless_set.get(key) or ("" if field.default is None else f"`{to_toml(field.default)}`")
+            given = [getattr(settings, name).explicit() for settings in presets.values()]
+            set_there = [f"`{to_toml(values[key])}`" if key in values else "" for values in given]
+            set_there = ["" if text == default else text for text in set_there]
+            words = " or ".join(types) + range_words(field.metadata)
+            parts.append(_row(key, words, default, set_there, field.description or ""))
+    return "\n".join(parts) + "\n"
+
+
+def _table(title: str, text: str, presets: Iterable[str]) -> list[str]:
+    head = ["Key", "Type", "Default", *(f"`{name}`" for name in presets), "Meaning"]
+    return [f"\n## {title}\n", *([f"{text}\n"] if text else []), f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+
+
+def _row(key: str, kind: str, default: str, presets: list[str], meaning: str) -> str:
+    cells = [f"`{key}`", kind, default, *presets, meaning.replace("``", "`")]
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _type_names(kind: Any) -> list[str]:  # noqa: ANN401 -- any annotation
+    """Return the types of TOML that an annotation allows; what only Python has is left out."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return list(dict.fromkeys(name for part in inner for name in _type_names(part)))
+    if origin is Literal:
+        return [f"`{to_toml(value)}`" for value in inner]
+    if origin is tuple and inner[-1] is not Ellipsis:
+        return [f"[{', '.join(name for part in inner for name in _type_names(part))}]"]
+    if origin in (tuple, list, Sequence):
+        return [f"list of {' or '.join(_type_names(inner[0]))}"]
+    if origin is Mapping:
+        return ["table"]
+    return [_NONE] if kind is NoneType else [_TYPES[kind]] if kind in _TYPES else []
