@@ -79,7 +79,8 @@ class SFTConfig(GRPOConfig):
             replay: Folder of other ones, for what the model can do already and is not to forget: only what their
                 answers say is learned, not when to answer.
             batch_size: Episodes in each step.
-            replay_size: Episodes in each step that are replayed, beside the others; of these only the answers are learned.
+            replay_size: Episodes in each step that are replayed, beside the others; of these only the answers are
+                learned.
             skip_mistakes: Whether turns that an expert got wrong on purpose are only read, not learned.
             max_tokens: Turns are left out at the end of episodes that have more tokens; None leaves out none.
         """

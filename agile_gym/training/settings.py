@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -293,7 +293,7 @@ class RunSettings(BaseModel):
     resources: SerializeAsAny[ResourceSettings] = _SECTION
     checkpoints: SerializeAsAny[CheckpointSettings] = _SECTION
 
-    def __init__(self, **values: Any) -> None:  # noqa: ANN401 -- a mapping for each section, and the seed
+    def __init__(self, /, **values: Any) -> None:  # noqa: ANN401 -- a mapping for each section, and the seed
         """Take ``seed``, and a mapping for each section; what is left out has its default.
 
         Raises:
@@ -352,7 +352,7 @@ class RunSettings(BaseModel):
             if not dot and section in SECTIONS:
                 raise ConfigurationError(f"{section} is a section; change its settings, as {section}.KEY.")
             if section not in (SECTIONS if dot else values):
-                raise _no_section(section)
+                raise _no_section(section, SECTIONS if dot else values)
             if dot:
                 values[section][key] = value
             else:
@@ -414,8 +414,8 @@ _JIGSAW_ONLY: dict[str, tuple[str, ...]] = {
 """What is left out of settings for the jigsaw when the environment is changed; of some sections, everything."""
 
 
-def _no_section(name: object) -> ConfigurationError:
-    return ConfigurationError(f"there is no section {name!r:.100}. {did_you_mean(name, RunSettings.model_fields)}")
+def _no_section(name: object, allowed: Iterable[str]) -> ConfigurationError:
+    return ConfigurationError(f"there is no section {name!r:.100}. {did_you_mean(name, allowed)}")
 
 
 def _in_words(error: ValidationError) -> ConfigurationError:
@@ -425,7 +425,7 @@ def _in_words(error: ValidationError) -> ConfigurationError:
     section, *keys = entry["loc"]
     if entry["type"] != "value_error":
         if not keys:
-            return _no_section(section)
+            return _no_section(section, RunSettings.model_fields)
         kind, key = section_class(str(section)), keys[0]
         reason = kind.elsewhere.get(str(key))
         hint = f". {did_you_mean(key, kind.model_fields)}" if reason is None else f": {reason}."

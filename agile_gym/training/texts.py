@@ -184,7 +184,7 @@ def preset_text(name: str) -> str:
     if path.stat().st_size > _MAX_FILE:
         raise ConfigurationError(f"{path} is too large to be a file of settings.")
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is not a text file in UTF-8: {error}") from error
 
