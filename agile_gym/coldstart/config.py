@@ -48,7 +48,7 @@ class ColdStartConfig:
     """The settings of a cold start.
 
     Attributes:
-        count: Episodes wanted.
+        count: Number of episodes to make.
         teacher: ``"expert"``, which plays the jigsaw only, or the name of a policy, as
             `agile_gym.policies.make_policy` reads it.
         teacher_options: Options of the teacher; of the expert, those of `ExpertPolicy` but ``turns``. It thinks in few
