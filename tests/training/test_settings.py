@@ -490,6 +490,7 @@ def test_what_was_given_is_told_apart_from_defaults(tmp_path):
     asked = settings.changed({"sft.max_new_tokens": 512})
     assert asked != settings  # else GRPO's would be taken
     assert asked.sft.given() == {"max_new_tokens": 512}
+    assert settings.changed({"sft.window": "none"}) != settings  # GRPO's window may be another
     assert RunSettings(**dict(settings)) == settings
     with pytest.raises(pydantic.ValidationError):
         settings.grpo.lr = 1.0
