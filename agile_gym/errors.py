@@ -25,6 +25,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, fields
 from functools import lru_cache
 from types import ModuleType, NoneType, UnionType
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
@@ -46,10 +47,13 @@ __all__ = [
     "check_seed",
     "check_types",
     "declared_types",
+    "described_fields",
     "did_you_mean",
+    "documented",
     "error_number",
     "explain_os_error",
     "import_optional",
+    "in_words",
     "is_number",
     "is_whole",
     "one_line",
@@ -302,6 +306,32 @@ def declared_types(owner: Any) -> Mapping[str, Any]:  # noqa: ANN401 -- a class 
     return {name: kind for name, kind in kinds.items() if name != "return"}
 
 
+def documented(owner: Any) -> dict[str, str]:  # noqa: ANN401 -- a class or a function
+    """Return the texts of a docstring's ``Attributes:`` or ``Args:`` by name, each in one line."""
+    texts: dict[str, list[str]] = {}
+    inside, name = False, ""
+    for line in (inspect.getdoc(owner) or "").splitlines():
+        entry = re.fullmatch(r" {4}\*{0,2}(\w+): (.+)", line)
+        if line and not line.startswith(" "):
+            inside = line in ("Attributes:", "Args:")
+        elif inside and entry:
+            name = entry[1]
+            texts[name] = [entry[2]]
+        elif inside and name and line.strip():
+            texts[name].append(line.strip())
+    return {name: " ".join(lines) for name, lines in texts.items()}
+
+
+def described_fields(kind: Any) -> dict[str, tuple[Any, Any, str]]:  # noqa: ANN401 -- a dataclass
+    """Return type, default and text of each field of a dataclass, all of which have a default."""
+    kinds, texts = declared_types(kind), documented(kind)
+    described: dict[str, tuple[Any, Any, str]] = {}
+    for entry in fields(kind):
+        default = entry.default if entry.default_factory is MISSING else entry.default_factory()
+        described[entry.name] = (kinds[entry.name], default, texts[entry.name])
+    return described
+
+
 def check_fields(instance: object) -> None:
     """Check the fields of a dataclass's instance against their annotations; see `check_types`."""
     check_types(declared_types(type(instance)), vars(instance))
@@ -321,7 +351,7 @@ def check_types(kinds: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         ConfigurationError: If a value is of another type.
     """
     for name, value in values.items():
-        require(_fits(value, kinds[name]), name, value, _in_words(kinds[name]))
+        require(_fits(value, kinds[name]), name, value, in_words(kinds[name]))
 
 
 def _fits(value: Any, kind: Any) -> bool:  # noqa: ANN401 -- any value, any annotation
@@ -355,19 +385,19 @@ def _fits(value: Any, kind: Any) -> bool:  # noqa: ANN401 -- any value, any anno
 _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", NoneType: "None"}
 
 
-def _in_words(kind: Any) -> str:  # noqa: ANN401 -- any annotation
+def in_words(kind: Any) -> str:  # noqa: ANN401 -- any annotation
     """Return the values that an annotation allows, in words."""
     origin, inner = get_origin(kind), get_args(kind)
     if kind in _WORDS:
         return _WORDS[kind]
     if origin in (Union, UnionType):
-        return " or ".join(map(_in_words, inner))
+        return " or ".join(map(in_words, inner))
     if origin is Literal:
         return f"one of {', '.join(map(repr, inner))}"
     if origin is tuple and inner[-1] is not Ellipsis:
-        return f"a list of {len(inner)}: {', '.join(map(_in_words, inner))}"
+        return f"a list of {len(inner)}: {', '.join(map(in_words, inner))}"
     if origin in (tuple, list, Sequence):
-        return f"a list, each entry {_in_words(inner[0])}"
+        return f"a list, each entry {in_words(inner[0])}"
     if origin is Mapping:
         return "a table such as {name = value}"
     if origin is not None:

@@ -78,7 +78,6 @@ def branch(options, name, settings):
     """Begin a run from the files of another one, up to a stage."""
     from agile_gym.outputs import write_mark
     from agile_gym.training.folder import KIND
-    from agile_gym.training.settings import format_settings
 
     _, _, base, last, _ = plan(options)[name]
     folder = options.output / name
@@ -99,7 +98,7 @@ def branch(options, name, settings):
     (beside / "metrics.jsonl").write_text("".join(kept), "utf-8")
     state = [*done, *(f"evaluate-{evaluated[stage]}" for stage in done if stage in evaluated)]
     (beside / "state.json").write_text(json.dumps({"done": state}), "utf-8")
-    (beside / "settings.toml").write_text(format_settings(settings), "utf-8")
+    (beside / "settings.toml").write_text(settings.to_toml(), "utf-8")
     write_mark(beside, KIND)
     beside.rename(folder)
 
@@ -126,7 +125,7 @@ def train(options, name):
         def _grpo(self, model):
             config = stages.grpo_config(self.settings, model)
             config.algo_class = Shuffled
-            return self._train("grpo", config, self.settings.grpo["iterations"])
+            return self._train("grpo", config, self.settings.grpo.iterations)
 
     settings = settings_of(options, name)
     branch(options, name, settings)
@@ -135,8 +134,8 @@ def train(options, name):
     kind(settings, folder, resume=(folder / "settings.toml").exists()).run()
     for stage, model in (("coldstart", "sft"), ("grpo", "grpo")):
         play(settings, folder / "evaluation" / SAMPLED / f"{stage}.json", folder / model / "model", temperature=1.0)
-    turns = max(settings.cold_start["turns"])
-    if turns > settings.environment["max_turns"]:
+    turns = max(settings.cold_start.turns)
+    if turns > settings.environment.max_turns:
         play(settings, folder / "evaluation" / MORE_TURNS / "coldstart.json", folder / "sft" / "model", max_turns=turns)
 
 
@@ -159,7 +158,7 @@ def play(settings, output, model, *, temperature=0.0, **changes):
     )
     prepared = prepare_plan(plan)
     policy = make_policy(plan.policy, **plan.policy_options)
-    results = evaluate(policy, plan, batch=settings.evaluation["batch"], prepared=prepared)
+    results = evaluate(policy, plan, batch=settings.evaluation.batch, prepared=prepared)
     write_report(output, results, plan=plan.to_json(), photographs=prepared.photographs())
 
 

@@ -58,7 +58,7 @@ class Run:
             if (path := folder / "evaluation" / "sampled" / f"{stage}.json").exists()
         }
         more = folder / "evaluation" / "more-turns" / "coldstart.json"
-        longer = max(self.settings.cold_start["turns"]) > self.settings.environment["max_turns"]
+        longer = max(self.settings.cold_start.turns) > self.settings.environment.max_turns
         self.more_turns = read_report(more) if longer and more.exists() else None
         self.records = read_records(folder / "metrics.jsonl")
 
@@ -111,7 +111,7 @@ def stage_rows(runs):
                 drawn = run.column(stage, grid, sampled=True)
                 rows.append((run.name, title, *cells(column), "" if drawn is None else shares(drawn["acc"])))
                 if stage == "coldstart" and run.more_turns is not None:
-                    turns = max(run.settings.cold_start["turns"])
+                    turns = max(run.settings.cold_start.turns)
                     more = run.more_turns.summary[grid][AVERAGE]
                     rows.append((run.name, f"{title}, {turns} turns allowed", *cells(more), ""))
     return rows
@@ -218,7 +218,7 @@ def learning(folder, runs):
 
 The tiny model, preset `tiny`, from nothing. After each stage {column["puzzles"]:,} puzzles of {column["photographs"]}
 photographs that no stage was trained on, random parts, all pieces misplaced, the multi-turn protocol with at most
-{first.settings.environment["max_turns"]} turns, greedy; 95% intervals in brackets. After vision pretraining, the model
+{first.settings.environment.max_turns} turns, greedy; 95% intervals in brackets. After vision pretraining, the model
 answers at once (that is what it was taught). Sampled is at temperature 1, as in training.
 
 {names}

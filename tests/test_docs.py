@@ -134,7 +134,7 @@ def test_the_cluster_of_the_example_is_one_and_its_flags_are_those_of_the_comman
     from agile_gym.training.settings import read_settings
 
     resources = read_settings("agile_7b", {"resources.address": "auto"}).resources
-    needed = sum(resources[f"{kind}s"] * resources[f"gpus_per_{kind}"] for kind in ("runner", "learner"))
+    needed = resources.runners * resources.gpus_per_runner + resources.learners * resources.gpus_per_learner
     assert needed == gpus
     options = subprocess.run(
         [sys.executable, "-m", "agile_gym", "train", "--help"], capture_output=True, text=True

@@ -47,13 +47,13 @@ class ColdStartConfig:
     """The settings of a cold start.
 
     Attributes:
-        count: Episodes wanted.
+        count: Number of episodes to make.
         teacher: ``"expert"``, which plays the jigsaw only, or the name of a policy, as
             `agile_gym.policies.make_policy` reads it.
         teacher_options: Options of the teacher; of the expert, those of `ExpertPolicy` but ``turns``. ``style`` is
             ``"short"`` where the prompt is short, unless given.
-        grid: A grid, or several, which get equal shares.
-        level: Number of pieces that start in their place; as for `JigsawConfig`.
+        grid: A grid such as ``"2x3"``, or a list of several, which get equal shares.
+        level: Number of pieces that start in their place; as for the environment.
         turns: Smallest and largest number of turns, the answer included; 4 to 8 by default, as AGILE's, and any number
             in another environment than the jigsaw.
         balance: Balance of the episodes: ``"both"`` over numbers of turns and kinds of closer looks, ``"turns"``,

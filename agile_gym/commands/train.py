@@ -58,6 +58,9 @@ def add_train_command(commands: Any) -> None:  # noqa: ANN401 -- argparse has no
     command.add_argument("--preset", default="tiny", help="tiny, agile_7b or a TOML file (default: %(default)s)")
     command.add_argument("--print", dest="shown", metavar="PRESET", help="print a preset, and exit")
     command.add_argument(
+        "--list-settings", action="store_true", help="print every setting: type, default and meaning, and exit"
+    )
+    command.add_argument(
         "--output", type=Path, default=Path("train"), metavar="DIR", help="the run's folder (default: %(default)s)"
     )
     add_env(command)
@@ -80,12 +83,17 @@ def add_train_command(commands: Any) -> None:  # noqa: ANN401 -- argparse has no
 def _train(options: argparse.Namespace) -> int:
     from agile_gym.errors import import_optional
 
-    import_optional("ray", extra="train", purpose="train")
+    for package in ("ray", "pydantic"):
+        import_optional(package, extra="train", purpose="train")
     from agile_gym.training.folder import SETTINGS, read_run_settings
-    from agile_gym.training.settings import preset_text, read_settings
+    from agile_gym.training.settings import read_settings
+    from agile_gym.training.texts import preset_text, reference
 
     if options.shown is not None:
         print(preset_text(options.shown), end="")
+        return 0
+    if options.list_settings:
+        print(reference(), end="")
         return 0
     changes = read_pairs(options.changes, "--set", "grpo.lr=1e-4")
     for flag, key, value in (

@@ -157,7 +157,7 @@ class ImageSource(Protocol):
         """Return the pixels of an image.
 
         Args:
-            index: Which image, 0 to ``len(self) - 1``.
+            index: Index of the image, 0 to ``len(self) - 1``.
 
         Returns:
             RGB array of shape (H, W, 3), uint8, C-contiguous and read-only.
@@ -219,15 +219,15 @@ class ImageSubset:
 
     Attributes:
         source: The other source.
-        skipped: What the other source has skipped, if it tells.
+        skipped: Images that the other source has skipped, if it lists them.
     """
 
     def __init__(self, source: ImageSource, indices: Sequence[int]) -> None:
         """Select images.
 
         Args:
-            source: Where they come from.
-            indices: Which images, in their new order.
+            source: The other source.
+            indices: Indices of the images, in their new order.
         """
         self.source = source
         self._indices = tuple(indices)
@@ -273,7 +273,7 @@ def take_split(source: ImageSource, split: Split, test_fraction: float, given: s
         source: All images.
         split: The split wanted.
         test_fraction: Share of test images, in the open range (0, 1).
-        given: How messages call the source.
+        given: Name of the source in messages.
 
     Returns:
         The images of the split in their order.

@@ -18,6 +18,7 @@ from agile_gym.errors import (
     check_types,
     declared_types,
     did_you_mean,
+    documented,
     is_number,
     is_whole,
     one_line,
@@ -139,9 +140,12 @@ class GRPOConfig(AlgorithmConfig):
         self._model_config = ModelOptions.from_mapping({**known, **options}).to_mapping()
         return self
 
-    def training(
+    def training(  # pyright: ignore[reportIncompatibleMethodOverride] -- RLlib's ``lr`` may be a schedule
         self,
         *,
+        lr: float = _NOT_GIVEN,
+        grad_clip: float | None = _NOT_GIVEN,
+        num_epochs: int = _NOT_GIVEN,
         loss: str = _NOT_GIVEN,
         clip_low: float | None = _NOT_GIVEN,
         clip_high: float | None = _NOT_GIVEN,
@@ -178,45 +182,53 @@ class GRPOConfig(AlgorithmConfig):
         torch_threads_per_actor: int | None = _NOT_GIVEN,
         **kwargs: Any,  # noqa: ANN401 -- RLlib's
     ) -> Self:
-        """Set the training of the model; RLlib's ``lr``, ``grad_clip`` and ``num_epochs`` too.
+        """Set the training of the model.
 
         Args:
-            loss: ``"grpo"``, ``"dr_grpo"``, ``"dapo"`` or ``"gspo"``; see `agile_gym.learner.losses`.
-            clip_low: Ratios are clipped at 1 - clip_low, ...
-            clip_high: ... and at 1 + clip_high; None for the loss's own: 0.2 and 0.2 of `grpo` and `dr_grpo`, 0.2 and
-                0.28 of `dapo`, 3e-4 and 4e-4 of `gspo`.
+            lr: Learning rate of AdamW; its course is set with ``lr_schedule``.
+            grad_clip: Gradients of a larger norm are scaled down to it; None leaves them.
+            num_epochs: Number of passes over the episodes of an iteration.
+            loss: The policy loss: ``"grpo"``, ``"dr_grpo"``, ``"dapo"`` or ``"gspo"``; see `agile_gym.learner.losses`.
+            clip_low: Probability ratios are clipped at 1 - ``clip_low``; None for the loss's own: 0.2, and 3e-4 of
+                ``"gspo"``.
+            clip_high: Probability ratios are clipped at 1 + ``clip_high``; None for the loss's own: 0.2, 0.28 of
+                ``"dapo"``, and 4e-4 of ``"gspo"``.
             kl_coef: Weight of the KL divergence from the model before training.
             entropy_coef: Weight of the entropy bonus.
-            max_loss_tokens: Divisor of `dr_grpo`; None for ``max_new_tokens`` times the largest number of turns.
-            group_size: Episodes of each puzzle.
+            max_loss_tokens: Divisor of an episode's loss in ``"dr_grpo"``; None for ``max_new_tokens`` times the
+                largest number of turns.
+            group_size: Episodes of each puzzle, a group: advantages compare their returns.
             groups_per_iteration: Puzzles of each iteration.
             advantage_scale: Divisor of a return's difference from its group's mean: the standard deviation of the
                 ``"group"``, that of the ``"batch"``, or ``"none"``.
-            leave_one_out: Compares with the mean of the group's other episodes.
-            filter_zero_variance_groups: Leaves out groups whose episodes all have the same return.
+            leave_one_out: Compares a return with the mean of the group's other episodes, not of all.
+            filter_zero_variance_groups: Leaves out groups whose episodes all have the same return, and no advantage.
             resample_rounds: Number of times that groups left out are replaced by new ones, in an iteration (DAPO).
             mask_truncated: Leaves out episodes with a turn that was cut off by ``max_new_tokens``.
             reward_fn: Gives the return of an episode from its transcript, instead of the environment's reward.
-            tasks: The mix of puzzles: mappings with ``grid``, ``level`` and ``weight``. By default, the environment's.
+            tasks: The mix of puzzles: mappings with ``grid``, ``level``, ``weight`` and ``options``. By default, the
+                environment's.
             curriculum: Plays tasks more often the more of their groups have variance.
             num_minibatches: Steps of the optimiser for each epoch.
             micro_batch_tokens: Tokens that are computed at once, padding included.
-            adam_betas: AdamW's.
-            weight_decay: AdamW's.
-            lr_schedule: ``"constant"``, ``"linear"`` or ``"cosine"``.
-            lr_warmup_steps: Steps over which the learning rate rises.
-            lr_total_steps: Steps in all, for the schedule.
-            min_lr_ratio: Fraction of ``lr`` that is left at the end.
+            adam_betas: Decay rates of AdamW's means of gradients, and of their squares.
+            weight_decay: Weight decay of AdamW.
+            lr_schedule: Course of the learning rate after the warm-up: ``"constant"``, or down by ``"linear"`` or
+                ``"cosine"``.
+            lr_warmup_steps: Steps of the optimiser over which the learning rate rises from 0.
+            lr_total_steps: Steps of the optimiser in all, for the schedule; `agile-gym train` counts them if it is
+                None.
+            min_lr_ratio: Fraction of ``lr`` that is left at the end of the schedule.
             temperature: Divisor of the logits, in sampling and in training.
             max_new_tokens: Largest number of tokens of a turn.
-            window: Keeps the images of so many turns in the context; None keeps all.
-            reuse_cache: True if key-value caches are kept over turns.
+            window: Number of last turns whose images stay in the context; None keeps all.
+            reuse_cache: True if key-value caches are kept from turn to turn.
             rollout_batch: Episodes that a runner plays in one batch.
             policy_class: Class of the policy that plays; takes the arguments of `HFVLMPolicy`.
             group_retries: Number of times that a group is played again after its runner died or its environment raised.
             learner_snapshots: Keeps a copy of the learners' state, so that training goes on if one of them dies.
             check_resources: Refuses to begin where the cluster is too small; turn it off if it grows on demand.
-            torch_threads_per_actor: Threads of each process; None leaves them as they are.
+            torch_threads_per_actor: Threads of torch in each process; None leaves them as they are.
             **kwargs: RLlib's.
 
         Raises:
@@ -274,10 +286,19 @@ class GRPOConfig(AlgorithmConfig):
 
     @classmethod
     def setting_types(cls) -> dict[str, Any]:
-        """Return the settings of `training` that are GRPO's, and those of RLlib's that it uses, with their types."""
-        kinds = {**declared_types(GRPOConfig.training), "lr": float, "grad_clip": float | None, "num_epochs": int}
-        del kinds["kwargs"]
-        return kinds
+        """Return the settings of `training`, but for those that are RLlib's alone, with their types."""
+        return {name: kind for name, kind in declared_types(GRPOConfig.training).items() if name != "kwargs"}
+
+    @classmethod
+    def setting_texts(cls) -> dict[str, str]:
+        """Return the meaning of each setting."""
+        return documented(GRPOConfig.training)
+
+    @classmethod
+    def described(cls) -> dict[str, tuple[Any, Any, str]]:
+        """Return type, default and meaning of each setting."""
+        defaults, texts = vars(cls()), cls.setting_texts()
+        return {name: (kind, defaults[name], texts[name]) for name, kind in cls.setting_types().items()}
 
     def check_values(self) -> None:
         """Check each setting by itself, and combinations; RLlib's are checked by `validate`.

@@ -58,7 +58,7 @@ class ModelOptions:
 
     Attributes:
         path: A folder, a name on the hub, or ``"tiny"`` for the tiny model, untrained.
-        system: A system prompt, or None.
+        system: The system prompt; None for none.
         train: ``"full"`` trains the parameters themselves, ``"lora"`` an adapter.
         freeze: Parts that are not trained: of ``"vision"``, ``"projector"`` and ``"language"``. With LoRA, parts that
             get no adapter.
@@ -66,12 +66,12 @@ class ModelOptions:
             lost, and bfloat16 for all others on a GPU; float32 on a CPU.
         autocast: ``"bfloat16"`` computes matrix products in it, ``"none"`` does not, ``"auto"`` does on a GPU.
         attention: ``"sdpa"``, ``"eager"`` or ``"flash_attention_2"``; transformers' choice if None.
-        gradient_checkpointing: Computes activations twice instead of keeping them.
+        gradient_checkpointing: Computes activations twice instead of keeping them: less memory, more time.
         lora_rank: Rank of the adapter.
-        lora_alpha: Its scale is alpha / rank.
-        lora_dropout: Dropout of its inputs, in training.
-        lora_targets: Names of the layers that get one; None for all linear ones.
-        seed: Seed of the tiny model's weights and of the adapter's.
+        lora_alpha: The adapter is scaled by ``lora_alpha / lora_rank``.
+        lora_dropout: Dropout of the adapter's inputs, in training.
+        lora_targets: Names of the layers that get an adapter; None for all linear ones.
+        seed: Seed of the initial weights: the tiny model's, the adapter's.
     """
 
     path: str = TINY

@@ -14,7 +14,7 @@ import numpy as np
 from ray.rllib.utils.from_config import NotProvided
 from ray.rllib.utils.metrics import LEARNER_UPDATE_TIMER, SYNCH_WORKER_WEIGHTS_TIMER, TIMERS
 
-from agile_gym.errors import ConfigurationError, declared_types, is_whole
+from agile_gym.errors import ConfigurationError, declared_types, documented, is_whole
 from agile_gym.learner.config import GRPOConfig
 from agile_gym.learner.data import Sample, make_samples
 from agile_gym.learner.grpo import GRPO, GRPO_RESULTS
@@ -77,8 +77,8 @@ class SFTConfig(GRPOConfig):
             transcripts: Folder of transcripts, with their images.
             replay: Folder of other ones, against forgetting: only the content of their answers is trained on, not when
                 to answer.
-            batch_size: Episodes a step.
-            replay_size: Episodes a step from ``replay``, in addition.
+            batch_size: Episodes in each step.
+            replay_size: Episodes of ``replay`` in each step, in addition; only their answers are trained on.
             skip_mistakes: True if turns that an expert got wrong on purpose are context only, not trained on.
             max_tokens: Turns are left out at the end of episodes that have more tokens; None leaves out none.
         """
@@ -93,6 +93,11 @@ class SFTConfig(GRPOConfig):
         """Return the settings of `supervise`, and those of `training` that it uses, with their types."""
         own = dict(declared_types(cls.supervise))
         return own | {name: kind for name, kind in super().setting_types().items() if name not in _COMPARING}
+
+    @classmethod
+    def setting_texts(cls) -> dict[str, str]:
+        """Return the meaning of each setting."""
+        return documented(cls.supervise) | super().setting_texts()
 
     def check_values(self) -> None:
         """Check each setting by itself, and combinations.

@@ -24,7 +24,7 @@ from agile_gym.coldstart.config import EXPERT, ColdStartConfig, prepare
 from agile_gym.envs.contract import find_env, probe_env
 from agile_gym.envs.jigsaw.config import JigsawConfig, resolve
 from agile_gym.envs.jigsaw.env import open_source
-from agile_gym.errors import ConfigurationError, one_line, require, require_seed
+from agile_gym.errors import ConfigurationError, one_line, require
 from agile_gym.evaluation.run import prepare_plan
 from agile_gym.images.sources import check_fraction
 from agile_gym.interruption import STOP_SIGNALS, StopSignals, stops_blocked
@@ -32,16 +32,16 @@ from agile_gym.learner.options import TINY, ModelOptions, build_vlm
 from agile_gym.learner.resources import actor_needs, check_fits
 from agile_gym.policies.base import check_policy, make_policy
 from agile_gym.training import stages
-from agile_gym.training.sections import OWN_SECTIONS
-from agile_gym.training.settings import TrainSettings, naming, own_settings
+from agile_gym.training.settings import RunSettings
+from agile_gym.training.texts import naming
 from agile_gym.transcripts.reading import read_headers
 
 __all__ = ["check_machines", "check_settings", "cluster_address", "start_ray", "stop_ray"]
 
 CONNECT_SECONDS = 5.0
-"""How long a machine may take to accept a connection."""
+"""Seconds that a machine may take to accept a connection."""
 ANSWER_SECONDS = 30.0
-"""How long a cluster may take to list its machines, the start of a process with Ray included."""
+"""Seconds that a cluster may take to list its machines, the start of a process with Ray included."""
 _FORMS = "give 'auto' on a machine of the cluster, HOST:PORT (6379 unless set otherwise), or leave it out"
 _SETTINGS = {
     "runner": "cpus_per_runner = {:g}",
@@ -60,13 +60,13 @@ print("\\n" + json.dumps(told), flush=True)
 """Run in a process of its own: Ray waits for some servers for minutes, and ends the process at others."""
 
 
-def cluster_address(settings: TrainSettings) -> str | None:
+def cluster_address(settings: RunSettings) -> str | None:
     """Return the address of the Ray cluster that a run is to use; None where one is started on this machine."""
-    address = settings.resources["address"] or os.environ.get("RAY_ADDRESS") or None
+    address = settings.resources.address or os.environ.get("RAY_ADDRESS") or None
     return None if address == "local" else address
 
 
-def check_machines(settings: TrainSettings, config: Any) -> None:  # noqa: ANN401 -- an AlgorithmConfig
+def check_machines(settings: RunSettings, config: Any) -> None:  # noqa: ANN401 -- an AlgorithmConfig
     """Check that the cluster answers, and that there are the CPUs and GPUs that processes are to have.
 
     Args:
@@ -79,9 +79,9 @@ def check_machines(settings: TrainSettings, config: Any) -> None:  # noqa: ANN40
     address = cluster_address(settings)
     nodes = [_this_machine()] if address is None else _ask(address, settings)
     resources = settings.resources
-    if resources["gpus_per_learner"] and not resources["learners"] and not _this_machine()["GPU"]:
+    if resources.gpus_per_learner and not resources.learners and not _this_machine()["GPU"]:
         raise ConfigurationError(
-            f"[resources] gpus_per_learner = {resources['gpus_per_learner']:g} with learners = 0: the learner runs in "
+            f"[resources] gpus_per_learner = {resources.gpus_per_learner:g} with learners = 0: the learner runs in "
             "this process, where torch finds no GPU. Set gpus_per_learner = 0, or learners = 1 to send it to a machine "
             "with a GPU."
         )
@@ -104,10 +104,10 @@ def _this_machine() -> dict[str, float]:
     return {"CPU": float("inf"), "GPU": float(torch.cuda.device_count())}
 
 
-def _ask(address: str, settings: TrainSettings) -> list[Mapping[str, float]]:
+def _ask(address: str, settings: RunSettings) -> list[Mapping[str, float]]:
     """Return the resources of each machine of a cluster."""
     origin = f"[resources] address = {address!r}"
-    if settings.resources["address"] is None:
+    if settings.resources.address is None:
         origin = f"RAY_ADDRESS={address!r} (in the environment)"
     if address != "auto":
         _connect(address, origin)
@@ -158,7 +158,7 @@ def _connect(address: str, origin: str) -> None:
         ) from error
 
 
-def start_ray(settings: TrainSettings, stops: StopSignals) -> None:
+def start_ray(settings: RunSettings, stops: StopSignals) -> None:
     """Start Ray on this machine, or connect to a cluster, unless that was done.
 
     Args:
@@ -180,8 +180,8 @@ def start_ray(settings: TrainSettings, stops: StopSignals) -> None:
         if address is not None:
             ray.init(address=address, **quiet)
             return
-        wanted = resources["runners"] * resources["cpus_per_runner"]
-        wanted += resources["learners"] * resources["cpus_per_learner"]
+        wanted = resources.runners * resources.cpus_per_runner
+        wanted += resources.learners * resources.cpus_per_learner
         num_cpus = max(os.cpu_count() or 1, int(wanted) + 1)
         ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)
 
@@ -250,7 +250,7 @@ def _kill_children() -> None:
     _kill(process.pid for process in psutil.Process().children())
 
 
-def check_settings(settings: TrainSettings) -> None:
+def check_settings(settings: RunSettings) -> None:
     """Check what can be checked before anything takes long: values, photographs, the model's files, the cluster.
 
     Raises:
@@ -259,21 +259,17 @@ def check_settings(settings: TrainSettings) -> None:
         ModelError: If the model cannot be used.
         MissingDependencyError: If a package is missing.
     """
-    require_seed(settings.seed)
-    for name, kind in OWN_SECTIONS.items():
-        with naming(name):
-            kind(**own_settings(settings, name))
     _check_environment(settings)
     with naming("model"):
         options = stages.model_options(settings)
         _check_packages(options)
-    if settings.vision:
+    if settings.vision.given():
         with naming("vision"):
             stages.vision_config(settings)
     if settings.has_cold_start:
         with naming("cold_start"):
             cold = stages.cold_start_config(settings)
-            _check_episodes(cold, settings.cold_start["episodes"])
+            _check_episodes(cold, settings.cold_start.episodes)
         with naming("cold_start", *_teacher_of(cold)):
             _check_teacher(cold)
     with naming("grpo"):
@@ -297,12 +293,12 @@ def check_settings(settings: TrainSettings) -> None:
     check_machines(settings, grpo)
 
 
-def _check_environment(settings: TrainSettings) -> None:
+def _check_environment(settings: RunSettings) -> None:
     """Check the environment's options, and that there are photographs, or that it keeps the contract."""
     if settings.env is not None:
         _check_other(settings)
     else:
-        options = {key: value for key, value in settings.environment.items() if key != "id"}
+        options = settings.environment.given()
         with naming("environment"):
             resolve(JigsawConfig.from_options(options))
             check_fraction(options.get("test_fraction", JigsawConfig.test_fraction))
@@ -312,23 +308,21 @@ def _check_environment(settings: TrainSettings) -> None:
             with naming("environment"):
                 probe_env(settings.env, options)
             continue
-        key = "test" if test and settings.images["test"] is not None else "train"
-        with naming("images", key, settings.images[key], images=key):
+        key = "test" if test and settings.images.test is not None else "train"
+        with naming("images", key, options["images"], images=key):
             open_source(JigsawConfig.from_options(options))
 
 
-def _check_other(settings: TrainSettings) -> None:
+def _check_other(settings: RunSettings) -> None:
     """Check that there is another environment than the jigsaw, and that no stage plays the jigsaw then."""
-    env: object = settings.environment["id"]
+    env, pretrains = settings.environment.id, bool(settings.vision.given())
     with naming("environment", "id", env):
-        if not isinstance(env, str):
-            raise ConfigurationError(f"id={env!r:.100} must be a text: 'module:Class', or an id.")
         find_env(env)
-    if settings.vision or settings.sft.get("replay_size"):
-        what = "[vision]" if settings.vision else "[sft] replay_size"
+    if pretrains or settings.sft.given().get("replay_size"):
+        what = "[vision]" if pretrains else "[sft] replay_size"
         raise ConfigurationError(f"{what} plays the jigsaw; leave it out, as the environment is {env}.")
     cold = settings.cold_start
-    if settings.has_cold_start and cold["episodes"] is None and cold.get("teacher", EXPERT) == EXPERT:
+    if settings.has_cold_start and cold.episodes is None and cold.given().get("teacher", EXPERT) == EXPERT:
         raise ConfigurationError(
             f"[cold_start] the expert plays the jigsaw only, and the environment is {env}. Set teacher to a policy "
             "that plays it, such as 'module:Class'; episodes to a folder of transcripts; or count = 0 to leave the "

@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # The types of ray, torch and transformers are incomplete.
-"""What a training run will take, before it is begun: sizes, memory, tokens and time."""
+"""Estimate of a training run before it begins: sizes, memory, tokens and time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agile_gym.learner.options import TINY, build_vlm, part_of
 from agile_gym.models.chat import ChatFormat
 from agile_gym.rollout.plan import TokenPlan, plan_tokens
 from agile_gym.training import stages
-from agile_gym.training.settings import TrainSettings
+from agile_gym.training.settings import RunSettings
 from agile_gym.transcripts.reading import read_headers
 
 __all__ = ["describe_run", "measure_iteration"]
@@ -26,12 +26,12 @@ _MEASURED_GROUPS = 4
 """Groups of the iterations that are timed."""
 
 
-def describe_run(settings: TrainSettings, *, measure: bool = True) -> list[str]:
+def describe_run(settings: RunSettings, *, measure: bool = True) -> list[str]:
     """Return the lines of a plan.
 
     Args:
         settings: The settings.
-        measure: Whether the model is loaded and two small iterations are timed.
+        measure: True to load the model and time two small iterations.
 
     Returns:
         Lines for people. Memory counts weights, gradients, the optimiser and key-value caches; activations are not in
@@ -42,7 +42,7 @@ def describe_run(settings: TrainSettings, *, measure: bool = True) -> list[str]:
     """
     options = stages.model_options(settings)
     torch = import_optional("torch", extra="train", purpose="train")
-    on_gpu = bool(settings.resources["gpus_per_learner"])
+    on_gpu = bool(settings.resources.gpus_per_learner)
     vlm = build_vlm(options, for_training=True, on_gpu=on_gpu)
     parameters = list(vlm.model.named_parameters())
     sizes = Counter[str]()
@@ -65,8 +65,8 @@ def describe_run(settings: TrainSettings, *, measure: bool = True) -> list[str]:
         f"{_gib(learner - weights)}; activations come on top",
         f"Runner      {_gib(weights + side_by_side * cache)} each at most: weights {_gib(weights)}, caches of "
         f"{side_by_side} episodes {_gib(side_by_side * cache)}",
-        f"Processes   {settings.resources['runners'] or 'no'} runners and {settings.resources['learners'] or 'no'} "
-        "learners of their own" + ("" if settings.resources["runners"] else ": this process does both"),
+        f"Processes   {settings.resources.runners or 'no'} runners and {settings.resources.learners or 'no'} "
+        "learners of their own" + ("" if settings.resources.runners else ": this process does both"),
     ]
     if on_gpu and not torch.cuda.is_available():
         lines.append("Time        not measured: learners are to have GPUs, and this process has none")
@@ -76,7 +76,7 @@ def describe_run(settings: TrainSettings, *, measure: bool = True) -> list[str]:
     return lines
 
 
-def _tokens(settings: TrainSettings, grpo: Any, vlm: Any) -> TokenPlan:  # noqa: ANN401 -- a GRPOConfig, a VLM
+def _tokens(settings: RunSettings, grpo: Any, vlm: Any) -> TokenPlan:  # noqa: ANN401 -- a GRPOConfig, a VLM
     options = stages.environment_options(settings, test=False)
     for task in stages.tasks_of(settings)[:1]:
         options |= task.env_options()
@@ -100,20 +100,20 @@ def _cache_bytes(config: Any, torch: Any, *, on_gpu: bool) -> int:  # noqa: ANN4
     return 2 * config.num_hidden_layers * heads * size * number.itemsize
 
 
-def _stage_lines(settings: TrainSettings, grpo: Any) -> list[str]:  # noqa: ANN401 -- a GRPOConfig
+def _stage_lines(settings: RunSettings, grpo: Any) -> list[str]:  # noqa: ANN401 -- a GRPOConfig
     lines: list[str] = []
     if stages.has_vision_pretraining(settings):
         vision = stages.vision_config(settings)
         lines.append(f"Vision      {vision.matching_steps:,} + {vision.steps:,} steps")
     if settings.has_cold_start:
-        given = settings.cold_start["episodes"]
+        given = settings.cold_start.episodes
         count = stages.cold_start_config(settings).count if given is None else sum(1 for _ in read_headers(Path(given)))
         sft = stages.sft_config(settings, TINY, Path(), count, Path("replay"))
         steps = stages.sft_steps(settings, sft, count)
         lines.append(f"Cold start  {count:,} episodes, {steps:,} steps of {sft.batch_size} episodes")
     else:
         lines.append("Cold start  none")
-    iterations, groups, size = settings.grpo["iterations"], grpo.groups_per_iteration, grpo.group_size
+    iterations, groups, size = settings.grpo.iterations, grpo.groups_per_iteration, grpo.group_size
     low, high = grpo.clip_range
     lines += [
         f"GRPO        {iterations:,} iterations of {groups} puzzles, {size} episodes each: "
@@ -124,7 +124,7 @@ def _stage_lines(settings: TrainSettings, grpo: Any) -> list[str]:  # noqa: ANN4
     return lines
 
 
-def measure_iteration(settings: TrainSettings) -> dict[str, float]:
+def measure_iteration(settings: RunSettings) -> dict[str, float]:
     """Time a small iteration of GRPO in this process, with the model as it is before training.
 
     Returns:
@@ -147,15 +147,15 @@ def measure_iteration(settings: TrainSettings) -> dict[str, float]:
     }
 
 
-def _time_lines(settings: TrainSettings, config: Any) -> list[str]:  # noqa: ANN401 -- a GRPOConfig
+def _time_lines(settings: RunSettings, config: Any) -> list[str]:  # noqa: ANN401 -- a GRPOConfig
     began = time.perf_counter()
     seconds = measure_iteration(settings)
     spent = time.perf_counter() - began
     resources = settings.resources
     episodes = config.groups_per_iteration * config.group_size
-    rollout = episodes * seconds["rollout"] / max(1, resources["runners"])
-    update = episodes * seconds["update"] / max(1, resources["learners"])
-    total = settings.grpo["iterations"] * (rollout + update)
+    rollout = episodes * seconds["rollout"] / max(1, resources.runners)
+    update = episodes * seconds["update"] / max(1, resources.learners)
+    total = settings.grpo.iterations * (rollout + update)
     return [
         f"Time        GRPO about {_minutes(total)}: {rollout:.1f} s of play, {update:.1f} s of learning an iteration,",
         f"            if all goes on as in two small iterations with the model as it is (they took {spent:.0f} s),",

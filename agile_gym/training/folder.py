@@ -21,7 +21,7 @@ from agile_gym.outputs import (
     read_mark,
     write_mark,
 )
-from agile_gym.training.settings import SECTIONS, TrainSettings, format_settings, read_settings
+from agile_gym.training.settings import SECTIONS, RunSettings, read_settings
 
 __all__ = ["KIND", "SETTINGS", "STATE", "RunFolder", "read_run_settings"]
 
@@ -33,7 +33,7 @@ STAGES = (
 )
 """All that can be done, in order."""
 _FIXED = ("seed", "images", "environment", "model", "vision", "cold_start", "sft", "grpo")
-"""What must not change when a run is resumed."""
+"""Sections that must not change when a run is resumed."""
 _LEFT = {
     "vision": ("evaluation/vision.jsonl", "cold-start"),
     "evaluate-vision": ("evaluation/vision.json",),
@@ -44,7 +44,7 @@ _LEFT = {
     "grpo": ("evaluation/grpo.jsonl",),
     "evaluate-grpo": ("evaluation/grpo.json",),
 }
-"""What is there only if a stage was done."""
+"""Files that exist only after a stage."""
 _MODEL = (
     *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
@@ -125,7 +125,7 @@ class RunFolder:
             self.close()
             raise
 
-    def _take(self, *, resume: bool, overwrite: bool) -> TrainSettings | None:
+    def _take(self, *, resume: bool, overwrite: bool) -> RunSettings | None:
         """Return the settings of the run that is gone on with."""
         sweep(self.path)
         marked = read_mark(self.path, KIND)
@@ -153,7 +153,7 @@ class RunFolder:
 
     def begin(
         self,
-        settings: TrainSettings,
+        settings: RunSettings,
         content: Mapping[str, str],
         unset: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
@@ -161,8 +161,8 @@ class RunFolder:
 
         Args:
             settings: The settings.
-            content: What is at their paths, by ``"section.key"``, so that these may change while that does not.
-            unset: Values that follow from other settings; see `format_settings`.
+            content: Hashes of the content at their paths, by ``"section.key"``: paths may change, content may not.
+            unset: Values that follow from other settings; see `RunSettings.to_toml`.
 
         Raises:
             ConfigurationError: If the run was begun with others, or the files cannot be written.
@@ -174,7 +174,7 @@ class RunFolder:
                 if old[name] != new[name]:
                     raise ConfigurationError(_other_settings(self.path, name, old[name], new[name]))
         try:
-            text = format_settings(settings, unset)
+            text = settings.to_toml(unset)
             path = self.path / SETTINGS
             if self._there is None or path.read_text(encoding="utf-8") != text:
                 _write(path, text)
@@ -189,7 +189,7 @@ class RunFolder:
         self._lock.let_go()
 
     def is_done(self, stage: str) -> bool:
-        """Tell whether a stage is done."""
+        """Return whether a stage is done."""
         return stage in self.done
 
     def finish(self, stage: str) -> None:
@@ -205,7 +205,7 @@ class RunFolder:
         _write(self.path / STATE, json.dumps({"done": self.done, "content": self._content}))
 
 
-def read_run_settings(folder: Path) -> TrainSettings:
+def read_run_settings(folder: Path) -> RunSettings:
     """Read the settings of the run in a folder.
 
     Raises:

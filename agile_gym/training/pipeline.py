@@ -26,7 +26,7 @@ from agile_gym.reporting.runlog import RunLog, flatten_result
 from agile_gym.training import stages
 from agile_gym.training.checking import check_settings, start_ray, stop_ray
 from agile_gym.training.folder import RunFolder
-from agile_gym.training.settings import TrainSettings
+from agile_gym.training.settings import RunSettings
 
 __all__ = ["Interrupted", "TrainingRun", "check_settings"]
 
@@ -60,7 +60,7 @@ class TrainingRun:
 
     def __init__(
         self,
-        settings: TrainSettings,
+        settings: RunSettings,
         folder: Path,
         *,
         resume: bool = False,
@@ -147,7 +147,7 @@ class TrainingRun:
                     evaluated.append(("coldstart", model))
                     self._evaluate(*evaluated[-1])
                 self._start_ray()
-                if self.settings.grpo["iterations"]:
+                if self.settings.grpo.iterations:
                     model = self._grpo(model)
                     evaluated.append(("grpo", model))
                     self._evaluate(*evaluated[-1])
@@ -193,7 +193,7 @@ class TrainingRun:
 
     def _cold_start(self) -> tuple[Path, int]:
         """Make the episodes of the cold start, or take those that are there."""
-        given = self.settings.cold_start.get("episodes")
+        given = self.settings.cold_start.episodes
         folder = self.folder / "cold-start" if given is None else Path(given)
         if given is None and not self._is_done("cold-start"):
             self._table.status("making the episodes of the cold start")
@@ -218,7 +218,7 @@ class TrainingRun:
         return self._train("sft", config, math.ceil(steps / config.num_minibatches))
 
     def _grpo(self, model: str) -> str:
-        return self._train("grpo", stages.grpo_config(self.settings, model), self.settings.grpo["iterations"])
+        return self._train("grpo", stages.grpo_config(self.settings, model), self.settings.grpo.iterations)
 
     def _train(self, stage: str, config: Any, iterations: int) -> str:  # noqa: ANN401 -- a configuration
         """Train, from the last checkpoint on if there is one."""
@@ -233,7 +233,7 @@ class TrainingRun:
             with self._stops.hold():
                 self._log.truncate_after(stage, algorithm.iteration)
                 self._table.begin(stage, iterations, done=algorithm.iteration)
-                every = self.settings.checkpoints["every"]
+                every = self.settings.checkpoints.every
                 self._stops.check()
                 while algorithm.iteration < iterations:
                     record = self._log.add(stage, algorithm.iteration + 1, flatten_result(algorithm.train()))
@@ -268,14 +268,14 @@ class TrainingRun:
         output = self.folder / "evaluation" / f"{stage}.json"
         output.parent.mkdir(parents=True, exist_ok=True)
         evaluation = self.settings.evaluation
-        policy = make_policy(plan.policy, **plan.policy_options) if evaluation["workers"] == 1 else None
+        policy = make_policy(plan.policy, **plan.policy_options) if evaluation.workers == 1 else None
         there = output.with_suffix(".jsonl").exists()
         with Session(prepared, output, keep=KEPT_TRANSCRIPTS, resume=there) as session:
             done = len(session.journal.results)
             if session.journal.unread:
                 lines = f"{session.journal.unread:,} line" + "s" * (session.journal.unread > 1)
                 self._table.print_above(f"{lines} of {session.journal.path} cannot be read; played again.")
-            for _ in session.play(policy, batch=evaluation["batch"], workers=evaluation["workers"]):
+            for _ in session.play(policy, batch=evaluation.batch, workers=evaluation.workers):
                 done += 1
                 if done % 16 == 0:
                     self._table.status(f"evaluation of {stage}: {done} of {len(plan)} puzzles")

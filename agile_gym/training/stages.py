@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import io
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -38,7 +38,7 @@ from agile_gym.models.tiny.pretraining import (
 )
 from agile_gym.outputs import fingerprints
 from agile_gym.puzzle.board import parse_level
-from agile_gym.training.settings import TrainSettings, own_settings, setting_names
+from agile_gym.training.settings import RunSettings, SFTSettings
 
 __all__ = [
     "SAVE_EVERY",
@@ -60,24 +60,20 @@ __all__ = [
 
 _REPLAY_SEED = 1_000_003
 """Added to the run's seed, so that other puzzles are replayed than the cold start has."""
-_AS_IN_GRPO = ("max_new_tokens", "rollout_batch", "temperature", "window", "micro_batch_tokens")
-"""Settings of GRPO that supervised training has, too, unless it has its own."""
 
 
-def environment_options(settings: TrainSettings, *, test: bool) -> dict[str, Any]:
+def environment_options(settings: RunSettings, *, test: bool) -> dict[str, Any]:
     """Return the options of the environment: its settings, and the photographs to train on or to test on."""
     images = settings.images
-    options = {key: value for key, value in settings.environment.items() if key != "id"}
+    options = settings.environment.given()
+    source = images.test if test and images.test is not None else images.train
     if settings.env is not None:
-        given = images["train"] if images["test"] is None or not test else images["test"]
-        return options if given is None else {**options, "images": given}
-    options = {"crop": "random", **options}
-    if images["test"] is None:
-        return {**options, "images": images["train"], "split": "test" if test else "train"}
-    return {**options, "images": images["test" if test else "train"], "split": None}
+        return options if source is None else {**options, "images": source}
+    split = ("test" if test else "train") if images.test is None else None
+    return {**settings.environment.defaults, **options, "images": source, "split": split}
 
 
-def content_of(settings: TrainSettings) -> dict[str, str]:
+def content_of(settings: RunSettings) -> dict[str, str]:
     """Return hashes of what is at the paths in the settings: the photographs, a model, episodes that are there.
 
     Raises:
@@ -92,30 +88,30 @@ def content_of(settings: TrainSettings) -> dict[str, str]:
     return content
 
 
-def tasks_of(settings: TrainSettings) -> tuple[TaskMix, ...]:
+def tasks_of(settings: RunSettings) -> tuple[TaskMix, ...]:
     """Return the tasks."""
-    return TaskMix.from_mappings(settings.grpo["tasks"] or [{}])
+    return TaskMix.from_mappings(settings.grpo.given().get("tasks") or [{}])
 
 
-def has_vision_pretraining(settings: TrainSettings) -> bool:
+def has_vision_pretraining(settings: RunSettings) -> bool:
     """Return whether the run begins with vision pretraining, which only the tiny model has."""
-    return model_options(settings).path == TINY and bool(settings.vision)
+    return model_options(settings).path == TINY and bool(settings.vision.given())
 
 
-def model_options(settings: TrainSettings) -> ModelOptions:
+def model_options(settings: RunSettings) -> ModelOptions:
     """Return the model to begin with, and how it is trained."""
-    return ModelOptions.from_mapping({**settings.model, "seed": settings.seed})
+    return ModelOptions.from_mapping({**settings.model.given(), "seed": settings.seed})
 
 
-def vision_config(settings: TrainSettings) -> VisionPretrainingConfig:
+def vision_config(settings: RunSettings) -> VisionPretrainingConfig:
     """Return the settings of the tiny model's vision pretraining."""
-    return VisionPretrainingConfig(**settings.vision, seed=settings.seed)
+    return VisionPretrainingConfig(**settings.vision.given(), seed=settings.seed)
 
 
-def cold_start_config(settings: TrainSettings) -> ColdStartConfig:
+def cold_start_config(settings: RunSettings) -> ColdStartConfig:
     """Return how the cold start's episodes are made."""
     options = environment_options(settings, test=False)
-    given = {key: value for key, value in settings.cold_start.items() if key != "episodes" and value is not None}
+    given = settings.cold_start.given()
     if settings.env is not None:
         return ColdStartConfig(**given, env=settings.env, seed=settings.seed, options=options)
     images, split = options.pop("images"), options.pop("split")
@@ -125,33 +121,33 @@ def cold_start_config(settings: TrainSettings) -> ColdStartConfig:
     return replace(cold, options={**options, "max_turns": max(options.get("max_turns", most), most)})
 
 
-def _shared(config: Any, settings: TrainSettings, model: str) -> Any:  # noqa: ANN401 -- a configuration, returned
+def _shared(config: Any, settings: RunSettings, model: str) -> Any:  # noqa: ANN401 -- a configuration, returned
     """Set what supervised training and GRPO have in common."""
     resources, evaluation = settings.resources, settings.evaluation
     test = environment_options(settings, test=True)
     return (
         config.environment(settings.env or JIGSAW, env_config=environment_options(settings, test=False))
-        .vlm(**{**settings.model, "path": model, "seed": settings.seed})
+        .vlm(**{**settings.model.given(), "path": model, "seed": settings.seed})
         .env_runners(
-            num_env_runners=resources["runners"],
-            num_cpus_per_env_runner=resources["cpus_per_runner"],
-            num_gpus_per_env_runner=resources["gpus_per_runner"],
+            num_env_runners=resources.runners,
+            num_cpus_per_env_runner=resources.cpus_per_runner,
+            num_gpus_per_env_runner=resources.gpus_per_runner,
         )
         .learners(
-            num_learners=resources["learners"],
-            num_cpus_per_learner=resources["cpus_per_learner"],
-            num_gpus_per_learner=resources["gpus_per_learner"],
+            num_learners=resources.learners,
+            num_cpus_per_learner=resources.cpus_per_learner,
+            num_gpus_per_learner=resources.gpus_per_learner,
         )
         .evaluation(
-            evaluation_interval=evaluation["interval"] or None,
-            evaluation_duration=evaluation["interval_episodes"],
+            evaluation_interval=evaluation.interval or None,
+            evaluation_duration=evaluation.interval_episodes,
             evaluation_config={"env_config": test},
         )
         .debugging(seed=settings.seed)
     )
 
 
-def grpo_config(settings: TrainSettings, model: str) -> Any:  # noqa: ANN401 -- a GRPOConfig
+def grpo_config(settings: RunSettings, model: str) -> Any:  # noqa: ANN401 -- a GRPOConfig
     """Return the configuration of GRPO.
 
     Args:
@@ -160,26 +156,19 @@ def grpo_config(settings: TrainSettings, model: str) -> Any:  # noqa: ANN401 -- 
     """
     from agile_gym.learner.grpo import GRPOConfig
 
-    own = own_settings(settings, "grpo")
-    config = _training(_shared(GRPOConfig(), settings, model), settings.grpo, own)
-    if own["tasks"]:
-        config.training(tasks=own["tasks"])
+    config = _shared(GRPOConfig(), settings, model)
+    config.training(**{name: value for name, value in settings.grpo.given().items() if value or name != "tasks"})
     config.check_values()
     if config.lr_total_steps is None:
-        config.lr_total_steps = max(1, own["iterations"] * config.num_minibatches * config.num_epochs)
+        config.lr_total_steps = max(1, settings.grpo.iterations * config.num_minibatches * config.num_epochs)
     return config
 
 
-def _training(config: Any, section: Mapping[str, Any], own: Collection[str]) -> Any:  # noqa: ANN401 -- likewise
-    """Set what a section has of the configuration's own settings."""
-    return config.training(**{name: value for name, value in section.items() if name not in own})
-
-
-def unset_values(settings: TrainSettings) -> dict[str, dict[str, Any]]:
+def unset_values(settings: RunSettings) -> dict[str, dict[str, Any]]:
     """Return what the settings that have not been set come to, by section and key, where it is a plain value."""
     model = model_options(settings)
     other = settings.env is not None
-    makes_episodes = settings.has_cold_start and settings.cold_start["episodes"] is None
+    makes_episodes = settings.has_cold_start and settings.cold_start.episodes is None
     grpo = grpo_config(settings, model.path)
     low, high = grpo.clip_range
     behind: dict[str, dict[str, Any]] = {
@@ -194,8 +183,8 @@ def unset_values(settings: TrainSettings) -> dict[str, dict[str, Any]]:
     return {
         section: {
             name: values[name]
-            for name in sorted(setting_names(section) & values.keys())
-            if name not in getattr(settings, section) and _is_plain(values[name])
+            for name in sorted(getattr(settings, section).behind - getattr(settings, section).given().keys())
+            if name in values and _is_plain(values[name])
         }
         for section, values in behind.items()
     }
@@ -209,7 +198,7 @@ def _is_plain(value: Any) -> bool:  # noqa: ANN401 -- any value
     return isinstance(value, bool | int | float | str)
 
 
-def replay_config(settings: TrainSettings) -> ColdStartConfig:
+def replay_config(settings: RunSettings) -> ColdStartConfig:
     """Return how the episodes are made that the cold start replays: puzzles that are answered at once.
 
     There is no thought: the answer is not to be read off from it.
@@ -217,7 +206,7 @@ def replay_config(settings: TrainSettings) -> ColdStartConfig:
     cold = cold_start_config(settings)
     return replace(
         cold,
-        count=settings.sft["replay_count"],
+        count=settings.sft.replay_count,
         teacher="oracle",
         teacher_options={"think": ""},
         turns=1,
@@ -226,7 +215,7 @@ def replay_config(settings: TrainSettings) -> ColdStartConfig:
     )
 
 
-def sft_config(settings: TrainSettings, model: str, transcripts: Path, episodes: int, replay: Path) -> Any:  # noqa: ANN401 -- an SFTConfig
+def sft_config(settings: RunSettings, model: str, transcripts: Path, episodes: int, replay: Path) -> Any:  # noqa: ANN401 -- an SFTConfig
     """Return the configuration of supervised training.
 
     Args:
@@ -238,24 +227,24 @@ def sft_config(settings: TrainSettings, model: str, transcripts: Path, episodes:
     """
     from agile_gym.learner.sft import SFTConfig
 
-    own = own_settings(settings, "sft")
-    supervised = {name for name in inspect.signature(SFTConfig.supervise).parameters if name in settings.sft}
+    of_grpo = {name: value for name, value in settings.grpo.given().items() if name in SFTSettings.as_in_grpo}
+    given = of_grpo | settings.sft.given()
+    supervised = inspect.signature(SFTConfig.supervise).parameters.keys() & given.keys()
     config = _shared(SFTConfig(), settings, model)
-    config.training(**{name: settings.grpo[name] for name in _AS_IN_GRPO if name in settings.grpo})
-    _training(config, settings.sft, {*own, *supervised})
-    config.supervise(transcripts=transcripts, replay=replay, **{name: settings.sft[name] for name in supervised})
-    if own["freeze"] is not None:
-        config.vlm(freeze=own["freeze"])
+    config.training(**{name: value for name, value in given.items() if name not in supervised})
+    config.supervise(transcripts=transcripts, replay=replay, **{name: given[name] for name in supervised})
+    if settings.sft.freeze is not None:
+        config.vlm(freeze=settings.sft.freeze)
     config.check_values()
     steps = sft_steps(settings, config, episodes)
     if config.lr_total_steps is None:
         config.lr_total_steps = max(1, steps)
-    if "lr_warmup_steps" not in settings.sft:
-        config.lr_warmup_steps = round(own["lr_warmup_ratio"] * steps)
+    if "lr_warmup_steps" not in given:
+        config.lr_warmup_steps = round(settings.sft.lr_warmup_ratio * steps)
     return config
 
 
-def sft_steps(settings: TrainSettings, config: Any, episodes: int) -> int:  # noqa: ANN401 -- an SFTConfig
+def sft_steps(settings: RunSettings, config: Any, episodes: int) -> int:  # noqa: ANN401 -- an SFTConfig
     """Return the number of steps of supervised training, of which an iteration takes ``num_minibatches``.
 
     Args:
@@ -263,10 +252,10 @@ def sft_steps(settings: TrainSettings, config: Any, episodes: int) -> int:  # no
         config: The configuration of this stage that follows from them.
         episodes: Number of episodes of the cold start.
     """
-    return math.ceil(settings.sft["epochs"] * episodes / config.batch_size)
+    return math.ceil(settings.sft.epochs * episodes / config.batch_size)
 
 
-def evaluation_plan(settings: TrainSettings, model: str) -> EvaluationPlan:
+def evaluation_plan(settings: RunSettings, model: str) -> EvaluationPlan:
     """Return the puzzles that every stage's model is evaluated on: each task's, of photographs that are held out.
 
     Args:
@@ -278,17 +267,17 @@ def evaluation_plan(settings: TrainSettings, model: str) -> EvaluationPlan:
     return EvaluationPlan(
         policy=f"hf:{model}",
         entries=_evaluation_entries(settings, options),
-        seed=settings.evaluation["seed"],
+        seed=settings.evaluation.seed,
         images=images,
         options=options,
         policy_options=_evaluation_policy(settings, model),
     )
 
 
-def _evaluation_entries(settings: TrainSettings, options: dict[str, Any]) -> list[SuiteEntry] | list[EnvironmentEntry]:
+def _evaluation_entries(settings: RunSettings, options: dict[str, Any]) -> list[SuiteEntry] | list[EnvironmentEntry]:
     """Return what is evaluated; grid and level are taken out of the options."""
     if settings.env is not None:
-        return [EnvironmentEntry(settings.env, settings.evaluation["episodes"])]
+        return [EnvironmentEntry(settings.env, settings.evaluation.episodes)]
     own_grid, own_level = options.pop("grid", JigsawConfig.grid), options.pop("level", JigsawConfig.level)
     levels: dict[str, set[int]] = {}
     for task in tasks_of(settings):
@@ -297,12 +286,12 @@ def _evaluation_entries(settings: TrainSettings, options: dict[str, Any]) -> lis
         rules = resolve(JigsawConfig(grid=grid, level=level, image_size=8000))
         pieces = rules.rows * rules.cols
         levels.setdefault(f"{rules.rows}x{rules.cols}", set()).update(rules.levels or parse_level("all", pieces) or ())
-    count = settings.evaluation["episodes"]
+    count = settings.evaluation.episodes
     total = sum(map(len, levels.values()))
     return [SuiteEntry(grid, tuple(sorted(chosen)), max(1, count // total)) for grid, chosen in levels.items()]
 
 
-def _evaluation_policy(settings: TrainSettings, model: str) -> dict[str, Any]:
+def _evaluation_policy(settings: RunSettings, model: str) -> dict[str, Any]:
     grpo = grpo_config(settings, model)
     chosen: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": grpo.max_new_tokens}
     for name, value in (("window", grpo.window), ("system", model_options(settings).system)):
@@ -327,9 +316,9 @@ def run_vision_pretraining(
     """Pretrain the tiny model's vision, from the last checkpoint on if there is one, and write the model.
 
     Args:
-        folder: Where the checkpoint and the ``model`` are written.
+        folder: Folder of the checkpoint and the ``model``.
         images: Photographs to cut puzzles from.
-        config: How. Its seed is also that of the model.
+        config: Settings of the stage. The seed is also the model's.
         begin: Called with the number of steps that were done before.
         progress: Called after every step, with the number of steps of both stages that are done. If it raises, the
             training is saved.

@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation import read_report
 from agile_gym.training.checking import check_settings
-from agile_gym.training.settings import format_settings, read_settings
+from agile_gym.training.settings import read_settings
 from agile_gym.transcripts import read_transcripts
 from tests.helpers import ROOT
 from tests.helpers.trainings import SMALL, environment, grpo_iterations, weights
@@ -85,11 +85,11 @@ def test_stages_of_the_jigsaw_are_refused_for_another_environment(changes, messa
 
 def test_options_of_a_preset_do_not_go_to_another_environment(tmp_path):
     settings = read_settings("tiny", {"environment.id": QUARTER, "cold_start.count": 0, "environment.size": 32})
-    assert settings.environment == {"id": QUARTER, "size": 32}
-    assert (settings.env, settings.has_cold_start, settings.vision) == (QUARTER, False, {})
-    assert "turns" not in settings.cold_start
+    assert settings.environment.to_mapping() == {"id": QUARTER, "size": 32}
+    assert (settings.env, settings.has_cold_start, settings.vision.explicit()) == (QUARTER, False, {})
+    assert "turns" not in settings.cold_start.explicit()
     path = tmp_path / "settings.toml"
-    path.write_text(format_settings(settings))
+    path.write_text(settings.to_toml())
     assert read_settings(str(path)) == settings
     assert read_settings(str(path), {"environment.id": QUARTER}) == settings
-    assert read_settings("tiny", {"environment.id": "JigsawVision-v0"}).environment["image_size"] == 64
+    assert read_settings("tiny", {"environment.id": "JigsawVision-v0"}).environment.image_size == 64

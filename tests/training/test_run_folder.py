@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ pytest.importorskip("ray")
 from agile_gym.errors import ConfigurationError
 from agile_gym.outputs import MARK
 from agile_gym.training.folder import KIND, STAGES, RunFolder, read_run_settings
-from agile_gym.training.settings import format_settings, read_settings
+from agile_gym.training.settings import read_settings
 
 WRITTEN = (
     *("metrics.jsonl", "metrics.csv", "report.html", "wandb-id.txt", "wandb/run-1/files/config.yaml"),
@@ -115,7 +114,7 @@ def test_a_folder_that_holds_no_run_is_left_alone(tmp_path, names, options):
 
 def test_a_run_is_replaced_with_all_that_it_wrote(run, settings):
     (run / f".report.html-{dead_process()}.new").write_text("half")
-    begin(run, replace(settings, seed=5), overwrite=True)
+    begin(run, settings.changed({"seed": 5}), overwrite=True)
     assert sorted(tree(run)) == sorted([MARK, "settings.toml", "state.json"])
     assert read_run_settings(run).seed == 5
 
@@ -247,7 +246,7 @@ def test_settings_that_are_none(run, content):
 
 
 def test_every_cut_of_the_settings_is_noticed(tmp_path, settings):
-    text = format_settings(settings)
+    text = settings.to_toml()
     begin(tmp_path, settings)
     for cut in range(1, len(text), 37):
         (tmp_path / "settings.toml").write_text(text[:-cut])
@@ -256,7 +255,7 @@ def test_every_cut_of_the_settings_is_noticed(tmp_path, settings):
 
 
 def test_other_settings_are_named(run, settings):
-    other = replace(settings, grpo={**settings.grpo, "lr": 0.5})
+    other = settings.changed({"grpo.lr": 0.5})
     place = RunFolder(run, resume=True)
     with pytest.raises(ConfigurationError, match=r"other settings in \[grpo\].*lr: .* there, 0.5 now"):
         place.begin(other, {})
@@ -272,7 +271,7 @@ def test_a_path_may_be_spelled_in_another_way_or_move_with_its_content(tmp_path,
     Path("elsewhere/config.json").write_text("model/config.json")
 
     def with_paths(images, model):
-        return replace(settings, images={"train": images, "test": None}, model={**settings.model, "path": model})
+        return settings.changed({"images.train": images, "model.path": model})
 
     def content(images, model):
         from agile_gym.training.stages import fingerprints
@@ -289,7 +288,7 @@ def test_a_path_may_be_spelled_in_another_way_or_move_with_its_content(tmp_path,
     ):
         now = {**content(images, model), "images.train": "photos"}
         begin(Path("run"), with_paths(images, model), now, resume=True)
-        assert read_run_settings(Path("run")).images["train"] == images
+        assert read_run_settings(Path("run")).images.train == images
     for images, model, match in (("others", "elsewhere", "images"), ("moved", "changed", "model")):
         place = RunFolder(Path("run"), resume=True)
         now = {**content(images, model), "images.train": "photos" if images == "moved" else "others"}

@@ -66,16 +66,16 @@ class VisionPretrainingConfig:
         seed: Seed of puzzles and of what is drawn beside.
         grids: Rows and columns of the puzzles, at most 26 pieces; each step takes one of these grids.
         matching_steps: Steps of the first stage, on the vision tower alone; 0 leaves it out.
-        matching_batch: Puzzles a step of it.
-        matching_lr: Its learning rate.
+        matching_batch: Puzzles in each step of the first stage.
+        matching_lr: Learning rate of the first stage.
         steps: Steps of the second stage, on the whole model; 0 leaves it out.
-        batch: Puzzles a step of it.
-        lr: Learning rate of the language model.
+        batch: Puzzles in each step of the second stage.
+        lr: Learning rate of the language model in the second stage.
         vision_lr: Learning rate of the vision tower and the projector in the second stage.
         matching_weight: Weight of the first stage's loss in the second.
         weight_decay: Weight decay of AdamW.
-        warmup: Steps over which learning rates rise at the start of a stage. In its second half they fall to a
-            twentieth.
+        warmup: Steps over which learning rates rise at the start of a stage. In the second half of a stage they fall
+            to a twentieth.
         turns: Smallest and largest number of turns that the first text speaks of.
         thought: Most tokens, drawn at random, that stand in the thought before the answer; in half of the steps there
             are none. They teach the model to see from anywhere in a text, not only right after the images, as a
