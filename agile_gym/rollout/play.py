@@ -218,7 +218,7 @@ class EpisodeRecorder:
         return tuple(images) if self.keep_images else ()
 
 
-Makers = Mapping[str, Callable[[], gymnasium.Env[Any, Any]]] | Mapping[int, Callable[[], gymnasium.Env[Any, Any]]]
+Makers = Mapping[Any, Callable[[], gymnasium.Env[Any, Any]]]  # invariant in its keys, which are texts or numbers
 """Functions that make the environment of each key."""
 
 
