@@ -18,7 +18,7 @@ from agile_gym.actions.dialects import write_answer
 from agile_gym.actions.primitives import Answer
 from agile_gym.commands import find_run
 from agile_gym.envs.jigsaw.env import JigsawVisionEnv
-from agile_gym.envs.rendering import ansi_text
+from agile_gym.envs.spaces import ansi_text
 from agile_gym.errors import ConfigurationError, TranscriptError, did_you_mean, reason_of, require_seed
 from agile_gym.files import replacing
 from agile_gym.outputs import GENERATOR, check_output, check_replaceable, is_generated

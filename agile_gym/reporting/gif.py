@@ -16,7 +16,7 @@ from agile_gym.envs.jigsaw.config import MAX_TURNS
 from agile_gym.errors import ConfigurationError
 from agile_gym.files import replacing
 from agile_gym.outputs import GENERATOR, check_replaceable, is_generated
-from agile_gym.reporting.boards import Puzzle, Tile, answer_tiles, puzzle_of, tiles_of
+from agile_gym.reporting.record import Puzzle, Tile, answer_tiles, puzzle_of, tiles_of
 from agile_gym.reporting.viewer import shrink
 from agile_gym.transcripts.record import Image, Transcript, Turn
 

@@ -16,10 +16,10 @@ from agile_gym.evaluation.metrics import AVERAGE
 from agile_gym.evaluation.plan import pieces_of
 from agile_gym.outputs import check_replaceable, is_generated
 from agile_gym.reporting.alarms import alarm_spans
-from agile_gym.reporting.boards import puzzle_of
 from agile_gym.reporting.charts import STAGE_TITLES, duration
 from agile_gym.reporting.curves import curves, stage_times
 from agile_gym.reporting.outcome import StageResult, read_results, result_tables, verdicts
+from agile_gym.reporting.record import puzzle_of
 from agile_gym.reporting.runlog import Record, read_records
 from agile_gym.reporting.viewer import BOARD, EpisodeBlocks, write_html
 from agile_gym.transcripts.reading import TranscriptHeader, read_headers

@@ -27,7 +27,7 @@ LAYERS = (
 """Packages (and one module) in the order in which they may be imported; what is not named is used by all."""
 LONGEST = 450
 LONGER = {"agile_gym.testing": 460}  # three public checks that share their messages
-MOST = 142
+MOST = 140
 OPENINGS = ("What", "How", "Tell", "Tells", "Say", "Says", "Why", "Knows")
 """Words that no docstring begins with; see the rules of prose in CONTRIBUTING.md."""
 UNCHECKED = ("agile_gym.models.tiny",)

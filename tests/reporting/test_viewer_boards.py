@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from agile_gym.reporting.boards import PieceReader, Tile, answer_tiles, puzzle_of, tiles_of
+from agile_gym.reporting.record import PieceReader, Tile, answer_tiles, puzzle_of, tiles_of
 from tests.helpers.viewer_samples import LOOKS, Script, play
 
 

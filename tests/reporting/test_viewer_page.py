@@ -12,8 +12,7 @@ from PIL import Image
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.reporting import write_page
-from agile_gym.reporting.boards import puzzle_of
-from agile_gym.reporting.record import plain_json, segment_record
+from agile_gym.reporting.record import plain_json, puzzle_of, segment_record
 from agile_gym.transcripts import Segment, TurnUsage
 from tests.helpers.viewer_samples import ERRS, HOSTILE, LOOKS, NEVER, Blocks, Script, decode, play, with_tokens
 

@@ -19,8 +19,7 @@ from agile_gym.envs.contract import EpisodeDescription, RewardParts
 from agile_gym.envs.jigsaw.config import JigsawConfig, JigsawRules, resolve, smallest_photo
 from agile_gym.envs.jigsaw.episode import JigsawEpisode
 from agile_gym.envs.jigsaw.start import enclosing_limit
-from agile_gym.envs.rendering import close_window, render_text, show
-from agile_gym.envs.spaces import ActionText, CanvasPool, ImageBox, UnicodeText
+from agile_gym.envs.spaces import ActionText, CanvasPool, ImageBox, UnicodeText, close_window, render_text, show
 from agile_gym.errors import ConfigurationError, check_seed
 from agile_gym.images.opening import open_images
 from agile_gym.images.sources import ImageSource

@@ -18,8 +18,7 @@ from agile_gym.envs.jigsaw.config import JigsawConfig, resolve
 from agile_gym.envs.jigsaw.env import JigsawVisionEnv, make_spaces, open_source
 from agile_gym.envs.jigsaw.episode import JigsawEpisode, StepResult, check_action
 from agile_gym.envs.jigsaw.start import ResetOptions
-from agile_gym.envs.rendering import render_text
-from agile_gym.envs.spaces import CanvasPool
+from agile_gym.envs.spaces import CanvasPool, render_text
 from agile_gym.errors import ConfigurationError, check_seed, is_whole, plain
 
 __all__ = ["JigsawVisionVectorEnv", "batch_infos"]
