@@ -3,14 +3,17 @@
 import math
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers.loss.loss_utils import ForCausalLMLoss
 
-from agile_gym.learner.losses import sft
-from agile_gym.learner.ratios import TokenBatch, Totals, count, entropy, k3
-from tests.helpers.loss_samples import ARRAYS, LOSSES, TERMS, loss_and_gradients, random_arrays, take
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from transformers.loss.loss_utils import ForCausalLMLoss  # noqa: E402
+
+from agile_gym.learner.losses import sft  # noqa: E402
+from agile_gym.learner.ratios import TokenBatch, Totals, count, entropy, k3  # noqa: E402
+from tests.helpers.loss_samples import ARRAYS, LOSSES, TERMS, loss_and_gradients, random_arrays, take  # noqa: E402
 
 SEEDS = st.integers(0, 2**32)
 SIZES = st.tuples(st.integers(1, 4), st.integers(1, 6))

@@ -3,9 +3,10 @@
 import multiprocessing
 
 import pytest
-import torch
 
-from tests.helpers.split_losses import NAMES, accumulate, small_batch, work
+torch = pytest.importorskip("torch")
+
+from tests.helpers.split_losses import NAMES, accumulate, small_batch, work  # noqa: E402
 
 PROCESSES = 2
 

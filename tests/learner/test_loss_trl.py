@@ -4,10 +4,11 @@ from collections import defaultdict
 from types import SimpleNamespace
 
 import pytest
-import torch
 
-from agile_gym.learner.ratios import Totals, count
-from tests.helpers.loss_samples import LOSSES, loss_and_gradients, random_arrays, take
+torch = pytest.importorskip("torch")
+
+from agile_gym.learner.ratios import Totals, count  # noqa: E402
+from tests.helpers.loss_samples import LOSSES, loss_and_gradients, random_arrays, take  # noqa: E402
 
 trl_trainer = pytest.importorskip("trl.trainer.grpo_trainer", reason="TRL is not installed")
 

@@ -3,10 +3,11 @@
 import math
 
 import pytest
-import torch
 
-from agile_gym.learner.losses import LOSSES, dapo, dr_grpo, grpo, gspo, sft
-from agile_gym.learner.ratios import LossStats, TokenBatch, Totals, count, entropy, k3, log_ratios, mask_truncated
+torch = pytest.importorskip("torch")
+
+from agile_gym.learner.losses import LOSSES, dapo, dr_grpo, grpo, gspo, sft  # noqa: E402
+from agile_gym.learner.ratios import LossStats, TokenBatch, Totals, count, entropy, k3, log_ratios, mask_truncated  # noqa: E402
 
 NAN = math.nan
 MASK = torch.tensor([[1, 1, 0], [1, 1, 1]])

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -14,10 +13,13 @@ from agile_gym.rollout import EpisodeSpec, play_episodes
 from tests.helpers import ROOT
 from tests.helpers.faulty_server import Answer, FaultyServer, forward, refuse
 from tests.helpers.model_server import transformers_serve
-from tests.helpers.tiny_player import ANSWERS, OPTIONS, lesson, make_env, teach
 
-MISSING = [name for name in ("openai", "torch", "transformers", "fastapi", "uvicorn") if find_spec(name) is None]
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=f"needs the packages {MISSING}")]
+for package in ("openai", "torch", "transformers", "fastapi", "uvicorn"):
+    pytest.importorskip(package)
+
+from tests.helpers.tiny_player import ANSWERS, OPTIONS, lesson, make_env, teach  # noqa: E402 -- needs torch
+
+pytestmark = pytest.mark.slow
 
 GREEDY = {"temperature": 0.0, "max_tokens": 64, "send_stop": False, "api_key_env": None, "request_timeout": 120.0}
 
