@@ -5,8 +5,7 @@ losses       `grpo`, `dr_grpo`, `dapo`, `gspo` and `sft` as pure functions (torc
 data         advantages, samples, minibatches and micro-batches; numpy only
 grpo         `GRPO`, `GRPOConfig` and their parts, which run on RLlib (ray, torch)
 
-Importing this package imports neither torch nor ray; `GRPO`, `GRPOConfig`, `TokenLearner`, `VLMEnvRunner` and
-`VLMModule` are imported when they are first used.
+Importing this package imports none of them, and neither torch nor ray: names are looked up when they are first used.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from agile_gym.errors import MissingDependencyError
-from agile_gym.learner.data import (
-    GroupAdvantages,
-    count_trained,
-    group_advantages,
-    returns_to_go,
-    spread_advantages,
-    turn_rewards,
-)
 
 if TYPE_CHECKING:
+    from agile_gym.learner.data import (
+        GroupAdvantages,
+        count_trained,
+        group_advantages,
+        returns_to_go,
+        spread_advantages,
+        turn_rewards,
+    )
     from agile_gym.learner.grpo import GRPO, GRPOConfig, TokenLearner, VLMEnvRunner, VLMModule
 
 __all__ = [
@@ -42,12 +41,14 @@ __all__ = [
     "turn_rewards",
 ]
 
-_LATE = ("GRPO", "GRPOConfig", "TokenLearner", "VLMEnvRunner", "VLMModule")
+_ON_RLLIB = ("GRPO", "GRPOConfig", "TokenLearner", "VLMEnvRunner", "VLMModule")
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 -- any of the names above
-    if name not in _LATE:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _ON_RLLIB:
+        return getattr(importlib.import_module("agile_gym.learner.data"), name)
     for package in ("ray", "torch"):
         if importlib.util.find_spec(package) is None:
             raise MissingDependencyError(

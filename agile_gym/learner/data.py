@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,9 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 from agile_gym.errors import ConfigurationError
 from agile_gym.learner.groups import Group
 from agile_gym.transcripts.record import Image, Segment, Transcript
-
-if TYPE_CHECKING:
-    from agile_gym.transcripts.record import Segment, Transcript
 
 __all__ = [
     "GroupAdvantages",

@@ -294,7 +294,7 @@ def test_a_teacher_that_fails_costs_nothing_that_was_kept(tmp_path):
         ({"teacher": "expertt"}, "no policy 'expertt'"),
         ({"teacher_options": {"styl": "full"}}, "Did you mean 'style'"),
         ({"teacher_options": {"turns": 4}}, "give turns"),
-        ({"options": {"reveal": False}}, "a teacher may know"),
+        ({"options": {"reveal": False}}, "a teacher may have the solution"),
         ({"options": {"max_turns": 5}}, "max_turns=5"),
         ({"options": {"image_sise": 5}}, "Did you mean 'image_size'"),
         ({"batch": 0}, "batch=0"),

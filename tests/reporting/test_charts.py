@@ -94,12 +94,14 @@ def test_a_value_is_drawn_at_its_height():
 def test_stages_follow_one_another_and_curves_do_not_cross_them():
     stages = records([1.0] * 1000, "vision") | records([0.0] * 10, "grpo")
     svg = parsed(draw_chart("T", stages, S))
-    titles = {text.text: float(text.get("x")) for text in svg.iter("text") if text.text in ("vision", "GRPO")}
+    titles = {
+        text.text: float(text.get("x")) for text in svg.iter("text") if text.text in ("vision pretraining", "GRPO")
+    }
     lines, _ = curves(svg)
     assert all(len({y for _, y in line}) == 1 for line in lines)  # each is level: none joins 1 and 0
     spans = sorted({(min(x for x, _ in line), max(x for x, _ in line)) for line in lines})
     assert len(spans) == 2
-    assert titles["vision"] < spans[0][1] < titles["GRPO"] < spans[1][1]
+    assert titles["vision pretraining"] < spans[0][1] < titles["GRPO"] < spans[1][1]
     assert spans[1][1] - spans[1][0] > 0.12 * WIDTH  # the short stage is not too narrow
     assert [text.text for text in svg.iter("text") if text.text in ("1,000", "10")] == ["1,000", "10"]
 
