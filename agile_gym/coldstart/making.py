@@ -207,6 +207,7 @@ def make_cold_start(
     with TranscriptWriter(folder, format=format, resume=resume, overwrite=overwrite) as writer:  # pyright: ignore[reportArgumentType] -- it says itself what it takes
         judged = _restore(folder, filters) if resume else 0
         _write_manifest(folder, settings, judged, filters)
+        appended = True
         try:
             if not quotas.complete:
                 tasks = attempts_of(config, judged)
@@ -217,15 +218,18 @@ def make_cold_start(
                     for number, transcript in attempts:
                         with hold():
                             if filters.judge(transcript) is None:
+                                appended = False
                                 writer.append(_noted(transcript, number, config.teacher, filters))
+                                appended = True
                             judged = number + 1
                         if on_attempt is not None:
                             on_attempt(judged, quotas.found.total())
                         if quotas.complete:
                             break
         except BaseException:
-            with hold(), suppress(OSError):  # it only saves attempts; the error that was raised is the one reported
-                _write_manifest(folder, settings, judged, filters)
+            if appended:  # else the filters count an episode that is not there
+                with hold(), suppress(OSError):  # it only saves attempts; the error that was raised is the one reported
+                    _write_manifest(folder, settings, judged, filters)
             raise
         _write_manifest(folder, settings, judged, filters)
     return ColdStartReport.of(folder, judged, filters)

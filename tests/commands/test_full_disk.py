@@ -65,7 +65,7 @@ def test_an_evaluation_on_a_full_disk_goes_on_when_there_is_room(disk, played, s
     assert len(ids[0]) == 12
 
 
-@pytest.mark.parametrize("size", ["4k", "16k", "100k", "300k"])
+@pytest.mark.parametrize("size", ["4k", "16k", "100k", "200k", "300k"])
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_a_cold_start_on_a_full_disk_goes_on_when_there_is_room(disk, tmp_path, size, kind):
     words = ["--count", "12", "--option", "image_size=64", "--format", kind]

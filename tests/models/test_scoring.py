@@ -78,7 +78,7 @@ def test_gradients_are_finite_differences(saved, played, name, what):
             mine = [p for key, p in chosen if part_of(key) == part]
             parameter = max(mine, key=lambda p: float(p.grad.abs().max()))
             direction = parameter.grad / parameter.grad.norm()
-            step = 2e-3 * float(parameter.norm()) / float(parameter.numel()) ** 0.25
+            step = 1e-2 * float(parameter.norm()) / float(parameter.numel()) ** 0.25
             parameter += step * direction
             above = float(value())
             parameter -= 2 * step * direction

@@ -138,7 +138,7 @@ def test_turns_of_an_episode_cannot_be_left_out(vlm):
     first_turn(policy, env)
     env.step(LOOK)
     observation, _, _, _, info = env.step(LOOK)
-    with pytest.raises(ConfigurationError, match=r"given turn 2 .* seen 1 turns"):
+    with pytest.raises(ConfigurationError, match=r"given turn 2 .* read 1 turns"):
         policy.act([observation], [info])
     with pytest.raises(ConfigurationError, match="no episode in slot 7"):
         policy.finish(7)
@@ -183,7 +183,7 @@ def test_numbers_that_are_none_are_told_and_leave_no_half_turns(saved, options):
     with pytest.raises(ModelError, match=r"are not numbers \(NaN\)"):
         policy.act([begun, observation], [told | {"slot": 1}, info | {"slot": 0}])
     assert policy._episodes == {}
-    with pytest.raises(ConfigurationError, match=r"given turn 1 .* seen 0 turns"):
+    with pytest.raises(ConfigurationError, match=r"given turn 1 .* read 0 turns"):
         policy.act([observation], [info])
 
 
