@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple, cast
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
-from agile_gym.errors import ConfigurationError, ImageError, one_line
+from agile_gym.errors import ConfigurationError, one_line
 from agile_gym.evaluation.metrics import AVERAGE, bootstrap_difference, column_name, mcnemar, sign_flip
 from agile_gym.evaluation.plan import pieces_of
 from agile_gym.evaluation.report import EpisodeRow, Report, grid_lines, short_name
 from agile_gym.evaluation.run import EpisodeResult
-from agile_gym.images.sources import ImageSource
+from agile_gym.images.sources import ImageSource, alike_images, is_copy
 
-__all__ = ["Match", "Overlap", "compare_reports", "find_overlap", "fingerprint", "format_comparison", "is_comparison"]
+__all__ = ["Match", "Overlap", "compare_reports", "find_overlap", "format_comparison", "is_comparison"]
 
 Puzzle = tuple[str, int, int]
 _FINEST = 1000
@@ -195,17 +191,6 @@ def _p_value(p: float) -> str:
     return "<1e-9" if p < 1e-9 else f"{p:.2g}" if p < 0.001 else f"{p:.3f}"
 
 
-COARSE = (24, 0.97)
-FINE = (64, 0.94)
-"""Side of the thumbnails that are compared, in pixels, and the correlation from which on they show the same picture:
-first of all pairs, then of those that are alike. On 173 photographs, copies as JPEG of quality 10 have at least 0.978
-and 0.968, different photographs at most 0.92 and 0.87; pages of text in one layout reach 0.983 and 0.902."""
-SAME_SHAPE = 1.03
-"""Largest ratio of the aspect ratios of two copies."""
-CHUNK = 256
-"""Training images that are compared at a time."""
-
-
 class Match(NamedTuple):
     """A photograph that is also in the training set.
 
@@ -263,23 +248,6 @@ class Overlap:
         return "\n".join(lines)
 
 
-def fingerprint(pixels: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
-    """Return a fingerprint of a photograph that survives scaling and compression.
-
-    Args:
-        pixels: (H, W, 3) uint8, RGB.
-        side: Side of the thumbnail, in pixels.
-
-    Returns:
-        (side * side * 3,) float32: the colours of a thumbnail, with mean 0 and length 1 (or 0 for one colour), so that
-        the product of two is their correlation.
-    """
-    small = cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32).ravel()
-    small -= small.mean()
-    length = float(np.linalg.norm(small))
-    return small / length if length > 0 else small
-
-
 def find_overlap(source: ImageSource, training: ImageSource, results: Sequence[EpisodeResult]) -> Overlap:
     """Find the photographs of an evaluation that are also in a training set.
 
@@ -304,10 +272,10 @@ def find_overlap(source: ImageSource, training: ImageSource, results: Sequence[E
     }
     rest = [index for index in indices if index not in matches]
     unread = 0
-    for index, number in _alike(source, rest, training):
+    for index, number in alike_images(source, rest, training):
         if number is None:
             unread += 1
-        elif index not in matches and _is_copy(source.load(index), training.load(number)):
+        elif index not in matches and is_copy(source.load(index), training.load(number)):
             matches[index] = Match(source.content_hash(index), source.name(index), training.name(number), "copy")
     found = {match.image_id for match in matches.values()}
     return Overlap(
@@ -318,43 +286,3 @@ def find_overlap(source: ImageSource, training: ImageSource, results: Sequence[E
         episodes=sum(result.image_id in found for result in results),
         total=len(results),
     )
-
-
-def _alike(source: ImageSource, indices: Sequence[int], training: ImageSource) -> Iterator[tuple[int, int | None]]:
-    """Yield pairs of a photograph and a training image that may be copies; -1 and None for one that is not readable."""
-    if not indices:
-        return
-    _, least = COARSE
-    prints, shapes = _stack(_read(source, indices), len(indices))
-    for start in range(0, len(training), CHUNK):
-        numbers = range(start, min(start + CHUNK, len(training)))
-        others, other_shapes = _stack(_read(training, numbers), len(numbers))
-        yield from ((-1, None) for _ in range(int(np.isnan(other_shapes).sum())))
-        ratio = np.abs(np.log(shapes)[:, None] - np.log(other_shapes)[None])
-        alike = (prints @ others.T >= least) & (ratio <= np.log(SAME_SHAPE))
-        for row, column in np.argwhere(alike).tolist():
-            yield indices[row], start + column
-
-
-def _is_copy(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> bool:
-    side, least = FINE
-    return float(fingerprint(ours, side) @ fingerprint(theirs, side)) >= least
-
-
-def _read(source: ImageSource, indices: Iterable[int]) -> Iterator[NDArray[np.uint8] | None]:
-    for index in indices:
-        try:
-            yield source.load(index)
-        except ImageError:
-            yield None
-
-
-def _stack(images: Iterable[NDArray[np.uint8] | None], count: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Return coarse fingerprints, one a row, and the aspect ratios (count,); NaN where there is no image."""
-    side, _ = COARSE
-    prints = np.zeros((count, side * side * 3), np.float32)
-    shapes = np.full(count, np.nan)
-    for row, pixels in enumerate(images):
-        if pixels is not None:
-            prints[row], shapes[row] = fingerprint(pixels, side), pixels.shape[1] / pixels.shape[0]
-    return prints, shapes
