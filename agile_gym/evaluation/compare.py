@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple, cast
 
 from agile_gym.errors import ConfigurationError, one_line
-from agile_gym.evaluation.metrics import AVERAGE, bootstrap_difference, column_name, mcnemar, sign_flip
-from agile_gym.evaluation.plan import pieces_of
+from agile_gym.evaluation.metrics import (
+    AVERAGE,
+    bootstrap_difference,
+    column_name,
+    looks_shown,
+    mcnemar,
+    sign_flip,
+    summarize,
+)
+from agile_gym.evaluation.plan import EvaluationPlan, pieces_of
 from agile_gym.evaluation.report import EpisodeRow, Report, grid_lines, short_name
-from agile_gym.evaluation.run import EpisodeResult
+from agile_gym.evaluation.run import EpisodeResult, evaluate, prepare_plan
 from agile_gym.images.sources import ImageSource, alike_images, is_copy
+from agile_gym.policies.base import Observation, Policy, as_policy
 
-__all__ = ["Match", "Overlap", "compare_reports", "find_overlap", "format_comparison", "is_comparison"]
+__all__ = [
+    "LooksReport",
+    "Match",
+    "Overlap",
+    "compare_blanked",
+    "compare_reports",
+    "find_overlap",
+    "format_comparison",
+    "format_looks",
+    "is_comparison",
+    "looks_report",
+]
 
 Puzzle = tuple[str, int, int]
+_Rows = Mapping[Puzzle, Sequence[EpisodeRow | EpisodeResult]]
 _FINEST = 1000
 """Largest denominator of a score that is not of a jigsaw."""
 _MCNEMAR = "McNemar's exact test"
@@ -46,6 +67,10 @@ def compare_reports(first: Report, second: Report) -> dict[str, dict[str, Any]]:
     """
     ours, theirs = _by_puzzle(first.rows), _by_puzzle(second.rows)
     _check_puzzles(first, second, ours, theirs)
+    return _compare_puzzles(ours, theirs)
+
+
+def _compare_puzzles(ours: _Rows, theirs: _Rows) -> dict[str, dict[str, Any]]:
     grids: dict[str, dict[str, list[Puzzle]]] = {}
     for puzzle in sorted(ours):
         columns = grids.setdefault(puzzle[0], {})
@@ -65,16 +90,14 @@ def is_comparison(head: bytes) -> bool:
     return head.startswith(b"{") and b'"only_first"' in head and b'"difference"' in head
 
 
-def _by_puzzle(rows: Sequence[EpisodeRow]) -> dict[Puzzle, list[EpisodeRow]]:
-    puzzles: dict[Puzzle, list[EpisodeRow]] = {}
+def _by_puzzle(rows: Sequence[EpisodeRow | EpisodeResult]) -> dict[Puzzle, list[EpisodeRow | EpisodeResult]]:
+    puzzles: dict[Puzzle, list[EpisodeRow | EpisodeResult]] = {}
     for row in rows:
         puzzles.setdefault((row.grid, row.level, row.episode), []).append(row)
     return puzzles
 
 
-def _check_puzzles(
-    first: Report, second: Report, ours: Mapping[Puzzle, list[EpisodeRow]], theirs: Mapping[Puzzle, list[EpisodeRow]]
-) -> None:
+def _check_puzzles(first: Report, second: Report, ours: _Rows, theirs: _Rows) -> None:
     names = f"{first.path} and {second.path}"
     if ours.keys() != theirs.keys():
         both = len(ours.keys() & theirs.keys())
@@ -91,14 +114,16 @@ def _check_puzzles(
             )
 
 
-def _exact_score(row: EpisodeRow) -> Fraction:
+def _exact_score(row: EpisodeRow | EpisodeResult) -> Fraction:
     """Return a score as the fraction that it was rounded from: of a jigsaw, a number of its pieces."""
     pieces = pieces_of(row.grid)
     return Fraction(round(row.score * pieces), pieces) if pieces else Fraction(row.score).limit_denominator(_FINEST)
 
 
-def _compare(pairs: Sequence[tuple[list[EpisodeRow], list[EpisodeRow]]]) -> dict[str, Any]:
-    def mean(rows: Sequence[EpisodeRow], *, score: bool) -> Fraction:
+def _compare(
+    pairs: Sequence[tuple[Sequence[EpisodeRow | EpisodeResult], Sequence[EpisodeRow | EpisodeResult]]],
+) -> dict[str, Any]:
+    def mean(rows: Sequence[EpisodeRow | EpisodeResult], *, score: bool) -> Fraction:
         values = [_exact_score(row) if score else Fraction(row.solved) for row in rows]
         return sum(values, Fraction(0)) / len(values)
 
@@ -189,6 +214,127 @@ def format_comparison(comparison: Mapping[str, Mapping[str, Any]], first: Report
 
 def _p_value(p: float) -> str:
     return "<1e-9" if p < 1e-9 else f"{p:.2g}" if p < 0.001 else f"{p:.3f}"
+
+
+def compare_blanked(results: Sequence[EpisodeResult], blanked: Sequence[EpisodeResult]) -> dict[str, dict[str, Any]]:
+    """Compare episodes with those of the same puzzles whose looks were blanked.
+
+    Args:
+        results: The episodes with looks.
+        blanked: Those with blanked looks, see `EvaluationPlan`.
+
+    Returns:
+        As `compare_reports`, with the blanked looks first, so that a difference is what looks add; and ``blanked`` with
+        ``acc`` and ``score`` of `summarize`.
+
+    Raises:
+        ConfigurationError: If the puzzles are not the same.
+    """
+    ours, theirs = ([(*result.key, result.seed, result.image_id) for result in mine] for mine in (results, blanked))
+    if sorted(ours) != sorted(theirs):
+        raise ConfigurationError(
+            f"The {len(theirs)} episodes with blanked looks are not of the same puzzles as the {len(ours)} with looks. "
+            "Evaluate both with one plan."
+        )
+    summary = summarize(blanked)
+    return {
+        grid: {
+            name: {**column, "blanked": {metric: summary[grid][name][metric] for metric in ("acc", "score")}}
+            for name, column in columns.items()
+        }
+        for grid, columns in _compare_puzzles(_by_puzzle(blanked), _by_puzzle(results)).items()
+    }
+
+
+class LooksReport(NamedTuple):
+    """Episodes with looks and with blanked ones, and their figures.
+
+    Attributes:
+        results: The episodes.
+        blanked: Those of the same puzzles with blanked looks.
+        summary: Result of `summarize` for ``results``; ``looks`` holds the figures of looks.
+        blank_looks: Result of `compare_blanked`.
+    """
+
+    results: list[EpisodeResult]
+    blanked: list[EpisodeResult]
+    summary: dict[str, dict[str, Any]]
+    blank_looks: dict[str, dict[str, Any]]
+
+    def text(self) -> str:
+        """Return the figures as tables."""
+        return format_looks(self.summary, self.blank_looks)
+
+
+def looks_report(policy: Policy | Callable[[Observation], str], plan: EvaluationPlan, *, batch: int = 8) -> LooksReport:
+    """Play the puzzles of a plan in this process with looks, then with blanked ones.
+
+    Args:
+        policy: Plays; any policy, or a function from an observation to a text.
+        plan: The puzzles.
+        batch: Number of episodes played in one batch.
+
+    Returns:
+        The episodes, and their figures.
+
+    Raises:
+        ConfigurationError: As `evaluate`; so its other errors.
+    """
+    player = as_policy(policy)
+    prepared = prepare_plan(replace(plan, blank_looks=False))
+    results = evaluate(player, prepared.plan, batch=batch, prepared=prepared)
+    prepared = replace(prepared, plan=replace(plan, blank_looks=True))
+    blanked = evaluate(player, prepared.plan, batch=batch, prepared=prepared)
+    return LooksReport(results, blanked, summarize(results), compare_blanked(results, blanked))
+
+
+_FRACTIONS = {
+    "noticed": "wrong boards noticed",
+    "mended": "wrong boards mended",
+    "spoiled": "right boards spoiled",
+}
+
+
+def format_looks(
+    summary: Mapping[str, Mapping[str, Any]], blank_looks: Mapping[str, Mapping[str, Any]] | None = None
+) -> str:
+    """Write the figures of looks for people, over all levels of each grid.
+
+    Args:
+        summary: Result of `summarize`.
+        blank_looks: Result of `compare_blanked`, if there is one.
+
+    Returns:
+        Plain text, one table a grid; empty if no looks are recorded.
+    """
+    parts: list[str] = []
+    tests: set[str] = set()
+    for grid, columns in summary.items():
+        column = columns[AVERAGE]
+        rows: list[list[str]] = []
+        if blank_looks is not None:
+            pair = blank_looks[grid][AVERAGE]
+            acc, puzzles = pair["acc"], str(pair["puzzles"])
+            rows.append(_look_row("Acc", column["acc"], puzzles))
+            rows.append(_look_row("Acc, looks blanked", pair["blanked"]["acc"], puzzles))
+            difference = {"value": acc["difference"], "low": acc["low"], "high": acc["high"]}
+            rows.append(_look_row(f"  difference, p {_p_value(acc['p'])}", difference, puzzles, form="+.1f"))
+            tests.add(f" The difference is paired, its p by {acc['test']}.")
+        looks: Mapping[str, Any] = column.get("looks") or {}
+        for name, label in _FRACTIONS.items():
+            if name in looks:
+                rows.append(_look_row(label, looks[name], str(looks[name]["of"])))
+        for number, entry in looks_shown(looks.get("by_looks", {})).items():
+            rows.append(_look_row(f"Acc after {number} look{'s' * (number != '1')}", entry, str(entry["of"])))
+        if rows:
+            parts.append(f"{grid} Looks (%)\n{grid_lines(['', 'value', 'from', 'to', 'of'], rows)}")
+    note = "Looks are images of feedback that the policy saw. From and to are the 95% interval."
+    return "\n\n".join([*parts, note + "".join(sorted(tests))]) if parts else ""
+
+
+def _look_row(label: str, estimate: Mapping[str, Any], of: str, *, form: str = ".1f") -> list[str]:
+    cells = [format(100 * estimate[key], form) if key in estimate else "-" for key in ("value", "low", "high")]
+    return [label, *cells, of]
 
 
 class Match(NamedTuple):
