@@ -24,6 +24,7 @@ from agile_gym.images.sources import ImageSource, alike_images, is_copy
 from agile_gym.policies.base import Observation, Policy, as_policy
 
 __all__ = [
+    "LOOK_TITLES",
     "LooksReport",
     "Match",
     "Overlap",
@@ -288,11 +289,12 @@ def looks_report(policy: Policy | Callable[[Observation], str], plan: Evaluation
     return LooksReport(results, blanked, summarize(results), compare_blanked(results, blanked))
 
 
-_FRACTIONS = {
+LOOK_TITLES = {
     "noticed": "wrong boards noticed",
     "mended": "wrong boards mended",
     "spoiled": "right boards spoiled",
 }
+"""Titles of the outcomes of boards, `agile_gym.evaluation.metrics.LOOK_FRACTIONS`."""
 
 
 def format_looks(
@@ -321,7 +323,7 @@ def format_looks(
             rows.append(_look_row(f"  difference, p {_p_value(acc['p'])}", difference, puzzles, form="+.1f"))
             tests.add(f" The difference is paired, its p by {acc['test']}.")
         looks: Mapping[str, Any] = column.get("looks") or {}
-        for name, label in _FRACTIONS.items():
+        for name, label in LOOK_TITLES.items():
             if name in looks:
                 rows.append(_look_row(label, looks[name], str(looks[name]["of"])))
         for number, entry in looks_shown(looks.get("by_looks", {})).items():

@@ -1,0 +1,480 @@
+"""Blanked looks, and what looks are worth: counts, figures, the paired difference."""
+
+import json
+import re
+from collections import Counter
+from functools import partial
+
+import numpy as np
+import pytest
+from evaluation_policies import Ignorer, Reader
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from agile_gym.envs.jigsaw import JigsawVisionEnv
+from agile_gym.errors import ConfigurationError
+from agile_gym.evaluation import (
+    EpisodeResult,
+    EvaluationPlan,
+    choose_entries,
+    compare_blanked,
+    evaluate,
+    format_looks,
+    looks_report,
+    summarize,
+    summarize_looks,
+    wilson,
+)
+from agile_gym.evaluation.metrics import looks_shown
+from agile_gym.policies import EdgePolicy, GivenUp, RandomPolicy, blank_look
+from agile_gym.rollout import EpisodeSpec, play_episodes
+from agile_gym.transcripts import Transcript, TranscriptWriter, Turn, TurnUsage, read_transcripts
+from agile_gym.transcripts.record import count_looks
+
+NOISE = [np.random.default_rng(seed).integers(0, 256, (96, 96, 3), np.uint8) for seed in range(3)]
+SMALL = {"image_size": 32, "reveal": True, "max_turns": 6}
+
+
+def plan_of(grid=2, levels=(0,), episodes=12, **more):
+    options = {**SMALL, **more.pop("options", {})}
+    return EvaluationPlan("mine", choose_entries([grid], levels, episodes), options=options, **more)
+
+
+def play(policy, count=4, *, blank_looks=True, level=0, batch=2, **options):
+    """Play puzzles of noise, whose pieces all differ."""
+    make = partial(JigsawVisionEnv, **{"images": NOISE, "grid": 2, "level": level, **SMALL, **options})
+    specs = [EpisodeSpec("env", seed, {}, 100 + seed, str(seed), blank_looks=blank_looks) for seed in range(count)]
+    policy.reset(0)
+    return sorted((t for _, t in play_episodes(policy, specs, {"env": make}, batch=batch)), key=lambda t: t.id)
+
+
+# --- what is counted, by hand
+
+
+def episode(*turns, solution="ABCD", solved=False, rotations=False, given_up=False):
+    """Make an episode of turns, each a state, the primitives of the turn (by their initials), and perhaps an error."""
+    names = {"S": "Swap", "A": "Arrange", "T": "RotatePiece", "O": "Observe", "C": "Crop", "Z": "Zoom", "!": "Answer"}
+    made = []
+    for state, primitives, *error in turns:
+        shown = any(name in "OCZ" for name in primitives)
+        made.append(
+            Turn(
+                "x",
+                "<image> shown" if shown else "done",
+                (),
+                tuple(names[name] for name in primitives),
+                error[0] if error else None,
+                tuple(state),
+                {},
+                0.0,
+                TurnUsage(0.0),
+            )
+        )
+    task = {"grid": "2x2", "level": 0, "names": list("ABCD"), "rotations": rotations}
+    details = {"given_up": {"kind": "refused", "reason": "x"}} if given_up else {}
+    return Transcript(
+        "x", "p", task, "x", (), tuple(made), tuple(solution), solved, 1.0 if solved else 0.0, {}, not solved,
+        details=details,
+    )  # fmt: skip
+
+
+def counts(images, wrong=0, noticed=0, mended=0, right=0, spoiled=0):
+    return {
+        "images": images, "wrong": wrong, "noticed": noticed, "mended": mended, "right": right, "spoiled": spoiled
+    }  # fmt: skip
+
+
+END = ("ABCD", "!")
+"""A turn that answers; its state is the board as it stood."""
+
+
+@pytest.mark.parametrize(
+    ("turns", "options", "answer", "expected"),
+    [
+        ([END], {"solved": True}, "ABCD", counts(0)),
+        ([("ABCD", "!")], {"solution": "BACD"}, "ABCD", counts(0)),
+        # A wrong board, mended; then a right one, kept.
+        ([("ABCD", "O"), ("BACD", "SO"), ("BACD", "!")], {"solution": "BACD", "solved": True}, "BACD",
+         counts(2, 1, 1, 1, 1, 0)),
+        # A wrong board, answered as it stands; answered otherwise, wrongly and rightly.
+        ([("ABCD", "O"), END], {"solution": "BACD"}, "ABCD", counts(1, 1)),
+        ([("ABCD", "O"), END], {"solution": "BACD"}, "DCBA", counts(1, 1, 1)),
+        ([("ABCD", "O"), END], {"solution": "BACD", "solved": True}, "BACD", counts(1, 1, 1, 1)),
+        ([("ABCD", "O"), END], {"solution": "BACD", "solved": True}, None, counts(1, 1, 1, 1)),
+        # An answer that is none is no change.
+        ([("ABCD", "O"), ("ABCD", "!", "bad_answer")], {"solution": "BACD"}, "AA", counts(1, 1)),
+        ([("ABCD", "O"), END], {"solution": "BACD"}, "ABC", counts(1, 1)),
+        # Changed without another look, then answered rightly, wrongly, or not at all.
+        ([("ABCD", "O"), ("BACD", "S"), ("BACD", "!")], {"solution": "BACD", "solved": True}, "BACD",
+         counts(1, 1, 1, 1)),
+        ([("ABCD", "O"), ("CBAD", "S"), ("CBAD", "!")], {"solution": "BACD"}, "CBAD", counts(1, 1, 1)),
+        ([("ABCD", "O"), ("BACD", "S"), ("BACD", "C")], {"solution": "BACD"}, None, counts(1, 1, 1)),
+        # Closer, but not right: no piece in place, then one; and then none again.
+        ([("ABCD", "O"), ("BACD", "SO"), ("ABCD", "SO"), END], {"solution": "BCDA"}, "ABCD",
+         counts(3, 3, 2, 1)),
+        # A right board whose answer, or next board, is wrong, or that is never answered.
+        ([("BACD", "AO"), ("BACD", "!")], {"solution": "BACD"}, "ABCD", counts(1, right=1, spoiled=1)),
+        ([("BACD", "AO"), ("ABCD", "SO"), END], {"solution": "BACD"}, "ABCD", counts(2, 1, right=1, spoiled=1)),
+        ([("BACD", "AO"), ("BACD", "C")], {"solution": "BACD"}, None, counts(1, right=1, spoiled=1)),
+        # The last image is seen by nobody.
+        ([("ABCD", "O")], {"solution": "BACD"}, None, counts(0)),
+        ([("ABCD", "C"), ("BACD", "SO")], {"solution": "BACD"}, None, counts(1)),
+        # The same board again counts once, until something has changed.
+        ([("ABCD", "O"), ("ABCD", "C"), ("ABCD", "O"), ("BACD", "SO"), ("BACD", "!")],
+         {"solution": "BACD", "solved": True}, "BACD", counts(4, 1, 1, 1, 1)),
+        ([("ABCD", "O"), ("BACD", "S"), ("ABCD", "SO"), END], {"solution": "CBAD"}, "ABCD", counts(2, 2, 1)),
+        # A turn that fails changes nothing, and shows nothing.
+        ([("ABCD", "O"), ("ABCD", "", "syntax"), END], {"solution": "BACD"}, "ABCD", counts(1, 1)),
+        # In one turn: a board and then a swap shows the board before; between two swaps, neither; a crop is no board.
+        ([("BACD", "OS"), ("BACD", "!")], {"solution": "ABCD"}, "BACD", counts(1, right=1, spoiled=1)),
+        ([("BACD", "OS"), ("BACD", "!")], {"solution": "BACD", "solved": True}, "BACD", counts(1, 1, 1, 1)),
+        ([("DACB", "SOS"), ("DACB", "!")], {"solution": "ABCD"}, "DACB", counts(1)),
+        ([("BACD", "SOC"), ("BACD", "!")], {"solution": "ABCD"}, "BACD", counts(1)),
+        ([("BACD", "SZO"), ("BACD", "!")], {"solution": "ABCD"}, "BACD", counts(1, 1)),
+        # Given up after a look: the model did not answer to it.
+        ([("ABCD", "O"), ("BACD", "SO"), ("BACD", "", "refused")], {"solution": "BACD", "given_up": True}, None,
+         counts(1, 1, 1)),
+        ([("ABCD", "", "refused")], {"solution": "BACD", "given_up": True}, None, counts(0)),
+        # Pieces that look alike: what was answered rightly is right on the board, too.
+        ([("BACD", "AO"), ("BACD", "!")], {"solution": "ABCD", "solved": True}, "BACD", counts(1, right=1)),
+        # Names as models write them.
+        ([("BACD", "AO"), ("BACD", "!")], {"solution": "ABCD"}, [" b", "A", "C", "d"], counts(1, 1)),
+    ],
+)  # fmt: skip
+def test_counts_by_hand(turns, options, answer, expected):
+    given_answer = None if answer is None else list(answer)
+    assert count_looks(episode(*turns, **options), given_answer) == expected
+
+
+def test_counts_of_turned_pieces():
+    def board(*angles):
+        return [[name, angle] for name, angle in zip("ABCD", angles, strict=True)]
+
+    solution = board(0, 90, 0, 0)
+    turns = [(board(0, 0, 0, 0), "O"), (board(0, 90, 0, 0), "TO"), (board(0, 90, 0, 0), "!")]
+    right = episode(*turns, solution=solution, solved=True, rotations=True)
+    assert count_looks(right, board(0, 450, 0, 0)) == counts(2, 1, 1, 1, 1)
+    wrong = episode(turns[0], (board(0, 0, 0, 0), "!"), solution=solution, rotations=True)
+    assert count_looks(wrong, board(0, 360, 0, 0)) == counts(1, 1)
+    assert count_looks(wrong, board(0, 180, 0, 0)) == counts(1, 1, 1)
+
+
+# --- against the images that were shown
+
+
+LEGAL = {
+    "look": "observe()",
+    "swap": "state[{0}], state[{1}] = state[{1}], state[{0}]",
+    "crop": "crop(image_list[{0}], [0, 0, 0.5, 0.5])",
+    "fault": "open('x')",
+}
+TURNS = st.lists(
+    st.tuples(st.sampled_from([("look",), ("swap",), ("crop",), ("fault",), ("swap", "look"), ("look", "swap"),
+                               ("swap", "crop"), ("look", "crop"), ("swap", "look", "swap")]),
+              st.sampled_from([(0, 1), (1, 2), (2, 3), (0, 3)])),
+    max_size=6,
+)  # fmt: skip
+
+
+class Script:
+    """Plays given turns, then answers: rightly, with the board as it is, or with that order turned round."""
+
+    def __init__(self, turns, answer):
+        self.turns, self.answer = turns, answer
+
+    def reset(self, seed=None):
+        pass
+
+    def act(self, observations, infos):
+        return [self.turn(info) for info in infos]
+
+    def turn(self, info):
+        if info["turn"] < len(self.turns):
+            kinds, places = self.turns[info["turn"]]
+            return f"<think>x</think><code>{chr(10).join(LEGAL[kind].format(*places) for kind in kinds)}</code>"
+        board = list(info["task"].names)
+        for kinds, (first, second) in self.turns:
+            for _ in range(0 if "fault" in kinds else kinds.count("swap")):
+                board[first], board[second] = board[second], board[first]
+        given = {"right": info["solution"], "board": board, "reversed": board[::-1]}[self.answer]
+        return f"<think>x</think><answer>{list(given)}</answer>".replace("'", '"')
+
+
+@settings(max_examples=60, deadline=None)
+@given(TURNS, st.sampled_from(["right", "board", "reversed"]), st.integers(0, 200))
+def test_counts_agree_with_what_the_images_show(turns, answer, seed):
+    """Read the boards from the pixels, and look at everything that comes after each."""
+    make = partial(JigsawVisionEnv, **{"images": NOISE, "grid": 2, "level": 0, **SMALL})
+    spec = EpisodeSpec("env", seed, {}, 0, "x")
+    ((_, transcript),) = play_episodes(Script(turns, answer), [spec], {"env": make}, batch=1)
+    names, solution = transcript.task["names"], list(transcript.solution)
+    pieces = {image.tobytes(): name for name, image in zip(names, transcript.prompt_images, strict=True)}
+    side = transcript.prompt_images[0].shape[0]
+    states = [list(turn.state) for turn in transcript.turns]
+    seen = []  # (turn, board), those that are judged
+    for number, turn in enumerate(transcript.turns[:-1]):
+        kinds = turns[number][0]
+        if not turn.images or turn.images[0].shape[0] != 2 * side or kinds == ("swap", "look", "swap"):
+            continue
+        cuts = [turn.images[0][y : y + side, x : x + side] for y in (0, side) for x in (0, side)]
+        board = [pieces[cut.tobytes()] for cut in cuts]
+        moved = seen and any(states[at] != states[at - 1] for at in range(seen[-1][0] + 1, number + 1))
+        if not seen or board != seen[-1][1] or moved:
+            seen.append((number, board))
+    last = transcript.turns[-1]
+    answered = {"right": solution, "board": states[-1], "reversed": states[-1][::-1]}[answer]
+    expected = Counter({"images": sum(len(turn.images) for turn in transcript.turns[:-1])})
+    for place, (number, board) in enumerate(seen):
+        ends = place + 1 == len(seen)
+        until = len(states) - 1 if ends else seen[place + 1][0]
+        changed = any(states[at] != states[at - 1] for at in range(number + 1, until + 1))
+        if ends and last.primitives == ("Answer",):
+            outcome = answered
+            changed = changed or answered != board
+            better = answered == solution
+        else:
+            outcome = None if ends else seen[place + 1][1]
+            fits = [sum(a == b for a, b in zip(one, solution, strict=True)) for one in (board, outcome or board)]
+            better = fits[1] > fits[0]
+        if board == solution:
+            expected["right"] += 1
+            expected["spoiled"] += outcome != solution
+        else:
+            expected["wrong"] += 1
+            expected["noticed"] += changed
+            expected["mended"] += changed and better
+    assert count_looks(transcript, answered) == {**counts(0), **expected}
+
+
+# --- images that are blanked
+
+
+class Watcher:
+    """Keeps what it is shown."""
+
+    def __init__(self, policy):
+        self.policy, self.shown = policy, []
+
+    def reset(self, seed=None):
+        self.policy.reset(seed)
+
+    def act(self, observations, infos):
+        self.shown += [(info["turn"], o, info) for o, info in zip(observations, infos, strict=True)]
+        return self.policy.act(observations, infos)
+
+
+@pytest.mark.parametrize("initial_view", ["pieces", "board", "both"])
+def test_what_is_shown_is_grey_after_the_first_observation(initial_view, tmp_path):
+    options = {"initial_view": initial_view, "reference_image": True}
+    blank, plain = Watcher(Ignorer()), Watcher(Ignorer())
+    blanked, episodes = play(blank, 9, **options), play(plain, 9, blank_looks=False, **options)
+    shown = sorted(blank.shown, key=lambda entry: (entry[2]["policy_seed"], entry[0]))
+    truth = sorted(plain.shown, key=lambda entry: (entry[2]["policy_seed"], entry[0]))
+    assert max(turn for turn, _, _ in shown) > 1
+    for (turn, observation, info), (_, there, true) in zip(shown, truth, strict=True):
+        assert observation["text"] == there["text"]
+        height, width = there["image_size"]
+        assert tuple(observation["image_size"]) == (height, width)
+        assert [image.shape for image in info["images"]] == [image.shape for image in true["images"]]
+        if turn == 0:
+            np.testing.assert_array_equal(observation["image"], there["image"])
+            for image, original in zip(info["images"], true["images"], strict=True):
+                np.testing.assert_array_equal(image, original)
+            continue
+        expected = np.zeros_like(there["image"])
+        expected[:height, :width] = 128
+        np.testing.assert_array_equal(observation["image"], expected)
+        assert {int(value) for image in info["images"] for value in np.unique(image)} == {128}
+        assert len(np.unique(there["image"])) > 50  # which had something to show
+        rest = {key for key in info if key not in ("images", "task", "slot")}
+        assert {key: info[key] for key in rest} == {key: true[key] for key in rest}
+    with TranscriptWriter(tmp_path / "run") as writer:
+        for transcript in blanked:
+            writer.append(transcript)
+    for one, other, stored in zip(blanked, episodes, read_transcripts(tmp_path / "run"), strict=True):
+        assert (one.solved, one.score, one.reward) == (other.solved, other.score, other.reward)
+        for mine, theirs in zip(one.turns, other.turns, strict=True):
+            assert (mine.text, mine.feedback, mine.state, mine.reward) == (
+                theirs.text, theirs.feedback, theirs.state, theirs.reward
+            )  # fmt: skip
+            assert all((image == 128).all() for image in mine.images)
+        assert one.details["blank_looks"] is stored.details["blank_looks"] is True
+        assert "blank_looks" not in other.details
+        for image, original in zip(stored.images, one.images, strict=True):
+            np.testing.assert_array_equal(image, original)
+
+
+def test_an_observation_that_is_blanked_is_not_changed():
+    env = JigsawVisionEnv(images=NOISE, grid=2, level=0, image_size=32)
+    env.reset(seed=0)
+    observation, _, _, _, info = env.step("<think>x</think><code>observe()</code>")
+    before = observation["image"].copy()
+    blank, told = blank_look(observation, info)
+    np.testing.assert_array_equal(observation["image"], before)
+    assert info["images"][0].tobytes() == before[:32, :32].tobytes()
+    assert (told["images"][0] == 128).all()
+    assert blank["image"].shape == before.shape
+    assert {**blank, "image": 0} == {**observation, "image": 0}
+
+
+def test_environments_are_used_again_with_and_without_looks():
+    from agile_gym.rollout import EnvironmentPool
+
+    pool = EnvironmentPool({"env": partial(JigsawVisionEnv, images=NOISE, grid=2, level=0, **SMALL)})
+    specs = [EpisodeSpec("env", 3, {}, 5, str(n), blank_looks=n % 2 == 0) for n in range(6)]
+    grey = {
+        transcript.id: [bool((image == 128).all()) for turn in transcript.turns for image in turn.images]
+        for _, transcript in play_episodes(Ignorer(), specs, pool, batch=1)
+    }
+    assert grey == {str(n): [n % 2 == 0] * 2 for n in range(6)}
+    pool.close()
+
+
+# --- what looks are worth
+
+
+def test_a_policy_that_reads_its_looks_fails_without_them():
+    report = looks_report(Reader(), plan_of(episodes=20))
+    column = report.blank_looks["2x2"]["avg"]
+    assert (column["acc"]["first"], column["acc"]["second"], column["acc"]["difference"]) == (0, 1, 1)
+    assert column["acc"]["p"] == pytest.approx(0.5**19)
+    assert column["acc"]["test"] == "McNemar's exact test"
+    assert column["blanked"]["acc"] == wilson(0, 20)._asdict()
+    looks = report.summary["2x2"]["avg"]["looks"]
+    assert looks["spoiled"] == {"count": 0, "of": 20, **wilson(0, 20)._asdict()}
+    assert looks["noticed"]["count"] == looks["mended"]["count"] == looks["noticed"]["of"] > 0
+    assert sum(entry["of"] for entry in looks["by_looks"].values()) == 20
+    assert all(entry["value"] == 1 for entry in looks["by_looks"].values())
+    lines = {words[0]: words[1:] for words in (re.split("  +", line.strip()) for line in report.text().splitlines())}
+    assert lines["Acc"] == ["100.0", "83.9", "100.0", "20"]
+    assert lines["Acc, looks blanked"] == ["0.0", "0.0", "16.1", "20"]
+    assert lines["difference, p 1.9e-06"][0] == "+100.0"
+
+
+def test_a_careless_one_spoils_and_mends_some():
+    report = looks_report(Reader(careless=True), plan_of(episodes=60))
+    looks = report.summary["2x2"]["avg"]["looks"]
+    known = [result.looks for result in report.results]
+    for name, kind in (("noticed", "wrong"), ("mended", "wrong"), ("spoiled", "right")):
+        count, of = sum(entry[name] for entry in known), sum(entry[kind] for entry in known)
+        interval = binomtest(count, of).proportion_ci(method="wilson")
+        assert looks[name] == {
+            "count": count,
+            "of": of,
+            "value": count / of,
+            "low": interval.low,
+            "high": interval.high,
+        }
+    assert 0 < looks["mended"]["value"] < looks["noticed"]["value"] == 1
+    assert 0 < looks["spoiled"]["value"] < 0.5
+    only = [(one.solved, other.solved) for one, other in zip(report.results, sorted_like(report), strict=True)]
+    column = report.blank_looks["2x2"]["avg"]
+    assert (column["only_first"], column["only_second"]) == (only.count((False, True)), only.count((True, False)))
+    assert column["acc"]["p"] == pytest.approx(
+        binomtest(only.count((True, False)), len(set(only)) and sum(a != b for a, b in only)).pvalue
+    )
+
+
+def sorted_like(report):
+    blanked = {result.key: result for result in report.blanked}
+    return [blanked[result.key] for result in report.results]
+
+
+@pytest.mark.parametrize("policy", [Ignorer(), RandomPolicy(3), EdgePolicy()])
+def test_looks_are_worth_exactly_nothing_to_a_policy_that_does_not_use_them(policy):
+    report = looks_report(policy, plan_of(episodes=15))
+    column = report.blank_looks["2x2"]["avg"]
+    assert column["acc"]["difference"] == column["score"]["difference"] == 0
+    assert (column["acc"]["p"], column["only_first"], column["only_second"]) == (1, 0, 0)
+    looks = report.summary["2x2"]["avg"]["looks"]
+    if isinstance(policy, Ignorer):
+        assert set(looks["by_looks"]) == {"0", "1", "2"}
+    else:
+        acc = report.summary["2x2"]["avg"]["acc"]
+        assert looks["by_looks"] == {"0": {"count": round(15 * acc["value"]), "of": 15, **acc}}
+        assert looks["noticed"] == looks["spoiled"] == {"count": 0, "of": 0}
+        assert "wrong boards noticed" in report.text()
+
+
+def test_a_function_and_several_samples():
+    text = '<think>x</think><answer>["A", "B", "C", "D"]</answer>'
+    report = looks_report(lambda observation: text, plan_of(episodes=3, samples=2, levels=None, blank_looks=True))
+    assert len(report.results) == len(report.blanked) == 18
+    column = report.blank_looks["2x2"]["avg"]
+    assert (column["puzzles"], column["acc"]["test"]) == (9, "the sign-flip permutation test")
+    assert "its p by the sign-flip permutation test" in report.text()
+    assert set(report.blank_looks["2x2"]) == {"L0", "L1", "L2", "avg"}
+
+
+def test_results_of_other_puzzles_are_not_compared():
+    results = evaluate(RandomPolicy(0), plan_of(episodes=3))
+    for other in (results[:2], evaluate(RandomPolicy(0), plan_of(episodes=3, seed=1))):
+        with pytest.raises(ConfigurationError, match="not of the same puzzles"):
+            compare_blanked(results, other)
+    with pytest.raises(ConfigurationError, match="blank_looks='yes' is not allowed"):
+        plan_of(blank_looks="yes")
+
+
+def test_a_policy_that_gives_up_has_seen_what_came_before():
+    class Quitter(Ignorer):
+        def turn(self, info):
+            return GivenUp("refused", "no") if info["turn"] == 2 else "<think>x</think><code>observe()</code>"
+
+    (result,) = evaluate(Quitter(), plan_of(episodes=1))
+    assert (result.given_up, result.looks) == ("refused", counts(1, 1))
+
+
+# --- figures
+
+
+def made(looks, solved=False, number=0):
+    return EpisodeResult("2x2", 0, number, 0, number, "p", solved, float(solved), 1, looks=looks)
+
+
+def test_figures_by_hand():
+    results = [
+        made(counts(0), True, 0), made(counts(1, 1, 1, 0), False, 1), made(counts(1, 2, 1, 1), True, 2),
+        made(counts(12, 3, 0, 0, 1, 1), False, 3), made(None, True, 4),
+    ]  # fmt: skip
+    looks = summarize(results)["2x2"]["avg"]["looks"]
+    assert looks == summarize_looks(results)
+    assert looks["episodes"] == 4
+    assert list(looks["by_looks"]) == ["0", "1", "12"]
+    assert [(entry["count"], entry["of"]) for entry in looks["by_looks"].values()] == [(1, 1), (1, 2), (0, 1)]
+    assert looks["mended"] == {"count": 1, "of": 6, **wilson(1, 6)._asdict()}
+    assert (looks["noticed"]["count"], looks["spoiled"]["of"]) == (2, 1)
+    json.dumps(looks)
+    assert list(looks_shown(looks["by_looks"], 1)) == ["0", "1+"]
+    assert looks_shown(looks["by_looks"], 1)["1+"] == {"count": 1, "of": 3, **wilson(1, 3)._asdict()}
+    assert list(looks_shown(looks["by_looks"], 12)) == ["0", "1", "12"]
+    assert "Acc after 8+ looks" in format_looks(summarize(results))
+    assert "Acc after 1 look " in format_looks(summarize(results))
+
+
+def test_what_is_not_recorded_is_left_out():
+    assert summarize_looks([]) is summarize_looks([made(None)]) is None
+    old = summarize([made(None)])
+    assert format_looks(old) == ""
+    del old["2x2"]["avg"]["looks"]  # as in older files
+    assert format_looks(old) == ""
+    other = summarize_looks([made({"images": 2}, True)])
+    assert list(other) == ["episodes", "by_looks"]
+    assert "boards" not in format_looks(summarize([made({"images": 2}, True)]))
+
+
+@pytest.mark.parametrize(
+    "looks",
+    [
+        [], "x", 1, {}, {"images": -1}, {"images": 1.0}, {"images": True}, {"images": 1, "wrong": 1},
+        counts(1, 1, 2), counts(1, 2, 1, 2), counts(1, right=1, spoiled=2), {**counts(1), "more": 1},
+        {**counts(1), "wrong": "1"}, {**counts(1), "wrong": None}, {**counts(2**60)},
+    ],
+)  # fmt: skip
+def test_looks_that_no_episode_has_are_refused(looks):
+    values = made(counts(2, 2, 1, 1, 1, 1)).to_json()
+    assert EpisodeResult.from_json(values).looks == counts(2, 2, 1, 1, 1, 1)
+    with pytest.raises(ValueError, match=r"no episode has|no table"):
+        EpisodeResult.from_json({**values, "looks": looks})
+    assert "looks" not in made(None).to_json()
+    assert EpisodeResult.from_json(made(None).to_json()).looks is None
