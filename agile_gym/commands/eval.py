@@ -70,7 +70,7 @@ def add_compare_command(commands: Subparsers) -> None:
 def _eval(options: argparse.Namespace) -> int:
     from agile_gym.evaluation.compare import compare_blanked, find_overlap, format_looks
     from agile_gym.evaluation.journal import Session, blanked_path
-    from agile_gym.evaluation.report import format_cost, format_tables, write_report
+    from agile_gym.evaluation.report import format_cost, format_tables, is_report, write_report
     from agile_gym.evaluation.run import prepare_plan
     from agile_gym.files import replacing
     from agile_gym.outputs import GENERATOR, check_output, check_replaceable, is_generated
@@ -95,6 +95,7 @@ def _eval(options: argparse.Namespace) -> int:
     keep, photographs = _keep(options.keep), prepared.photographs()
     files = {output: prepared}
     if options.blank_looks:
+        check_replaceable(blanked_path(output), is_report, "a file of results of agile-gym eval")
         files[blanked_path(output)] = replace(prepared, plan=replace(plan, blank_looks=True))
     with ExitStack() as opened:  # all of them before anything is played
         sessions = [
