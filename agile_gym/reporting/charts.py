@@ -261,26 +261,18 @@ def draw_points(title: str, series: Mapping[str, Mapping[str, Mapping[str, float
         figure = figures.Figure(figsize=(WIDTH / 72, height / 72))
         pane = figure.subplots()
         bottom = (42 + _LINE * len(series)) / height
-        figure.subplots_adjust(left=70 / WIDTH, right=_MARGINS["right"], top=1 - 10 / height, bottom=bottom)
-        for row, (colour, entries) in enumerate(zip(_COLOURS, series.values(), strict=False)):
+        left = max(50, 16 + 6.5 * max(map(len, series)))
+        figure.subplots_adjust(left=left / WIDTH, right=_MARGINS["right"], top=1 - 10 / height, bottom=bottom)
+        for row, (colour, (label, entries)) in enumerate(zip(_COLOURS, series.items(), strict=False)):
             places = [names.index(name) + 0.12 * (row - (len(series) - 1) / 2) for name in entries]
             values, low, high = (_numbers(entry[key] for entry in entries.values()) for key in ("value", "low", "high"))
             pane.vlines(places, low, high, color=colour, clip_on=False)
-            pane.plot(places, values, color=colour, marker="o", clip_on=False)
-            for name, entry in {"": {"of": 0.0}, **entries}.items():
-                text = f"{entry['of']:,.0f}" if name else "episodes"
-                place = names.index(name) if name else -0.62
-                pane.annotate(
-                    text,
-                    (place, 0),
-                    (0, -22 - _LINE * row),
-                    xycoords=("data", "axes fraction"),
-                    textcoords="offset points",
-                    color=colour,
-                    ha="center" if name else "right",
-                    va="top",
-                    annotation_clip=False,
-                )
+            pane.plot(places, values, color=colour, marker="o", linestyle="-" if len(values) > 1 else "", clip_on=False)
+            below = {"xycoords": pane.get_xaxis_transform(), "textcoords": "offset points", "va": "top"}
+            down = -22 - _LINE * row
+            pane.annotate(printable(label), (-0.5, 0), (-9, down), ha="right", parse_math=False, **below)
+            for name, entry in entries.items():
+                pane.annotate(f"{entry['of']:,.0f}", (names.index(name), 0), (0, down), ha="center", **below)
         pane.set_xlim(-0.5, len(names) - 0.5)
         pane.set_xticks(range(len(names)), names)
         pane.set_xlabel(across, labelpad=4 + _LINE * len(series), color=_QUIET)

@@ -99,7 +99,9 @@ def look_charts(results: Sequence[StageResult]) -> dict[str, Chart]:
             if looks:
                 series[result.title] = dict(looks_shown(looks["by_looks"]))
         if series:
-            charts[grid] = draw_points(f"{grid}: Acc by number of looks", series, "looks before the answer")
+            charts[grid] = draw_points(
+                f"{grid}: Acc by number of looks", series, "looks before the answer, and episodes"
+            )
     return charts
 
 

@@ -124,8 +124,8 @@ def _checked(report: Report) -> Report:
     try:
         for grid, columns in report.summary.items():
             values = [*_numbers_of_looks(columns[AVERAGE].get("looks"))]
-            if report.blank_looks is not None:
-                pair = report.blank_looks[grid][AVERAGE]
+            if grid in (report.blank_looks or {}):
+                pair = (report.blank_looks or {})[grid][AVERAGE]
                 values += [*Estimate(**pair["blanked"]["acc"]), *(pair["acc"][key] for key in _DIFFERENCE)]
             if not all(is_number(value, -MAX_COUNT, MAX_COUNT) for value in values):
                 raise ValueError("no number where one must be")
@@ -145,7 +145,9 @@ def _numbers_of_looks(looks: Mapping[str, Any] | None) -> list[Any]:
     if looks is None:
         return []
     shown = [*looks["by_looks"].values(), *(looks[name] for name in LOOK_FRACTIONS if name in looks)]
-    values: list[Any] = [int(number) for number in looks["by_looks"]]
+    values: list[Any] = []
+    if not all(number.isascii() and number.isdecimal() and int(number) <= MAX_COUNT for number in looks["by_looks"]):
+        raise ValueError("a number of looks that is none")
     for entry in shown:
         if not (type(entry["count"]) is type(entry["of"]) is int and 0 <= entry["count"] <= entry["of"] <= MAX_COUNT):
             raise ValueError("a fraction of looks that is none")

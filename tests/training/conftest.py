@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from run_samples import make_run
 
-sys.path.append(str(Path(__file__).parents[1] / "viewer"))  # for the browser and the hostile texts
+# For the browser and the hostile texts, and for policies.
+sys.path += [str(Path(__file__).parents[1] / name) for name in ("viewer", "evaluation")]
 
 
 @pytest.fixture(scope="session")
