@@ -114,6 +114,7 @@ class Evaluation(Section):
         batch: Episodes side by side.
         seed: Seed of the puzzles.
         workers: Processes that play.
+        blank_looks: True for evaluations after cold start and GRPO that are also played with blanked looks.
     """
 
     episodes: int = DEFAULT_EPISODES
@@ -122,6 +123,7 @@ class Evaluation(Section):
     batch: int = 64
     seed: int = 0
     workers: int = 1
+    blank_looks: bool = False
 
     def _check_ranges(self) -> None:
         self._whole(1, MAX_EPISODES, "episodes", "interval_episodes", "batch")
