@@ -129,6 +129,8 @@ END = ("ABCD", "!")
         # In one turn: a board and then a swap shows the board before; between two swaps, neither; a crop is no board.
         ([("BACD", "OS"), ("BACD", "!")], {"solution": "ABCD"}, "BACD", counts(1, right=1, spoiled=1)),
         ([("BACD", "OS"), ("BACD", "!")], {"solution": "BACD", "solved": True}, "BACD", counts(1, 1, 1, 1)),
+        ([("BACD", "OS"), ("BACD", "O"), ("BACD", "!")], {"solution": "BACD", "solved": True}, "BACD",
+         counts(2, 1, right=1)),
         ([("DACB", "SOS"), ("DACB", "!")], {"solution": "ABCD"}, "DACB", counts(1)),
         ([("BACD", "SOC"), ("BACD", "!")], {"solution": "ABCD"}, "BACD", counts(1)),
         ([("BACD", "SZO"), ("BACD", "!")], {"solution": "ABCD"}, "BACD", counts(1, 1)),
@@ -158,6 +160,8 @@ def test_counts_of_turned_pieces():
     wrong = episode(turns[0], (board(0, 0, 0, 0), "!"), solution=solution, rotations=True)
     assert count_looks(wrong, board(0, 360, 0, 0)) == counts(1, 1)
     assert count_looks(wrong, board(0, 180, 0, 0)) == counts(1, 1, 1)
+    refused = episode(turns[0], (board(0, 0, 0, 0), "!", "bad_answer"), solution=solution, rotations=True)
+    assert count_looks(refused, board(0, 45, 0, 0)) == counts(1, 1)
 
 
 # --- against the images that were shown
@@ -316,6 +320,16 @@ def test_an_observation_that_is_blanked_is_not_changed():
     assert (told["images"][0] == 128).all()
     assert blank["image"].shape == before.shape
     assert {**blank, "image": 0} == {**observation, "image": 0}
+    # An environment of another kind may draw beyond the image, or say that there is none.
+    for size in ((4, 5), np.array([0, 0], np.int32)):
+        drawn = {"text": "x", "image": NOISE[0], "image_size": size}
+        blank, told = blank_look(drawn, {"images": [NOISE[1]], "more": 1})
+        high, wide = size
+        assert (blank["image"][:high, :wide] == 128).all()
+        assert int(blank["image"].astype(int).sum()) == 128 * high * wide * 3
+        assert told["more"] == 1
+        assert (told["images"][0] == 128).all()
+        assert told["images"][0].shape == NOISE[1].shape
 
 
 def test_environments_are_used_again_with_and_without_looks():
