@@ -132,7 +132,9 @@ def _eval(options: argparse.Namespace) -> int:
             figure.savefig(beside, format="png", metadata={"Source": GENERATOR})
         written.append(f"{picture} (picture)")
     print(format_tables(summary, plan.policy, interval=options.interval))
-    print(f"\n{format_looks(summary, blank_looks)}")
+    looks = format_looks(summary, blank_looks)
+    if looks:  # not so where all episodes are of an older version
+        print(f"\n{looks}")
     if overlap is not None:
         print(f"\nTraining images\n{overlap.text()}")
     print(f"\n{format_cost(cost)}")

@@ -219,7 +219,7 @@ def count_looks(transcript: Transcript, answer: Sequence[Any] | None = None) -> 
     """
     turns = transcript.turns[:-1] if "given_up" in transcript.details else transcript.turns
     images = sum(turn.feedback.count(IMAGE_MARK) for turn in turns[:-1])
-    if "rotations" not in transcript.task or not transcript.solution:
+    if not {"grid", "names", "rotations"} <= transcript.task.keys() or not transcript.solution:
         return {"images": images}
     names: Sequence[str] = transcript.task["names"]
     turned = bool(transcript.task["rotations"])

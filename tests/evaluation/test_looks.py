@@ -4,7 +4,9 @@ import json
 import re
 from collections import Counter
 from functools import partial
+from typing import ClassVar
 
+import gymnasium
 import numpy as np
 import pytest
 from evaluation_policies import Ignorer, Reader
@@ -12,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from agile_gym.envs.contract import EpisodeDescription, make_info
 from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation import (
+    EnvironmentEntry,
     EpisodeResult,
     EvaluationPlan,
     choose_entries,
@@ -419,6 +423,58 @@ def test_a_function_and_several_samples():
     assert (column["puzzles"], column["acc"]["test"]) == (9, "the sign-flip permutation test")
     assert "its p by the sign-flip permutation test" in report.text()
     assert set(report.blank_looks["2x2"]) == {"L0", "L1", "L2", "avg"}
+
+
+class Lamp(gymnasium.Env):
+    """Shows a colour after the first turn, and takes its name; its record has words of the jigsaw's."""
+
+    colours: ClassVar = {"red": (250, 0, 0), "green": (0, 250, 0), "grey": (128, 128, 128)}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.colour = list(self.colours)[self.np_random.integers(3)]
+        self.turn, self.image = 0, np.zeros((8, 8, 3), np.uint8)
+        return self.seen("Look."), make_info([], turn=0)
+
+    def step(self, action):
+        self.turn += 1
+        self.image = np.full((8, 8, 3), self.colours[self.colour], np.uint8)
+        over = action in self.colours
+        info = make_info([] if over else [self.image], turn=self.turn, solved=action == self.colour)
+        return self.seen("Done." if over else "<image>"), float(action == self.colour), over, False, info
+
+    def seen(self, text):
+        return {"text": text, "image": self.image, "image_size": (8, 8) if self.turn else (0, 0)}
+
+    def describe_episode(self):
+        return EpisodeDescription({"rotations": 3, "names": 7}, self.colour, [self.colour])
+
+    def describe_state(self):
+        return [self.turn, None]
+
+
+class Eye(Ignorer):
+    """Names the colour that it sees."""
+
+    def turn(self, info):
+        if info["turn"] == 0:
+            return "look"
+        known = {colour: name for name, colour in Lamp.colours.items()}
+        return known[tuple(info["images"][0][0, 0].tolist())]
+
+
+def test_looks_of_another_environment():
+    plan = EvaluationPlan("eye", [EnvironmentEntry("test_looks:Lamp", 30)])
+    report = looks_report(Eye(), plan)
+    columns = report.blank_looks["Lamp"]
+    assert set(columns) == {"red", "green", "grey", "avg"}
+    for name, column in columns.items():
+        assert column["acc"]["second"] == 1
+        if name != "avg":  # all is grey to one without looks
+            assert column["acc"]["first"] == (name == "grey")
+    assert all(result.looks == {"images": 1} for result in report.results)
+    assert list(report.summary["Lamp"]["avg"]["looks"]["by_looks"]) == ["1"]
+    assert "boards" not in report.text()
 
 
 def test_results_of_other_puzzles_are_not_compared():
