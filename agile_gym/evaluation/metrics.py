@@ -17,6 +17,7 @@ from agile_gym.evaluation.run import EpisodeResult
 
 __all__ = [
     "AVERAGE",
+    "LOOK_FRACTIONS",
     "Estimate",
     "bootstrap_difference",
     "bootstrap_mean",

@@ -202,7 +202,8 @@ def count_looks(transcript: Transcript, answer: Sequence[Any] | None = None) -> 
 
     An image of a turn's feedback is seen if another turn follows; the first observation is no look. A board is an image
     that `observe` made; the order that it showed is the state of that time. A board that is looked at again before
-    anything has changed counts once. Its outcome is the next board, or else the answer.
+    anything has changed counts once. Its outcome is the next board, or else the answer. The last board of an episode
+    that was given up has no outcome, and is not counted.
 
     Args:
         transcript: The episode.
@@ -217,7 +218,8 @@ def count_looks(transcript: Transcript, answer: Sequence[Any] | None = None) -> 
         - ``right``: boards that are the solution; ``spoiled``: those whose outcome is a wrong board or answer, or none,
           as the turns ran out.
     """
-    turns = transcript.turns[:-1] if "given_up" in transcript.details else transcript.turns
+    given_up = "given_up" in transcript.details
+    turns = transcript.turns[:-1] if given_up else transcript.turns
     images = sum(turn.feedback.count(IMAGE_MARK) for turn in turns[:-1])
     if not {"grid", "names", "rotations"} <= transcript.task.keys() or not transcript.solution:
         return {"images": images}
@@ -241,7 +243,7 @@ def count_looks(transcript: Transcript, answer: Sequence[Any] | None = None) -> 
     places = [max(_equal(board, right) for right in solutions) for board, _ in boards]
     count = len(names)
     counts = dict.fromkeys(("images", "wrong", "noticed", "mended", "right", "spoiled"), 0) | {"images": images}
-    outcomes = [*places[1:], count if transcript.solved else 0]
+    outcomes = [*places[1:], *([] if given_up else [count if transcript.solved else 0])]
     for number, ((board, changed), right, outcome) in enumerate(zip(boards, places, outcomes, strict=False)):
         if right == count:
             counts["right"] += 1

@@ -138,9 +138,13 @@ END = ("ABCD", "!")
         ([("DACB", "SOS"), ("DACB", "!")], {"solution": "ABCD"}, "DACB", counts(1)),
         ([("BACD", "SOC"), ("BACD", "!")], {"solution": "ABCD"}, "BACD", counts(1)),
         ([("BACD", "SZO"), ("BACD", "!")], {"solution": "ABCD"}, "BACD", counts(1, 1)),
-        # Given up after a look: the model did not answer to it.
+        # Given up after a look: what the last board would have led to is not known.
         ([("ABCD", "O"), ("BACD", "SO"), ("BACD", "", "refused")], {"solution": "BACD", "given_up": True}, None,
-         counts(1, 1, 1)),
+         counts(1)),
+        ([("BACD", "AO"), ("BACD", "C"), ("BACD", "", "refused")], {"solution": "BACD", "given_up": True}, None,
+         counts(1)),
+        ([("ABCD", "O"), ("BACD", "SO"), ("BACD", "C"), ("BACD", "", "refused")],
+         {"solution": "BACD", "given_up": True}, None, counts(2, 1, 1, 1)),
         ([("ABCD", "", "refused")], {"solution": "BACD", "given_up": True}, None, counts(0)),
         # Pieces that look alike: what was answered rightly is right on the board, too.
         ([("BACD", "AO"), ("BACD", "!")], {"solution": "ABCD", "solved": True}, "BACD", counts(1, right=1)),
@@ -492,7 +496,7 @@ def test_a_policy_that_gives_up_has_seen_what_came_before():
             return GivenUp("refused", "no") if info["turn"] == 2 else "<think>x</think><code>observe()</code>"
 
     (result,) = evaluate(Quitter(), plan_of(episodes=1))
-    assert (result.given_up, result.looks) == ("refused", counts(1, 1))
+    assert (result.given_up, result.looks) == ("refused", counts(1))
 
 
 # --- figures
