@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,7 @@ def add_eval_command(commands: Subparsers) -> None:
     add("--workers", type=int, default=1, help="processes that play, each with its own policy (default: %(default)s)")
     add("--output", type=Path, default=Path("agile-eval.json"), help="JSON file (default: %(default)s)")
     add("--keep", default=None, help="transcripts kept a level: a number, all or none (default: 10, or all of a model)")
+    add("--blank-looks", action="store_true", help="also play every puzzle with its looks blanked, and compare")
     add("--resume", action="store_true", help="go on with an evaluation that was interrupted")
     add("--overwrite", action="store_true", help="begin anew even if the output holds puzzles")
     add("--interval", default="puzzle", help="unit of the intervals: puzzle or photograph (default: %(default)s)")
@@ -66,9 +68,9 @@ def add_compare_command(commands: Subparsers) -> None:
 
 
 def _eval(options: argparse.Namespace) -> int:
-    from agile_gym.evaluation.compare import find_overlap
-    from agile_gym.evaluation.journal import Session
-    from agile_gym.evaluation.report import format_cost, format_tables, write_report
+    from agile_gym.evaluation.compare import compare_blanked, find_overlap, format_looks
+    from agile_gym.evaluation.journal import Session, blanked_path
+    from agile_gym.evaluation.report import format_cost, format_tables, is_report, write_report
     from agile_gym.evaluation.run import prepare_plan
     from agile_gym.files import replacing
     from agile_gym.outputs import GENERATOR, check_output, check_replaceable, is_generated
@@ -90,24 +92,37 @@ def _eval(options: argparse.Namespace) -> int:
     if options.training_images is not None and prepared.source is None:
         raise ConfigurationError(f"--training-images compares photographs of the jigsaw; leave it out with {plan.env}.")
     training = _training_images(options.training_images)
-    keep = _keep(options.keep)
-    with Session(prepared, output, keep=keep, resume=options.resume, overwrite=options.overwrite) as session:
-        if session.journal.unread:
-            lines = f"{session.journal.unread:,} line" + "s" * (session.journal.unread > 1)
-            print(f"agile-gym: {lines} of {session.journal.path} cannot be read; played again.", file=sys.stderr)
-        _play(session, policy, options)
-        results = session.journal.results
+    keep, photographs = _keep(options.keep), prepared.photographs()
+    files = {output: prepared}
+    if options.blank_looks:
+        check_replaceable(blanked_path(output), is_report, "a file of results of agile-gym eval")
+        files[blanked_path(output)] = replace(prepared, plan=replace(plan, blank_looks=True))
+    with ExitStack() as opened:  # all of them before anything is played
+        sessions = [
+            opened.enter_context(Session(mine, path, keep=keep, resume=options.resume, overwrite=options.overwrite))
+            for path, mine in files.items()
+        ]
+        for session in sessions:
+            _play(session, policy, options)
+    results, *blanked = (session.journal.results for session in sessions)
     overlap = None if training is None or prepared.source is None else find_overlap(prepared.source, training, results)
+    blank_looks = compare_blanked(results, blanked[0]) if blanked else None
+    if blanked:
+        plan_blanked = sessions[1].plan.to_json()
+        write_report(blanked_path(output), blanked[0], plan=plan_blanked, photographs=photographs)
     summary, cost = write_report(  # before anything is printed: a reader may close the pipe early
         output,
         results,
         plan=plan.to_json(),
-        photographs=prepared.photographs(),
+        photographs=photographs,
         overlap=None if overlap is None else overlap.to_json(),
+        blank_looks=blank_looks,
     )
-    written = [f"{output} (results)", f"{output.with_suffix('.jsonl')} (every puzzle)"]
-    if session.transcripts.exists():
-        written.append(f"{session.transcripts} (transcripts)")
+    written: list[str] = []
+    for path, session in zip(files, sessions, strict=True):
+        written += [f"{path} (results)", f"{path.with_suffix('.jsonl')} (every puzzle)"]
+        if session.transcripts.exists():
+            written.append(f"{session.transcripts} (transcripts)")
     if options.plots:
         from agile_gym.reporting.curves import plot_summary
 
@@ -117,6 +132,9 @@ def _eval(options: argparse.Namespace) -> int:
             figure.savefig(beside, format="png", metadata={"Source": GENERATOR})
         written.append(f"{picture} (picture)")
     print(format_tables(summary, plan.policy, interval=options.interval))
+    looks = format_looks(summary, blank_looks)
+    if looks:  # not so where all episodes are of an older version
+        print(f"\n{looks}")
     if overlap is not None:
         print(f"\nTraining images\n{overlap.text()}")
     print(f"\n{format_cost(cost)}")
@@ -133,9 +151,13 @@ def _play(session: Session, policy: Policy | None, options: argparse.Namespace) 
     from agile_gym.interruption import stop_signals
 
     journal = session.journal
+    if journal.unread:
+        lines = f"{journal.unread:,} line" + "s" * (journal.unread > 1)
+        print(f"agile-gym: {lines} of {journal.path} cannot be read; played again.", file=sys.stderr)
     solved = sum(result.solved for result in journal.results)
     try:
-        with tqdm(total=len(session.plan), initial=len(journal.results), unit="puzzle", file=sys.stderr) as bar:
+        unit = "blanked puzzle" if session.plan.blank_looks else "puzzle"
+        with tqdm(total=len(session.plan), initial=len(journal.results), unit=unit, file=sys.stderr) as bar:
 
             def write(sentence: str) -> None:
                 bar.write(f"agile-gym: {sentence}", file=sys.stderr)

@@ -9,7 +9,16 @@ report     the file of results, and its tables beside the paper's
 compare    two evaluations of the same puzzles; photographs that are also in a training set
 """
 
-from agile_gym.evaluation.compare import Overlap, compare_reports, find_overlap, format_comparison
+from agile_gym.evaluation.compare import (
+    LooksReport,
+    Overlap,
+    compare_blanked,
+    compare_reports,
+    find_overlap,
+    format_comparison,
+    format_looks,
+    looks_report,
+)
 from agile_gym.evaluation.journal import Journal, read_journal
 from agile_gym.evaluation.metrics import (
     Estimate,
@@ -20,6 +29,7 @@ from agile_gym.evaluation.metrics import (
     sign_flip,
     summarize,
     summarize_cost,
+    summarize_looks,
     wilson,
 )
 from agile_gym.evaluation.plan import (
@@ -50,6 +60,7 @@ __all__ = [
     "Estimate",
     "EvaluationPlan",
     "Journal",
+    "LooksReport",
     "Overlap",
     "Played",
     "PreparedPlan",
@@ -60,13 +71,16 @@ __all__ = [
     "bootstrap_difference",
     "bootstrap_mean",
     "choose_entries",
+    "compare_blanked",
     "compare_reports",
     "evaluate",
     "find_overlap",
     "format_comparison",
     "format_cost",
+    "format_looks",
     "format_tables",
     "load_suite",
+    "looks_report",
     "mcnemar",
     "pass_at_k",
     "play_in_workers",
@@ -80,6 +94,7 @@ __all__ = [
     "suite_names",
     "summarize",
     "summarize_cost",
+    "summarize_looks",
     "wilson",
     "write_report",
 ]

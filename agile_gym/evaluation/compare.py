@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple, cast
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
-from agile_gym.errors import ConfigurationError, ImageError, one_line
-from agile_gym.evaluation.metrics import AVERAGE, bootstrap_difference, column_name, mcnemar, sign_flip
-from agile_gym.evaluation.plan import pieces_of
+from agile_gym.errors import ConfigurationError, one_line
+from agile_gym.evaluation.metrics import (
+    AVERAGE,
+    bootstrap_difference,
+    column_name,
+    looks_shown,
+    mcnemar,
+    sign_flip,
+    summarize,
+)
+from agile_gym.evaluation.plan import EvaluationPlan, pieces_of
 from agile_gym.evaluation.report import EpisodeRow, Report, grid_lines, short_name
-from agile_gym.evaluation.run import EpisodeResult
-from agile_gym.images.sources import ImageSource
+from agile_gym.evaluation.run import EpisodeResult, evaluate, prepare_plan
+from agile_gym.images.sources import ImageSource, alike_images, is_copy
+from agile_gym.policies.base import Observation, Policy, as_policy
 
-__all__ = ["Match", "Overlap", "compare_reports", "find_overlap", "fingerprint", "format_comparison", "is_comparison"]
+__all__ = [
+    "LOOK_TITLES",
+    "LooksReport",
+    "Match",
+    "Overlap",
+    "compare_blanked",
+    "compare_reports",
+    "find_overlap",
+    "format_comparison",
+    "format_looks",
+    "is_comparison",
+    "looks_report",
+]
 
 Puzzle = tuple[str, int, int]
+_Rows = Mapping[Puzzle, Sequence[EpisodeRow | EpisodeResult]]
 _FINEST = 1000
 """Largest denominator of a score that is not of a jigsaw."""
 _MCNEMAR = "McNemar's exact test"
@@ -50,6 +68,10 @@ def compare_reports(first: Report, second: Report) -> dict[str, dict[str, Any]]:
     """
     ours, theirs = _by_puzzle(first.rows), _by_puzzle(second.rows)
     _check_puzzles(first, second, ours, theirs)
+    return _compare_puzzles(ours, theirs)
+
+
+def _compare_puzzles(ours: _Rows, theirs: _Rows) -> dict[str, dict[str, Any]]:
     grids: dict[str, dict[str, list[Puzzle]]] = {}
     for puzzle in sorted(ours):
         columns = grids.setdefault(puzzle[0], {})
@@ -69,16 +91,14 @@ def is_comparison(head: bytes) -> bool:
     return head.startswith(b"{") and b'"only_first"' in head and b'"difference"' in head
 
 
-def _by_puzzle(rows: Sequence[EpisodeRow]) -> dict[Puzzle, list[EpisodeRow]]:
-    puzzles: dict[Puzzle, list[EpisodeRow]] = {}
+def _by_puzzle(rows: Sequence[EpisodeRow | EpisodeResult]) -> dict[Puzzle, list[EpisodeRow | EpisodeResult]]:
+    puzzles: dict[Puzzle, list[EpisodeRow | EpisodeResult]] = {}
     for row in rows:
         puzzles.setdefault((row.grid, row.level, row.episode), []).append(row)
     return puzzles
 
 
-def _check_puzzles(
-    first: Report, second: Report, ours: Mapping[Puzzle, list[EpisodeRow]], theirs: Mapping[Puzzle, list[EpisodeRow]]
-) -> None:
+def _check_puzzles(first: Report, second: Report, ours: _Rows, theirs: _Rows) -> None:
     names = f"{first.path} and {second.path}"
     if ours.keys() != theirs.keys():
         both = len(ours.keys() & theirs.keys())
@@ -95,14 +115,16 @@ def _check_puzzles(
             )
 
 
-def _exact_score(row: EpisodeRow) -> Fraction:
+def _exact_score(row: EpisodeRow | EpisodeResult) -> Fraction:
     """Return a score as the fraction that it was rounded from: of a jigsaw, a number of its pieces."""
     pieces = pieces_of(row.grid)
     return Fraction(round(row.score * pieces), pieces) if pieces else Fraction(row.score).limit_denominator(_FINEST)
 
 
-def _compare(pairs: Sequence[tuple[list[EpisodeRow], list[EpisodeRow]]]) -> dict[str, Any]:
-    def mean(rows: Sequence[EpisodeRow], *, score: bool) -> Fraction:
+def _compare(
+    pairs: Sequence[tuple[Sequence[EpisodeRow | EpisodeResult], Sequence[EpisodeRow | EpisodeResult]]],
+) -> dict[str, Any]:
+    def mean(rows: Sequence[EpisodeRow | EpisodeResult], *, score: bool) -> Fraction:
         values = [_exact_score(row) if score else Fraction(row.solved) for row in rows]
         return sum(values, Fraction(0)) / len(values)
 
@@ -195,15 +217,126 @@ def _p_value(p: float) -> str:
     return "<1e-9" if p < 1e-9 else f"{p:.2g}" if p < 0.001 else f"{p:.3f}"
 
 
-COARSE = (24, 0.97)
-FINE = (64, 0.94)
-"""Side of the thumbnails that are compared, in pixels, and the correlation from which on they show the same picture:
-first of all pairs, then of those that are alike. On 173 photographs, copies as JPEG of quality 10 have at least 0.978
-and 0.968, different photographs at most 0.92 and 0.87; pages of text in one layout reach 0.983 and 0.902."""
-SAME_SHAPE = 1.03
-"""Largest ratio of the aspect ratios of two copies."""
-CHUNK = 256
-"""Training images that are compared at a time."""
+def compare_blanked(results: Sequence[EpisodeResult], blanked: Sequence[EpisodeResult]) -> dict[str, dict[str, Any]]:
+    """Compare episodes with those of the same puzzles whose looks were blanked.
+
+    Args:
+        results: The episodes with looks.
+        blanked: Those with blanked looks, see `EvaluationPlan`.
+
+    Returns:
+        As `compare_reports`, with the blanked looks first, so that a difference is what looks add; and ``blanked`` with
+        ``acc`` and ``score`` of `summarize`.
+
+    Raises:
+        ConfigurationError: If the puzzles are not the same.
+    """
+    ours, theirs = ([(*result.key, result.seed, result.image_id) for result in mine] for mine in (results, blanked))
+    if sorted(ours) != sorted(theirs):
+        raise ConfigurationError(
+            f"The {len(theirs)} episodes with blanked looks are not of the same puzzles as the {len(ours)} with looks. "
+            "Evaluate both with one plan."
+        )
+    summary = summarize(blanked)
+    return {
+        grid: {
+            name: {**column, "blanked": {metric: summary[grid][name][metric] for metric in ("acc", "score")}}
+            for name, column in columns.items()
+        }
+        for grid, columns in _compare_puzzles(_by_puzzle(blanked), _by_puzzle(results)).items()
+    }
+
+
+class LooksReport(NamedTuple):
+    """Episodes with looks and with blanked ones, and their figures.
+
+    Attributes:
+        results: The episodes.
+        blanked: Those of the same puzzles with blanked looks.
+        summary: Result of `summarize` for ``results``; ``looks`` holds the figures of looks.
+        blank_looks: Result of `compare_blanked`.
+    """
+
+    results: list[EpisodeResult]
+    blanked: list[EpisodeResult]
+    summary: dict[str, dict[str, Any]]
+    blank_looks: dict[str, dict[str, Any]]
+
+    def text(self) -> str:
+        """Return the figures as tables."""
+        return format_looks(self.summary, self.blank_looks)
+
+
+def looks_report(policy: Policy | Callable[[Observation], str], plan: EvaluationPlan, *, batch: int = 8) -> LooksReport:
+    """Play the puzzles of a plan in this process with looks, then with blanked ones.
+
+    Args:
+        policy: Plays; any policy, or a function from an observation to a text.
+        plan: The puzzles.
+        batch: Number of episodes played in one batch.
+
+    Returns:
+        The episodes, and their figures.
+
+    Raises:
+        ConfigurationError: As `evaluate`; so its other errors.
+    """
+    player = as_policy(policy)
+    prepared = prepare_plan(replace(plan, blank_looks=False))
+    results = evaluate(player, prepared.plan, batch=batch, prepared=prepared)
+    prepared = replace(prepared, plan=replace(plan, blank_looks=True))
+    blanked = evaluate(player, prepared.plan, batch=batch, prepared=prepared)
+    return LooksReport(results, blanked, summarize(results), compare_blanked(results, blanked))
+
+
+LOOK_TITLES = {
+    "noticed": "wrong boards noticed",
+    "mended": "wrong boards mended",
+    "spoiled": "right boards spoiled",
+}
+"""Titles of the outcomes of boards, `agile_gym.evaluation.metrics.LOOK_FRACTIONS`."""
+
+
+def format_looks(
+    summary: Mapping[str, Mapping[str, Any]], blank_looks: Mapping[str, Mapping[str, Any]] | None = None
+) -> str:
+    """Write the figures of looks for people, over all levels of each grid.
+
+    Args:
+        summary: Result of `summarize`.
+        blank_looks: Result of `compare_blanked`, if there is one.
+
+    Returns:
+        Plain text, one table a grid; empty if no looks are recorded.
+    """
+    parts: list[str] = []
+    tests: set[str] = set()
+    for grid, columns in summary.items():
+        column = columns[AVERAGE]
+        rows: list[list[str]] = []
+        if blank_looks is not None:
+            pair = blank_looks[grid][AVERAGE]
+            acc, puzzles = pair["acc"], str(pair["puzzles"])
+            rows.append(_look_row("Acc", column["acc"], puzzles))
+            rows.append(_look_row("Acc, looks blanked", pair["blanked"]["acc"], puzzles))
+            difference = {"value": acc["difference"], "low": acc["low"], "high": acc["high"]}
+            rows.append(_look_row(f"  difference, p {_p_value(acc['p'])}", difference, puzzles, form="+.1f"))
+            tests.add(f" The difference is paired, its p by {acc['test']}.")
+        looks: Mapping[str, Any] = column.get("looks") or {}
+        for name, label in LOOK_TITLES.items():
+            if name in looks:
+                rows.append(_look_row(label, looks[name], str(looks[name]["of"])))
+        for number, entry in looks_shown(looks.get("by_looks", {})).items():
+            rows.append(_look_row(f"Acc after {number} look{'s' * (number != '1')}", entry, str(entry["of"])))
+        if rows:
+            parts.append(f"{grid} Looks (%)\n{grid_lines(['', 'value', 'from', 'to', 'of'], rows)}")
+    note = "Looks are images of feedback that the policy saw. From and to are the 95% interval."
+    return "\n\n".join([*parts, note + "".join(sorted(tests))]) if parts else ""
+
+
+def _look_row(label: str, estimate: Mapping[str, Any], of: str, *, form: str = ".1f") -> list[str]:
+    cells = [format(100 * estimate[key], form) if key in estimate else "-" for key in ("value", "low", "high")]
+    return [label, *cells, of]
 
 
 class Match(NamedTuple):
@@ -263,23 +396,6 @@ class Overlap:
         return "\n".join(lines)
 
 
-def fingerprint(pixels: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
-    """Return a fingerprint of a photograph that survives scaling and compression.
-
-    Args:
-        pixels: (H, W, 3) uint8, RGB.
-        side: Side of the thumbnail, in pixels.
-
-    Returns:
-        (side * side * 3,) float32: the colours of a thumbnail, with mean 0 and length 1 (or 0 for one colour), so that
-        the product of two is their correlation.
-    """
-    small = cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32).ravel()
-    small -= small.mean()
-    length = float(np.linalg.norm(small))
-    return small / length if length > 0 else small
-
-
 def find_overlap(source: ImageSource, training: ImageSource, results: Sequence[EpisodeResult]) -> Overlap:
     """Find the photographs of an evaluation that are also in a training set.
 
@@ -304,10 +420,10 @@ def find_overlap(source: ImageSource, training: ImageSource, results: Sequence[E
     }
     rest = [index for index in indices if index not in matches]
     unread = 0
-    for index, number in _alike(source, rest, training):
+    for index, number in alike_images(source, rest, training):
         if number is None:
             unread += 1
-        elif index not in matches and _is_copy(source.load(index), training.load(number)):
+        elif index not in matches and is_copy(source.load(index), training.load(number)):
             matches[index] = Match(source.content_hash(index), source.name(index), training.name(number), "copy")
     found = {match.image_id for match in matches.values()}
     return Overlap(
@@ -318,43 +434,3 @@ def find_overlap(source: ImageSource, training: ImageSource, results: Sequence[E
         episodes=sum(result.image_id in found for result in results),
         total=len(results),
     )
-
-
-def _alike(source: ImageSource, indices: Sequence[int], training: ImageSource) -> Iterator[tuple[int, int | None]]:
-    """Yield pairs of a photograph and a training image that may be copies; -1 and None for one that is not readable."""
-    if not indices:
-        return
-    _, least = COARSE
-    prints, shapes = _stack(_read(source, indices), len(indices))
-    for start in range(0, len(training), CHUNK):
-        numbers = range(start, min(start + CHUNK, len(training)))
-        others, other_shapes = _stack(_read(training, numbers), len(numbers))
-        yield from ((-1, None) for _ in range(int(np.isnan(other_shapes).sum())))
-        ratio = np.abs(np.log(shapes)[:, None] - np.log(other_shapes)[None])
-        alike = (prints @ others.T >= least) & (ratio <= np.log(SAME_SHAPE))
-        for row, column in np.argwhere(alike).tolist():
-            yield indices[row], start + column
-
-
-def _is_copy(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> bool:
-    side, least = FINE
-    return float(fingerprint(ours, side) @ fingerprint(theirs, side)) >= least
-
-
-def _read(source: ImageSource, indices: Iterable[int]) -> Iterator[NDArray[np.uint8] | None]:
-    for index in indices:
-        try:
-            yield source.load(index)
-        except ImageError:
-            yield None
-
-
-def _stack(images: Iterable[NDArray[np.uint8] | None], count: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Return coarse fingerprints, one a row, and the aspect ratios (count,); NaN where there is no image."""
-    side, _ = COARSE
-    prints = np.zeros((count, side * side * 3), np.float32)
-    shapes = np.full(count, np.nan)
-    for row, pixels in enumerate(images):
-        if pixels is not None:
-            prints[row], shapes[row] = fingerprint(pixels, side), pixels.shape[1] / pixels.shape[0]
-    return prints, shapes

@@ -21,10 +21,11 @@ from agile_gym.outputs import adopt_paths, check_replaceable, fingerprints
 from agile_gym.policies.base import Policy
 from agile_gym.transcripts.store import TranscriptWriter, check_own_transcripts
 
-__all__ = ["JOURNAL_SCHEMA", "Journal", "Session", "read_journal"]
+__all__ = ["JOURNAL_SCHEMA", "Journal", "Session", "blanked_path", "read_journal"]
 
-JOURNAL_SCHEMA = 2
-"""Version of the file's layout. 1 was a line with the plan alone, and results without samples."""
+JOURNAL_SCHEMA = 3
+"""Version of the file's layout. 1 was a line with the plan alone, and results without samples; 2 had no looks."""
+_READ_SCHEMAS = (2, JOURNAL_SCHEMA)
 _BEGINNING = b'{"schema":'
 
 
@@ -184,10 +185,10 @@ def _read_header(line: bytes, path: Path) -> dict[str, Any]:
         older = isinstance(header, dict) and "policy" in header
         what = "was written by an older version of agile_gym" if older else "is not the journal of an evaluation"
         raise ConfigurationError(f"{path} {what}, so it cannot be resumed. Give another --output, or --overwrite.")
-    if header["schema"] != JOURNAL_SCHEMA:
+    if header["schema"] not in _READ_SCHEMAS:
         raise ConfigurationError(
-            f"{path} has the schema {header['schema']!r:.80}; this version of agile_gym reads {JOURNAL_SCHEMA}. Give "
-            "another --output, or --overwrite."
+            f"{path} has the schema {header['schema']!r:.80}; this version of agile_gym reads "
+            f"{_READ_SCHEMAS[0]} to {JOURNAL_SCHEMA}. Give another --output, or --overwrite."
         )
     return header  # pyright: ignore[reportUnknownVariableType] -- json.loads is untyped
 
@@ -198,7 +199,7 @@ def _check_header(line: bytes, header: Mapping[str, Any], path: Path) -> None:
     Raises:
         ConfigurationError: If not; the settings that differ are named.
     """
-    there = _adopted(_read_header(line, path), header)
+    there = _adopted({**_read_header(line, path), "schema": JOURNAL_SCHEMA}, header)
     if there.get("photographs") != header["photographs"] and there.get("plan") == header["plan"]:
         raise ConfigurationError(
             f"{path} holds an evaluation with other photographs: {there.get('photographs')!r:.300}, and now they are "
@@ -259,6 +260,11 @@ def _results(lines: Iterable[bytes]) -> tuple[list[EpisodeResult], int]:
 
 def _not_writable(path: Path, error: OSError) -> ConfigurationError:
     return ConfigurationError(f"{path} cannot be written: {reason_of(error)}. Give another --output.")
+
+
+def blanked_path(output: Path) -> Path:
+    """Return the file of results with blanked looks, ``NAME-blanked.json``, that is beside ``NAME.json``."""
+    return output.with_name(f"{output.stem}-blanked.json")
 
 
 class Session:

@@ -17,17 +17,20 @@ from agile_gym.evaluation.run import EpisodeResult
 
 __all__ = [
     "AVERAGE",
+    "LOOK_FRACTIONS",
     "Estimate",
     "bootstrap_difference",
     "bootstrap_mean",
     "column_name",
     "columns_of",
+    "looks_shown",
     "mcnemar",
     "pass_at_k",
     "pass_counts",
     "sign_flip",
     "summarize",
     "summarize_cost",
+    "summarize_looks",
     "wilson",
 ]
 
@@ -283,7 +286,8 @@ def summarize(results: Iterable[EpisodeResult]) -> dict[str, dict[str, Any]]:
         - ``answered``: fraction of episodes that ended with an answer;
         - ``given_up``: episodes that the policy gave up, by kind of error;
         - ``uses``: primitives an episode, by name;
-        - ``reward`` (mean) and ``reward_parts`` (means).
+        - ``reward`` (mean) and ``reward_parts`` (means);
+        - ``looks``: result of `summarize_looks`.
     """
     return {
         grid: {name: _column(column) for name, column in columns.items()}
@@ -324,6 +328,66 @@ def _column(results: Sequence[EpisodeResult]) -> dict[str, Any]:
             part: fmean(result.reward.get(part, 0.0) for result in results)
             for part in ("accuracy", "format", "step", "score")
         },
+        "looks": summarize_looks(results),
+    }
+
+
+LOOK_FRACTIONS = {"noticed": "wrong", "mended": "wrong", "spoiled": "right"}
+"""Outcomes of the boards that were seen, and the boards that each is a fraction of."""
+
+
+def summarize_looks(results: Iterable[EpisodeResult]) -> dict[str, Any] | None:
+    """Compute the figures of looks, as `agile_gym.transcripts.record.count_looks` counts them.
+
+    Args:
+        results: Finished episodes.
+
+    Returns:
+        None if no episode records its looks, else
+
+        - ``episodes``: number of episodes that do;
+        - ``by_looks``: Acc of the episodes by the number of images that were seen after the first observation;
+        - of a jigsaw, ``noticed`` and ``mended``, fractions of the wrong boards that were seen, and ``spoiled``, a
+          fraction of the right ones.
+
+        A fraction has ``count``, ``of`` and, unless that is 0, ``value``, ``low`` and ``high``: Wilson's interval,
+        which takes episodes, and the boards of an episode, as independent.
+    """
+    known = [(result.looks, result.solved) for result in results if result.looks is not None]
+    if not known:
+        return None
+    episodes = Counter(looks["images"] for looks, _ in known)
+    solved = Counter(looks["images"] for looks, right in known if right)
+    figures: dict[str, Any] = {
+        "episodes": len(known),
+        "by_looks": {str(number): _fraction(solved[number], count) for number, count in sorted(episodes.items())},
+    }
+    if any("wrong" in looks for looks, _ in known):
+        boards = _total(looks for looks, _ in known)
+        figures |= {name: _fraction(boards[name], boards[kind]) for name, kind in LOOK_FRACTIONS.items()}
+    return figures
+
+
+def _fraction(count: int, of: int) -> dict[str, float]:
+    return {"count": count, "of": of, **(wilson(count, of)._asdict() if of else {})}
+
+
+def looks_shown(by_looks: Mapping[str, Mapping[str, float]], most: int = 8) -> dict[str, dict[str, float]]:
+    """Return Acc by the number of looks, with the episodes of ``most`` looks and more taken together.
+
+    Args:
+        by_looks: As `summarize_looks` returns it.
+        most: Largest number of looks of the result; it is called ``"8+"`` where there are more.
+    """
+    totals: dict[int, list[int]] = {}
+    for number, entry in by_looks.items():
+        total = totals.setdefault(min(int(number), most), [0, 0])
+        total[0] += int(entry["count"])
+        total[1] += int(entry["of"])
+    more = any(int(number) > most for number in by_looks)
+    return {
+        f"{number}+" if more and number == most else str(number): _fraction(*total)
+        for number, total in sorted(totals.items())
     }
 
 

@@ -239,6 +239,7 @@ class EvaluationPlan:
         images: Source of the photographs, for the record and for the environment.
         options: Further options of the environment.
         policy_options: Options of the policy, for the record and for worker processes.
+        blank_looks: True for episodes whose images of feedback are uniform grey; see `agile_gym.policies.blank_look`.
     """
 
     policy: str
@@ -248,6 +249,7 @@ class EvaluationPlan:
     images: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     policy_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    blank_looks: bool = False
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -257,6 +259,7 @@ class EvaluationPlan:
         """
         object.__setattr__(self, "entries", tuple(self.entries))
         object.__setattr__(self, "seed", require_seed(self.seed))
+        require(isinstance(cast(object, self.blank_looks), bool), "blank_looks", self.blank_looks, "True or False")
         require(bool(self.entries), "entries", self.entries, "at least one grid")
         require(is_whole(self.samples, MAX_SAMPLES), "samples", self.samples, f"a number from 1 to {MAX_SAMPLES:,}")
         if self.env is not None and len(self.entries) > 1:
@@ -311,6 +314,8 @@ class EvaluationPlan:
             else asdict(entry)
             for entry in self.entries
         ]
+        if not self.blank_looks:  # as before there was this setting
+            del settings["blank_looks"]
         return settings
 
 

@@ -97,12 +97,14 @@ class Report:
         plan: The settings, see `EvaluationPlan.to_json`.
         summary: Result of `summarize`.
         rows: One an episode, in the order of grid, level, episode and sample.
+        blank_looks: Result of `compare_blanked`, if the puzzles were also played with blanked looks.
     """
 
     path: Path
     plan: Mapping[str, Any]
     summary: Mapping[str, Mapping[str, Any]]
     rows: tuple[EpisodeRow, ...]
+    blank_looks: Mapping[str, Mapping[str, Any]] | None = None
 
     @property
     def policy(self) -> str:
@@ -117,6 +119,7 @@ def write_report(
     plan: Mapping[str, Any],
     photographs: Mapping[str, Any],
     overlap: Mapping[str, Any] | None = None,
+    blank_looks: Mapping[str, Any] | None = None,
 ) -> Figures:
     """Write a file of results: all of it, or nothing.
 
@@ -126,6 +129,7 @@ def write_report(
         plan: The settings, in JSON's types.
         photographs: Identity of the photographs, see `PreparedPlan.photographs`.
         overlap: Result of `Overlap.to_json`, if training images were given.
+        blank_looks: Result of `compare_blanked`, if the puzzles were also played with blanked looks.
 
     Returns:
         The figures that it holds.
@@ -150,6 +154,7 @@ def write_report(
         "summary": figures.summary,
         "cost": figures.cost,
         "training_overlap": overlap,
+        "blank_looks": blank_looks,
         "images": list(images),
         "columns": columns,
     }
@@ -214,14 +219,14 @@ def read_report(path: Path) -> Report:
             "Evaluate again, or use the version that wrote it."
         )
     try:
-        plan, summary = report["plan"], report["summary"]
+        plan, summary, blanked = report["plan"], report["summary"], report.get("blank_looks")
         images: list[Any] = report["images"]
         if not isinstance(plan, dict) or not isinstance(plan["policy"], str):
             raise ValueError("the plan is not what eval writes")
-        if not isinstance(summary, dict) or not isinstance(images, list):
-            raise ValueError("the summary, or the images, are not what eval writes")
+        if not isinstance(summary, dict) or not isinstance(images, list) or not isinstance(blanked, dict | None):
+            raise ValueError("the summary, the images, or the blanked looks are not what eval writes")
         rows = tuple(_row(row, images) for row in report["rows"])
-        return Report(path, cast("dict[str, Any]", plan), cast("dict[str, Any]", summary), rows)
+        return Report(path, cast("dict[str, Any]", plan), cast("dict[str, Any]", summary), rows, cast("Any", blanked))
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ConfigurationError(f"{path} is damaged: {error!r:.200}. Evaluate again.") from error
 

@@ -22,7 +22,7 @@ from agile_gym.evaluation.plan import EvaluationPlan, PuzzleKey, Task, names_res
 from agile_gym.images.sources import ImageSource
 from agile_gym.policies.base import Policy, RecordingPolicy
 from agile_gym.rollout.play import EpisodeSpec, play_episodes
-from agile_gym.transcripts.record import Transcript, TurnUsage
+from agile_gym.transcripts.record import Transcript, TurnUsage, count_looks
 
 __all__ = [
     "GIVEN_UP_LIMIT",
@@ -67,6 +67,7 @@ class EpisodeResult:
             played it to the end.
         reason: The reason that it gave, in one line, or None.
         label: Of another environment than the jigsaw, the label that it gives the episode, or ``""``.
+        looks: Result of `agile_gym.transcripts.record.count_looks`; None if it was not recorded.
     """
 
     grid: str
@@ -87,6 +88,7 @@ class EpisodeResult:
     given_up: str | None = None
     reason: str | None = None
     label: str | None = None
+    looks: Mapping[str, int] | None = None
 
     @property
     def written(self) -> bool:
@@ -101,9 +103,7 @@ class EpisodeResult:
     def to_json(self) -> dict[str, Any]:
         """Return it in JSON's types."""
         values = asdict(self)
-        if self.label is None:
-            del values["label"]
-        return values
+        return {name: value for name, value in values.items() if value is not None or name not in ("label", "looks")}
 
     @classmethod
     def from_json(cls, values: object) -> EpisodeResult:
@@ -121,6 +121,7 @@ class EpisodeResult:
         whole = (result.level, result.episode, result.sample, result.seed, result.turns)
         counts = [count for table in (result.errors, result.primitives) for count in _values(table)]
         counts += [count for count in _values(result.tokens) if count is not None]
+        counts += [] if result.looks is None else _values(result.looks)
         numbers = [number for table in (result.reward, result.seconds) for number in _values(table)]
         if (
             not isinstance(result.grid, str)
@@ -133,10 +134,19 @@ class EpisodeResult:
             or not is_number(result.score, 0, 1)
             or not all(type(number) is int and 0 <= number <= MAX_COUNT for number in (*whole, *counts))
             or result.turns == 0
+            or not _are_looks(result.looks)
             or not all(is_number(number, -MAX_COUNT, MAX_COUNT) for number in numbers)
         ):
             raise ValueError("a value that no episode has")
         return result
+
+
+def _are_looks(looks: Mapping[str, int] | None) -> bool:
+    if looks is None or set(looks) == {"images"}:
+        return True
+    if set(looks) != {"images", "wrong", "noticed", "mended", "right", "spoiled"}:
+        return False
+    return looks["mended"] <= looks["noticed"] <= looks["wrong"] and looks["spoiled"] <= looks["right"]
 
 
 def _values(table: object) -> list[Any]:
@@ -155,7 +165,7 @@ def result_of(task: Task, transcript: Transcript) -> EpisodeResult:
     Returns:
         The result.
     """
-    turns = transcript.turns
+    turns, answer = transcript.turns, _answer(transcript)
     given_up: Mapping[str, str] = transcript.details.get("given_up") or {}
     return EpisodeResult(
         grid=task.grid,
@@ -175,10 +185,11 @@ def result_of(task: Task, transcript: Transcript) -> EpisodeResult:
             "env": round(sum(turn.env_seconds for turn in turns), 6),
         },
         tokens=_tokens([turn.usage for turn in turns]),
-        answer=_answer(transcript),
+        answer=answer,
         given_up=given_up.get("kind"),
         reason=given_up.get("reason"),
         label=None if pieces_of(task.grid) else label_of(transcript.task),
+        looks=count_looks(transcript, answer),
     )
 
 
@@ -311,7 +322,7 @@ def play_tasks(
             playing[task.name] = task
             kept = keep is None or task.episode < keep
             options = {"level": task.level} if plan.env is None else {}
-            yield EpisodeSpec(task.grid, task.seed, options, task.policy_seed, task.name, kept)
+            yield EpisodeSpec(task.grid, task.seed, options, task.policy_seed, task.name, kept, plan.blank_looks)
 
     for spec, transcript in play_episodes(policy, specs(), prepared.makers, batch=batch, policy_name=plan.policy):
         result = result_of(playing.pop(transcript.id), transcript)

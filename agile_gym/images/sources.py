@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -17,9 +17,12 @@ __all__ = [
     "ImageSource",
     "ImageSubset",
     "Split",
+    "alike_images",
     "check_fraction",
     "check_split",
+    "fingerprint",
     "first_of_each",
+    "is_copy",
     "select_split",
     "split_of",
     "take_split",
@@ -290,3 +293,82 @@ def take_split(source: ImageSource, split: Split, test_fraction: float, given: s
         f"No image of {given} is left for split={split!r}: there is only one, which belongs to split={other!r} with "
         f"test_fraction={test_fraction:g}. Give at least two different images, or leave split out."
     )
+
+
+COARSE = (24, 0.97)
+FINE = (64, 0.94)
+"""Side of the thumbnails that are compared, in pixels, and the correlation from which on they show the same picture:
+first of all pairs, then of those that are alike. On 173 photographs, copies as JPEG of quality 10 have at least 0.978
+and 0.968, different photographs at most 0.92 and 0.87; pages of text in one layout reach 0.983 and 0.902."""
+SAME_SHAPE = 1.03
+"""Largest ratio of the aspect ratios of two copies."""
+CHUNK = 256
+"""Training images that are compared at a time."""
+
+
+def fingerprint(pixels: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
+    """Return a fingerprint of a photograph that survives scaling and compression.
+
+    Args:
+        pixels: (H, W, 3) uint8, RGB.
+        side: Side of the thumbnail, in pixels.
+
+    Returns:
+        (side * side * 3,) float32: the colours of a thumbnail, with mean 0 and length 1 (or 0 for one colour), so that
+        the product of two is their correlation.
+    """
+    import cv2
+
+    small = cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32).ravel()
+    small -= small.mean()
+    length = float(np.linalg.norm(small))
+    return small / length if length > 0 else small
+
+
+def alike_images(
+    source: ImageSource, indices: Sequence[int], training: ImageSource
+) -> Iterator[tuple[int, int | None]]:
+    """Yield pairs of a photograph and a training image that may be copies; -1 and None for one that is not readable.
+
+    Args:
+        source: The photographs.
+        indices: Those that are compared.
+        training: The training images, all of which are compared.
+    """
+    if not indices:
+        return
+    _, least = COARSE
+    prints, shapes = _stack(_read(source, indices), len(indices))
+    for start in range(0, len(training), CHUNK):
+        numbers = range(start, min(start + CHUNK, len(training)))
+        others, other_shapes = _stack(_read(training, numbers), len(numbers))
+        yield from ((-1, None) for _ in range(int(np.isnan(other_shapes).sum())))
+        ratio = np.abs(np.log(shapes)[:, None] - np.log(other_shapes)[None])
+        alike = (prints @ others.T >= least) & (ratio <= np.log(SAME_SHAPE))
+        for row, column in np.argwhere(alike).tolist():
+            yield indices[row], start + column
+
+
+def is_copy(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> bool:
+    """Return whether two photographs, each (H, W, 3) uint8, are one in two sizes, formats or qualities."""
+    side, least = FINE
+    return float(fingerprint(ours, side) @ fingerprint(theirs, side)) >= least
+
+
+def _read(source: ImageSource, indices: Iterable[int]) -> Iterator[NDArray[np.uint8] | None]:
+    for index in indices:
+        try:
+            yield source.load(index)
+        except ImageError:
+            yield None
+
+
+def _stack(images: Iterable[NDArray[np.uint8] | None], count: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Return coarse fingerprints, one a row, and the aspect ratios (count,); NaN where there is no image."""
+    side, _ = COARSE
+    prints = np.zeros((count, side * side * 3), np.float32)
+    shapes = np.full(count, np.nan)
+    for row, pixels in enumerate(images):
+        if pixels is not None:
+            prints[row], shapes[row] = fingerprint(pixels, side), pixels.shape[1] / pixels.shape[0]
+    return prints, shapes

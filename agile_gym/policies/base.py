@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self, cast, runtime_checkable
 
 import numpy as np
@@ -29,6 +29,7 @@ __all__ = [
     "RandomPolicy",
     "RecordingPolicy",
     "as_policy",
+    "blank_look",
     "jigsaw_task",
     "make_policy",
     "register_policy",
@@ -114,6 +115,27 @@ def slot_of(info: dict[str, Any], position: int) -> int:
             one's own, or over a vector environment, positions do not change.
     """
     return int(info.get("slot", position))
+
+
+_GREY = 128
+"""Value of the pixels of a blanked look, in each channel."""
+
+
+def blank_look(observation: Observation, info: Mapping[str, Any]) -> tuple[Observation, dict[str, Any]]:
+    """Return an observation and its ``info`` whose images are uniform grey, of the same sizes; the rest is the same.
+
+    A policy that is given each observation of an episode after the first one so plays without looks: boards, crops and
+    zooms show it nothing. `agile_gym.rollout.EpisodeSpec` has this as an option.
+
+    Args:
+        observation: The observation; it is not changed.
+        info: Its ``info``; likewise.
+    """
+    height, width = observation["image_size"]
+    canvas = np.zeros_like(observation["image"])
+    canvas[:height, :width] = _GREY
+    images = tuple(np.full_like(image, _GREY) for image in info["images"])
+    return {**observation, "image": canvas}, {**info, "images": images}
 
 
 class FunctionPolicy:

@@ -21,6 +21,7 @@ __all__ = [
     "Figure",
     "Series",
     "draw_chart",
+    "draw_points",
     "duration",
     "require_matplotlib",
     "shown",
@@ -83,6 +84,8 @@ def duration(seconds: float) -> str:
 WIDTH, HEIGHT = 400, 210
 """Size of a drawing in its own units, which the page scales to its column."""
 _MARGINS = {"left": 50 / WIDTH, "right": 1 - 10 / WIDTH, "top": 1 - 22 / HEIGHT, "bottom": 24 / HEIGHT, "wspace": 0.06}
+_LINE = 14
+"""Height of a line of text below an axis."""
 _MOST = 400
 """Points of a line at most; more are averaged."""
 _MANY = 40
@@ -230,6 +233,56 @@ def draw_chart(
         if last[one.key]
     ]
     told = "; ".join(f"{label} {value} at last" for _, label, value in legend)
+    return Chart(title, legend, _inline(file.getvalue(), f"{title}: {told}"))
+
+
+def draw_points(title: str, series: Mapping[str, Mapping[str, Mapping[str, float]]], across: str) -> Chart:
+    """Draw fractions with their intervals over a few numbers, and below each the number of episodes.
+
+    Args:
+        title: Title of the chart.
+        series: For each label the fractions by number, such as ``"3"`` or ``"8+"``, each with ``value``, ``low``,
+            ``high`` and ``of``.
+        across: Title of the numbers.
+
+    Returns:
+        The drawing, the same bytes for the same figures. The legend has the number of episodes of each series.
+
+    Raises:
+        MissingDependencyError: If matplotlib is not installed.
+    """
+    figures = require_matplotlib()
+    from matplotlib import style, ticker
+
+    names = sorted({name for entries in series.values() for name in entries}, key=lambda name: int(name.rstrip("+")))
+    file = io.StringIO()
+    height = HEIGHT + _LINE * len(series)
+    with style.context(["default", {**_STYLE, "svg.hashsalt": title}]):
+        figure = figures.Figure(figsize=(WIDTH / 72, height / 72))
+        pane = figure.subplots()
+        bottom = (42 + _LINE * len(series)) / height
+        left = max(50, 16 + 6.5 * max(map(len, series)))
+        figure.subplots_adjust(left=left / WIDTH, right=_MARGINS["right"], top=1 - 10 / height, bottom=bottom)
+        for row, (colour, (label, entries)) in enumerate(zip(_COLOURS, series.items(), strict=False)):
+            places = [names.index(name) + 0.12 * (row - (len(series) - 1) / 2) for name in entries]
+            values, low, high = (_numbers(entry[key] for entry in entries.values()) for key in ("value", "low", "high"))
+            pane.vlines(places, low, high, color=colour, clip_on=False)
+            pane.plot(places, values, color=colour, marker="o", linestyle="-" if len(values) > 1 else "", clip_on=False)
+            below = {"xycoords": pane.get_xaxis_transform(), "textcoords": "offset points", "va": "top"}
+            down = -22 - _LINE * row
+            pane.annotate(printable(label), (-0.5, 0), (-9, down), ha="right", parse_math=False, **below)
+            for name, entry in entries.items():
+                pane.annotate(f"{entry['of']:,.0f}", (names.index(name), 0), (0, down), ha="center", **below)
+        pane.set_xlim(-0.5, len(names) - 0.5)
+        pane.set_xticks(range(len(names)), names)
+        pane.set_xlabel(across, labelpad=4 + _LINE * len(series), color=_QUIET)
+        pane.set_yticks([0, 0.25, 0.5, 0.75, 1])
+        pane.set_ylim(0, 1)
+        pane.yaxis.set_major_formatter(ticker.PercentFormatter(1))
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    totals = {label: f"{sum(entry['of'] for entry in entries.values()):,.0f}" for label, entries in series.items()}
+    legend = [(number, label, total) for number, (label, total) in enumerate(totals.items(), 1)]
+    told = "; ".join(f"{label}, {total} episodes" for label, total in totals.items())
     return Chart(title, legend, _inline(file.getvalue(), f"{title}: {told}"))
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from agile_gym.evaluation.metrics import AVERAGE, Estimate
+from agile_gym.evaluation.metrics import AVERAGE, Estimate, looks_shown
 from agile_gym.evaluation.plan import pieces_of
 from agile_gym.evaluation.report import INTERVALS, Interval, metric_title, reference_rows, short_name
-from agile_gym.reporting.charts import Chart, Series, draw_chart, require_matplotlib
+from agile_gym.reporting.charts import Chart, Series, draw_chart, draw_points, require_matplotlib
 from agile_gym.reporting.outcome import StageResult
 from agile_gym.reporting.runlog import Record
 
-__all__ = ["StageTime", "curves", "plot_summary", "stage_times"]
+__all__ = ["StageTime", "curves", "look_charts", "plot_summary", "stage_times"]
 
 
 class _Plot(NamedTuple):
@@ -83,6 +83,26 @@ def _levels(metric: str, results: Sequence[StageResult]) -> list[tuple[str, floa
         return []
     (columns,) = before[-1].report.summary.values()
     return [(f"{before[-1].title}, held out", float(columns[AVERAGE][metric]["value"]))]
+
+
+def look_charts(results: Sequence[StageResult]) -> dict[str, Chart]:
+    """Draw Acc by the number of looks after each stage, for each grid whose looks are recorded.
+
+    Args:
+        results: The evaluations, in the order of the stages.
+    """
+    charts: dict[str, Chart] = {}
+    for grid in dict.fromkeys(grid for result in results for grid in result.report.summary):
+        series: dict[str, dict[str, Mapping[str, float]]] = {}
+        for result in results:
+            looks = result.report.summary.get(grid, {}).get(AVERAGE, {}).get("looks")
+            if looks:
+                series[result.title] = dict(looks_shown(looks["by_looks"]))
+        if series:
+            charts[grid] = draw_points(
+                f"{grid}: Acc by number of looks", series, "looks before the answer, and episodes"
+            )
+    return charts
 
 
 StageTime = dict[str, float]

@@ -8,12 +8,22 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from agile_gym.errors import ConfigurationError, is_number
-from agile_gym.evaluation.compare import compare_reports
-from agile_gym.evaluation.metrics import AVERAGE, Estimate
+from agile_gym.evaluation.compare import LOOK_TITLES, compare_reports
+from agile_gym.evaluation.metrics import AVERAGE, LOOK_FRACTIONS, Estimate
 from agile_gym.evaluation.report import Report, metric_title, read_report, reference_rows
 from agile_gym.evaluation.run import MAX_COUNT
 
-__all__ = ["EVALUATIONS", "Row", "StageResult", "Table", "Verdict", "read_results", "result_tables", "verdicts"]
+__all__ = [
+    "EVALUATIONS",
+    "Row",
+    "StageResult",
+    "Table",
+    "Verdict",
+    "look_tables",
+    "read_results",
+    "result_tables",
+    "verdicts",
+]
 
 EVALUATIONS = {"untrained": "untrained", "vision": "vision pretraining", "coldstart": "cold start", "grpo": "GRPO"}
 """Names of the files of results, and their titles, in the order of the stages."""
@@ -27,6 +37,7 @@ _PAPER = (
 )
 """The paper's rows that are shown."""
 _METRICS = ("acc", "score")
+_DIFFERENCE = ("difference", "low", "high", "p")
 
 
 class StageResult(NamedTuple):
@@ -111,7 +122,13 @@ def _checked(report: Report) -> Report:
         ConfigurationError: If it does not.
     """
     try:
-        for columns in report.summary.values():
+        for grid, columns in report.summary.items():
+            values = [*_numbers_of_looks(columns[AVERAGE].get("looks"))]
+            if grid in (report.blank_looks or {}):
+                pair = (report.blank_looks or {})[grid][AVERAGE]
+                values += [*Estimate(**pair["blanked"]["acc"]), *(pair["acc"][key] for key in _DIFFERENCE)]
+            if not all(is_number(value, -MAX_COUNT, MAX_COUNT) for value in values):
+                raise ValueError("no number where one must be")
             for name in {**columns, AVERAGE: None}:
                 column = columns[name]
                 values = [value for metric in _METRICS for value in Estimate(**column[metric])]
@@ -121,6 +138,21 @@ def _checked(report: Report) -> Report:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigurationError(f"The summary in {report.path} is damaged: {error!r:.200}. Evaluate again.") from error
     return report
+
+
+def _numbers_of_looks(looks: Mapping[str, Any] | None) -> list[Any]:
+    """Return the numbers of the figures of looks, all that are shown."""
+    if looks is None:
+        return []
+    shown = [*looks["by_looks"].values(), *(looks[name] for name in LOOK_FRACTIONS if name in looks)]
+    values: list[Any] = []
+    if not all(number.isascii() and number.isdecimal() and int(number) <= MAX_COUNT for number in looks["by_looks"]):
+        raise ValueError("a number of looks that is none")
+    for entry in shown:
+        if not (type(entry["count"]) is type(entry["of"]) is int and 0 <= entry["count"] <= entry["of"] <= MAX_COUNT):
+            raise ValueError("a fraction of looks that is none")
+        values += [entry[key] for key in ("value", "low", "high") if entry["of"]]
+    return values
 
 
 def verdicts(results: Sequence[StageResult]) -> list[Verdict]:
@@ -205,6 +237,50 @@ def _grid_tables(grid: str, results: Sequence[StageResult]) -> list[Table]:
         own = [Row(stage, [_cell(columns.get(name), metric) for name in names]) for stage, columns in mine]
         tables.append(Table(f"{grid} {metric_title(metric, grid)} (%)", names, own, _paper_rows(grid, metric, names)))
     return [*tables, _behaviour(grid, mine)]
+
+
+def look_tables(results: Sequence[StageResult]) -> dict[str, Table]:
+    """Return for each grid the table of looks after each stage; none where no stage records its looks.
+
+    Args:
+        results: The evaluations, in the order of the stages.
+    """
+    tables: dict[str, Table] = {}
+    for grid in dict.fromkeys(grid for result in results for grid in result.report.summary):
+        mine = [result for result in results if grid in result.report.summary]
+        columns = [result.report.summary[grid][AVERAGE] for result in mine]
+        looks: list[Mapping[str, Any]] = [column.get("looks") or {} for column in columns]
+        if not any(looks):
+            continue
+        rows = [Row("Acc", [_cell(column, "acc") for column in columns])]
+        if any(result.report.blank_looks for result in mine):
+            pairs = [_blanked_cells((result.report.blank_looks or {}).get(grid)) for result in mine]
+            rows.append(Row("Acc, looks blanked", [blanked for blanked, _ in pairs]))
+            rows.append(Row("difference", [difference for _, difference in pairs]))
+        for name, label in LOOK_TITLES.items():
+            if any(name in entry for entry in looks):
+                rows.append(Row(label, [_fraction_cell(entry.get(name)) for entry in looks]))
+        tables[grid] = Table(f"{grid}: looks (%)", [result.title for result in mine], rows)
+    return tables
+
+
+_NO_CELL = ("\u2013", "")
+
+
+def _blanked_cells(columns: Mapping[str, Any] | None) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Return the cells of Acc with blanked looks, and of what looks add to it."""
+    if columns is None:
+        return _NO_CELL, _NO_CELL
+    difference, low, high, p = (columns[AVERAGE]["acc"][key] for key in _DIFFERENCE)
+    interval = f"{100 * low:+.1f} to {100 * high:+.1f}, p {_p_value(p)}"
+    return _cell(columns[AVERAGE]["blanked"], "acc"), (f"{100 * difference:+.1f}", interval)
+
+
+def _fraction_cell(entry: Mapping[str, Any] | None) -> tuple[str, str]:
+    if entry is None or not entry["of"]:
+        return _NO_CELL
+    interval = f"{100 * entry['low']:.1f} to {100 * entry['high']:.1f}"
+    return f"{100 * entry['value']:.1f}", f"{interval} of {entry['of']:,}"
 
 
 def _cell(column: Mapping[str, Any] | None, metric: str) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from agile_gym.envs.contract import (
 )
 from agile_gym.errors import ConfigurationError
 from agile_gym.images.items import hash_pixels
-from agile_gym.policies.base import GivenUp, Policy, RecordingPolicy
+from agile_gym.policies.base import GivenUp, Policy, RecordingPolicy, blank_look
 from agile_gym.transcripts.record import Image, PolicyRecord, Transcript, Turn, TurnUsage
 
 __all__ = ["EnvironmentPool", "EpisodeRecorder", "EpisodeSpec", "play_episodes"]
@@ -38,13 +38,15 @@ class EpisodeRecorder:
         done: True if the episode has ended, or has not begun.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], *, keep_images: bool = True) -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any], *, keep_images: bool = True, blank_looks: bool = False) -> None:
         """Wrap an environment.
 
         Args:
             env: An environment that keeps the contract (`agile_gym.envs.contract`), perhaps wrapped by wrappers that
                 leave observations and actions as they are.
             keep_images: True to store the images in transcripts; without them they are small.
+            blank_looks: True for images of feedback that are uniform grey (`agile_gym.policies.blank_look`), in the
+                observation, ``info`` and the transcript, whose ``details["blank_looks"]`` is then true.
 
         Raises:
             ConfigurationError: If it is no environment.
@@ -53,6 +55,7 @@ class EpisodeRecorder:
             raise ConfigurationError(f"EpisodeRecorder records a gymnasium.Env; this is {env!r:.200}.")
         self.env = env
         self.keep_images = keep_images
+        self.blank_looks = blank_looks
         self.done = True
         self.observation: dict[str, Any] = {}
         self.info: dict[str, Any] = {}
@@ -112,18 +115,20 @@ class EpisodeRecorder:
         start = time.perf_counter()
         self.observation, reward, terminated, truncated, self.info = self.env.step(text)
         seconds = time.perf_counter() - start
+        try:
+            if self.blank_looks:
+                self.observation, self.info = blank_look(self.observation, self.info)
+            feedback, images = self.observation["text"], self.info["images"]
+        except (KeyError, TypeError) as error:
+            raise ConfigurationError(
+                f"The environment {env_name(self.env)} does not keep the contract: the result of step() has no {error}."
+            ) from error
         info = self.info
         self.done, self._truncated = terminated or truncated, truncated
         self._earned += cast(float, reward)
         parts: RewardParts | None = info.get("reward")
         if parts is None or len(parts) < len(REWARD_PARTS):
             parts = complete_reward(info, cast(float, reward), over=self.done)
-        try:
-            feedback, images = self.observation["text"], info["images"]
-        except (KeyError, TypeError) as error:
-            raise ConfigurationError(
-                f"The environment {env_name(self.env)} does not keep the contract: the result of step() has no {error}."
-            ) from error
         self._turns.append(
             Turn(
                 text=text,
@@ -196,6 +201,8 @@ class EpisodeRecorder:
         details = dict(record.details)
         if self._given_up is not None:
             details["given_up"] = {"kind": self._given_up.kind, "reason": self._given_up.reason}
+        if self.blank_looks:
+            details["blank_looks"] = True
         solved = bool(self.info.get("solved", False))
         return Transcript(
             id=self._name,
@@ -273,6 +280,7 @@ class EpisodeSpec:
         policy_seed: Seed of the policy's random numbers in this episode; None leaves it to the policy.
         name: Id of the transcript, unique in a run; made of grid, level and seed by default.
         keep_images: True to store the images in the transcript.
+        blank_looks: True for images of feedback that are uniform grey; see `EpisodeRecorder`.
     """
 
     env: str | int
@@ -281,6 +289,7 @@ class EpisodeSpec:
     policy_seed: int | None = None
     name: str | None = None
     keep_images: bool = True
+    blank_looks: bool = False
 
 
 def play_episodes(
@@ -392,7 +401,7 @@ class _Slot:
         recorder = self._recorders.get(spec.env)
         if recorder is None:
             recorder = self._recorders[spec.env] = self._pool.take(spec.env)
-        recorder.keep_images = spec.keep_images
+        recorder.keep_images, recorder.blank_looks = spec.keep_images, spec.blank_looks
         recorder.reset(seed=spec.seed, options=spec.options, policy_seed=spec.policy_seed, name=spec.name)
         self.spec, self.recorder = spec, recorder
         recorder.info["slot"] = self.number

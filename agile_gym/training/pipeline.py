@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from agile_gym.coldstart.making import count_episodes, make_cold_start
 from agile_gym.envs.jigsaw.config import JigsawConfig
 from agile_gym.envs.jigsaw.env import open_source
 from agile_gym.errors import import_optional, reason_of
-from agile_gym.evaluation.journal import Session
+from agile_gym.evaluation.compare import compare_blanked
+from agile_gym.evaluation.journal import Session, blanked_path
 from agile_gym.evaluation.report import write_report
-from agile_gym.evaluation.run import prepare_plan
+from agile_gym.evaluation.run import EpisodeResult, PreparedPlan, prepare_plan
 from agile_gym.interruption import stop_signals
-from agile_gym.policies.base import make_policy
+from agile_gym.policies.base import Policy, make_policy
 from agile_gym.reporting.alarms import alarms
 from agile_gym.reporting.console import LiveTable
 from agile_gym.reporting.report import write_report as write_page
@@ -267,8 +269,22 @@ class TrainingRun:
         prepared = prepare_plan(plan)
         output = self.folder / "evaluation" / f"{stage}.json"
         output.parent.mkdir(parents=True, exist_ok=True)
-        evaluation = self.settings.evaluation
+        evaluation, photographs = self.settings.evaluation, prepared.photographs()
         policy = make_policy(plan.policy, **plan.policy_options) if evaluation.workers == 1 else None
+        results = self._play(stage, prepared, output, policy)
+        blank_looks = None
+        if evaluation.blank_looks and stage != "vision":
+            prepared = replace(prepared, plan=replace(plan, blank_looks=True))
+            path = blanked_path(output)
+            blanked = self._play(f"{stage}, looks blanked", prepared, path, policy)
+            write_report(path, blanked, plan=prepared.plan.to_json(), photographs=photographs)
+            blank_looks = compare_blanked(results, blanked)
+        write_report(output, results, plan=plan.to_json(), photographs=photographs, blank_looks=blank_looks)
+        self._finish(name)
+
+    def _play(self, title: str, prepared: PreparedPlan, output: Path, policy: Policy | None) -> list[EpisodeResult]:
+        """Play what is left of an evaluation, and print its Acc."""
+        evaluation = self.settings.evaluation
         there = output.with_suffix(".jsonl").exists()
         with Session(prepared, output, keep=KEPT_TRANSCRIPTS, resume=there) as session:
             done = len(session.journal.results)
@@ -278,10 +294,9 @@ class TrainingRun:
             for _ in session.play(policy, batch=evaluation.batch, workers=evaluation.workers):
                 done += 1
                 if done % 16 == 0:
-                    self._table.status(f"evaluation of {stage}: {done} of {len(plan)} puzzles")
+                    self._table.status(f"evaluation of {title}: {done} of {len(prepared.plan)} puzzles")
                 self._stops.check()
             results = session.journal.results
-        write_report(output, results, plan=plan.to_json(), photographs=prepared.photographs())
         solved = sum(result.solved for result in results)
-        self._table.print_above(f"{stage}: Acc {100 * solved / len(results):.1f}% on {len(results)} held-out puzzles")
-        self._finish(name)
+        self._table.print_above(f"{title}: Acc {100 * solved / len(results):.1f}% on {len(results)} held-out puzzles")
+        return results

@@ -221,6 +221,7 @@ class EvaluationSettings(Section):
     batch: int = Field(64, ge=1, le=MAX_EPISODES, description="Episodes that are played in one batch.")
     seed: int = Field(0, ge=0, le=MAX_SEED, description="Seed of the puzzles.")
     workers: int = Field(1, ge=1, le=MAX_WORKERS, description="Processes that play after each stage.")
+    blank_looks: bool = Field(False, description="True to play again with looks blanked, after cold start and GRPO.")
 
 
 class ResourceSettings(Section):
@@ -283,7 +284,6 @@ class RunSettings(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
     seed: int = Field(0, description="Seed of everything.")
     images: SerializeAsAny[ImageSettings] = _SECTION
     environment: SerializeAsAny[EnvironmentSettings] = _SECTION

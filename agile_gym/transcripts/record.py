@@ -6,7 +6,7 @@ sampled. Tokens are only ever appended: nothing is decoded and tokenised again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -14,9 +14,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from agile_gym.actions.primitives import Answer, Arrange, Crop, Observe, Rotate, RotatePiece, Swap, Zoom
+from agile_gym.actions.prompt import IMAGE_MARK
+from agile_gym.actions.reading import piece_reader
 from agile_gym.envs.contract import RewardParts
 
-__all__ = ["Image", "Message", "PolicyRecord", "Segment", "Transcript", "Turn", "TurnUsage"]
+__all__ = ["Image", "Message", "PolicyRecord", "Segment", "Transcript", "Turn", "TurnUsage", "count_looks"]
 
 Image = NDArray[np.uint8]
 """(h, w, 3) uint8, RGB."""
@@ -154,7 +157,8 @@ class Transcript:
         segments: The tokens, where the policy has them.
         details: More about the policy, in JSON's types: model, sampling, cost; ``given_up``, with ``kind`` and
             ``reason``, if it could not go on (`agile_gym.policies.GivenUp`). Then the last turn has no text, the kind
-            as its error and the reason as its feedback.
+            as its error and the reason as its feedback. ``blank_looks``, true if the images of the turns are uniform
+            grey, as the policy saw them; texts, states and rewards are those of the environment.
     """
 
     id: str
@@ -185,3 +189,98 @@ class Transcript:
             messages.append(Message("assistant", turn.text))
             messages.append(Message("user", turn.feedback, turn.images))
         return messages[:-1] if self.turns else messages
+
+
+Arrangement = tuple[Any, ...]
+"""The piece at each place; a pair with its angle where pieces are turned."""
+_MOVES = {kind.__name__ for kind in (Swap, Arrange, RotatePiece)}
+_SHOWN = {kind.__name__ for kind in (Observe, Crop, Zoom, Rotate)}
+
+
+def count_looks(transcript: Transcript, answer: Sequence[Any] | None = None) -> dict[str, int]:
+    """Count an episode's looks, and the outcome of the boards that it showed.
+
+    An image of a turn's feedback is seen if another turn follows; the first observation is no look. A board is an image
+    that `observe` made; the order that it showed is the state of that time. A board that is looked at again before
+    anything has changed counts once. Its outcome is the next board, or else the answer. The last board of an episode
+    that was given up has no outcome, and is not counted.
+
+    Args:
+        transcript: The episode.
+        answer: The answer as names, or [name, angle] pairs; None if there is none, or it cannot be read.
+
+    Returns:
+        ``images``: images seen. Of a jigsaw also
+
+        - ``wrong``: boards with a piece that is not in its place; ``noticed``: those of them after which the model
+          changed the state before it looked at a board again, or answered with another order; ``mended``: those
+          noticed whose outcome is a right answer, or a board with more pieces in place;
+        - ``right``: boards that are the solution; ``spoiled``: those whose outcome is a wrong board or answer, or none,
+          as the turns ran out.
+    """
+    given_up = "given_up" in transcript.details
+    turns = transcript.turns[:-1] if given_up else transcript.turns
+    images = sum(turn.feedback.count(IMAGE_MARK) for turn in turns[:-1])
+    if not {"grid", "names", "rotations"} <= transcript.task.keys() or not transcript.solution:
+        return {"images": images}
+    names: Sequence[str] = transcript.task["names"]
+    turned = bool(transcript.task["rotations"])
+    state: Arrangement = tuple((name, 0) if turned else name for name in names)
+    boards: list[tuple[Arrangement, bool]] = []
+    for number, turn in enumerate(turns):
+        before, state = state, _arrangement(turn.state)
+        if boards and state != before:
+            boards[-1] = boards[-1][0], True
+        shown = _shown_board(turn, before, state) if number + 1 < len(turns) else None
+        if shown is not None and (not boards or boards[-1] != (shown, False)):
+            boards.append((shown, False))
+    last = turns[-1] if turns else None
+    answered = last is not None and last.primitives == (Answer.__name__,) and last.error is None
+    given = _read_answer(answer, names, turned=turned) if answered and answer is not None else None
+    solutions = [_arrangement(transcript.solution)]
+    if transcript.solved and given is not None:  # another one, where pieces look alike
+        solutions.append(given)
+    places = [max(_equal(board, right) for right in solutions) for board, _ in boards]
+    count = len(names)
+    counts = dict.fromkeys(("images", "wrong", "noticed", "mended", "right", "spoiled"), 0) | {"images": images}
+    outcomes = [*places[1:], *([] if given_up else [count if transcript.solved else 0])]
+    for number, ((board, changed), right, outcome) in enumerate(zip(boards, places, outcomes, strict=False)):
+        if right == count:
+            counts["right"] += 1
+            counts["spoiled"] += outcome < count
+            continue
+        if number + 1 == len(boards):
+            changed = changed or transcript.solved or (given is not None and given != board)
+        counts["wrong"] += 1
+        counts["noticed"] += changed
+        counts["mended"] += changed and outcome > right
+    return counts
+
+
+def _arrangement(state: Sequence[Any]) -> Arrangement:
+    return tuple(entry if isinstance(entry, str) else tuple(entry) for entry in state)
+
+
+def _equal(board: Arrangement, other: Arrangement) -> int:
+    return sum(mine == theirs for mine, theirs in zip(board, other, strict=False))
+
+
+def _read_answer(answer: Sequence[Any], names: Sequence[str], *, turned: bool) -> Arrangement | None:
+    """Return an answer in the pieces' own names, or None if it is no arrangement of them."""
+    pairs = [(entry, 0) if isinstance(entry, str) else tuple(entry) for entry in answer]
+    order, problem = piece_reader(tuple(names)).read_order([name for name, _ in pairs])
+    if problem is not None:
+        return None
+    placed = zip(order, pairs, strict=True)
+    return tuple((names[piece], angle % 360) if turned else names[piece] for piece, (_, angle) in placed)
+
+
+def _shown_board(turn: Turn, before: Arrangement, after: Arrangement) -> Arrangement | None:
+    """Return the board that a turn's image shows; None if it shows no board, or one that the record does not tell."""
+    shown = [place for place, name in enumerate(turn.primitives) if name in _SHOWN]
+    if not shown or turn.primitives[shown[-1]] != Observe.__name__ or IMAGE_MARK not in turn.feedback:
+        return None
+    moves = [place for place, name in enumerate(turn.primitives) if name in _MOVES]
+    if all(place < shown[-1] for place in moves):
+        return after
+    return before if all(place > shown[-1] for place in moves) else None

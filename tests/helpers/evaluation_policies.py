@@ -56,3 +56,61 @@ class Failing(Wanderer):
                     Path(self.marker).touch()
                 os.kill(os.getpid(), signal.SIGKILL)
         return super().act(observations, infos)
+
+
+class Reader:
+    """Swaps pieces into their places until the board that it sees is right, and answers.
+
+    The order of the board is read from its pixels, of which blanked looks have none: then it answers as pieces were at
+    first. With ``careless``, some swaps are mistakes, and every fourth answer is wrong. It needs ``reveal=True``.
+    """
+
+    def __init__(self, careless=False):
+        self.careless = careless
+
+    def reset(self, seed=None):
+        self.pieces = {}
+
+    def act(self, observations, infos):
+        return [self.turn(info) for info in infos]
+
+    def turn(self, info):
+        names, right, slot = list(info["task"].names), list(info["solution"]), info["slot"]
+        if info["turn"] == 0:
+            self.pieces[slot] = {image.tobytes(): name for name, image in zip(names, info["images"], strict=True)}
+            board = names
+        else:
+            board = self.read(info["images"][0], slot, info["task"])
+        if board is None or board == right:
+            given = names if board is None else right[::-1] if self.careless and info["policy_seed"] % 4 == 0 else right
+            return f"<think>That is it.</think><answer>{given}</answer>".replace("'", '"')
+        place = next(place for place, name in enumerate(board) if name != right[place])
+        other = board.index(right[place])
+        if self.careless and info["policy_seed"] % 3 == info["turn"]:
+            other = (place + 1) % len(board)  # perhaps a mistake
+        return (
+            f"<think>Swap.</think><code>state[{place}], state[{other}] = state[{other}], state[{place}]\n"
+            "observe()</code>"
+        )
+
+    def read(self, image, slot, task):
+        (rows, cols), (high, wide) = task.grid, task.piece_size
+        cuts = [image[r * high : (r + 1) * high, c * wide : (c + 1) * wide] for r in range(rows) for c in range(cols)]
+        board = [self.pieces[slot].get(cut.tobytes()) for cut in cuts]
+        return None if None in board else board
+
+
+class Ignorer:
+    """Swaps and looks in all turns but the last, and answers whatever it has not seen: an order of its own seed."""
+
+    def reset(self, seed=None):
+        pass
+
+    def act(self, observations, infos):
+        return [self.turn(info) for info in infos]
+
+    def turn(self, info):
+        if info["turn"] < info["policy_seed"] % 3:
+            return TURNS[0]
+        names = list(np.random.default_rng(info["policy_seed"]).permutation(info["task"].names).tolist())
+        return "<think>That is it.</think><answer>{}</answer>".format(str(names).replace("'", '"'))

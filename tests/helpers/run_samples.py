@@ -2,9 +2,10 @@
 
 import math
 import random
+from dataclasses import replace
 
-from agile_gym.evaluation import EvaluationPlan, choose_entries, prepare_plan, write_report
-from agile_gym.evaluation.journal import Session
+from agile_gym.evaluation import EvaluationPlan, choose_entries, compare_blanked, prepare_plan, write_report
+from agile_gym.evaluation.journal import Session, blanked_path
 from agile_gym.policies import make_policy
 from agile_gym.reporting.runlog import RunLog
 
@@ -45,7 +46,9 @@ class Looks:
         return f"<think>Now it fits.</think><answer>{names}</answer>".replace("'", '"')
 
 
-def evaluate(folder, name, policy, *, grids=("2",), levels=(0, 1), episodes=20, image_size=96, policy_name=None):
+def evaluate(
+    folder, name, policy, *, grids=("2",), levels=(0, 1), episodes=20, image_size=96, policy_name=None, blanked=False
+):
     """Play puzzles, and write results and transcripts as a training run does."""
     plan = EvaluationPlan(
         policy=policy_name or name, entries=choose_entries(grids, levels, episodes),
@@ -57,7 +60,13 @@ def evaluate(folder, name, policy, *, grids=("2",), levels=(0, 1), episodes=20, 
     with Session(prepared, output, keep=12) as session:
         list(session.play(policy))
         results = session.journal.results
-    write_report(output, results, plan=plan.to_json(), photographs=prepared.photographs())
+    blank_looks = None
+    if blanked:
+        prepared = replace(prepared, plan=replace(plan, blank_looks=True))
+        with Session(prepared, blanked_path(output), keep=0) as session:
+            list(session.play(policy))
+            blank_looks = compare_blanked(results, session.journal.results)
+    write_report(output, results, plan=plan.to_json(), photographs=prepared.photographs(), blank_looks=blank_looks)
 
 
 def log_run(folder, *, iterations=60, seed=0):
@@ -104,5 +113,5 @@ def make_run(folder):
     log_run(folder)
     evaluate(folder, "vision", make_policy("random"), episodes=5)
     evaluate(folder, "coldstart", make_policy("random"))
-    evaluate(folder, "grpo", Looks())
+    evaluate(folder, "grpo", Looks(), blanked=True)
     return folder

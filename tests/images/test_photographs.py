@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from agile_gym.evaluation.compare import COARSE, FINE, fingerprint
 from agile_gym.images import open_images, split_of
 from agile_gym.images.folder import PHOTOGRAPHS
+from agile_gym.images.sources import COARSE, FINE, fingerprint
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(PHOTOGRAPHS)

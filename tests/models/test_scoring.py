@@ -10,6 +10,9 @@ from agile_gym.learner.options import PARTS, part_of
 from agile_gym.models import ChatFormat, load_vlm
 from agile_gym.models.inputs import collate_pixels, type_arguments
 from agile_gym.models.scoring import Scorer
+from agile_gym.policies.model import HFVLMPolicy
+from agile_gym.rollout import EpisodeSpec
+from tests.helpers.prompted_episodes import play
 
 TEMPERATURE = 0.7
 
@@ -152,3 +155,37 @@ def test_images_that_are_shown_several_times_are_looked_at_once(saved, played, n
     largest = max(float(gradient.abs().max()) for gradient in told[1][1])
     for shared, alone in zip(told[0][1], told[1][1], strict=True):
         assert torch.allclose(shared, alone, rtol=1e-3, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+@pytest.mark.parametrize("window", [None, 1])
+def test_blanked_looks_are_scored_as_they_were_played(loaded, name, window):
+    policy = HFVLMPolicy(loaded(name), max_new_tokens=12, window=window)
+    specs = [EpisodeSpec("env", seed, {"level": 0}, 100 + seed, str(seed), blank_looks=True) for seed in range(3)]
+    episodes = play(policy, specs=specs)
+    scorer = Scorer(policy.vlm, policy.chat, temperature=policy.options.temperature)
+
+    def error(transcripts):
+        """Return how far the log-probabilities are from those that were recorded, at the worst token."""
+        rows = prepare(scorer, transcripts)
+        with torch.no_grad():
+            logps = scorer(rows).logps.numpy()
+        segments = [segment for transcript in transcripts for segment in transcript.segments]
+        places = [np.flatnonzero(segment.loss_mask) for segment in segments]
+        return max(
+            np.abs(mine[at] - segment.logps[at]).max() if at.size else 0.0
+            for mine, segment, at in zip(logps, segments, places, strict=True)
+        )
+
+    looks = [image for episode in episodes for turn in episode.turns for image in turn.images]
+    assert len(looks) > 3
+    assert all((image == 128).all() for image in looks)
+    assert error(episodes) < 2e-3
+    rng = np.random.default_rng(0)
+
+    def restored(turn):
+        """Return a turn with images that show something."""
+        return replace(turn, images=tuple(rng.integers(0, 256, image.shape, np.uint8) for image in turn.images))
+
+    others = [replace(episode, turns=tuple(map(restored, episode.turns))) for episode in episodes]
+    assert error(others) > 2e-3

@@ -10,12 +10,14 @@ import pytest
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation import read_report
+from agile_gym.evaluation.compare import LOOK_TITLES
 from agile_gym.policies import make_policy
 from agile_gym.reporting.curves import stage_times
 from agile_gym.reporting.outcome import read_results, verdicts
 from agile_gym.reporting.report import choose_pairs, write_report
 from agile_gym.reporting.runlog import read_records
 from agile_gym.transcripts import TranscriptWriter, read_transcripts
+from tests.helpers.evaluation_policies import Reader
 from tests.helpers.run_samples import Looks, evaluate, log_run
 
 
@@ -184,6 +186,52 @@ def test_what_is_missing_is_left_out(run, tmp_path):
     assert "Settings" not in text
 
 
+def test_looks_are_told_of_each_stage_and_grid(tmp_path):
+    evaluate(tmp_path, "vision", make_policy("random"), grids=("2", "3"), levels=(0,), episodes=6)
+    evaluate(tmp_path, "grpo", Reader(careless=True), levels=(0,), episodes=24, blanked=True)
+    page = Outline(write_report(tmp_path, tmp_path / "report.html"))
+    report = read_report(tmp_path / "evaluation" / "grpo.json")
+    column, pair = report.summary["2x2"]["avg"], report.blank_looks["2x2"]["avg"]
+
+    def cell(estimate):
+        value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
+        return f"{value:.1f} {low:.1f} to {high:.1f}"
+
+    text = page.text[page.text.index("2x2: looks (%)") : page.text.index("3x3: looks (%)")]
+    for label, wanted in (
+        ("Acc", cell(column["acc"])),
+        ("Acc, looks blanked", f"\u2013 {cell(pair['blanked']['acc'])}"),
+        ("difference", f"\u2013 {100 * pair['acc']['difference']:+.1f} {100 * pair['acc']['low']:+.1f} to"),
+        *(
+            (title, f"\u2013 {cell(column['looks'][name])} of {column['looks'][name]['of']}")
+            for name, title in LOOK_TITLES.items()
+        ),
+    ):
+        row = text[text.index(f"{label} ") + len(label) :]
+        assert wanted in row[:80], label
+    assert pair["acc"]["difference"] > 0.5
+    drawn = text[text.index("2x2: Acc by number of looks") :]
+    assert "vision pretraining 6" in drawn
+    assert "GRPO 24" in drawn
+    counts = [str(entry["of"]) for entry in column["looks"]["by_looks"].values()]
+    assert len(counts) > 2
+    assert re.search(rf" GRPO {' '.join(counts)} ", drawn)
+    assert "blanked" not in page.text[page.text.index("3x3: looks (%)") :]
+
+
+def test_older_results_tell_nothing_of_looks(run, tmp_path):
+    (tmp_path / "evaluation").mkdir()
+    old = json.loads((run / "evaluation" / "grpo.json").read_text())
+    del old["blank_looks"], old["summary"]["2x2"]["avg"]["looks"]
+    (tmp_path / "evaluation" / "coldstart.json").write_text(json.dumps(old))
+    assert "number of looks" not in Outline(write_report(tmp_path, tmp_path / "report.html")).text
+    shutil.copy(run / "evaluation" / "grpo.json", tmp_path / "evaluation")
+    text = Outline(write_report(tmp_path, tmp_path / "report.html")).text
+    table = text[text.index("2x2: looks (%)") :]
+    assert re.search(r"Acc, looks blanked \u2013 [\d.]+ [\d.]+ to [\d.]+ difference \u2013 \+0\.0 ", table)
+    assert "cold start" not in table[table.index("2x2: Acc by number of looks") :][:60]
+
+
 def test_several_grids_and_larger_boards(tmp_path):
     evaluate(tmp_path, "coldstart", make_policy("random"), grids=("3x3", "2x3"), episodes=4)
     evaluate(tmp_path, "grpo", Looks(), grids=("3x3", "2x3"), episodes=4)
@@ -204,10 +252,31 @@ def test_bad_input_is_told(run, tmp_path):
     with pytest.raises(ConfigurationError, match="is damaged"):
         write_report(tmp_path, tmp_path / "report.html")
     good = json.loads((run / "evaluation" / "grpo.json").read_text())
-    for part, value in (("acc", {"value": "<b>", "low": 0, "high": 1}), ("uses", {"Crop": "x"}), ("turns", None)):
+    by_looks = good["summary"]["2x2"]["avg"]["looks"]["by_looks"]
+    number = next(iter(by_looks))
+    for path, value in (
+        (("summary", "2x2", "L0", "acc"), {"value": "<b>", "low": 0, "high": 1}),
+        (("summary", "2x2", "L0", "uses"), {"Crop": "x"}),
+        (("summary", "2x2", "L0", "turns"), None),
+        (("summary", "2x2", "avg", "looks"), "x"),
+        (("summary", "2x2", "avg", "looks"), {}),
+        (("summary", "2x2", "avg", "looks", "by_looks"), {"x": by_looks[number]}),
+        (("summary", "2x2", "avg", "looks", "by_looks"), {"-1": by_looks[number]}),
+        (("summary", "2x2", "avg", "looks", "by_looks", number), {**by_looks[number], "of": 1e9}),
+        (("summary", "2x2", "avg", "looks", "by_looks", number, "count"), 10**6),
+        (("summary", "2x2", "avg", "looks", "noticed", "low"), "<script>"),
+        (("summary", "2x2", "avg", "looks", "spoiled"), None),
+        (("blank_looks", "2x2"), {}),
+        (("blank_looks", "2x2", "avg", "acc", "p"), None),
+        (("blank_looks", "2x2", "avg", "blanked", "acc"), {"value": 1}),
+        (("blank_looks",), ["x"]),
+    ):
         damaged = json.loads(json.dumps(good))
-        damaged["summary"]["2x2"]["L0"][part] = value
+        place = damaged
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
         (tmp_path / "evaluation" / "grpo.json").write_text(json.dumps(damaged))
-        with pytest.raises(ConfigurationError, match=r"The summary in .* is damaged"):
+        with pytest.raises(ConfigurationError, match=r"is damaged"):
             write_report(tmp_path, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()

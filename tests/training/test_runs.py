@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("train") / "run"
-    result = run(folder)
+    result = run(folder, **{"evaluation.blank_looks": True})
     assert result.returncode == 0, result.stderr
     return folder, result
 
@@ -53,6 +53,23 @@ def test_a_run_leaves_models_tables_and_a_page(finished):
     page = (folder / "report.html").read_text()
     assert "Qwen2.5-VL-7B" in page  # the paper's rows
     assert "http-equiv" in page
+
+
+def test_the_last_evaluations_are_also_played_with_blanked_looks(finished):
+    folder = finished[0] / "evaluation"
+    assert sorted(path.stem for path in folder.glob("*.json")) == [
+        "coldstart", "coldstart-blanked", "grpo", "grpo-blanked", "vision",
+    ]  # fmt: skip
+    assert read_report(folder / "vision.json").blank_looks is None
+    for stage in ("coldstart", "grpo"):
+        both, blanked = (read_report(folder / f"{stage}{end}.json") for end in ("", "-blanked"))
+        assert blanked.plan == {**both.plan, "blank_looks": True}
+        (columns,) = both.blank_looks.values()
+        solved = [sum(row.solved for row in report.rows) / 6 for report in (blanked, both)]
+        assert [columns["avg"]["acc"][key] for key in ("first", "second")] == pytest.approx(solved)
+        assert all(one.details["blank_looks"] for one in read_transcripts(folder / f"{stage}-blanked-transcripts"))
+        assert f"{stage}, looks blanked: Acc {100 * solved[0]:.1f}% on 6" in finished[1].stdout + finished[1].stderr
+    assert "Acc, looks blanked" in (finished[0] / "report.html").read_text()
 
 
 def test_the_model_is_an_ordinary_one(finished):

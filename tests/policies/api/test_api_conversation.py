@@ -78,6 +78,24 @@ def test_the_server_is_sent_the_whole_conversation_with_the_very_pixels(serve, c
                 np.testing.assert_array_equal(image, original)
 
 
+@pytest.mark.parametrize("image_format", ["png", "jpeg"])
+def test_the_server_is_sent_grey_images_where_looks_are_blanked(serve, connect, image_format):
+    crop = "<think>Closer.</think><code>crop(image_list[0], [0, 0, 0.5, 1])</code>"
+    server = serve(script_of(LOOK.format(1), crop, LOOK.format(2), ANSWER))
+    spec = EpisodeSpec("jigsaw", 0, policy_seed=0, blank_looks=True)
+    makers = {"jigsaw": lambda: JigsawVisionEnv(image_size=64, max_turns=6, level=0)}
+    ((_, transcript),) = play_episodes(connect(server, image_format=image_format), [spec], makers)
+    assert transcript.details["blank_looks"] is True
+    assert len(server.seen) == 4
+    first, *rest = server.seen[-1].body["messages"][0::2]
+    _, pieces = texts_and_images(first["content"])
+    assert len(pieces) == 4
+    assert all(len(np.unique(piece)) > 20 for piece in pieces)
+    looks = [image for message in rest for image in texts_and_images(message["content"])[1]]
+    assert [image.shape for image in looks] == [(64, 64, 3), (31, 16, 3), (64, 64, 3)]
+    assert all((image == 128).all() for image in looks)
+
+
 def test_episodes_side_by_side_do_not_mix(serve, connect):
     server = serve(script_of(LOOK.format(1), LOOK.format(2), ANSWER))
     together = play(connect(server, max_concurrency=4), count=7)
