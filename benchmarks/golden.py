@@ -71,9 +71,7 @@ TEXTS = (
 )
 """Turns beside those that the action space draws: sound ones of both dialects, and bad ones."""
 SHORT_TRAINING = (
-    "eyes.matching_steps=20",
-    "eyes.matching_batch=32",
-    "eyes.steps=20",
+    "eyes.steps=40",
     "eyes.batch=32",
     "eyes.few=16",
     "cold_start.count=320",

@@ -14,11 +14,10 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 WITH_RAY = ("training.md",)
 SMALL = {  # so that a training takes seconds
-    "eyes.matching_steps": 2,
-    "eyes.steps": 2,
+    "eyes.steps": 4,
     "eyes.batch": 8,
     "eyes.few": 0,
-    "eyes.matching_batch": 8,
+    "eyes.probes": 8,
     "cold_start.count": 8,
     "sft.batch_size": 4,
     "sft.replay_size": 2,

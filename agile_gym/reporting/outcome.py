@@ -17,7 +17,7 @@ from agile_gym.evaluation.tables import metric_title, reference_rows
 
 __all__ = ["EVALUATIONS", "Row", "StageResult", "Table", "Verdict", "read_results", "result_tables", "verdicts"]
 
-EVALUATIONS = {"untrained": "untrained", "eyes": "eyes", "coldstart": "cold start", "grpo": "GRPO"}
+EVALUATIONS = {"untrained": "untrained", "coldstart": "cold start", "grpo": "GRPO"}
 """Names of the files of results, and what they are called, in the order of the stages."""
 _PAPER = (
     "Random",

@@ -271,7 +271,7 @@ def check_settings(settings: TrainSettings) -> None:
         _check_packages(options)
     if settings.eyes:
         with naming("eyes"):
-            stages.eyes_config(settings)
+            stages.vision_config(settings)
     if settings.has_cold_start:
         with naming("cold_start"):
             cold = stages.cold_start_config(settings)

@@ -102,9 +102,9 @@ def _cache_bytes(config: Any, torch: Any, *, on_gpu: bool) -> int:  # noqa: ANN4
 
 def _stage_lines(settings: TrainSettings, grpo: Any) -> list[str]:  # noqa: ANN401 -- a GRPOConfig
     lines: list[str] = []
-    if stages.has_eyes(settings):
-        eyes = stages.eyes_config(settings)
-        lines.append(f"Eyes        {eyes.matching_steps:,} + {eyes.steps:,} steps")
+    if stages.has_vision_pretraining(settings):
+        eyes = stages.vision_config(settings)
+        lines.append(f"Vision      {eyes.steps:,} steps of {eyes.batch:,} boards")
     if settings.has_cold_start:
         given = settings.cold_start["episodes"]
         count = stages.cold_start_config(settings).count if given is None else sum(1 for _ in read_headers(Path(given)))

@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # The types of ray and torch are incomplete.
-"""A whole training run: eyes (of the tiny model), cold start, GRPO, evaluation, report. Every stage can be resumed."""
+"""A whole training run: vision pretraining (of the tiny model), cold start, GRPO, evaluation, report. Every stage can be resumed."""
 
 from __future__ import annotations
 
@@ -136,10 +136,8 @@ class TrainingRun:
             self._stops.on_held = lambda: table.status("saving; interrupt it again to stop at once")
             model = stages.model_options(self.settings).path
             try:
-                if stages.has_eyes(self.settings):
-                    model = self._eyes()
-                    evaluated.append(("eyes", model))
-                    self._evaluate(*evaluated[-1])
+                if stages.has_vision_pretraining(self.settings):
+                    model = self._pretrain_vision()
                 if self.settings.has_cold_start:
                     transcripts, episodes = self._cold_start()
                     self._start_ray()
@@ -159,35 +157,40 @@ class TrainingRun:
         self._table.status("starting Ray")
         start_ray(self.settings, self._stops)
 
-    def _eyes(self) -> str:
-        """Teach the tiny model to see."""
-        from agile_gym.models.tiny.pretraining import EyesProgress
-        from agile_gym.training.stages import run_eyes
+    def _pretrain_vision(self) -> str:
+        """Train the tiny model's vision, and tell what can be read from it."""
+        from agile_gym.models.tiny.pretraining import VisionProgress
+        from agile_gym.training.stages import probe_figures, run_vision_pretraining
 
         folder = self.folder / "eyes"
         if self._is_done("eyes"):
             return str(folder / "model")
         settings = self.settings
-        config = stages.eyes_config(settings)
+        config = stages.vision_config(settings)
         images = open_source(JigsawConfig.from_options(stages.environment_options(settings, test=False)))
 
         def begin(done: int) -> None:
             with self._stops.hold():
-                self._log.truncate_after("eyes", done)
-            self._table.begin("eyes", config.matching_steps + config.steps, done=done)
+                self._log.truncate_after("eyes", min(done, config.steps - 1))  # the last one is logged with the probe
+            self._table.begin("eyes", config.steps, done=done)
 
+        figures: dict[str, float] = {}
         with ExitStack() as held:
             waiting = [self._stops.hold()]
 
-            def progress(done: int, entry: EyesProgress) -> None:
+            def progress(entry: VisionProgress) -> None:
                 if waiting:  # from the first step on there is something to save
                     held.enter_context(waiting.pop())
-                if done % 25 == 0 or entry.step == entry.steps:
-                    figures = {"learner/loss": entry.loss, "puzzles": float(entry.puzzles)}
-                    self._table.update(self._log.add("eyes", done, figures))
+                figures.update({"learner/loss": entry.loss, "boards": float(entry.boards)})
+                if entry.step % 25 == 0 and entry.step < entry.steps:
+                    self._table.update(self._log.add("eyes", entry.step, figures))
                 self._stops.check()
 
-            target = run_eyes(folder, images, config, begin, progress)
+            target, probes = run_vision_pretraining(folder, images, config, begin, progress)
+            for probe in probes:
+                self._table.print_above(stages.describe_probe(probe))
+                figures.update({f"probe/{probe.grid}/{name}": value for name, value in probe_figures(probe).items()})
+            self._table.update(self._log.add("eyes", config.steps, figures))
             self._finish("eyes")
         return str(target)
 

@@ -74,7 +74,7 @@ class TrainSettings:
             `agile_gym.envs.contract.find_env` reads it. Then there is no stage of `eyes`, nothing is replayed, and the
             cold start needs a teacher.
         model: Fields of `agile_gym.learner.options.ModelOptions`.
-        eyes: Fields of `agile_gym.models.tiny.pretraining.EyesConfig`; only the tiny model has this stage.
+        eyes: Fields of `agile_gym.models.tiny.pretraining.VisionPretrainingConfig`; only the tiny model has this stage.
         cold_start: Fields of `agile_gym.coldstart.ColdStartConfig`, or ``episodes``, a folder that is there; ``count``
             of 0 leaves it out.
         sft: Settings of supervised training.
@@ -216,9 +216,9 @@ def setting_names(section: str) -> set[str]:
 
         names |= _fields(ModelOptions)
     elif section == "eyes":
-        from agile_gym.models.tiny.pretraining import EyesConfig
+        from agile_gym.models.tiny.pretraining import VisionPretrainingConfig
 
-        names |= _fields(EyesConfig)
+        names |= _fields(VisionPretrainingConfig)
     elif section == "cold_start":
         from agile_gym.coldstart.config import ColdStartConfig
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import inspect
 import io
+import json
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,12 +25,19 @@ from agile_gym.envs.jigsaw.env import open_source
 from agile_gym.errors import ConfigurationError, reason_of
 from agile_gym.evaluation.plan import EnvironmentEntry, EvaluationPlan, SuiteEntry
 from agile_gym.evaluation.run import photographs_of
-from agile_gym.files import filling, replacing
+from agile_gym.files import filling, replacing, write_text
 from agile_gym.images.sources import ImageSource
 from agile_gym.learner.groups import TaskMix
 from agile_gym.learner.options import TINY, ModelOptions
 from agile_gym.models.tiny.build import build_tiny
-from agile_gym.models.tiny.pretraining import STAGES, EyesConfig, EyesProgress, EyesState, StateError, train_eyes
+from agile_gym.models.tiny.pretraining import (
+    ProbeResult,
+    StateError,
+    VisionPretrainingConfig,
+    VisionProgress,
+    VisionState,
+    pretrain_vision,
+)
 from agile_gym.outputs import fingerprints
 from agile_gym.puzzle.board import parse_level
 from agile_gym.training.settings import TrainSettings, own_settings, setting_names
@@ -38,14 +46,16 @@ __all__ = [
     "SAVE_EVERY",
     "cold_start_config",
     "content_of",
+    "describe_probe",
     "environment_options",
     "evaluation_plan",
-    "eyes_config",
+    "vision_config",
     "grpo_config",
-    "has_eyes",
+    "has_vision_pretraining",
     "model_options",
+    "probe_figures",
     "replay_config",
-    "run_eyes",
+    "run_vision_pretraining",
     "sft_config",
     "sft_steps",
     "tasks_of",
@@ -91,7 +101,7 @@ def tasks_of(settings: TrainSettings) -> tuple[TaskMix, ...]:
     return TaskMix.from_mappings(settings.grpo["tasks"] or [{}])
 
 
-def has_eyes(settings: TrainSettings) -> bool:
+def has_vision_pretraining(settings: TrainSettings) -> bool:
     """Tell whether the model is the tiny one, and gets its eyes first."""
     return model_options(settings).path == TINY and bool(settings.eyes)
 
@@ -101,9 +111,9 @@ def model_options(settings: TrainSettings) -> ModelOptions:
     return ModelOptions.from_mapping({**settings.model, "seed": settings.seed})
 
 
-def eyes_config(settings: TrainSettings) -> EyesConfig:
+def vision_config(settings: TrainSettings) -> VisionPretrainingConfig:
     """Return how the tiny model's eyes are trained."""
-    return EyesConfig(**settings.eyes, seed=settings.seed)
+    return VisionPretrainingConfig(**settings.eyes, seed=settings.seed)
 
 
 def cold_start_config(settings: TrainSettings) -> ColdStartConfig:
@@ -179,7 +189,7 @@ def unset_values(settings: TrainSettings) -> dict[str, dict[str, Any]]:
     behind: dict[str, dict[str, Any]] = {
         "environment": {} if other else vars(JigsawConfig()) | environment_options(settings, test=False),
         "model": vars(model),
-        "eyes": vars(eyes_config(settings)) if has_eyes(settings) else {},
+        "eyes": vars(vision_config(settings)) if has_vision_pretraining(settings) else {},
         "cold_start": vars(cold_start_config(settings)) if makes_episodes else {},
         "sft": vars(sft_config(settings, model.path, Path(), 1, Path("replay"))),
         "grpo": vars(grpo) | {"clip_low": low, "clip_high": high},
@@ -309,28 +319,27 @@ SAVE_EVERY = 100
 """Steps from one checkpoint to the next: at most so many are lost."""
 
 
-def run_eyes(
+def run_vision_pretraining(
     folder: Path,
     images: ImageSource,
-    config: EyesConfig,
+    config: VisionPretrainingConfig,
     begin: Callable[[int], None],
-    progress: Callable[[int, EyesProgress], None],
+    progress: Callable[[VisionProgress], None],
     *,
     save_every: int = SAVE_EVERY,
-) -> Path:
-    """Train the tiny model's eyes, from the last checkpoint on if there is one, and write the model.
+) -> tuple[Path, list[ProbeResult]]:
+    """Pretrain the tiny model's vision, from the last checkpoint on if there is one, and write the model.
 
     Args:
-        folder: Where the checkpoint and the ``model`` are written.
-        images: Photographs to cut puzzles from.
-        config: How. Its seed is also that of the model.
+        folder: Where the checkpoint, the ``model`` and ``probe.json`` are written.
+        images: Photographs to cut boards from.
+        config: Settings. Its seed is also that of the model.
         begin: Called with the number of steps that were done before.
-        progress: Called after every step, with the number of steps of both stages that are done. If it raises, the
-            training is saved.
+        progress: Called after every step. If it raises, the training is saved.
         save_every: Steps from one checkpoint to the next.
 
     Returns:
-        The model's directory.
+        The model's directory, and what can be read from the vectors of boards of each grid.
 
     Raises:
         ConfigurationError: If the checkpoint cannot be read, or has other settings.
@@ -340,34 +349,38 @@ def run_eyes(
     state = _read(checkpoint) if checkpoint.exists() else None
     folder.mkdir(parents=True, exist_ok=True)
 
-    def steps_of(stage: str, step: int) -> int:
-        return step if stage == "matching" else config.matching_steps + step
-
-    def save(state: EyesState) -> None:
+    def save(state: VisionState) -> None:
         data = io.BytesIO()  # torch tells of a full disk in words of its own, if it writes to a file
         torch.save(state, data)
         with replacing(checkpoint) as beside:
             beside.write_bytes(data.getbuffer())
 
-    done = 0 if state is None else steps_of(state["stage"], state["step"])
+    done = 0 if state is None else state["step"]
     try:
-        train_eyes(
-            model,
-            processor,
-            images,
-            config,
-            lambda entry: progress(steps_of(entry.stage, entry.step), entry),
-            state=state,
-            begin=lambda: begin(done),
-            save=save,
-            save_every=save_every,
+        probes = pretrain_vision(
+            model, images, config, progress, state=state, begin=lambda: begin(done), save=save, save_every=save_every
         )
     except StateError as error:
         raise _unreadable(checkpoint, str(error)) from error
+    with write_text(folder / "probe.json") as file:
+        file.write(json.dumps([asdict(probe) for probe in probes], indent=1) + "\n")
     with filling(target) as beside:
         model.save_pretrained(beside)
         processor.save_pretrained(beside)
-    return target
+    return target, probes
+
+
+def probe_figures(probe: ProbeResult) -> dict[str, float]:
+    """Return the shares of a probe by name."""
+    return {name: value for name, value in asdict(probe).items() if isinstance(value, float)}
+
+
+def describe_probe(probe: ProbeResult) -> str:
+    """Return a line on what can be read from the vectors of a grid's boards."""
+    of = f"{probe.held_out} held-out photographs" if probe.held_out else "the photographs that were learned from"
+    told = ", ".join(f"{name.replace('_', ' ')} {100 * share:.1f}%" for name, share in probe_figures(probe).items())
+    tokens = "1 token" if probe.tokens == 1 else f"{probe.tokens} tokens"
+    return f"vision, {probe.grid} boards ({tokens}) of {of}: {told}"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -377,12 +390,13 @@ def _read(path: Path) -> dict[str, Any]:
     except Exception as error:  # a damaged file makes torch raise all sorts of them
         raise _unreadable(path, reason_of(error) if isinstance(error, OSError) else type(error).__name__) from error
     values = cast("dict[str, Any]", state) if isinstance(state, dict) else {}
-    if values.get("stage") not in STAGES or type(values.get("step")) is not int:
-        raise _unreadable(path, "it is no training of the eyes")
+    if type(values.get("step")) is not int:
+        raise _unreadable(path, "it is no vision pretraining")
     return values
 
 
 def _unreadable(path: Path, why: str) -> ConfigurationError:
     return ConfigurationError(
-        f"The checkpoint {path} cannot be read ({why}). Restore it from a copy, or begin the eyes anew: Remove it."
+        f"The checkpoint {path} cannot be read ({why}). Restore it from a copy, or begin the vision pretraining anew: "
+        "Remove it."
     )

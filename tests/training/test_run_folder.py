@@ -25,7 +25,7 @@ WRITTEN = (
     *("sft/checkpoint.partial/state.pkl", "sft/checkpoint.previous/env_runner/state.pkl"),
     *("cold-start/episodes.jsonl", "cold-start/cold_start.json", f"cold-start/images/ab/{'ab' * 32}.png"),
     *("replay/episodes-00000.parquet", "tensorboard/eyes/events.out.tfevents.1.host"),
-    *("evaluation/eyes.json", "evaluation/grpo.jsonl", "evaluation/grpo-transcripts/episodes.jsonl"),
+    *("eyes/probe.json", "evaluation/grpo.jsonl", "evaluation/grpo-transcripts/episodes.jsonl"),
 )
 
 
@@ -222,7 +222,7 @@ def test_a_damaged_state_is_told_with_what_mends_it(run, settings, content):
     (run / "state.json").write_text(line[line.index('{"done"') :])
     done = begin(run, settings, resume=True).done
     # cold-start and replay have left episodes, sft a model: what follows a stage tells that it was done.
-    assert done == ["eyes", "evaluate-eyes", "cold-start", "replay", "grpo"]
+    assert done == ["eyes", "cold-start", "replay", "grpo"]
     assert set(done) <= set(STAGES)
 
 

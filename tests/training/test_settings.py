@@ -20,7 +20,7 @@ from agile_gym.evaluation import EvaluationPlan
 from agile_gym.learner import GRPOConfig
 from agile_gym.learner.options import ModelOptions
 from agile_gym.models.tiny import build_tiny
-from agile_gym.models.tiny.pretraining import EyesConfig
+from agile_gym.models.tiny.pretraining import VisionPretrainingConfig
 from agile_gym.training import checking as cluster
 from agile_gym.training import stages
 from agile_gym.training.checking import check_settings
@@ -40,8 +40,8 @@ ALLOWED = {
         "system": ["x", ""],
     },
     "eyes": {
-        "few": [0], "lr": [1.5], "matching_lr": [1.5], "matching_steps": [0], "matching_weight": [0, 1.5],
-        "steps": [0], "thought": [0], "turns": [[2, 3]], "vision_lr": [1.5], "warmup": [0], "weight_decay": [0, 1.5],
+        "few": [0], "held_out": [0], "lr": [1.5], "pieces": [0], "seams": [0], "warmup": [0],
+        "weight_decay": [0, 1.5],
     },
     "cold_start": {
         "allow_errors": [True], "count": [0], "distinct_texts": [True], "grid": [[2, 3]], "level": [0],
@@ -317,7 +317,7 @@ def test_arguments_that_are_seeds(seed):
     makers = [
         lambda: EvaluationPlan("random", seed=seed),
         lambda: ColdStartConfig(seed=seed),
-        lambda: EyesConfig(seed=seed),
+        lambda: VisionPretrainingConfig(seed=seed),
         lambda: ModelOptions(seed=seed),
         lambda: build_tiny(seed),
     ]

@@ -27,11 +27,10 @@ from agile_gym.training.settings import format_settings, preset_names, preset_te
 from agile_gym.transcripts import read_transcripts
 
 SMALL = {
-    "eyes.matching_steps": 2,
-    "eyes.steps": 2,
+    "eyes.steps": 4,
     "eyes.batch": 8,
     "eyes.few": 0,
-    "eyes.matching_batch": 8,
+    "eyes.probes": 8,
     "cold_start.count": 12,
     "sft.epochs": 1,
     "sft.batch_size": 4,
@@ -96,7 +95,12 @@ def test_a_run_leaves_models_tables_and_a_page(finished):
     assert [row["iteration"] for row in rows if row["stage"] == "grpo"] == ["1", "2", "3"]
     assert [row["iteration"] for row in rows if row["stage"] == "sft"] == ["1", "2", "3"]
     assert [bool(row["eval/acc"]) for row in rows if row["stage"] == "grpo"] == [False, True, False]
-    for stage in ("eyes", "coldstart", "grpo"):
+    (probe,) = json.loads((folder / "eyes" / "probe.json").read_text())
+    (seen,) = [row for row in rows if row["stage"] == "eyes"]
+    assert seen["iteration"] == "4"
+    assert float(seen["probe/2x2/right"]) == probe["right"]
+    assert "vision, 2x2 boards (1 token) of" in result.stderr + result.stdout
+    for stage in ("coldstart", "grpo"):
         assert len(read_report(folder / "evaluation" / f"{stage}.json").rows) == 6
     page = (folder / "report.html").read_text()
     assert "Qwen2.5-VL-7B" in page  # the paper's rows
@@ -130,7 +134,8 @@ def test_an_adapter_is_merged_so_that_every_stage_leaves_a_whole_model(tmp_path)
         changed = {name for name in olds if not olds[name].equal(news[name])}
         assert changed
         assert all("proj" in name or "fc" in name or "linear" in name for name in changed)
-    seen = [name for name in eyes.model.state_dict() if "vision_tower" in name]
+    seen = [name for name in eyes.model.state_dict() if "visual" in name and "merger" not in name]
+    assert seen
     assert all(eyes.model.state_dict()[name].equal(sft.model.state_dict()[name]) for name in seen)
 
 
@@ -189,7 +194,7 @@ def test_an_interrupted_run_is_saved_and_says_how_to_go_on(tmp_path):
 
 
 PLACES = {
-    "eyes": ("agile_gym.models.tiny.pretraining.EyesTraining._take_step", 2),
+    "eyes": ("agile_gym.models.tiny.pretraining.VisionPretraining._take_step", 2),
     "cold start": ("agile_gym.coldstart.filters.Filters.judge", 3),
     "start of Ray": ("ray._private.node.Node.start_ray_processes", 1),
     "building of the runners": ("agile_gym.learner.env_runner.VLMEnvRunner.make_module", 1),
@@ -299,7 +304,7 @@ def test_a_run_in_another_thread_handles_no_signals(tmp_path):
         training._stops.received = signal.SIGTERM  # nothing but the main thread's handlers does that
         training._stops.check()
 
-    training._eyes = eyes
+    training._pretrain_vision = eyes
 
     def work():
         with pytest.raises(Interrupted) as interruption:
