@@ -14,7 +14,7 @@ from typing import Any
 __all__ = ["SMALL", "divide_threads", "own_threads"]
 
 SMALL = 10_000_000
-"""Parameters of a model that is computed in one thread, at most; the tiny model has 3.4 million."""
+"""Parameters of a model that is computed in one thread, at most; the tiny model has 2.5 million."""
 _VARIABLE = "OMP_NUM_THREADS"
 _divided = False
 

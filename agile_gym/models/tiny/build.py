@@ -143,6 +143,7 @@ def build_tiny(
             "patch_size": PATCH,
             "spatial_merge_size": MERGE,
             "temporal_patch_size": 1,
+            "initializer_range": (3 * sizes.vision_width) ** -0.5,  # that of wide ones is too small for a narrow one
         },
         text_config={
             "vocab_size": len(tokenizer),
