@@ -218,7 +218,8 @@ def learning(folder, runs):
 
 The tiny model, preset `tiny`, from nothing. After each stage {column["puzzles"]:,} puzzles of {column["photographs"]}
 photographs that no stage was trained on, random parts, all pieces misplaced, the multi-turn protocol with at most
-{first.settings.environment["max_turns"]} turns, greedy; 95% intervals in brackets. Sampled is at temperature 1, as in training.
+{first.settings.environment["max_turns"]} turns, greedy; 95% intervals in brackets.
+Sampled is at temperature 1, as in training.
 
 {names}
 

@@ -3,7 +3,7 @@
     python benchmarks/tiny_eyes.py FOLDER [--grids 2x2 3x3] [--seeds 0 1 2] [--output curve.csv] [--save model]
 
 Writes one row a measurement and grid: the probe (`agile_gym.models.tiny.exercises.ProbeResult`) beside the processor's
-seconds of the training alone. Of the folder's photographs a share is held out (``--held-out``), and nothing else is read.
+seconds of the training alone. Of the folder's photographs a share is held out (``--held-out``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from agile_gym.models.tiny.pretraining import VisionPretraining, VisionPretraini
 from agile_gym.puzzle import parse_grid
 
 
-def run(config: VisionPretrainingConfig, options: argparse.Namespace, write: Callable[[dict[str, object]], None]) -> None:
+def run(
+    config: VisionPretrainingConfig, options: argparse.Namespace, write: Callable[[dict[str, object]], None]
+) -> None:
     """Train one model and write its curve, row by row."""
     model, processor = build_tiny(config.seed)
     training = VisionPretraining(model, open_images(options.folder), config)
@@ -35,7 +37,9 @@ def run(config: VisionPretrainingConfig, options: argparse.Namespace, write: Cal
             continue
         spent += time.process_time() - begun
         for probe in training.probe():
-            figures = {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(probe).items()}
+            figures = {
+                name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(probe).items()
+            }
             row = {"seed": config.seed, "step": entry.step, "loss": round(entry.loss, 4), "cpu_seconds": round(spent)}
             write(row | figures)
         begun = time.process_time()

@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # The types of ray and torch are incomplete.
-"""A whole training run: vision pretraining (of the tiny model), cold start, GRPO, evaluation, report. Every stage can be resumed."""
+"""A whole training run: vision pretraining (of the tiny model), cold start, GRPO, evaluation, report; resumable."""
 
 from __future__ import annotations
 

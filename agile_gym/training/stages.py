@@ -49,7 +49,6 @@ __all__ = [
     "describe_probe",
     "environment_options",
     "evaluation_plan",
-    "vision_config",
     "grpo_config",
     "has_vision_pretraining",
     "model_options",
@@ -60,6 +59,7 @@ __all__ = [
     "sft_steps",
     "tasks_of",
     "unset_values",
+    "vision_config",
 ]
 
 _REPLAY_SEED = 1_000_003

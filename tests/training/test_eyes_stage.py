@@ -27,18 +27,19 @@ def progress(entry):
     if entry.step == 5:
         os.kill(os.getpid(), signal.SIGKILL)
 
-run_vision_pretraining(Path(sys.argv[1]), open_images(), VisionPretrainingConfig(**{CONFIG}), lambda done: None, progress, save_every=2)
+config = VisionPretrainingConfig(**{CONFIG})
+run_vision_pretraining(Path(sys.argv[1]), open_images(), config, lambda done: None, progress, save_every=2)
 """
 
 
-def play(folder, **changes):
+def play(folder, begin=None, **changes):
     """Run the stage, and return what was told."""
     begun, seen = [], []
     run_vision_pretraining(
         folder,
         open_images(),
         VisionPretrainingConfig(**(CONFIG | changes)),
-        begun.append,
+        begin or begun.append,
         lambda entry: seen.append(entry.step),
     )
     return begun, seen
@@ -89,7 +90,7 @@ def test_a_state_that_does_not_fit_is_told_before_anything_is_dropped(tmp_path, 
     torch.save(change(state), path)
     before = path.read_bytes()
     with pytest.raises(ConfigurationError, match=r"checkpoint\.pt cannot be read .*Remove it"):
-        run_vision_pretraining(tmp_path, open_images(), VisionPretrainingConfig(**CONFIG), lambda done: pytest.fail("it began"), print)
+        play(tmp_path, lambda done: pytest.fail("it began"))
     assert path.read_bytes() == before
 
 

@@ -1,4 +1,4 @@
-"""The tiny model: a Qwen2-VL (vision transformer, merger, language model with rotary positions) of some 2.5 million parameters.
+"""The tiny model: a Qwen2-VL (vision transformer, merger, language model) of some 2.5 million parameters.
 
 An image is one token or several, by its size: it is scaled to whole windows of 48 x 48 pixels, and a window is a token.
 A piece of 32 x 32 pixels is one, a 2x2 board of 64 x 64 is one, a 3x3 board of 96 x 96 is four, whose seams lie inside.
@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PaddleOCRVLProcessor, Qwen2VLForConditionalGeneration
 
-__all__ = ["PIECE", "WINDOW", "TinySizes", "build_processor", "build_tiny", "image_features", "save_tiny", "window_grid"]
+__all__ = [
+    "PIECE",
+    "WINDOW",
+    "TinySizes",
+    "build_processor",
+    "build_tiny",
+    "image_features",
+    "save_tiny",
+    "window_grid",
+]
 
 PIECE = 32
 """Side of a piece as the tiny model is trained on it, in pixels."""
@@ -143,7 +152,6 @@ def build_tiny(
             "patch_size": PATCH,
             "spatial_merge_size": MERGE,
             "temporal_patch_size": 1,
-            "initializer_range": (3 * sizes.vision_width) ** -0.5,  # that of wide ones is too small for a narrow one
         },
         text_config={
             "vocab_size": len(tokenizer),
@@ -172,6 +180,9 @@ def build_tiny(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = transformers.Qwen2VLForConditionalGeneration(config)
+        for parameter in model.model.visual.parameters():
+            if parameter.ndim > 1:  # transformers' standard deviation of 0.02 suits wide layers
+                torch.nn.init.kaiming_uniform_(parameter, a=math.sqrt(5))
     model.generation_config = transformers.GenerationConfig(**ends)
     return model.eval(), processor
 
@@ -240,7 +251,7 @@ def image_features(model: Any, pixels: Tensor) -> Tensor:  # noqa: ANN401 -- tra
 
 
 def _rotations(size: int, high: int, wide: int, device: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 -- torch.device
-    """Return cosine and sine, (patches, size), of the rotary positions of patches: row in one half, column in the other."""
+    """Return cosine and sine, (patches, size), of the rotary positions of patches: those of rows, those of columns."""
     rows, cols = torch.meshgrid(torch.arange(high * MERGE), torch.arange(wide * MERGE), indexing="ij")
     places = torch.stack([rows, cols], -1).view(high, MERGE, wide, MERGE, 2).transpose(1, 2).reshape(-1, 2, 1)
     angles = (places / _ROPE_BASE ** (torch.arange(0, size // 2, 2) / (size // 2))).flatten(1).repeat(1, 2).to(device)

@@ -1,8 +1,8 @@
 """Exercises of the tiny model's vision pretraining: settings, what is drawn, heads with their losses, and the probe.
 
-A board, as one image, is asked whether it is right, which of its seams are sound and where each of its pieces belongs; a
-part of a board whether the seam in it is sound; joined pieces which continues which. The language model has no part in
-it, and the heads are thrown away afterwards.
+A board, as one image, is asked whether it is right, which of its seams are sound and where each of its pieces belongs;
+a part of a board, whether the seam in it is sound; pieces, which of them continues which. The language model has no
+part in it, and the heads are thrown away afterwards.
 """
 
 from __future__ import annotations
@@ -79,13 +79,13 @@ class VisionPretrainingConfig:
     grids: tuple[tuple[int, int], ...] = ((2, 2),)
     steps: int = 3000
     batch: int = 256
-    seams: float = 0.25
-    pieces: float = 0.25
-    lr: float = 1e-3
+    seams: float = 0.125
+    pieces: float = 0.125
+    lr: float = 2e-3
     weight_decay: float = 0.05
     warmup: int = 100
     held_out: float = 0.1
-    few: int = 128
+    few: int = 32
     probes: int = 2048
 
     def __post_init__(self) -> None:
@@ -306,9 +306,9 @@ class Heads(nn.Module):
         right, left, lower, upper = self.sides(features).chunk(4, dim=-1)
         itself = torch.full((home.shape[1],) * 2, 0.0, device=home.device).fill_diagonal_(-1e4)
         losses = [F.cross_entropy(self.place(features).flatten(0, 1), home.flatten())]
-        rows, cols = self.grid
-        across, down = as_tensor(self._pairs, home.device).split([rows * (cols - 1), (rows - 1) * cols], 1)
-        for one, other, (first, second) in ((right, left, across), (lower, upper, down)):
+        beside = self.grid[0] * (self.grid[1] - 1)
+        pairs = as_tensor(self._pairs, home.device)
+        for one, other, (first, second) in ((right, left, pairs[:, :beside]), (lower, upper, pairs[:, beside:])):
             if not len(first):
                 continue
             scores = one @ other.transpose(1, 2) * self._scale + itself  # (N, P, P): piece i has piece j beside it
@@ -368,8 +368,9 @@ def measure(model: Any, heads: Heads, drawer: BoardDrawer, count: int, *, held_o
         count: Number of boards.
         held_out: Photographs of the boards that were not learned from.
     """
-    device, called, read, seams = model.device, [], [], []
-    arranged: list[NDArray[np.int64]] = []
+    device = model.device
+    arranged, read = list[NDArray[np.int64]](), list[NDArray[np.int64]]()
+    called, seams = list[NDArray[np.bool_]](), list[NDArray[np.bool_]]()
     for begin in range(0, count, _READ_AT_ONCE):
         size = min(_READ_AT_ONCE, count - begin)
         boards = drawer.draw(size, seams=size)
@@ -380,9 +381,11 @@ def measure(model: Any, heads: Heads, drawer: BoardDrawer, count: int, *, held_o
         for view in boards.seams:
             fits = heads.read_seam(image_features(model, as_pixels(view.images, device))) > 0
             seams.append(fits.cpu().numpy() == view.sound)
-    truth, same = np.concatenate(arranged), np.concatenate(read) == np.concatenate(arranged)
-    wrong = (truth != np.arange(truth.shape[1])).sum(1)
-    correct, whole = np.concatenate(called) == (wrong == 0), same.all(1)
+    truth = np.concatenate(arranged)
+    same: NDArray[np.bool_] = np.concatenate(read) == truth
+    wrong = np.array([np.count_nonzero(row != np.arange(len(row))) for row in truth])
+    correct: NDArray[np.bool_] = np.concatenate(called) == (wrong == 0)
+    whole: NDArray[np.bool_] = np.all(same, axis=1)
     exchanged, misplaced = wrong == 2, wrong == truth.shape[1]
     return ProbeResult(
         grid="x".join(map(str, heads.grid)),

@@ -1,7 +1,7 @@
 """Vision pretraining of the tiny model, resumable bit for bit: a stand-in for a large model's pretraining.
 
-Vision transformer and merger learn to see boards, seams and pieces (`agile_gym.models.tiny.exercises`). Nothing is taught
-to the language model: to act, to look and to answer is left to the later stages, which leave vision as it is.
+Vision transformer and merger learn to see boards, seams and pieces (`agile_gym.models.tiny.exercises`). Nothing is
+taught to the language model: to act, to look and to answer is left to the later stages, which leave vision as it is.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class VisionPretraining:
             group["lr"] = self._config.lr * _schedule(self._step, self._config.steps, self._config.warmup)
         loss = exercise_loss(self._model, self._heads[grid], boards)
         self._optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # pyright: ignore[reportUnknownMemberType] -- torch is partly typed
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
         self._optimizer.step()
         return float(loss.detach())

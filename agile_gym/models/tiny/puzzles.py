@@ -94,12 +94,12 @@ def sound(arranged: NDArray[np.int64], rows: int, cols: int) -> NDArray[np.bool_
     first, second = joints(rows, cols)
     before, after = arranged[:, first], arranged[:, second]
     beside = (after == before + 1) & (before % cols != cols - 1)
-    below = after == before + cols
-    return np.where(second == first + cols, below, beside) if cols > 1 else below
+    down = second == first + cols if cols > 1 else np.ones_like(first, np.bool_)
+    return (down & (after == before + cols)) | (~down & beside)
 
 
 def arrange(rng: np.random.Generator, count: int, pieces: int) -> NDArray[np.int64]:
-    """Draw arrangements of boards: a fifth right; of the others, half shuffled, half with some pieces shuffled, 2 to all.
+    """Draw arrangements: a fifth right; of the others, half shuffled, half with some pieces shuffled, from 2 to all.
 
     Args:
         rng: Source of all draws.
@@ -233,8 +233,9 @@ class BoardDrawer:
         views: list[SeamViews] = []
         for group in np.array_split(np.arange(len(images)), min(_VIEWS, len(images))):
             joint = int(rng.integers(right.shape[1]))
-            spans = [layout.cells[place] for place in self._joints[:, joint].tolist()]
-            box = [_around(spans[0][axis], spans[1][axis], rng) for axis in (0, 1)]
+            pair: list[int] = self._joints[:, joint].tolist()
+            one, other = layout.cells[pair[0]], layout.cells[pair[1]]
+            box = [_around(one[axis], other[axis], rng) for axis in (0, 1)]
             views.append(SeamViews(images[group][:, box[0], box[1]], right[group, joint]))
         return views
 

@@ -145,11 +145,21 @@ def test_a_seam_is_called_sound_as_its_pixels_are():
 def test_a_board_is_what_an_observation_shows():
     photo = noise(1, (64, 64, 3))
     env = JigsawVisionEnv(**(vars(puzzle_config((2, 2))) | {"images": [photo], "crop": "center"}))
-    _, info = env.reset(seed=3)
-    solved = '", "'.join(info["solution"]) if "solution" in info else None
-    order = solved or '", "'.join(info["task"].names)
-    shown = env.step(f'<think></think><code>\nstate = ["{order}"]\nobservation_image_1 = observation(state)\n</code>')[4]
-    assert shown["images"][0].shape == BoardDrawer([photo], (2, 2), 0).draw(1).images[0].shape
+    env.reset(seed=3)
+    _, _, _, _, shown = env.step("<think></think><code>\nobservation_image_1 = observation(state)\n</code>")
+    drawer = BoardDrawer([photo], (2, 2), 0)
+    drawer._scale = None  # the whole photograph, as the environment shows it
+    board = shown["images"][0]
+    assert board.shape == (64, 64, 3)
+    boards = drawer.draw(600)
+    mirrored = photo[:, ::-1]
+    quarters = photo.reshape(2, 32, 2, 32, 3).swapaxes(1, 2).reshape(4, 32, 32, 3)
+    seen = board.reshape(2, 32, 2, 32, 3).swapaxes(1, 2).reshape(4, 32, 32, 3)
+    arranged = [next(k for k in range(4) if np.array_equal(quarters[k], piece)) for piece in seen]
+    same = [image for image, row in zip(boards.images, boards.arranged, strict=True) if row.tolist() == arranged]
+    assert any(np.array_equal(image, board) for image in same)
+    right = [image for image, row in zip(boards.images, boards.arranged, strict=True) if row.tolist() == [0, 1, 2, 3]]
+    assert {image.tobytes() for image in right} == {photo.tobytes(), mirrored.tobytes()}
 
 
 def test_photographs_are_shrunk_and_kept():

@@ -196,7 +196,9 @@ def test_goes_on_bit_for_bit_from_a_state(stop, few, images, tmp_path):
 def test_other_grids_are_trained_and_probed(grids, tokens, images):
     seen = []
     model, _ = build_tiny(1, sizes=SMALL)
-    probes = pretrain_vision(model, images, VisionPretrainingConfig(**(QUICK | {"grids": grids, "steps": 4})), seen.append)
+    probes = pretrain_vision(
+        model, images, VisionPretrainingConfig(**(QUICK | {"grids": grids, "steps": 4})), seen.append
+    )
     assert [entry.step for entry in seen] == [1, 2, 3, 4]
     assert all(np.isfinite(entry.loss) for entry in seen)
     assert [probe.grid for probe in probes] == ["x".join(map(str, grid)) for grid in grids]
@@ -244,7 +246,9 @@ def test_the_probe_tells_a_model_that_sees_from_one_that_does_not():
     assert after.boards == 512
 
 
-@pytest.mark.parametrize(("count", "share", "held"), [(140, 0.2, 28), (8, 0.1, 1), (7, 0.5, 0), (100, 0.0, 0), (40, 0.3, 12)])
+@pytest.mark.parametrize(
+    ("count", "share", "held"), [(140, 0.2, 28), (8, 0.1, 1), (7, 0.5, 0), (100, 0.0, 0), (40, 0.3, 12)]
+)
 def test_photographs_that_are_held_out_are_not_learned_from(count, share, held):
     config = VisionPretrainingConfig(held_out=share, seed=3)
     numbers = hold_out(count, config)

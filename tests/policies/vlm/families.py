@@ -318,7 +318,10 @@ def tiny():
 
 FAMILIES = {
     function.__name__: function
-    for function in (qwen2_5_vl, qwen3_vl, idefics3, smolvlm, gemma3, gemma3_sliding, llava, llava_onevision, internvl, tiny)
+    for function in (
+        *(qwen2_5_vl, qwen3_vl, idefics3, smolvlm, gemma3, gemma3_sliding, llava, llava_onevision, internvl),
+        tiny,
+    )
 }
 
 
