@@ -64,8 +64,8 @@ class VisionPretrainingConfig:
         grids: Rows and columns of the boards, at most 26 pieces; each step takes one of these grids.
         steps: Steps of AdamW.
         batch: Boards a step: four arrangements of each part of a photograph.
-        seams: Views of single seams a step, as a share of the boards.
-        pieces: Single pieces a step, as a share of the boards.
+        seams: Views of single seams a step, as a share of the boards, and the weight of their loss.
+        pieces: Single pieces a step, likewise.
         lr: Learning rate.
         weight_decay: Weight decay.
         warmup: Steps over which the learning rate rises. In the second half it falls to a twentieth.
@@ -340,17 +340,19 @@ def exercise_loss(model: Any, heads: Heads, boards: Boards) -> Tensor:  # noqa: 
         boards: What is asked about.
 
     Returns:
-        Scalar: those of the boards, of the views of seams and of the pieces, added.
+        Scalar: those of the boards, of the views of seams and of the pieces, added; the latter two weighted by how many
+        there are for each board, as those of a few pieces would drown the others.
     """
-    device = model.device
+    device, count = model.device, len(boards.images)
     loss = heads.board_loss(image_features(model, as_pixels(boards.images, device)), boards.arranged)
     if boards.seams:
         read = [heads.read_seam(image_features(model, as_pixels(view.images, device))) for view in boards.seams]
         fits = as_tensor(np.concatenate([view.sound for view in boards.seams]), device)
-        loss = loss + F.binary_cross_entropy_with_logits(torch.cat(read), fits.float())
+        loss = loss + len(fits) / count * F.binary_cross_entropy_with_logits(torch.cat(read), fits.float())
     if len(boards.home):
         pieces = image_features(model, as_pixels(boards.pieces.reshape(-1, *boards.pieces.shape[2:]), device))
-        loss = loss + heads.piece_loss(pieces.view(*boards.home.shape, -1), as_tensor(boards.home, device))
+        lost = heads.piece_loss(pieces.view(*boards.home.shape, -1), as_tensor(boards.home, device))
+        loss = loss + boards.home.size / count * lost
     return loss
 
 

@@ -136,7 +136,7 @@ def test_the_loss_has_a_part_for_boards_one_for_seams_and_one_for_pieces(images,
         read = [heads.read_seam(image_features(tiny[0], as_pixels(view.images, "cpu"))) for view in boards.seams]
         fits = torch.from_numpy(np.concatenate([view.sound for view in boards.seams])).float()
         added = torch.nn.functional.binary_cross_entropy_with_logits(torch.cat(read), fits)
-    assert losses[8, 0] - losses[0, 0] == pytest.approx(float(added), abs=1e-5)
+    assert losses[8, 0] - losses[0, 0] == pytest.approx(float(added), abs=1e-5)  # as many as boards: weight 1
 
 
 QUICK = {"steps": 30, "batch": 16, "warmup": 2, "few": 0, "probes": 64}

@@ -57,7 +57,7 @@ def test_log_probabilities_and_entropies_are_those_of_the_logits(loaded, played,
         assert not scores.entropies[number, others].any()
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava", "idefics3"])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava", "tiny", "idefics3"])
 @pytest.mark.parametrize("what", ["logps", "entropies"])
 def test_gradients_are_finite_differences(saved, played, name, what):
     vlm = load_vlm(saved(name), device="cpu", dtype="float32")
@@ -122,7 +122,7 @@ def test_pixels_are_prepared_once_for_episodes_that_share_them(loaded, played, m
     assert torch.equal(told[0], told[2])
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava", "gemma3"])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava", "tiny", "gemma3"])
 def test_images_that_are_shown_several_times_are_looked_at_once(saved, played, name):
     vlm = load_vlm(saved(name), device="cpu", dtype="float32")
     scorer = Scorer(vlm, ChatFormat(vlm.processor), temperature=TEMPERATURE)
