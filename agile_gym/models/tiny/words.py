@@ -260,6 +260,14 @@ CHAT_TEMPLATE = (
 """Jinja template of a conversation; messages hold a text, or a list of text and image parts."""
 
 
+RESPONSE_TEMPLATE = {
+    "defaults": {"role": "assistant"},
+    "start_anchor": ASSISTANT,
+    "fields": {"content": {"close": END, "content": "text"}},
+}
+"""How ``transformers serve`` reads a turn: all of it is content, while it takes the thoughts out of a Qwen2-VL's else."""
+
+
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Build the tokenizer.
 
@@ -300,5 +308,6 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         padding_side="left",
         chat_template=CHAT_TEMPLATE,
+        response_template=RESPONSE_TEMPLATE,
     )
     return cast("PreTrainedTokenizerFast", tokenizer)
