@@ -415,20 +415,20 @@ def as_tensor(array: NDArray[Any], device: Any) -> Tensor:  # noqa: ANN401 -- to
 
 
 def as_pixels(images: Pictures, device: Any) -> Tensor:  # noqa: ANN401 -- torch.device or its name
-    """Return images of one size, (N, h, w, 3) uint8, as the processor makes them, but for its rounding.
+    """Return images of one size, (N, h, w, 3) uint8, as the processor makes them: at most two levels of 255 apart.
 
     Returns:
         (N, 3, H, W) float32 from -1 to 1, whole windows high and wide.
     """
     count, height, width = images.shape[:3]
     high, wide = (side * WINDOW for side in window_grid(height, width))
-    pixels = as_tensor(images, device).float().div_(127.5).sub_(1)
+    pixels = as_tensor(images, device).permute(0, 3, 1, 2).float()
+    if width != wide:  # first, as Pillow does it
+        pixels = torch.matmul(pixels.reshape(-1, width), _resizing(width, wide).T.to(device)).clamp_(0, 255).round_()
+        pixels = pixels.view(count, 3, height, wide)
     if height != high:
-        pixels = torch.matmul(_resizing(height, high).to(device), pixels.view(count, height, -1))
-    pixels = pixels.view(count, high, width, 3).permute(0, 3, 1, 2)
-    if width != wide:
-        pixels = torch.matmul(pixels, _resizing(width, wide).T.to(device))
-    return pixels.contiguous().clamp_(-1, 1)
+        pixels = torch.matmul(_resizing(height, high).to(device), pixels).clamp_(0, 255).round_()
+    return pixels.div_(127.5).sub_(1)
 
 
 @cache

@@ -63,10 +63,11 @@ def test_pixels_and_vectors_are_those_of_processor_and_model(height, width, tiny
     assert vectors.shape == (3, high * wide, 192)
     for own, theirs in zip(vectors, expected, strict=True):
         torch.testing.assert_close(own, theirs, rtol=0, atol=1e-5)
-    # The processor rounds to whole levels, and cuts off what is too bright after each direction.
-    apart = (as_pixels(images, "cpu") - pixels).abs() * 127.5
-    assert apart.max() < 12
-    assert apart.mean() < 1
+    own = as_pixels(images, "cpu")
+    assert own.shape == pixels.shape
+    apart = (own - pixels).abs() * 127.5
+    assert apart.max() < 2.01  # where a level lies between two whole ones, twice
+    assert apart.mean() < 0.1
 
 
 @pytest.mark.parametrize("grid", [(2, 2), (1, 3), (3, 2)])
