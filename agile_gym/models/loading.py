@@ -48,7 +48,8 @@ def load_processor(path: str | Path) -> Any:  # noqa: ANN401 -- transformers is 
     config = load_config(path)
     transformers = import_transformers()
     try:
-        processor = transformers.AutoProcessor.from_pretrained(locate(path), trust_remote_code=False)
+        with _quiet(transformers.utils.logging):  # it warns of what its own classes do
+            processor = transformers.AutoProcessor.from_pretrained(locate(path), trust_remote_code=False)
     except Exception as error:  # a damaged file raises whatever its reader raises
         reason = str(error).replace(locate(path), "")
         problem = find_problem(path, "tokenizer") or find_problem(path, "image processor")
