@@ -232,7 +232,7 @@ class BoardDrawer:
         right = sound(arranged, layout.rows, layout.cols)
         views: list[SeamViews] = []
         for group in np.array_split(np.arange(len(images)), min(_VIEWS, len(images))):
-            joint = int(rng.integers(right.shape[1]))
+            joint = int(rng.integers(len(self._joints[0])))
             pair: list[int] = self._joints[:, joint].tolist()
             one, other = layout.cells[pair[0]], layout.cells[pair[1]]
             box = [_around(one[axis], other[axis], rng) for axis in (0, 1)]

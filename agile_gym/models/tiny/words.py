@@ -265,7 +265,7 @@ RESPONSE_TEMPLATE = {
     "start_anchor": ASSISTANT,
     "fields": {"content": {"close": END, "content": "text"}},
 }
-"""How ``transformers serve`` reads a turn: all of it is content, while it takes the thoughts out of a Qwen2-VL's else."""
+"""How ``transformers serve`` reads a turn: all of it is content. Else it takes the thoughts out of a Qwen2-VL's."""
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
