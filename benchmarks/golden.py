@@ -75,9 +75,7 @@ TEXTS = (
 )
 """Turns beside those that the action space draws: sound ones of both dialects, and bad ones."""
 SHORT_TRAINING = (
-    "vision.matching_steps=20",
-    "vision.matching_batch=32",
-    "vision.steps=20",
+    "vision.steps=40",
     "vision.batch=32",
     "vision.few=16",
     "cold_start.count=320",

@@ -26,9 +26,7 @@ from pathlib import Path
 from agile_gym.transcripts import read_transcripts
 
 SETTINGS = {
-    "vision.matching_steps": 420,  # so that some checkpoints are written
-    "vision.matching_batch": 4,
-    "vision.steps": 20,
+    "vision.steps": 440,  # so that some checkpoints are written
     "vision.batch": 4,
     "vision.few": 0,
     "cold_start.count": 24,
@@ -120,7 +118,6 @@ STAGES = {
     "vision": (lambda run: "vision pretraining: " in run.output.lower(), 1.0),
     "vision, checkpoint": (lambda run: run.touched("vision/checkpoint.pt", "vision/.checkpoint.pt*"), 0.1),
     "vision, weights": (lambda run: run.touched("vision/.model*", "vision/model/*"), 0.1),
-    "vision, evaluation": (lambda run: run.touched("evaluation/vision.jsonl"), 0.5),
     "cold start": (lambda run: run.touched("cold-start/episodes.jsonl"), 0.3),
     "replay": (lambda run: run.touched("replay/episodes.jsonl"), 0.3),
     "start of Ray": (Run.ray, 3.0),
@@ -203,7 +200,7 @@ def result_of(folder):
             (transcript.id, [message.text for message in transcript.messages()])
             for transcript in read_transcripts(folder / name)
         ]
-    for stage in ("vision", "coldstart", "grpo"):
+    for stage in ("coldstart", "grpo"):
         report = json.loads((folder / "evaluation" / f"{stage}.json").read_text())
         result[f"evaluation of {stage}"] = {key: value for key, value in report.items() if key not in ("cost", "plan")}
         lines = records_of(folder / "evaluation" / f"{stage}.jsonl")[1:]

@@ -3,7 +3,7 @@
     python benchmarks/learning.py --train FOLDER --test FOLDER --output RUNS [--jobs 2] [--set KEY=VALUE ...]
 
 Each run is `agile-gym train` with the preset `tiny`: vision pretraining, cold start, GRPO, and after
-each stage the same held-out puzzles, played greedily. Besides the seeds on the photographs of `--train`, there is one
+the last two the same held-out puzzles, played greedily. Besides the seeds on the photographs of `--train`, there is one
 on the built-in photographs alone, and with the first seed's vision or cold start
 
 - ``shuffled``: GRPO on rewards that are shuffled over the whole batch, with the same schedule: must not gain;
@@ -87,7 +87,7 @@ def branch(options, name, settings):
     beside = folder.with_name(name + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     (beside / "evaluation").mkdir(parents=True)
-    evaluated = {"vision": "vision pretraining", "sft": "coldstart"}
+    evaluated = {"sft": "coldstart"}
     for stage in done:
         shutil.copytree(options.output / base / stage, beside / stage)
         for path in (options.output / base / "evaluation").glob(f"{evaluated.get(stage, '-')}*"):

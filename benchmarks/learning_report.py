@@ -19,7 +19,7 @@ from agile_gym.training.settings import read_settings
 
 HERE = Path(__file__).parent
 START = "<!-- From here on written by benchmarks/learning_report.py -->"
-STAGES = {"vision": "vision pretraining", "coldstart": "cold start", "grpo": "GRPO"}
+STAGES = {"coldstart": "cold start", "grpo": "GRPO"}
 WHAT = {
     "photos": "trained on the folder of photographs",
     "builtin": "trained on the built-in photographs alone",
@@ -218,8 +218,8 @@ def learning(folder, runs):
 
 The tiny model, preset `tiny`, from nothing. After each stage {column["puzzles"]:,} puzzles of {column["photographs"]}
 photographs that no stage was trained on, random parts, all pieces misplaced, the multi-turn protocol with at most
-{first.settings.environment.max_turns} turns, greedy; 95% intervals in brackets. After vision pretraining, the model
-answers at once (that is what it was taught). Sampled is at temperature 1, as in training.
+{first.settings.environment.max_turns} turns, greedy; 95% intervals in brackets. Sampled
+is at temperature 1, as in training.
 
 {names}
 

@@ -38,8 +38,8 @@ def commands(options):
     }
     if options.model:
         every["cache-model"] = ["cache_reuse.py", "--model", options.model]
-    if options.train and options.test:
-        every["vision"] = ["tiny_vision.py", options.train, options.test]
+    if options.train:
+        every["vision"] = ["tiny_vision.py", options.train, "--grids", "2x2", "3x3"]
     return {name: words for name, words in every.items() if not options.only or name in options.only}
 
 
@@ -55,7 +55,6 @@ def main():
     parser.add_argument("--only", nargs="+", choices=list(TITLES), default=None)
     parser.add_argument("--model", default=None)
     parser.add_argument("--train", default=None)
-    parser.add_argument("--test", default=None)
     options = parser.parse_args()
     path = HERE / "MODELS.md"
     sections = read_sections(path)

@@ -57,7 +57,7 @@ def make_algorithm(options, folder):
     from agile_gym.learner import GRPOConfig
     from agile_gym.models.tiny import TinySizes, build_tiny
 
-    sizes = TinySizes(width=64, layers=2, heads=4, inner=96, vision_width=32, vision_inner=64)
+    sizes = TinySizes(width=64, layers=2, heads=4, inner=96, vision_width=32)
     model, processor = build_tiny(0, sizes=sizes)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -14,11 +14,10 @@ from tests.helpers import ROOT
 
 WITH_RAY = ("training.md",)
 SMALL = {  # so that a training takes seconds
-    "vision.matching_steps": 2,
-    "vision.steps": 2,
+    "vision.steps": 4,
+    "vision.probes": 8,
     "vision.batch": 8,
     "vision.few": 0,
-    "vision.matching_batch": 8,
     "cold_start.count": 8,
     "sft.batch_size": 4,
     "sft.replay_size": 2,

@@ -55,9 +55,8 @@ def play(vlm):
 def see(vlm):
     from agile_gym.models.tiny.pretraining import VisionPretrainingConfig, pretrain_vision
 
-    config = VisionPretrainingConfig(matching_steps=1, matching_batch=4, steps=1, batch=4, few=0)
-    model, processor = build_tiny(0)
-    pretrain_vision(model, processor, open_images(), config)
+    model, _ = build_tiny(0)
+    pretrain_vision(model, open_images(), VisionPretrainingConfig(steps=1, batch=4, few=0, probes=4))
 
 
 def learn(vlm):

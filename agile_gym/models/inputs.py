@@ -28,7 +28,7 @@ _PIXELS_WITH_BATCH = ("idefics3", "smolvlm")
 """Models whose pixels have a batch dimension before that of images: (batch, images, 3, h, w)."""
 
 
-_SEEN_ONE_BY_ONE = ("llava", "qwen2_5_vl")
+_SEEN_ONE_BY_ONE = ("llava", "qwen2_vl", "qwen2_5_vl")
 """Models that give features image by image, so that those of an image that is shown several times can be shared."""
 
 

@@ -60,7 +60,8 @@ def load_processor(path: str | Path) -> Any:  # noqa: ANN401 -- transformers is 
     config = load_config(path)
     transformers = import_transformers()
     try:
-        processor = transformers.AutoProcessor.from_pretrained(locate(path), trust_remote_code=False)
+        with _quiet(transformers.utils.logging):  # it warns of its own classes
+            processor = transformers.AutoProcessor.from_pretrained(locate(path), trust_remote_code=False)
     except Exception as error:  # a damaged file may raise anything
         reason = str(error).replace(locate(path), "")
         problem = find_problem(path, "tokenizer") or find_problem(path, "image processor")

@@ -25,7 +25,7 @@ __all__ = [
     "verdicts",
 ]
 
-EVALUATIONS = {"untrained": "untrained", "vision": "vision pretraining", "coldstart": "cold start", "grpo": "GRPO"}
+EVALUATIONS = {"untrained": "untrained", "coldstart": "cold start", "grpo": "GRPO"}
 """Names of the files of results, and their titles, in the order of the stages."""
 _PAPER = (
     "Random",

@@ -42,7 +42,7 @@ def write_report(folder: str | Path, output: str | Path, *, title: str | None = 
 
     Args:
         folder: The run's folder, with ``metrics.jsonl``, ``settings.toml`` and, in ``evaluation``, the results
-            ``untrained.json``, ``vision.json``, ``coldstart.json`` and ``grpo.json`` with their transcripts.
+            ``untrained.json``, ``coldstart.json`` and ``grpo.json`` with their transcripts.
         output: The file; it is replaced only when the page is complete.
         title: Title of the page; by default the folder's name.
         pairs: Most puzzles that are shown as they were played before and after.

@@ -278,8 +278,10 @@ def check_settings(settings: RunSettings) -> None:
     with naming("sft", count="replay_count"):
         sft = stages.sft_config(settings, options.path, Path(), 1, Path("replay"))
         sft.validate()
-        if sft.replay_size and settings.has_cold_start:
-            prepare(stages.replay_config(settings))
+        if settings.has_cold_start and settings.env is None:
+            replay = stages.replay_config(settings)
+            if sft.replay_size:
+                prepare(replay)
     with naming("grpo", grid="tasks: grid", level="tasks: level"):
         plan = stages.evaluation_plan(settings, options.path)
     with naming("evaluation"):

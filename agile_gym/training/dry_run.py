@@ -104,7 +104,7 @@ def _stage_lines(settings: RunSettings, grpo: Any) -> list[str]:  # noqa: ANN401
     lines: list[str] = []
     if stages.has_vision_pretraining(settings):
         vision = stages.vision_config(settings)
-        lines.append(f"Vision      {vision.matching_steps:,} + {vision.steps:,} steps")
+        lines.append(f"Vision      {vision.steps:,} steps of {vision.batch:,} boards")
     if settings.has_cold_start:
         given = settings.cold_start.episodes
         count = stages.cold_start_config(settings).count if given is None else sum(1 for _ in read_headers(Path(given)))

@@ -28,15 +28,14 @@ __all__ = ["KIND", "SETTINGS", "STATE", "RunFolder", "read_run_settings"]
 KIND = "training run"
 SETTINGS, STATE = "settings.toml", "state.json"
 STAGES = (
-    *("vision", "evaluate-vision", "cold-start", "replay", "sft", "evaluate-coldstart", "grpo"),
+    *("vision", "cold-start", "replay", "sft", "evaluate-coldstart", "grpo"),
     "evaluate-grpo",
 )
 """All that can be done, in order."""
 _FIXED = ("seed", "images", "environment", "model", "vision", "cold_start", "sft", "grpo")
 """Sections that must not change when a run is resumed."""
 _LEFT = {
-    "vision": ("evaluation/vision.jsonl", "cold-start"),
-    "evaluate-vision": ("evaluation/vision.json",),
+    "vision": ("cold-start", "sft", "grpo"),
     "cold-start": ("replay", "sft"),
     "replay": ("sft",),
     "sft": ("evaluation/coldstart.jsonl",),
@@ -61,7 +60,7 @@ _TRANSCRIPTS = (
 def _known() -> Known:
     """Return the files that a run writes."""
     names = [SETTINGS, STATE, "metrics.jsonl", "metrics.csv", "report.html", "wandb-id.txt", "wandb/**"]
-    names += ["vision/checkpoint.pt"]
+    names += ["vision/checkpoint.pt", "vision/probe.json"]
     for stage in ("vision", "sft", "grpo"):
         names += [f"{stage}/model/{name}" for name in _MODEL]
         names += [f"tensorboard/{stage}/events.out.tfevents.*"]
@@ -70,7 +69,7 @@ def _known() -> Known:
             names += [f"{stage}/checkpoint{suffix}/**/{name}" for name in CHECKPOINT_FILES]
     for folder in ("cold-start", "replay"):
         names += [f"{folder}/{name}" for name in ("cold_start.json", *_TRANSCRIPTS)]
-    for name in ("untrained", "vision", "coldstart", "grpo"):
+    for name in ("untrained", "coldstart", "grpo"):
         names += [f"evaluation/{name}.json", f"evaluation/{name}.jsonl"]
         names += [f"evaluation/{name}-transcripts/{inner}" for inner in _TRANSCRIPTS]
     return {name: _is_page if name.endswith("page.html") else None for name in names}

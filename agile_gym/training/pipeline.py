@@ -139,9 +139,7 @@ class TrainingRun:
             model = stages.model_options(self.settings).path
             try:
                 if stages.has_vision_pretraining(self.settings):
-                    model = self._vision()
-                    evaluated.append(("vision", model))
-                    self._evaluate(*evaluated[-1])
+                    model = self._pretrain_vision()
                 if self.settings.has_cold_start:
                     transcripts, episodes = self._cold_start()
                     self._start_ray()
@@ -161,10 +159,10 @@ class TrainingRun:
         self._table.status("starting Ray")
         start_ray(self.settings, self._stops)
 
-    def _vision(self) -> str:
-        """Teach the tiny model to see."""
+    def _pretrain_vision(self) -> str:
+        """Pretrain the tiny model's vision, and report its probe."""
         from agile_gym.models.tiny.pretraining import VisionProgress
-        from agile_gym.training.stages import run_vision_pretraining
+        from agile_gym.training.stages import probe_figures, run_vision_pretraining
 
         folder = self.folder / "vision"
         if self._is_done("vision"):
@@ -175,21 +173,26 @@ class TrainingRun:
 
         def begin(done: int) -> None:
             with self._stops.hold():
-                self._log.truncate_after("vision", done)
-            self._table.begin("vision", config.matching_steps + config.steps, done=done)
+                self._log.truncate_after("vision", min(done, config.steps - 1))  # the last one is logged with the probe
+            self._table.begin("vision", config.steps, done=done)
 
+        figures: dict[str, float] = {}
         with ExitStack() as held:
             waiting = [self._stops.hold()]
 
-            def progress(done: int, entry: VisionProgress) -> None:
+            def progress(entry: VisionProgress) -> None:
                 if waiting:  # from the first step on there is something to save
                     held.enter_context(waiting.pop())
-                if done % 25 == 0 or entry.step == entry.steps:
-                    figures = {"learner/loss": entry.loss, "puzzles": float(entry.puzzles)}
-                    self._table.update(self._log.add("vision", done, figures))
+                figures.update({"learner/loss": entry.loss, "boards": float(entry.boards)})
+                if entry.step % 25 == 0 and entry.step < entry.steps:
+                    self._table.update(self._log.add("vision", entry.step, figures))
                 self._stops.check()
 
-            target = run_vision_pretraining(folder, images, config, begin, progress)
+            target, probes = run_vision_pretraining(folder, images, config, begin, progress)
+            for probe in probes:
+                self._table.print_above(stages.describe_probe(probe))
+                figures.update({f"probe/{probe.grid}/{name}": value for name, value in probe_figures(probe).items()})
+            self._table.update(self._log.add("vision", config.steps, figures))
             self._finish("vision")
         return str(target)
 
@@ -273,7 +276,7 @@ class TrainingRun:
         policy = make_policy(plan.policy, **plan.policy_options) if evaluation.workers == 1 else None
         results = self._play(stage, prepared, output, policy)
         blank_looks = None
-        if evaluation.blank_looks and stage != "vision":
+        if evaluation.blank_looks:
             prepared = replace(prepared, plan=replace(plan, blank_looks=True))
             path = blanked_path(output)
             blanked = self._play(f"{stage}, looks blanked", prepared, path, policy)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import inspect
 import io
+import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,13 +24,13 @@ from agile_gym.envs.jigsaw.env import open_source
 from agile_gym.errors import MAX_SEED, ConfigurationError, reason_of
 from agile_gym.evaluation.plan import EnvironmentEntry, EvaluationPlan, SuiteEntry
 from agile_gym.evaluation.run import photographs_of
-from agile_gym.files import filling, replacing
+from agile_gym.files import filling, replacing, write_text
 from agile_gym.images.sources import ImageSource
 from agile_gym.learner.groups import TaskMix
 from agile_gym.learner.options import TINY, ModelOptions
 from agile_gym.models.tiny.build import build_tiny
 from agile_gym.models.tiny.pretraining import (
-    STAGES,
+    ProbeResult,
     StateError,
     VisionPretrainingConfig,
     VisionProgress,
@@ -44,11 +45,13 @@ __all__ = [
     "SAVE_EVERY",
     "cold_start_config",
     "content_of",
+    "describe_probe",
     "environment_options",
     "evaluation_plan",
     "grpo_config",
     "has_vision_pretraining",
     "model_options",
+    "probe_figures",
     "replay_config",
     "run_vision_pretraining",
     "sft_config",
@@ -309,23 +312,22 @@ def run_vision_pretraining(
     images: ImageSource,
     config: VisionPretrainingConfig,
     begin: Callable[[int], None],
-    progress: Callable[[int, VisionProgress], None],
+    progress: Callable[[VisionProgress], None],
     *,
     save_every: int = SAVE_EVERY,
-) -> Path:
+) -> tuple[Path, list[ProbeResult]]:
     """Pretrain the tiny model's vision, from the last checkpoint on if there is one, and write the model.
 
     Args:
-        folder: Folder of the checkpoint and the ``model``.
-        images: Photographs to cut puzzles from.
+        folder: Folder of the checkpoint, the ``model`` and ``probe.json``.
+        images: Photographs to cut boards from.
         config: Settings of the stage. The seed is also the model's.
         begin: Called with the number of steps that were done before.
-        progress: Called after every step, with the number of steps of both stages that are done. If it raises, the
-            training is saved.
+        progress: Called after every step. If it raises, the training is saved.
         save_every: Steps from one checkpoint to the next.
 
     Returns:
-        The model's directory.
+        The model's directory, and the probe of the vectors of boards of each grid.
 
     Raises:
         ConfigurationError: If the checkpoint cannot be read, or has other settings.
@@ -335,34 +337,38 @@ def run_vision_pretraining(
     state = _read(checkpoint) if checkpoint.exists() else None
     folder.mkdir(parents=True, exist_ok=True)
 
-    def steps_of(stage: str, step: int) -> int:
-        return step if stage == "matching" else config.matching_steps + step
-
     def save(state: VisionState) -> None:
         data = io.BytesIO()  # torch tells of a full disk in words of its own, if it writes to a file
         torch.save(state, data)
         with replacing(checkpoint) as beside:
             beside.write_bytes(data.getbuffer())
 
-    done = 0 if state is None else steps_of(state["stage"], state["step"])
+    done = 0 if state is None else state["step"]
     try:
-        pretrain_vision(
-            model,
-            processor,
-            images,
-            config,
-            lambda entry: progress(steps_of(entry.stage, entry.step), entry),
-            state=state,
-            begin=lambda: begin(done),
-            save=save,
-            save_every=save_every,
+        probes = pretrain_vision(
+            model, images, config, progress, state=state, begin=lambda: begin(done), save=save, save_every=save_every
         )
     except StateError as error:
         raise _unreadable(checkpoint, str(error)) from error
+    with write_text(folder / "probe.json") as file:
+        file.write(json.dumps([asdict(probe) for probe in probes], indent=1) + "\n")
     with filling(target) as beside:
         model.save_pretrained(beside)
         processor.save_pretrained(beside)
-    return target
+    return target, probes
+
+
+def probe_figures(probe: ProbeResult) -> dict[str, float]:
+    """Return the fractions of a probe by name."""
+    return {name: value for name, value in asdict(probe).items() if isinstance(value, float)}
+
+
+def describe_probe(probe: ProbeResult) -> str:
+    """Return a line on the probe of a grid's boards."""
+    of = f"{probe.held_out} held-out photographs" if probe.held_out else "the photographs that were learned from"
+    told = ", ".join(f"{name.replace('_', ' ')} {100 * share:.1f}%" for name, share in probe_figures(probe).items())
+    tokens = "1 token" if probe.tokens == 1 else f"{probe.tokens} tokens"
+    return f"vision, {probe.grid} boards ({tokens}) of {of}: {told}"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -372,7 +378,7 @@ def _read(path: Path) -> dict[str, Any]:
     except Exception as error:  # a damaged file makes torch raise all sorts of them
         raise _unreadable(path, reason_of(error) if isinstance(error, OSError) else type(error).__name__) from error
     values = cast("dict[str, Any]", state) if isinstance(state, dict) else {}
-    if values.get("stage") not in STAGES or type(values.get("step")) is not int:
+    if type(values.get("step")) is not int:
         raise _unreadable(path, "it is no vision pretraining")
     return values
 

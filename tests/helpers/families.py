@@ -286,7 +286,31 @@ def internvl():
 
 
 def llava():
-    """LLaVA, as which the tiny model is built."""
+    from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    tokenizer = _chatml_tokenizer("<image>")
+    side = {"height": 28, "width": 28}
+    images = SiglipImageProcessorPil(size=side, crop_size=side)  # LlavaProcessor counts tokens by the crop's size
+    processor = LlavaProcessor(
+        images,
+        tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="full",
+        chat_template=CHATML.replace("IMAGE", "<image>"),
+    )
+    config = LlavaConfig(
+        text_config={"model_type": "llama", **TEXT, **_ids(tokenizer)},
+        vision_config={"model_type": "siglip_vision_model", **SMALL, "image_size": 28, "patch_size": 14},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )
+    return LlavaForConditionalGeneration(config), processor
+
+
+def tiny():
+    """Qwen2-VL, as which the tiny model is built."""
     from agile_gym.models.tiny import build_tiny
 
     return build_tiny()
@@ -294,7 +318,10 @@ def llava():
 
 FAMILIES = {
     function.__name__: function
-    for function in (qwen2_5_vl, qwen3_vl, idefics3, smolvlm, gemma3, gemma3_sliding, llava, llava_onevision, internvl)
+    for function in (
+        *(qwen2_5_vl, qwen3_vl, idefics3, smolvlm, gemma3, gemma3_sliding, llava, llava_onevision, internvl),
+        tiny,
+    )
 }
 
 

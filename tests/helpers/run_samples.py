@@ -111,7 +111,7 @@ def grpo_figures(number, iterations, rng):
 def make_run(folder):
     """Make a whole run: a model that guesses after the cold start, one that looks after GRPO."""
     log_run(folder)
-    evaluate(folder, "vision", make_policy("random"), episodes=5)
+    evaluate(folder, "untrained", make_policy("random"), episodes=5)
     evaluate(folder, "coldstart", make_policy("random"))
     evaluate(folder, "grpo", Looks(), blanked=True)
     return folder

@@ -10,7 +10,7 @@ from agile_gym.models.tiny import TinySizes, build_tiny
 from agile_gym.rollout import EpisodeSpec, play_episodes
 from agile_gym.transcripts import Segment
 
-SIZES = TinySizes(width=64, layers=2, heads=4, inner=96, vision_width=32, vision_inner=64)
+SIZES = TinySizes(width=64, layers=2, heads=4, inner=96, vision_width=32)
 """Of a model of some 200,000 parameters."""
 SMALL = partial(JigsawVisionEnv, grid=2, level="all", image_size=64, max_turns=3, prompt="short", images=None)
 

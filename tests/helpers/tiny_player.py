@@ -52,7 +52,7 @@ def teach(folder, *, seed=0, steps=300):
     import torch
 
     torch.manual_seed(seed)
-    sizes = TinySizes(width=64, layers=2, heads=2, inner=128, vision_width=32, vision_inner=64)
+    sizes = TinySizes(width=64, layers=2, heads=2, inner=128, vision_width=32)
     model, processor = build_tiny(seed, sizes=sizes)
     batches = [_batch(processor, colour, start) for colour in ANSWERS for start in range(2)]
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)

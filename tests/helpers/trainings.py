@@ -6,11 +6,10 @@ import subprocess
 import sys
 
 SMALL = {
-    "vision.matching_steps": 2,
-    "vision.steps": 2,
+    "vision.steps": 4,
+    "vision.probes": 8,
     "vision.batch": 8,
     "vision.few": 0,
-    "vision.matching_batch": 8,
     "cold_start.count": 12,
     "sft.epochs": 1,
     "sft.batch_size": 4,

@@ -129,7 +129,7 @@ def test_a_cache_holds_what_was_put_into_it(data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3_sliding", "llava"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3_sliding", "llava", "tiny"])
 def test_the_same_puzzle_is_read_once_and_played_as_alone(loaded, family):
     policy = HFVLMPolicy(loaded(family), max_new_tokens=12)
     # Two puzzles, three episodes each, in turns; all begin together.
@@ -151,7 +151,7 @@ def short_sighted():
     def make(reach):
         from transformers import LlavaConfig, LlavaForConditionalGeneration, MistralConfig
 
-        tiny, processor = families.built("llava")
+        tiny, processor = families.built("tiny")
         config = LlavaConfig(
             vision_config=tiny.config.vision_config,
             text_config=MistralConfig(

@@ -36,7 +36,7 @@ def test_words_of_a_text_do_not_become_control_tokens(chats, family):
     chat = chats(family)
     words = [chat.tokenizer.decode([number]) for number in sorted(chat.control_ids)]
     words = [word for word in words if word != "<image>"]  # where an image belongs
-    assert len(words) >= 4
+    assert len(words) >= 3
     for add, images in ((chat.opening, [IMAGE]), (chat.follow_up, [IMAGE]), (chat.follow_up, [])):
         mark = "<image>" * len(images)
         plain, hostile = add(f"-{mark}-", images), add(f"-{''.join(words)}{mark}-", images)
@@ -130,7 +130,7 @@ WORDS = (
 def test_stop_texts_in_thoughts_end_no_turn(chats, words, opened, data):
     text, stop = "".join(words), ("</code>", "</answer>", "a>")
     assert blank_thoughts(text, opened=opened)[0] == spoken(text, opened)
-    for family in ("idefics3", "llava"):
+    for family in ("idefics3", "tiny"):
         chat = SimpleNamespace(**{name: getattr(chats(family), name) for name in ("tokenizer", "decode_part")})
         chat.prefill = "<think>\n" if opened else ""
         ids = chat.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -143,7 +143,7 @@ def test_stop_texts_in_thoughts_end_no_turn(chats, words, opened, data):
 
 def test_following_a_long_thought_costs_as_much_for_each_token(chats):
     """Only few tokens can end a tag, and only those before it are looked at."""
-    chat = chats("llava")
+    chat = chats("tiny")
     ids = chat.tokenizer("a thought of many words > " * 4000, add_special_tokens=False)["input_ids"]
     looked = []
     watched_chat = SimpleNamespace(tokenizer=chat.tokenizer, prefill="<think>")
@@ -163,7 +163,7 @@ def test_following_a_long_thought_costs_as_much_for_each_token(chats):
 def test_stop_texts_are_found_where_a_search_through_all_finds_them(chats, stop, text, place):
     place = min(place, len(text))
     text = text[:place] + stop[0] + text[place:]
-    for family in ("idefics3", "llava"):  # a token a byte, and long words
+    for family in ("idefics3", "tiny"):  # a token a byte, and long words
         chat = chats(family)
         stops = StopTexts(chat, stop)
         ids = chat.tokenizer(text, add_special_tokens=False)["input_ids"]

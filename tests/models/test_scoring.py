@@ -62,7 +62,7 @@ def test_log_probabilities_and_entropies_are_those_of_the_logits(loaded, played,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava", "idefics3"])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava", "tiny", "idefics3"])
 @pytest.mark.parametrize("what", ["logps", "entropies"])
 def test_gradients_are_finite_differences(saved, played, name, what):
     vlm = load_vlm(saved(name), device="cpu", dtype="float32")
@@ -92,9 +92,9 @@ def test_gradients_are_finite_differences(saved, played, name, what):
 
 @pytest.mark.slow
 def test_entropies_have_no_gradient_unless_asked_for(saved, played):
-    vlm = load_vlm(saved("llava"), device="cpu", dtype="float32")
+    vlm = load_vlm(saved("tiny"), device="cpu", dtype="float32")
     scorer = Scorer(vlm, ChatFormat(vlm.processor))
-    rows = prepare(scorer, played("llava")[:1])
+    rows = prepare(scorer, played("tiny")[:1])
     assert not scorer(rows, entropies=True).entropies.requires_grad
     assert scorer(rows, entropies=True).logps.requires_grad
     assert scorer(rows, entropies="gradient").entropies.requires_grad
@@ -107,22 +107,22 @@ def test_entropies_have_no_gradient_unless_asked_for(saved, played):
 def test_pixels_are_prepared_once_for_episodes_that_share_them(loaded, played, monkeypatch):
     from agile_gym.models import scoring
 
-    vlm = loaded("llava")
+    vlm = loaded("tiny")
     scorer = Scorer(vlm, ChatFormat(vlm.processor))
     count = []
     real = scoring._process
     monkeypatch.setattr(scoring, "_process", lambda *given: count.append(1) or real(*given))
-    first = prepare(scorer, played("llava")[:1])
+    first = prepare(scorer, played("tiny")[:1])
     once = len(count)
-    assert once == len({image.tobytes() for image in played("llava")[0].images})
-    second = prepare(scorer, played("llava")[:1])
+    assert once == len({image.tobytes() for image in played("tiny")[0].images})
+    second = prepare(scorer, played("tiny")[:1])
     assert len(count) == once
     scorer.forget()
-    prepare(scorer, played("llava")[:1])
+    prepare(scorer, played("tiny")[:1])
     assert len(count) == 2 * once
     monkeypatch.setattr(scoring, "_CACHE_BYTES", 1)
     small = Scorer(vlm, ChatFormat(vlm.processor))
-    third = prepare(small, played("llava")[:1])  # no room: it is made anew, and the same
+    third = prepare(small, played("tiny")[:1])  # no room: it is made anew, and the same
     with torch.no_grad():
         told = [scorer(rows).logps for rows in (first, second)] + [small(third).logps]
     assert torch.equal(told[0], told[1])
@@ -130,7 +130,7 @@ def test_pixels_are_prepared_once_for_episodes_that_share_them(loaded, played, m
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava", "gemma3"])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava", "tiny", "gemma3"])
 def test_images_that_are_shown_several_times_are_looked_at_once(saved, played, name):
     vlm = load_vlm(saved(name), device="cpu", dtype="float32")
     scorer = Scorer(vlm, ChatFormat(vlm.processor), temperature=TEMPERATURE)

@@ -48,7 +48,7 @@ def templated(vlm, transcript):
     return np.asarray(made["input_ids"])[0]
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "llava", "idefics3"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "llava", "tiny", "idefics3"])
 def test_ids_are_those_of_the_chat_template(loaded, transcript, family):
     vlm = loaded(family)
     segment = tokenise_transcript(ChatFormat(vlm.processor), transcript)
@@ -82,7 +82,7 @@ def test_turns_are_marked_with_their_ends(loaded, transcript, family):
 
 
 def test_untrained_turns_are_read_but_not_marked(loaded, transcript):
-    chat = ChatFormat(loaded("llava").processor)
+    chat = ChatFormat(loaded("tiny").processor)
     whole, some = tokenise_transcript(chat, transcript), tokenise_transcript(chat, transcript, untrained={0, 2})
     assert np.array_equal(whole.ids, some.ids)
     assert set(some.turns[some.loss_mask]) == {1, 3}
@@ -108,7 +108,7 @@ def test_only_what_the_answer_says_is_marked(loaded, transcript, family):
 
 
 def test_answers_are_found_behind_a_thought_that_the_template_opened(loaded, transcript):
-    chat = ChatFormat(loaded("llava").processor)
+    chat = ChatFormat(loaded("tiny").processor)
     chat.prefill = "<think>"
     text = "<think>not <answer>[1]</answer></think><answer>['D', 'C', 'B', 'A']</answer>"
     turns = (replace(transcript.turns[-1], text=text),)
@@ -119,7 +119,7 @@ def test_answers_are_found_behind_a_thought_that_the_template_opened(loaded, tra
 
 
 def test_answers_need_a_tokenizer_that_tells_where_its_tokens_begin(loaded, transcript, monkeypatch):
-    chat = ChatFormat(loaded("llava").processor)
+    chat = ChatFormat(loaded("tiny").processor)
     monkeypatch.setattr(type(chat.tokenizer), "is_fast", False)
     assert tokenise_transcript(chat, transcript) is not None
     with pytest.raises(ConfigurationError, match=r"fast tokenizer.*replay_size=0"):
@@ -128,7 +128,7 @@ def test_answers_need_a_tokenizer_that_tells_where_its_tokens_begin(loaded, tran
 
 @pytest.mark.slow
 def test_turns_that_do_not_fit_are_left_out(loaded, transcript):
-    chat = ChatFormat(loaded("llava").processor)
+    chat = ChatFormat(loaded("tiny").processor)
     whole = tokenise_transcript(chat, transcript)
     ends = [int(np.flatnonzero(whole.turns == number)[-1]) + 1 for number in range(4)]
     for limit in range(1, len(whole.ids) + 2):
@@ -145,7 +145,7 @@ def test_turns_that_do_not_fit_are_left_out(loaded, transcript):
 
 
 def test_transcript_without_its_images(loaded, transcript):
-    chat = ChatFormat(loaded("llava").processor)
+    chat = ChatFormat(loaded("tiny").processor)
     with pytest.raises(ConfigurationError, match=r"without all its images.*Record"):
         tokenise_transcript(chat, replace(transcript, prompt_images=()))
     turns = tuple(replace(turn, images=()) for turn in transcript.turns)
@@ -154,4 +154,4 @@ def test_transcript_without_its_images(loaded, transcript):
 
 
 def test_episode_without_turns(loaded, transcript):
-    assert tokenise_transcript(ChatFormat(loaded("llava").processor), replace(transcript, turns=())) is None
+    assert tokenise_transcript(ChatFormat(loaded("tiny").processor), replace(transcript, turns=())) is None

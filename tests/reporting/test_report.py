@@ -78,7 +78,7 @@ def test_the_outcome_is_that_of_the_evaluations(run, report):
         ("coldstart", "grpo", "gain", "outside of the 95% intervals: they do not overlap."),
         ("grpo", "coldstart", "loss", "The loss is outside of the 95% intervals: they do not overlap."),
         ("coldstart", "coldstart", "unclear", "not outside of the 95% intervals: they overlap."),
-        ("vision", "grpo", "gain", "they do not overlap."),
+        ("untrained", "grpo", "gain", "they do not overlap."),
     ],
 )
 def test_verdicts(run, tmp_path, first, second, kind, end):
@@ -87,12 +87,12 @@ def test_verdicts(run, tmp_path, first, second, kind, end):
     (verdict,) = verdicts(read_results(tmp_path))
     assert verdict.kind == kind
     assert verdict.text.endswith(end)
-    assert ("paired" in verdict.text) == (first != "vision")  # its puzzles are fewer
+    assert ("paired" in verdict.text) == (first != "untrained")  # its puzzles are fewer
 
 
 def test_tables_hold_each_stage_and_the_papers_rows(run, report):
     page = Outline(report)
-    for name in ("vision", "coldstart", "grpo"):
+    for name in ("untrained", "coldstart", "grpo"):
         for column in read_report(run / "evaluation" / f"{name}.json").summary["2x2"].values():
             for metric in ("acc", "score"):
                 assert f" {100 * column[metric]['value']:.1f} " in page.text
@@ -187,7 +187,7 @@ def test_what_is_missing_is_left_out(run, tmp_path):
 
 
 def test_looks_are_told_of_each_stage_and_grid(tmp_path):
-    evaluate(tmp_path, "vision", make_policy("random"), grids=("2", "3"), levels=(0,), episodes=6)
+    evaluate(tmp_path, "untrained", make_policy("random"), grids=("2", "3"), levels=(0,), episodes=6)
     evaluate(tmp_path, "grpo", Reader(careless=True), levels=(0,), episodes=24, blanked=True)
     page = Outline(write_report(tmp_path, tmp_path / "report.html"))
     report = read_report(tmp_path / "evaluation" / "grpo.json")

@@ -201,7 +201,7 @@ def play(policy, options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3", "llava"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3", "llava", "tiny"])
 @pytest.mark.parametrize("window", [None, 1, 2])
 def test_the_counts_are_those_of_the_policy(family, window):
     policy = HFVLMPolicy(VLM(*built(family), family), window=window, max_new_tokens=6)

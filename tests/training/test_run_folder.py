@@ -24,7 +24,7 @@ WRITTEN = (
     *("sft/checkpoint.partial/state.pkl", "sft/checkpoint.previous/env_runner/state.pkl"),
     *("cold-start/episodes.jsonl", "cold-start/cold_start.json", f"cold-start/images/ab/{'ab' * 32}.png"),
     *("replay/episodes-00000.parquet", "tensorboard/vision/events.out.tfevents.1.host"),
-    *("evaluation/vision.json", "evaluation/grpo.jsonl", "evaluation/grpo-transcripts/episodes.jsonl"),
+    *("vision/probe.json", "evaluation/grpo.jsonl", "evaluation/grpo-transcripts/episodes.jsonl"),
 )
 
 
@@ -221,7 +221,7 @@ def test_a_damaged_state_is_told_with_what_mends_it(run, settings, content):
     (run / "state.json").write_text(line[line.index('{"done"') :])
     done = begin(run, settings, resume=True).done
     # cold-start and replay have left episodes, sft a model: what follows a stage tells that it was done.
-    assert done == ["vision", "evaluate-vision", "cold-start", "replay", "grpo"]
+    assert done == ["vision", "cold-start", "replay", "grpo"]
     assert set(done) <= set(STAGES)
 
 

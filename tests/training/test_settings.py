@@ -38,8 +38,8 @@ ALLOWED = {
         "system": ["x", ""],
     },
     "vision": {
-        "few": [0], "lr": [1.5], "matching_lr": [1.5], "matching_steps": [0], "matching_weight": [0, 1.5],
-        "steps": [0], "thought": [0], "turns": [[2, 3]], "vision_lr": [1.5], "warmup": [0], "weight_decay": [0, 1.5],
+        "few": [0], "held_out": [0], "lr": [1.5], "pieces": [0], "seams": [0], "warmup": [0],
+        "weight_decay": [0, 1.5],
     },
     "cold_start": {
         "allow_errors": [True], "count": [0], "distinct_texts": [True], "grid": [[2, 3]], "level": [0],

@@ -1,14 +1,12 @@
-"""The tiny model: a LLaVA (SigLIP vision tower, MLP projector, Llama) of some three million parameters.
+"""The tiny model: a Qwen2-VL (vision transformer, merger, language model) of some 2.5 million parameters.
 
-It computes what `LlavaForConditionalGeneration` computes, on the same weights, but
-
-- an image is a matrix product and its attention, over one token, a linear map;
-- tokens that all conversations share at the start are computed once;
-- the last layer is computed only where something is to be predicted.
+An image is one token or several, by its size: it is scaled to whole windows of 48 x 48 pixels, and a window is a token.
+A piece of 32 x 32 pixels is one, a 2x2 board of 64 x 64 is one, a 3x3 board of 96 x 96 is four, whose seams lie inside.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +21,30 @@ from agile_gym.models.tiny.words import BOS, CONTEXT, END, IMAGE, PAD, build_tok
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import LlavaForConditionalGeneration, LlavaProcessor
+    from transformers import PaddleOCRVLProcessor, Qwen2VLForConditionalGeneration
 
-__all__ = ["PIECE", "TinySizes", "build_processor", "build_tiny", "image_features", "last_hidden", "save_tiny"]
+__all__ = [
+    "PIECE",
+    "WINDOW",
+    "TinySizes",
+    "build_processor",
+    "build_tiny",
+    "image_features",
+    "save_tiny",
+    "window_grid",
+]
 
 PIECE = 32
-"""Side of an image as the model sees it, in pixels; every image is resized to it and is one token."""
+"""Side of a piece as the tiny model is trained on it, in pixels."""
+PATCH = 16
+"""Side of a patch of the vision transformer, in pixels."""
+MERGE = 3
+"""Patches of a token, in each direction."""
+WINDOW = PATCH * MERGE
+"""Side of what one token shows, in pixels."""
+_ROPE_BASE = 10_000.0
+MOST_WINDOWS = 4
+"""Most tokens of an image: larger ones are scaled down. A setting of the processor (``size``, in pixels)."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +56,16 @@ class TinySizes:
         layers: Layers of the language model.
         heads: Attention heads of the language model.
         inner: Size of the language model's MLP.
-        vision_width: Size of an image's vector in the vision tower, a multiple of 4.
-        vision_inner: Size of the vision tower's MLP.
+        vision_width: Size of a patch's vector in the vision transformer, a multiple of 16.
+        vision_layers: Layers of the vision transformer.
     """
 
     width: int = 192
     layers: int = 4
     heads: int = 6
     inner: int = 512
-    vision_width: int = 256
-    vision_inner: int = 512
+    vision_width: int = 64
+    vision_layers: int = 1
 
     def __post_init__(self) -> None:
         """Check the sizes.
@@ -64,26 +80,27 @@ class TinySizes:
             raise ConfigurationError(
                 f"width={self.width} must be a multiple of 2 * heads = {2 * self.heads}; try {2 * self.heads * 16}."
             )
-        if self.vision_width % 4:
-            raise ConfigurationError(f"vision_width={self.vision_width} must be a multiple of 4.")
+        if self.vision_width % 16:
+            raise ConfigurationError(f"vision_width={self.vision_width} must be a multiple of 16; try 64.")
 
 
-def build_processor() -> LlavaProcessor:
-    """Build the processor: tokenizer, chat template, and images resized to 32 x 32 with pixels from -1 to 1.
+def build_processor() -> PaddleOCRVLProcessor:
+    """Build the processor: tokenizer, chat template, and images scaled to windows of 48 x 48, pixels from -1 to 1.
 
-    Works with and without torchvision.
+    Works with and without torchvision, which Qwen2-VL's own processor needs for videos. PaddleOCR-VL's makes the same
+    inputs of images.
 
     Raises:
         MissingDependencyError: If transformers is not installed.
     """
     transformers: Any = import_optional("transformers", extra="vlm", purpose="build the tiny model")
-    side = {"height": PIECE, "width": PIECE}
     # The one that needs no torchvision; before it had a name of its own it was the ordinary one.
-    make_images = getattr(transformers, "SiglipImageProcessorPil", None) or transformers.SiglipImageProcessor
+    make_images = getattr(transformers, "Qwen2VLImageProcessorPil", None) or transformers.Qwen2VLImageProcessor
     images = make_images(
-        size=side,
-        crop_size=side,  # nothing is cropped, but LlavaProcessor counts an image's tokens by it
-        do_center_crop=False,
+        patch_size=PATCH,
+        merge_size=MERGE,
+        temporal_patch_size=1,
+        size={"shortest_edge": WINDOW**2, "longest_edge": MOST_WINDOWS * WINDOW**2},
         do_resize=True,
         resample=3,  # bicubic
         do_rescale=True,
@@ -93,27 +110,19 @@ def build_processor() -> LlavaProcessor:
         do_convert_rgb=True,
     )
     tokenizer: Any = build_tokenizer()
-    return transformers.LlavaProcessor(
-        image_processor=images,
-        tokenizer=tokenizer,
-        patch_size=PIECE,
-        vision_feature_select_strategy="full",
-        chat_template=tokenizer.chat_template,
-        image_token=IMAGE,
-    )
+    return transformers.PaddleOCRVLProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
 
 
 def build_tiny(
     seed: int = 0, *, sizes: TinySizes | None = None
-) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+) -> tuple[Qwen2VLForConditionalGeneration, PaddleOCRVLProcessor]:
     """Build the model, untrained, with its processor.
 
-    An image of any size becomes one token: 32 x 32 pixels, through a linear map and two small MLPs. What the model
-    needs at one turn of a 2x2 jigsaw is then some twenty tokens.
+    What the model needs at one turn of a 2x2 jigsaw is some twenty tokens.
 
     Args:
-        seed: Seed of the weights, 0 to `agile_gym.errors.MAX_SEED`.
-        sizes: The sizes; by default some three million parameters.
+        seed: Seed of the weights, 0 to `agile_gym.arguments.MAX_SEED`.
+        sizes: The sizes; by default some 2.5 million parameters.
 
     Returns:
         The model in float32, in evaluation mode, and its processor.
@@ -130,37 +139,49 @@ def build_tiny(
     tokenizer: Any = processor.tokenizer
     ids: dict[str, int] = {token: tokenizer.convert_tokens_to_ids(token) for token in (BOS, END, PAD, IMAGE)}
     ends = {"bos_token_id": ids[BOS], "eos_token_id": ids[END], "pad_token_id": ids[PAD]}
-    config = transformers.LlavaConfig(
-        vision_config=transformers.SiglipVisionConfig(
-            hidden_size=sizes.vision_width,
-            intermediate_size=sizes.vision_inner,
-            num_hidden_layers=1,
-            num_attention_heads=4,
-            image_size=PIECE,
-            patch_size=PIECE,
-            vision_use_head=False,
-        ),
-        text_config=transformers.LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=sizes.width,
-            intermediate_size=sizes.inner,
-            num_hidden_layers=sizes.layers,
-            num_attention_heads=sizes.heads,
-            num_key_value_heads=sizes.heads,
-            max_position_embeddings=CONTEXT,
-            tie_word_embeddings=True,
+    half = sizes.width // sizes.heads // 2
+    sides = 3 * half // 8
+    config = transformers.Qwen2VLConfig(
+        vision_config={
+            "depth": sizes.vision_layers,
+            "embed_dim": sizes.vision_width,
+            "hidden_size": sizes.width,
+            "mlp_ratio": 2,
+            "num_heads": 4,
+            "patch_size": PATCH,
+            "spatial_merge_size": MERGE,
+            "temporal_patch_size": 1,
+        },
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": sizes.width,
+            "intermediate_size": sizes.inner,
+            "num_hidden_layers": sizes.layers,
+            "num_attention_heads": sizes.heads,
+            "num_key_value_heads": sizes.heads,
+            "max_position_embeddings": CONTEXT,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [half - 2 * sides, sides, sides],
+            },
+            "tie_word_embeddings": True,
             **ends,
-        ),
-        image_token_index=ids[IMAGE],
-        image_seq_length=1,
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="full",
+        },
+        image_token_id=ids[IMAGE],
+        # There are no videos, and nothing stands around an image: ids that are no words.
+        video_token_id=len(tokenizer),
+        vision_start_token_id=len(tokenizer) + 1,
+        vision_end_token_id=len(tokenizer) + 2,
         tie_word_embeddings=True,
         **ends,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = transformers.LlavaForConditionalGeneration(config)
+        model = transformers.Qwen2VLForConditionalGeneration(config)
+        for parameter in model.model.visual.parameters():
+            if parameter.ndim > 1:  # transformers' standard deviation of 0.02 suits wide layers
+                torch.nn.init.kaiming_uniform_(parameter, a=math.sqrt(5))
     model.generation_config = transformers.GenerationConfig(**ends)
     return model.eval(), processor
 
@@ -169,8 +190,8 @@ def save_tiny(path: str | Path, seed: int = 0, *, sizes: TinySizes | None = None
     """Build the model and write it as an ordinary Hugging Face model directory.
 
     Args:
-        path: Where to write; made if it does not exist.
-        seed: Seed of the weights, 0 to `agile_gym.errors.MAX_SEED`.
+        path: Folder to write to; made if it does not exist.
+        seed: Seed of the weights, 0 to `agile_gym.arguments.MAX_SEED`.
         sizes: The sizes.
 
     Returns:
@@ -188,96 +209,52 @@ def save_tiny(path: str | Path, seed: int = 0, *, sizes: TinySizes | None = None
     return target
 
 
-_MASKED = -1e4
+def window_grid(height: int, width: int) -> tuple[int, int]:
+    """Return how many windows high and wide the processor makes an image of a height and a width, in pixels."""
+    high, wide = round(height / WINDOW), round(width / WINDOW)
+    scale = math.sqrt(height * width) / WINDOW
+    if high * wide > MOST_WINDOWS:
+        scale /= math.sqrt(MOST_WINDOWS)
+        return max(1, math.floor(height / scale / WINDOW)), max(1, math.floor(width / scale / WINDOW))
+    if high * wide < 1:
+        return math.ceil(height / scale / WINDOW), math.ceil(width / scale / WINDOW)
+    return high, wide
 
 
 def image_features(model: Any, pixels: Tensor) -> Tensor:  # noqa: ANN401 -- transformers is untyped
-    """Compute the vectors that stand for images in the language model.
+    """Compute the vectors that stand for images of one size in the language model.
+
+    It is what the model computes, in one pass over all images instead of one after the other.
 
     Args:
         model: The tiny model.
-        pixels: (N, 3, 32, 32) float32, -1 to 1, as the processor makes them.
+        pixels: (N, 3, H, W) float32, -1 to 1, whole windows high and wide, as the processor makes them.
 
     Returns:
-        (N, width).
+        (N, T, width), the T windows row by row.
     """
-    tower = model.model.vision_tower
-    patch = tower.embeddings.patch_embedding
-    x = F.linear(pixels.flatten(1), patch.weight.flatten(1), patch.bias) + tower.embeddings.position_embedding.weight
-    for layer in tower.encoder.layers:
-        attention = layer.self_attn  # a token that sees only itself passes its value on
-        x = x + attention.out_proj(attention.v_proj(layer.layer_norm1(x)))
-        x = x + layer.mlp(layer.layer_norm2(x))
-    return model.model.multi_modal_projector(x)
+    tower = model.model.visual
+    count, high, wide = len(pixels), pixels.shape[2] // WINDOW, pixels.shape[3] // WINDOW
+    patches = pixels.view(count, 3, high, MERGE, PATCH, wide, MERGE, PATCH).permute(0, 2, 5, 3, 6, 1, 4, 7)
+    x = F.linear(patches.reshape(count, high * wide * MERGE**2, -1), tower.patch_embed.proj.weight.flatten(1))
+    cosine, sine = _rotations(x.shape[-1] // tower.blocks[0].attn.num_heads, high, wide, x.device)
+    for block in tower.blocks:
+        attention = block.attn
+        mixed = attention.qkv(block.norm1(x)).view(count, x.shape[1], 3, attention.num_heads, -1)
+        q, k, v = mixed.permute(2, 0, 3, 1, 4)
+        q, k = (_rotate(part, cosine, sine) for part in (q, k))
+        seen = F.scaled_dot_product_attention(q, k, v)
+        x = x + attention.proj(seen.transpose(1, 2).flatten(2))
+        x = x + block.mlp(block.norm2(x))
+    return tower.merger(x).view(count, high * wide, -1)
 
 
-def last_hidden(model: Any, start: Tensor, rest: Tensor, keep: int) -> Tensor:  # noqa: ANN401 -- likewise
-    """Compute the language model's last hidden states at the end of conversations that begin alike.
-
-    Args:
-        model: The tiny model.
-        start: (S, width), the vectors of the tokens that all share, at least one.
-        rest: (B, R, width), the vectors of those that follow, images included.
-        keep: Number of positions at the end that are wanted, at most R.
-
-    Returns:
-        (B, keep, width).
-    """
-    language = model.model.language_model
-    heads: int = language.config.num_attention_heads
-    first, width = start.shape
-    length = first + rest.shape[1]
-    cosine, sine = _rotations(language, length)
-    seen = torch.full((length, length), _MASKED, device=start.device).triu(1)
-    shared, x = start[None], rest
-    for number, layer in enumerate(language.layers, 1):
-        final = number == len(language.layers)
-        size = width // heads
-        weight = torch.cat(
-            [
-                layer.self_attn.q_proj.weight * size**-0.5,
-                layer.self_attn.k_proj.weight,
-                layer.self_attn.v_proj.weight,
-            ]
-        )
-
-        def heads_of(x: Tensor, norm: Any = layer.input_layernorm, weight: Tensor = weight) -> Any:  # noqa: ANN401 -- a module and a tensor of torch
-            mixed = F.linear(_norm(x, norm), weight)
-            return mixed.view(x.shape[0], x.shape[1], 3, heads, -1).permute(2, 0, 3, 1, 4)
-
-        shared_q, shared_k, shared_v = heads_of(shared)
-        q, k, v = heads_of(x)
-        shared_k = _rotate(shared_k, cosine[:first], sine[:first]).to(v.dtype)
-        q = _rotate(q, cosine[first:], sine[first:]).to(v.dtype)
-        k = _rotate(k, cosine[first:], sine[first:]).to(v.dtype)
-        if final:
-            q, x = q[:, :, -keep:], x[:, -keep:]
-        scores = torch.cat([q @ shared_k.transpose(-1, -2), q @ k.transpose(-1, -2)], -1)
-        shares = (scores + seen[-q.shape[2] :]).softmax(-1).to(v.dtype)
-        x = _after_attention(layer, x, shares[..., :first] @ shared_v + shares[..., first:] @ v)
-        if not final:
-            shared_q = _rotate(shared_q, cosine[:first], sine[:first]).to(v.dtype)
-            scores = shared_q @ shared_k.transpose(-1, -2) + seen[:first, :first]
-            shared = _after_attention(layer, shared, scores.softmax(-1).to(v.dtype) @ shared_v)
-    return _norm(x, language.norm)
-
-
-def _after_attention(layer: Any, x: Tensor, mixed: Tensor) -> Tensor:  # noqa: ANN401 -- likewise
-    """Add a layer's attention, (B, heads, T, size), and its MLP."""
-    x = x + layer.self_attn.o_proj(mixed.transpose(1, 2).flatten(2))
-    inner = _norm(x, layer.post_attention_layernorm)
-    return x + layer.mlp.down_proj(F.silu(layer.mlp.gate_proj(inner)) * layer.mlp.up_proj(inner))
-
-
-def _norm(x: Tensor, norm: Any) -> Tensor:  # noqa: ANN401 -- likewise
-    return F.rms_norm(x, (x.shape[-1],), norm.weight, norm.variance_epsilon)
-
-
-def _rotations(language: Any, length: int) -> tuple[Tensor, Tensor]:  # noqa: ANN401 -- likewise
-    """Return cosine and sine, (length, head size), of the rotary positions from 0."""
-    positions = torch.arange(length, device=language.norm.weight.device)[None]
-    cosine, sine = language.rotary_emb(language.norm.weight, positions)
-    return cosine[0], sine[0]
+def _rotations(size: int, high: int, wide: int, device: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 -- torch.device
+    """Return cosine and sine, (patches, size), of the rotary positions of patches: those of rows, those of columns."""
+    rows, cols = torch.meshgrid(torch.arange(high * MERGE), torch.arange(wide * MERGE), indexing="ij")
+    places = torch.stack([rows, cols], -1).view(high, MERGE, wide, MERGE, 2).transpose(1, 2).reshape(-1, 2, 1)
+    angles = (places / _ROPE_BASE ** (torch.arange(0, size // 2, 2) / (size // 2))).flatten(1).repeat(1, 2).to(device)
+    return angles.cos(), angles.sin()
 
 
 def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

@@ -1,36 +1,36 @@
-"""Tasks and losses of the tiny model's vision training: matching of pieces, and answers at once.
+"""Exercises of the tiny model's vision pretraining: settings, what is drawn, heads with their losses, and the probe.
 
-Joined pieces show what was one place of the photograph. The loss asks each piece for its neighbours among the other
-pieces of its puzzle, by dot products of small maps of the image vectors, and for its own place; and it asks of a whole
-board, which is one image, which of its seams are sound. The language model has no part in it, and the maps are thrown
-away afterwards.
+A board, as one image, is asked whether it is right, which of its seams are sound and where each of its pieces belongs;
+a part of a board, whether the seam in it is sound; pieces, which of them continues which. The language model has no
+part in it, and the heads are thrown away afterwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 -- the usual name
 from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
-from agile_gym.actions.primitives import ActionError
-from agile_gym.actions.tags import read_answer, read_tags
 from agile_gym.errors import check_fields, is_number, is_whole, require, require_seed
-from agile_gym.images.sources import ImageSource
-from agile_gym.models.tiny.build import image_features, last_hidden
+from agile_gym.models.tiny.build import PIECE, WINDOW, image_features, window_grid
 from agile_gym.models.tiny.puzzles import (
-    Lesson,
-    PuzzleBatch,
-    PuzzleDrawer,
+    MAX_PIECES,
+    BoardDrawer,
+    Boards,
+    Pictures,
+    joints,
     random_state,
     set_random_state,
-    vary,
+    sound,
     with_scenes,
 )
 
@@ -40,22 +40,19 @@ if TYPE_CHECKING:
 __all__ = [
     "Exercise",
     "ExerciseDrawer",
-    "Matching",
-    "Stage",
+    "Heads",
+    "ProbeResult",
     "VisionPretrainingConfig",
     "VisionProgress",
-    "answer_loss",
-    "answer_turns",
     "as_pixels",
     "as_tensor",
-    "pieces_right",
+    "exercise_loss",
+    "measure",
 ]
 
-Stage = Literal["matching", "answers"]
 _MOST = 10**6
-_PIECES = 26
-"""Most pieces of a puzzle: the model's words have as many names."""
-_TURNS = 32
+VARIED = 0.5
+"""Share of the parts of photographs that are blended, and of those that are recoloured, where there are few images."""
 
 
 @dataclass(frozen=True)
@@ -63,46 +60,33 @@ class VisionPretrainingConfig:
     """Settings of the vision pretraining.
 
     Attributes:
-        seed: Seed of puzzles and of what is drawn beside.
-        grids: Rows and columns of the puzzles, at most 26 pieces; each step takes one of these grids.
-        matching_steps: Steps of the first stage, on the vision tower alone; 0 leaves it out.
-        matching_batch: Puzzles in each step of the first stage.
-        matching_lr: Learning rate of the first stage.
-        steps: Steps of the second stage, on the whole model; 0 leaves it out.
-        batch: Puzzles in each step of the second stage.
-        lr: Learning rate of the language model in the second stage.
-        vision_lr: Learning rate of the vision tower and the projector in the second stage.
-        matching_weight: Weight of the first stage's loss in the second.
-        weight_decay: Weight decay of AdamW.
-        warmup: Steps over which learning rates rise at the start of a stage. In the second half of a stage they fall
-            to a twentieth.
-        turns: Smallest and largest number of turns that the first text speaks of.
-        thought: Most tokens, drawn at random, that stand in the thought before the answer; in half of the steps there
-            are none. They teach the model to see from anywhere in a text, not only right after the images, as a
-            pretrained model does; nothing is learned about the tokens themselves.
-        few: With fewer images than this (photographs and their mirror images) as many made-up scenes are learned from
-            beside them, and half of the puzzles are blended with another and half recoloured; see
-            `agile_gym.models.tiny.puzzles`. 0 for never.
-        precision: ``"bfloat16"`` computes in it where that loses little and keeps the weights in float32;
-            ``"auto"`` does so on processors with AMX and on GPUs, where it is faster.
+        seed: Seed of boards and heads.
+        grids: Rows and columns of the boards, at most 26 pieces; each step takes one of these grids.
+        steps: Steps of AdamW.
+        batch: Boards a step: four arrangements of each part of a photograph.
+        seams: Views of single seams a step, as a share of the boards, and the weight of their loss.
+        pieces: Single pieces a step, likewise.
+        lr: Learning rate.
+        weight_decay: Weight decay.
+        warmup: Steps over which the learning rate rises. In the second half it falls to a twentieth.
+        held_out: Share of the photographs that is not learned from: the probe is measured on these.
+        few: With fewer photographs than this as many made-up scenes are learned from beside them, and half of the parts
+            are blended with another and half recoloured; see `agile_gym.models.tiny.puzzles`. 0 for never.
+        probes: Boards of each grid that the probe reads.
     """
 
     seed: int = 0
     grids: tuple[tuple[int, int], ...] = ((2, 2),)
-    matching_steps: int = 1000
-    matching_batch: int = 512
-    matching_lr: float = 2e-3
-    steps: int = 2200
+    steps: int = 3000
     batch: int = 256
+    seams: float = 0.125
+    pieces: float = 0.125
     lr: float = 2e-3
-    vision_lr: float = 5e-4
-    matching_weight: float = 0.3
     weight_decay: float = 0.05
-    warmup: int = 50
-    turns: tuple[int, int] = (1, 8)
-    thought: int = 24
-    few: int = 256
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    warmup: int = 100
+    held_out: float = 0.1
+    few: int = 32
+    probes: int = 2048
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -113,167 +97,200 @@ class VisionPretrainingConfig:
         check_fields(self)
         require_seed(self.seed)
         object.__setattr__(self, "grids", tuple((rows, cols) for rows, cols in self.grids))
-        object.__setattr__(self, "turns", (self.turns[0], self.turns[1]))
-        for name in ("matching_steps", "steps", "warmup", "thought", "few"):
+        for name in ("warmup", "few"):
             value = getattr(self, name)
             require(value == 0 or is_whole(value, _MOST), name, value, f"a whole number from 0 to {_MOST:,}")
-        for name in ("matching_batch", "batch"):
+        for name in ("steps", "batch", "probes"):
             value = getattr(self, name)
             require(is_whole(value, _MOST), name, value, f"a whole number from 1 to {_MOST:,}")
-        for name in ("matching_lr", "lr", "vision_lr"):
+        for name in ("seams", "pieces"):
             value = getattr(self, name)
-            require(is_number(value, 1e-30, 100), name, value, "a number above 0, up to 100")
-        for name in ("matching_weight", "weight_decay"):
-            value = getattr(self, name)
-            require(is_number(value, 0, 1e6), name, value, "a number of at least 0")
+            require(is_number(value, 0, 1), name, value, "a share of the boards from 0 to 1")
+        require(is_number(self.held_out, 0, 0.9), "held_out", self.held_out, "a share of the photographs from 0 to 0.9")
+        require(is_number(self.lr, 1e-30, 100), "lr", self.lr, "a number above 0, up to 100")
+        require(is_number(self.weight_decay, 0, 1e6), "weight_decay", self.weight_decay, "a number of at least 0")
         require(bool(self.grids), "grids", self.grids, "one grid or more, such as [[2, 2]]")
         for rows, cols in self.grids:
-            fits = rows >= 1 and cols >= 1 and 2 <= rows * cols <= _PIECES
-            require(fits, "grids", self.grids, f"grids of 2 to {_PIECES} pieces, such as [[2, 2], [2, 3]]")
-        low, high = self.turns
-        require(1 <= low <= high <= _TURNS, "turns", self.turns, f"a range from 1 to {_TURNS}, such as [1, 8]")
+            fits = rows >= 1 and cols >= 1 and 2 <= rows * cols <= MAX_PIECES
+            require(fits, "grids", self.grids, f"grids of 2 to {MAX_PIECES} pieces, such as [[2, 2], [2, 3]]")
 
 
 @dataclass(frozen=True)
 class VisionProgress:
-    """How far the training is.
+    """Progress of the training.
 
     Attributes:
-        stage: ``"matching"`` or ``"answers"``.
-        step: Steps of the stage that are done.
-        steps: Steps of the stage in all.
-        puzzles: Puzzles seen so far, of both stages.
+        step: Steps that are done.
+        steps: Steps in all.
+        boards: Boards seen so far.
         loss: The loss of this step.
         seconds: Time since the start.
     """
 
-    stage: Stage
     step: int
     steps: int
-    puzzles: int
+    boards: int
     loss: float
     seconds: float
 
 
-BOARDS_AMONG = 4
-"""Of so many puzzles one is also shown as a board in the second stage; in the first, all are."""
-VARIED = 0.5
-"""Share of the puzzles that are blended, and of those that are recoloured, where there are few images."""
-THINKING = 0.5
-"""Share of the steps of the second stage in which something may stand in the thought before the answer."""
+@dataclass(frozen=True)
+class ProbeResult:
+    """Probe of one grid: fractions of boards whose properties the heads read from the vectors, 0 to 1.
+
+    Attributes:
+        grid: The grid, as ``"2x2"``.
+        tokens: Tokens of a board.
+        boards: Boards that were read.
+        held_out: Photographs that the boards are of, which were not learned from; 0 if they are of the others.
+        right: Boards that are called right or wrong as they are, over right ones and wrong ones alike.
+        order: Boards of all kinds whose whole order is read.
+        order_exchanged: The same of boards on which two pieces are exchanged.
+        order_misplaced: The same of boards on which every piece is misplaced.
+        places: Places whose piece is read, on boards of all kinds.
+        places_misplaced: The same on boards on which every piece is misplaced.
+        seams: Single seams that are called sound or not as they are.
+    """
+
+    grid: str
+    tokens: int
+    boards: int
+    held_out: int
+    right: float
+    order: float
+    order_exchanged: float
+    order_misplaced: float
+    places: float
+    places_misplaced: float
+    seams: float
 
 
 @dataclass(frozen=True)
 class Exercise:
-    """What one step learns from.
+    """Training data of one step.
 
     Attributes:
         grid: Index of the grid.
-        batch: The puzzles.
-        boards: (M, 32, 32, 3) uint8, boards of the first M puzzles.
-        arranged: (M, P) int64, for each place of a board the place where its piece belongs.
-        turns: Index of the lesson: the turns that the first text speaks of.
-        thoughts: (N, T) int64, ids that stand in the thoughts; T may be 0.
-        state: Where the draws are after this one, for `ExerciseDrawer.set_state`.
+        boards: The boards.
+        state: State of the draws after this one, for `ExerciseDrawer.set_state`.
     """
 
     grid: int
-    batch: PuzzleBatch
-    boards: NDArray[np.uint8]
-    arranged: NDArray[np.int64]
-    turns: int
-    thoughts: NDArray[np.int64]
+    boards: Boards
     state: dict[str, Any]
 
 
 class ExerciseDrawer:
     """Draws exercises, all from the seed of the configuration."""
 
-    def __init__(self, images: ImageSource, config: VisionPretrainingConfig, lessons: list[list[Lesson]]) -> None:
+    def __init__(self, photos: Sequence[Pictures], config: VisionPretrainingConfig) -> None:
         """Prepare.
 
         Args:
-            images: The photographs, as `agile_gym.models.tiny.puzzles.training_images` gives them.
+            photos: Small photographs, at least one.
             config: Settings of the vision pretraining.
-            lessons: For every grid the conversations that answers may belong to.
         """
-        self._varied = len(images) < config.few
-        self._images = with_scenes(images, config.few, config.seed) if self._varied else images
-        self._config, self._lessons = config, lessons
+        few = len(photos) < config.few
+        self._varied = VARIED if few else 0.0
+        shown = with_scenes(photos, config.few, config.seed) if few else photos
+        self._config = config
         self._choices = np.random.default_rng([config.seed, 0])
-        self.begin(0)
-
-    def begin(self, stage: int) -> None:
-        """Begin a stage, which is numbered from 0, with puzzles of its own."""
-        seeds = [self._config.seed, stage + 1]
-        grids = enumerate(self._config.grids)
-        self._drawers = [PuzzleDrawer(self._images, grid, [*seeds, index]) for index, grid in grids]
+        self._drawers = [BoardDrawer(shown, grid, [config.seed, 1, index]) for index, grid in enumerate(config.grids)]
 
     def get_state(self) -> dict[str, Any]:
         """Return where the draws are."""
         return {"choices": random_state(self._choices), "drawers": [drawer.get_state() for drawer in self._drawers]}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on with the draws of a stage from where others were."""
+        """Go on with the draws from where others were."""
         set_random_state(self._choices, state["choices"])
         for drawer, drawn in zip(self._drawers, state["drawers"], strict=True):
             drawer.set_state(drawn)
 
-    def draw(self, stage: Stage, size: int) -> Exercise:
-        """Draw an exercise of a number of puzzles."""
-        choices = self._choices
-        grid = int(choices.integers(len(self._drawers)))
-        drawer = self._drawers[grid]
-        batch = drawer.draw(size)
-        if self._varied:
-            batch = vary(batch, choices, VARIED)
-        answers = stage == "answers"
-        boards, arranged = drawer.boards(batch.first(-(-size // BOARDS_AMONG)) if answers else batch)
-        turns, long = 0, 0
-        if answers:
-            turns = int(choices.integers(len(self._lessons[grid])))
-            long = int(choices.integers(self._config.thought + 1)) if choices.random() < THINKING else 0
-        thoughts = choices.choice(self._lessons[grid][turns].words, (size, long))
-        return Exercise(grid, batch, boards, arranged, turns, thoughts, self.get_state())
+    def draw(self) -> Exercise:
+        """Draw an exercise."""
+        config = self._config
+        grid = int(self._choices.integers(len(self._drawers)))
+        seams, pieces = (round(share * config.batch) for share in (config.seams, config.pieces))
+        boards = self._drawers[grid].draw(config.batch, seams=seams, pieces=pieces, varied=self._varied)
+        return Exercise(grid, boards, self.get_state())
 
-    def draw_ahead(self, stage: Stage, size: int, count: int) -> Generator[Exercise]:
+    def draw_ahead(self, count: int) -> Generator[Exercise]:
         """Draw some exercises, always the next one in a thread while the one before it is in use.
 
         Until the iterator is used up or closed, nothing else may draw.
         """
         with ThreadPoolExecutor(1, thread_name_prefix="exercises") as threads:
-            coming = threads.submit(self.draw, stage, size) if count else None
+            coming = threads.submit(self.draw) if count else None
             for left in range(count - 1, -1, -1):
-                exercise = coming.result() if coming else self.draw(stage, size)
-                coming = threads.submit(self.draw, stage, size) if left else None
+                exercise = coming.result() if coming else self.draw()
+                coming = threads.submit(self.draw) if left else None
                 yield exercise
 
 
-class Matching(nn.Module):
-    """The maps from image vectors to what the sides of a piece look like, where it belongs, and what seams are sound.
+class Heads(nn.Module):
+    """Maps from image vectors to what is asked about boards of one grid, seams and pieces."""
 
-    Joints are numbered: first those of two places side by side, row by row, then those of two places one above the
-    other.
-    """
-
-    def __init__(self, width: int, grid: tuple[int, int], size: int = 64) -> None:
+    def __init__(self, width: int, grid: tuple[int, int], size: int = 64, inner: int = 256) -> None:
         """Make the maps.
 
         Args:
-            width: Size of an image's vector.
+            width: Size of a token's vector.
             grid: Rows and columns.
-            size: Size of a side's vector.
+            size: Size of the vector of a piece's side.
+            inner: Size of the hidden layer that reads a board or a seam.
         """
         super().__init__()
         rows, cols = grid
-        places = torch.arange(rows * cols).view(rows, cols)
-        self._across = torch.stack([places[:, :-1].flatten(), places[:, 1:].flatten()])
-        self._down = torch.stack([places[:-1].flatten(), places[1:].flatten()])
-        self._cols = cols
+        self.grid = grid
+        self._pairs = joints(rows, cols)
         self._scale = size**-0.5
+        self.tokens = _count_tokens(grid)
+        asked = 1 + self._pairs.shape[1] + (rows * cols) ** 2
+        self.board = _reader(self.tokens * width, inner, asked)
+        self.seam = _reader(width, inner, 1)
         self.sides = nn.Linear(width, 4 * size, bias=False)  # right, left, lower, upper
         self.place = nn.Linear(width, rows * cols)
-        self.sound = nn.Linear(width, self._across.shape[1] + self._down.shape[1])
+
+    def read(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Read boards.
+
+        Args:
+            features: (N, T, width) float32, the image vectors of the boards.
+
+        Returns:
+            Logits: (N,) that the board is right, (N, joints) that the seam is sound, (N, P, P) of the place where the
+            piece at each place belongs.
+        """
+        rows, cols = self.grid
+        read = self.board(features.flatten(1))
+        right, seams, places = read.split([1, self._pairs.shape[1], (rows * cols) ** 2], 1)
+        return right[:, 0], seams, places.unflatten(1, (rows * cols, -1))
+
+    def read_seam(self, features: Tensor) -> Tensor:
+        """Read views of single seams, (N, T, width): logits (N,) that the seam is sound."""
+        return self.seam(features.mean(1))[:, 0]
+
+    def board_loss(self, features: Tensor, arranged: NDArray[np.int64]) -> Tensor:
+        """Compute the loss of some boards.
+
+        Args:
+            features: (N, T, width) float32, their image vectors.
+            arranged: (N, P), for each place the place where its piece belongs.
+
+        Returns:
+            Scalar: the mean cross-entropies of whether a board is right, whether a seam is sound and where a piece
+            belongs, added.
+        """
+        right, seams, places = self.read(features)
+        truth = as_tensor(arranged, features.device)
+        whole = (truth == torch.arange(truth.shape[1], device=truth.device)).all(1)
+        fits = as_tensor(sound(arranged, *self.grid), features.device)
+        return (
+            F.binary_cross_entropy_with_logits(right, whole.float())
+            + F.binary_cross_entropy_with_logits(seams, fits.float())
+            + F.cross_entropy(places.flatten(0, 1), truth.flatten())
+        )
 
     def piece_loss(self, features: Tensor, home: Tensor) -> Tensor:
         """Compute the loss of the pieces of some puzzles.
@@ -289,7 +306,9 @@ class Matching(nn.Module):
         right, left, lower, upper = self.sides(features).chunk(4, dim=-1)
         itself = torch.full((home.shape[1],) * 2, 0.0, device=home.device).fill_diagonal_(-1e4)
         losses = [F.cross_entropy(self.place(features).flatten(0, 1), home.flatten())]
-        for one, other, (first, second) in ((right, left, self._across), (lower, upper, self._down)):
+        beside = self.grid[0] * (self.grid[1] - 1)
+        pairs = as_tensor(self._pairs, home.device)
+        for one, other, (first, second) in ((right, left, pairs[:, :beside]), (lower, upper, pairs[:, beside:])):
             if not len(first):
                 continue
             scores = one @ other.transpose(1, 2) * self._scale + itself  # (N, P, P): piece i has piece j beside it
@@ -301,29 +320,93 @@ class Matching(nn.Module):
             losses.append(F.cross_entropy(of_after.flatten(0, 1), before.flatten()) / 2)
         return torch.stack(losses).sum()
 
-    def board_loss(self, features: Tensor, arranged: Tensor) -> Tensor:
-        """Compute the loss of some boards.
 
-        Args:
-            features: (N, width) float32, the image vectors of the boards.
-            arranged: (N, P) int64, for each place of the board the place where its piece belongs.
-
-        Returns:
-            Scalar: the mean binary cross-entropy of whether a seam is sound.
-        """
-        first, second = torch.cat([self._across, self._down], 1)
-        before, after = arranged[:, first], arranged[:, second]
-        beside = (after == before + 1) & (before % self._cols != self._cols - 1)
-        below = after == before + self._cols
-        joints = self._across.shape[1]
-        sound = torch.cat([beside[:, :joints], below[:, joints:]], 1)
-        return F.binary_cross_entropy_with_logits(self.sound(features), sound.float())
+def _reader(width: int, inner: int, asked: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, asked))
 
 
-ENDING = 2
-"""Ids of an answer's end that follow by themselves from what stands before: the closing of list and turn."""
-_NOTHING = -100
-"""Stands for a token that is not to be predicted."""
+def _count_tokens(grid: tuple[int, int]) -> int:
+    """Return the tokens of a board whose pieces have 32 x 32 pixels."""
+    high, wide = window_grid(grid[0] * PIECE, grid[1] * PIECE)
+    return high * wide
+
+
+def exercise_loss(model: Any, heads: Heads, boards: Boards) -> Tensor:  # noqa: ANN401 -- transformers is untyped
+    """Compute the loss of an exercise.
+
+    Args:
+        model: The tiny model.
+        heads: The heads of the grid.
+        boards: The boards.
+
+    Returns:
+        Scalar: those of the boards, of the views of seams and of the pieces, added; the latter two weighted by how many
+        there are for each board, as those of a few pieces would drown the others.
+    """
+    device, count = model.device, len(boards.images)
+    loss = heads.board_loss(image_features(model, as_pixels(boards.images, device)), boards.arranged)
+    if boards.seams:
+        read = [heads.read_seam(image_features(model, as_pixels(view.images, device))) for view in boards.seams]
+        fits = as_tensor(np.concatenate([view.sound for view in boards.seams]), device)
+        loss = loss + len(fits) / count * F.binary_cross_entropy_with_logits(torch.cat(read), fits.float())
+    if len(boards.home):
+        pieces = image_features(model, as_pixels(boards.pieces.reshape(-1, *boards.pieces.shape[2:]), device))
+        lost = heads.piece_loss(pieces.view(*boards.home.shape, -1), as_tensor(boards.home, device))
+        loss = loss + boards.home.size / count * lost
+    return loss
+
+
+_READ_AT_ONCE = 256
+
+
+@torch.no_grad()
+def measure(model: Any, heads: Heads, drawer: BoardDrawer, count: int, *, held_out: int) -> ProbeResult:  # noqa: ANN401 -- transformers is untyped
+    """Measure how well the heads read boards.
+
+    Args:
+        model: The tiny model.
+        heads: The heads of the drawer's grid.
+        drawer: Draws the boards.
+        count: Number of boards.
+        held_out: Photographs of the boards that were not learned from.
+    """
+    device = model.device
+    arranged, read = list[NDArray[np.int64]](), list[NDArray[np.int64]]()
+    called, seams = list[NDArray[np.bool_]](), list[NDArray[np.bool_]]()
+    for begin in range(0, count, _READ_AT_ONCE):
+        size = min(_READ_AT_ONCE, count - begin)
+        boards = drawer.draw(size, seams=size)
+        right, _, places = heads.read(image_features(model, as_pixels(boards.images, device)))
+        called.append((right > 0).cpu().numpy())
+        read.append(places.argmax(-1).cpu().numpy())
+        arranged.append(boards.arranged)
+        for view in boards.seams:
+            fits = heads.read_seam(image_features(model, as_pixels(view.images, device))) > 0
+            seams.append(fits.cpu().numpy() == view.sound)
+    truth = np.concatenate(arranged)
+    same: NDArray[np.bool_] = np.concatenate(read) == truth
+    wrong = np.array([np.count_nonzero(row != np.arange(len(row))) for row in truth])
+    correct: NDArray[np.bool_] = np.concatenate(called) == (wrong == 0)
+    whole: NDArray[np.bool_] = np.all(same, axis=1)
+    exchanged, misplaced = wrong == 2, wrong == truth.shape[1]
+    return ProbeResult(
+        grid="x".join(map(str, heads.grid)),
+        tokens=heads.tokens,
+        boards=count,
+        held_out=held_out,
+        right=(_share(correct[wrong == 0]) + _share(correct[wrong > 0])) / 2,
+        order=_share(whole),
+        order_exchanged=_share(whole[exchanged]),
+        order_misplaced=_share(whole[misplaced]),
+        places=_share(same),
+        places_misplaced=_share(same[misplaced]),
+        seams=_share(np.concatenate(seams)),
+    )
+
+
+def _share(hits: NDArray[np.bool_]) -> float:
+    """Return the share of hits; 0 of nothing."""
+    return float(hits.mean()) if hits.size else 0.0
 
 
 def as_tensor(array: NDArray[Any], device: Any) -> Tensor:  # noqa: ANN401 -- torch.device or its name
@@ -331,108 +414,28 @@ def as_tensor(array: NDArray[Any], device: Any) -> Tensor:  # noqa: ANN401 -- to
     return torch.from_numpy(array).to(device)  # pyright: ignore[reportUnknownMemberType] -- torch is partly typed
 
 
-def as_pixels(images: NDArray[np.uint8], device: Any) -> Tensor:  # noqa: ANN401 -- torch.device or its name
-    """Return images (..., 32, 32, 3) as the processor makes them: (N, 3, 32, 32) float32 from -1 to 1."""
-    flat = as_tensor(images.reshape(-1, *images.shape[-3:]), device)
-    return flat.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-
-
-def answer_loss(
-    model: Any,  # noqa: ANN401 -- transformers is untyped
-    lesson: Lesson,
-    features: Tensor,
-    batch: PuzzleBatch,
-    *,
-    whole: bool,
-    thoughts: NDArray[np.int64] | None = None,
-) -> Tensor:
-    """Compute the mean cross-entropy of the right answers' tokens.
-
-    Args:
-        model: The tiny model.
-        lesson: The conversation.
-        features: (N, P, width), the image vectors of the pieces.
-        batch: The puzzles.
-        whole: Whether the end of the turn counts, too; without it the loss costs less.
-        thoughts: (N, M), ids that stand in the thoughts before the answers. Nothing is learned about them, nor about
-            where they end.
+def as_pixels(images: Pictures, device: Any) -> Tensor:  # noqa: ANN401 -- torch.device or its name
+    """Return images of one size, (N, h, w, 3) uint8, as the processor makes them: at most two levels of 255 apart.
 
     Returns:
-        Scalar float32.
+        (N, 3, H, W) float32 from -1 to 1, whole windows high and wide.
     """
-    answers = as_tensor(lesson.answers(batch.solution), features.device)
-    targets = answers
-    if thoughts is not None and thoughts.shape[1]:
-        inside, after = as_tensor(thoughts, features.device), lesson.thought
-        answers = torch.cat([answers[:, :after], inside, answers[:, after:]], 1)
-        targets = answers.clone()
-        targets[:, after : after + inside.shape[1] + 1] = _NOTHING
-    if not whole:
-        answers, targets = answers[:, :-ENDING], targets[:, :-ENDING]
-    hidden = _hidden(model, lesson, features, answers[:, :-1])
-    logits = model.lm_head(hidden[:, -answers.shape[1] :]).float()
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=_NOTHING)
+    count, height, width = images.shape[:3]
+    high, wide = (side * WINDOW for side in window_grid(height, width))
+    pixels = as_tensor(images, device).permute(0, 3, 1, 2).float()
+    if width != wide:  # first, as Pillow does it
+        pixels = torch.matmul(pixels.reshape(-1, width), _resizing(width, wide).T.to(device)).clamp_(0, 255).round_()
+        pixels = pixels.view(count, 3, height, wide)
+    if height != high:
+        pixels = torch.matmul(_resizing(height, high).to(device), pixels).clamp_(0, 255).round_()
+    return pixels.div_(127.5).sub_(1)
 
 
-def _hidden(model: Any, lesson: Lesson, features: Tensor, written: Tensor) -> Tensor:  # noqa: ANN401 -- likewise
-    """Return the last hidden states (N, W + 1, width) from which the ``W`` ids written, and the next, are predicted."""
-    embed = model.get_input_embeddings()
-    prompt = embed(as_tensor(lesson.prompt, features.device))
-    first = int(lesson.images[0])
-    vectors = prompt[first:].expand(len(features), -1, -1).clone()
-    vectors[:, as_tensor(lesson.images - first, features.device)] = features.to(vectors.dtype)
-    vectors = torch.cat([vectors, embed(written)], 1)
-    return last_hidden(model, prompt[:first], vectors, written.shape[1] + 1)
-
-
-@torch.no_grad()
-def answer_turns(
-    model: Any,  # noqa: ANN401 -- likewise
-    lesson: Lesson,
-    batch: PuzzleBatch,
-    choose: Callable[[Tensor], Tensor] | None = None,
-) -> Tensor:
-    """Let the model write its first turn to some puzzles.
-
-    Args:
-        model: The tiny model.
-        lesson: The conversation.
-        batch: The puzzles.
-        choose: Chooses ids (N,) from logits (N, vocabulary); by default the most likely.
-
-    Returns:
-        (N, A) int64, as many ids as an answer has, its end included.
-    """
-    features = image_features(model, as_pixels(batch.pieces, model.device)).view(*batch.home.shape, -1)
-    count = lesson.answers(batch.solution[:1]).shape[1]
-    written = torch.zeros(len(features), 0, dtype=torch.long, device=model.device)
-    for _ in range(count):
-        logits = model.lm_head(_hidden(model, lesson, features, written)[:, -1]).float()
-        ids = logits.argmax(-1) if choose is None else choose(logits)
-        written = torch.cat([written, ids[:, None]], 1)
-    return written
-
-
-def pieces_right(processor: Any, lesson: Lesson, turns: Tensor, batch: PuzzleBatch) -> list[int]:  # noqa: ANN401 -- transformers is untyped
-    """Count the pieces in their place in the answers that turns give; a turn that gives none has none.
-
-    Args:
-        processor: The tiny model's processor.
-        lesson: The conversation.
-        turns: (N, A) int64, as `answer_turns` gives them.
-        batch: The puzzles.
-
-    Returns:
-        A number for each puzzle.
-    """
-    right: list[int] = []
-    texts: list[str] = processor.tokenizer.batch_decode(turns, skip_special_tokens=True)
-    solutions: list[list[int]] = batch.solution.tolist()
-    for text, solution in zip(texts, solutions, strict=True):
-        try:
-            order = read_answer(read_tags(text, "code").bodies[0], lesson.names).order
-        except ActionError:
-            order = ()
-        same = [name == lesson.names[piece] for name, piece in zip(order, solution, strict=False)]
-        right.append(sum(same) if len(order) == len(solution) else 0)
-    return right
+@cache
+def _resizing(source: int, target: int) -> Tensor:
+    """Return the matrix (target, source) that resizes a side as Pillow does, bicubic."""
+    rows = [
+        np.asarray(Image.fromarray(row[None]).resize((target, 1), Image.Resampling.BICUBIC))[0]
+        for row in np.eye(source, dtype=np.float32)
+    ]
+    return as_tensor(np.ascontiguousarray(np.stack(rows, 1)), "cpu")

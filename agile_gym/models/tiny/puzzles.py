@@ -1,4 +1,4 @@
-"""Free puzzles for the tiny model's training, from photographs and, where these are few, from made-up scenes.
+"""Boards for the tiny model's vision pretraining, drawn in bulk from photographs and, where these are few, from scenes.
 
 A model that sees four photographs learns them by heart. What it should learn, how borders continue, is also in pictures
 that nobody took: shapes that hide each other, over soft light, with grain.
@@ -9,87 +9,55 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import permutations
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
 
-from agile_gym.actions.dialects import write_answer
-from agile_gym.actions.primitives import Answer
 from agile_gym.envs.jigsaw.config import JigsawConfig, resolve
-from agile_gym.envs.jigsaw.env import JigsawVisionEnv
-from agile_gym.envs.jigsaw.start import check_reset_options, draw_start
 from agile_gym.errors import ConfigurationError
-from agile_gym.images.opening import open_images
 from agile_gym.images.sources import ImageSource
 from agile_gym.models.tiny.build import PIECE
-from agile_gym.models.tiny.words import IMAGE
-from agile_gym.puzzle.board import parse_grid, piece_names
-from agile_gym.puzzle.pixels import compose_into, resize
+from agile_gym.puzzle.board import parse_grid
+from agile_gym.puzzle.pixels import WHITE, choose_window, resize
 
 __all__ = [
-    "Lesson",
-    "PuzzleBatch",
-    "PuzzleDrawer",
+    "BoardDrawer",
+    "Boards",
+    "SeamViews",
+    "arrange",
     "draw_scene",
+    "joints",
     "puzzle_config",
     "random_state",
     "set_random_state",
-    "training_images",
+    "small_photographs",
+    "sound",
     "vary",
     "with_scenes",
 ]
 
+Pictures = NDArray[np.uint8]
 SHORT_SIDE = 256
-"""Photographs are shrunk to this before windows are cut from them, in pixels: much faster, and it hardly shows."""
-_SCRAMBLED, _EXCHANGED = 0.5, 0.75
+"""Photographs are shrunk to this before parts are cut from them, in pixels: much faster, and it hardly shows."""
 MAX_PIECES = 26
-"""Names beyond Z are more than one token, so that answers would differ in length."""
+"""Names beyond Z are more than one token."""
+BOARDS_OF_A_PART = 4
+"""Arrangements that are shown of each part of a photograph."""
+_RIGHT, _ALL = 0.2, 0.5
+"""Share of the boards that are right, and share of the others on which all pieces are shuffled."""
 
 
-@dataclass(frozen=True)
-class PuzzleBatch:
-    """Some puzzles of one grid.
-
-    Attributes:
-        pieces: (N, P, 32, 32, 3) uint8, the pieces in the order of their names.
-        home: (N, P) int64, the place where each piece belongs.
-    """
-
-    pieces: NDArray[np.uint8]
-    home: NDArray[np.int64]
-
-    @property
-    def solution(self) -> NDArray[np.int64]:
-        """(N, P) int64, the piece that belongs at each place."""
-        return np.argsort(self.home, axis=1)
-
-    def first(self, count: int) -> PuzzleBatch:
-        """Return the first puzzles of the batch."""
-        return PuzzleBatch(self.pieces[:count], self.home[:count])
-
-
-def training_images(images: ImageSource) -> ImageSource:
-    """Return photographs as the training cuts its puzzles from them: small, and each also mirrored.
-
-    Args:
-        images: The photographs. They stay in memory, shrunk to 256 pixels on the short side.
-
-    Returns:
-        Twice as many images.
-    """
-    small: list[NDArray[np.uint8]] = []
+def small_photographs(images: ImageSource) -> list[Pictures]:
+    """Return photographs as parts are cut from them: at most 256 pixels on the short side, in memory."""
+    small: list[Pictures] = []
     for index in range(len(images)):
         photo = images.load(index)
-        scale = SHORT_SIDE / min(photo.shape[:2])
-        if scale < 1:
-            photo = resize(photo, round(photo.shape[0] * scale), round(photo.shape[1] * scale))
-        small += [photo, np.ascontiguousarray(photo[:, ::-1])]
-    return open_images(small)
+        scale = min(1.0, SHORT_SIDE / min(photo.shape[:2]))
+        small.append(resize(photo, round(photo.shape[0] * scale), round(photo.shape[1] * scale)))
+    return small
 
 
 def puzzle_config(grid: tuple[int, int]) -> JigsawConfig:
@@ -104,23 +72,106 @@ def puzzle_config(grid: tuple[int, int]) -> JigsawConfig:
     return JigsawConfig(grid=grid, level=None, image_size=(rows * PIECE, cols * PIECE), crop="random", prompt="short")
 
 
-class PuzzleDrawer:
-    """Draws puzzles as `JigsawVisionEnv` does: any unsolved permutation, of a random part of a random photograph."""
+def joints(rows: int, cols: int) -> NDArray[np.int64]:
+    """Return the pairs of neighbouring places, (2, joints): side by side, row by row, then one above the other."""
+    places = np.arange(rows * cols).reshape(rows, cols)
+    across = np.stack([places[:, :-1].ravel(), places[:, 1:].ravel()])
+    down = np.stack([places[:-1].ravel(), places[1:].ravel()])
+    return np.concatenate([across, down], 1)
 
-    def __init__(self, images: ImageSource, grid: tuple[int, int], seed: int | Sequence[int]) -> None:
+
+def sound(arranged: NDArray[np.int64], rows: int, cols: int) -> NDArray[np.bool_]:
+    """Return whether the pieces on both sides of each joint are neighbours in the photograph, in the same way.
+
+    Args:
+        arranged: (N, P) int64, for each place of a board the place where its piece belongs.
+        rows: Rows of the grid.
+        cols: Columns.
+
+    Returns:
+        (N, joints), in the order of `joints`.
+    """
+    first, second = joints(rows, cols)
+    before, after = arranged[:, first], arranged[:, second]
+    beside = (after == before + 1) & (before % cols != cols - 1)
+    down = second == first + cols if cols > 1 else np.ones_like(first, np.bool_)
+    return (down & (after == before + cols)) | (~down & beside)
+
+
+def arrange(rng: np.random.Generator, count: int, pieces: int) -> NDArray[np.int64]:
+    """Draw arrangements: a fifth right; of the others, half shuffled, half with some pieces shuffled, from 2 to all.
+
+    Args:
+        rng: Source of all draws.
+        count: Number of boards.
+        pieces: Pieces of each.
+
+    Returns:
+        (count, pieces) int64, for each place the place where its piece belongs.
+    """
+    moved = np.where(rng.random(count) < _ALL, pieces, rng.integers(2, pieces + 1, count))
+    moved[rng.random(count) < _RIGHT] = 0
+    chosen = rng.random((count, pieces)).argsort(1)  # the first ``moved`` of these places change their pieces
+    columns = np.arange(pieces)
+    mixed = np.where(columns < moved[:, None], rng.random((count, pieces)), columns + 1.0).argsort(1)
+    unmoved = (moved > 0) & (mixed == columns).all(1)
+    mixed[unmoved, :2] = mixed[unmoved, 1::-1]
+    arranged = np.empty((count, pieces), np.int64)
+    np.put_along_axis(arranged, chosen, np.take_along_axis(chosen, mixed, 1), 1)
+    return arranged
+
+
+@dataclass(frozen=True)
+class SeamViews:
+    """Parts of some boards around one joint, all of one size.
+
+    Attributes:
+        images: (N, h, w, 3) uint8.
+        sound: (N,) bool, whether the two pieces are neighbours.
+    """
+
+    images: Pictures
+    sound: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Boards:
+    """Boards of one grid, and pieces of some of the parts that they show.
+
+    Attributes:
+        images: (N, h, w, 3) uint8, as an observation shows them.
+        arranged: (N, P) int64, for each place the place where its piece belongs.
+        seams: Views of single joints.
+        pieces: (M, P, 32, 32, 3) uint8, in any order.
+        home: (M, P) int64, the place where each of these belongs.
+    """
+
+    images: Pictures
+    arranged: NDArray[np.int64]
+    seams: tuple[SeamViews, ...]
+    pieces: Pictures
+    home: NDArray[np.int64]
+
+
+class BoardDrawer:
+    """Draws boards of random parts of random photographs, cut and laid out as the environment does."""
+
+    def __init__(self, photos: Sequence[Pictures], grid: tuple[int, int], seed: int | Sequence[int]) -> None:
         """Prepare.
 
         Args:
-            images: The photographs to cut puzzles from.
+            photos: Small photographs, at least one.
             grid: Rows and columns, at most 26 pieces.
             seed: Seed of all draws.
 
         Raises:
             ConfigurationError: If there are more than 26 pieces.
         """
-        self._rules = resolve(puzzle_config(grid))
-        self._images = images
-        self._options = check_reset_options(self._rules, images, None)
+        rules = resolve(puzzle_config(grid))
+        self._photos = photos
+        self._layout = rules.layout_for((PIECE, PIECE))
+        self._scale = rules.crop_scale
+        self._joints = joints(*grid)
         self._rng = np.random.default_rng(seed)
 
     def get_state(self) -> str:
@@ -131,87 +182,79 @@ class PuzzleDrawer:
         """Go on with the draws from where others were."""
         set_random_state(self._rng, state)
 
-    def draw(self, count: int) -> PuzzleBatch:
-        """Draw some puzzles."""
-        starts = [draw_start(self._rules, self._images, self._rng, self._options) for _ in range(count)]
-        home = np.array([start.puzzle.home for start in starts], np.int64)
-        return PuzzleBatch(np.stack([start.pieces for start in starts]), home)
-
-    def boards(self, batch: PuzzleBatch) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Lay the pieces of each puzzle out as a board, as an observation shows it and the model sees it.
-
-        Half of the boards are in any order; of the others, a half is right, and a half has two pieces exchanged.
+    def draw(self, count: int, *, seams: int = 0, pieces: int = 0, varied: float = 0.0) -> Boards:
+        """Draw some boards.
 
         Args:
-            batch: The puzzles.
-
-        Returns:
-            (N, 32, 32, 3) uint8, and (N, P) int64: for each place of the board the place where its piece belongs.
+            count: Number of boards.
+            seams: Number of views of seams, at most that of the boards.
+            pieces: Number of pieces, rounded up to whole puzzles; at most those of all parts.
+            varied: Share of the parts that are changed by `vary`.
         """
-        layout = self._rules.layout_for((PIECE, PIECE))
-        count, pieces = batch.home.shape
-        arranged = np.tile(np.arange(pieces, dtype=np.int64), (count, 1))
-        images = np.empty((count, PIECE, PIECE, 3), np.uint8)
-        board = np.empty((layout.height, layout.width, 3), np.uint8)
-        for row, shown, solution, image in zip(arranged, batch.pieces, batch.solution, images, strict=True):
-            kind = self._rng.random()
-            if kind < _SCRAMBLED:
-                self._rng.shuffle(row)
-            elif kind < _EXCHANGED:
-                places = self._rng.permutation(pieces)[:2]
-                row[places] = row[places[::-1]]
-            compose_into(board, shown, layout, solution[row].tolist())
-            image[:] = np.asarray(Image.fromarray(board).resize((PIECE, PIECE), Image.Resampling.BICUBIC))
-        return images, arranged
-
-
-class Lesson:
-    """The conversation of a puzzle that is answered at once: the ids are those of processor and chat template.
-
-    Attributes:
-        names: Names of the pieces.
-        prompt: (T,) int64, the ids up to where the model begins to write.
-        images: (P,) int64, where in it the images are.
-        words: (V,) int64, the ids that a thought can be made of: all but special ones.
-        thought: Where in an answer's ids a thought would begin.
-    """
-
-    def __init__(self, processor: Any, grid: tuple[int, int], turns: int) -> None:  # noqa: ANN401 -- untyped
-        """Prepare the conversation.
-
-        Args:
-            processor: The tiny model's processor.
-            grid: Rows and columns.
-            turns: Turns that the first text speaks of.
-        """
-        config = puzzle_config(grid)
-        blank = np.full((grid[0] * PIECE, grid[1] * PIECE, 3), 127, np.uint8)
-        plain = replace(config, images=[blank], equal_pieces="names", max_turns=turns)
-        observation, _ = JigsawVisionEnv(**vars(plain)).reset(seed=0)
-        content: list[dict[str, str]] = []
-        for text in observation["text"].split(IMAGE):
-            content += [{"type": "text", "text": text}, {"type": "image"}]
-        text = processor.apply_chat_template(
-            [{"role": "user", "content": content[:-1]}], add_generation_prompt=True, tokenize=False
+        rng, layout = self._rng, self._layout
+        places = layout.rows * layout.cols
+        parts = self._draw_parts(-(-count // BOARDS_OF_A_PART))
+        if varied:
+            parts = vary(parts, rng, varied)
+        cells = parts.reshape(len(parts), layout.rows, layout.piece_height, layout.cols, layout.piece_width, 3)
+        cells = cells.swapaxes(2, 3).reshape(len(parts), places, layout.piece_height, layout.piece_width, 3)
+        arranged = arrange(rng, count, places)
+        shown = np.arange(count) // BOARDS_OF_A_PART
+        images = np.full((count, layout.height, layout.width, 3), WHITE, np.uint8)
+        for place, (rows, cols) in enumerate(layout.cells):
+            images[:, rows, cols] = cells[shown, arranged[:, place]]
+        whole = min(-(-pieces // places), len(parts))
+        home = rng.random((whole, places)).argsort(1)
+        return Boards(
+            images,
+            arranged,
+            tuple(self._draw_views(images[:seams], arranged[:seams])) if seams else (),
+            cells[np.arange(whole)[:, None], home],
+            home,
         )
-        self._tokenizer = processor.tokenizer
-        self.names = piece_names(grid[0] * grid[1])
-        self.prompt = np.array(self._tokenizer.encode(text, add_special_tokens=False), np.int64)
-        self.images = np.flatnonzero(self.prompt == processor.image_token_id)
-        special = {*self._tokenizer.all_special_ids, processor.image_token_id}
-        self.words = np.array([word for word in range(len(self._tokenizer)) if word not in special], np.int64)
-        opening: list[int] = self._tokenizer.encode("<think>", add_special_tokens=False)
-        self.thought = len(opening)
 
-    def answers(self, solutions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the ids (N, A) of the turns that give some solutions (N, P), the token that ends the turn included.
+    def _draw_parts(self, count: int) -> Pictures:
+        """Cut parts out of photographs, half of them mirrored: (count, height, width, 3), without gaps."""
+        rng, layout = self._rng, self._layout
+        high, wide = layout.rows * layout.piece_height, layout.cols * layout.piece_width
+        parts = np.empty((count, high, wide, 3), np.uint8)
+        for part in parts:
+            photo = self._photos[int(rng.integers(len(self._photos)))]
+            size = (int(photo.shape[0]), int(photo.shape[1]))
+            top, left, rows, cols = choose_window(rng, size, wide / high, self._scale)
+            cut = resize(photo[top : top + rows, left : left + cols], high, wide)
+            part[:] = cut[:, ::-1] if rng.random() < _MIRRORED else cut
+        return parts
 
-        Their thoughts are empty.
-        """
-        orders: list[list[int]] = solutions.tolist()
-        texts = [write_answer(Answer(tuple([self.names[piece] for piece in order]))) for order in orders]
-        ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return np.array([[*row, self._tokenizer.eos_token_id] for row in ids], np.int64)
+    def _draw_views(self, images: Pictures, arranged: NDArray[np.int64]) -> list[SeamViews]:
+        """Cut views around joints out of boards: each group of boards shows another joint, in another size."""
+        rng, layout = self._rng, self._layout
+        right = sound(arranged, layout.rows, layout.cols)
+        views: list[SeamViews] = []
+        for group in np.array_split(np.arange(len(images)), min(_VIEWS, len(images))):
+            joint = int(rng.integers(len(self._joints[0])))
+            pair: list[int] = self._joints[:, joint].tolist()
+            one, other = layout.cells[pair[0]], layout.cells[pair[1]]
+            box = [_around(one[axis], other[axis], rng) for axis in (0, 1)]
+            views.append(SeamViews(images[group][:, box[0], box[1]], right[group, joint]))
+        return views
+
+
+_VIEWS = 4
+"""Joints, and sizes of views, of one draw."""
+_MIRRORED = 0.5
+
+
+def _around(first: slice, second: slice, rng: np.random.Generator) -> slice:
+    """Draw a part of a side of two pieces: across their joint, or along it where they share that side."""
+    start, end = int(first.start), int(second.stop)
+    length = int(first.stop) - start
+    if first == second:
+        size = int(rng.integers(length // 2, length + 1))
+        start += int(rng.integers(length - size + 1))
+        return slice(start, start + size)
+    reach = int(rng.integers(length // 4, length + 1))
+    return slice(int(first.stop) - reach, end - length + reach)
 
 
 def random_state(rng: np.random.Generator) -> str:
@@ -236,7 +279,7 @@ _SCENES = 3
 _ORDERS = [list(order) for order in permutations(range(3))]
 _LEAST_PART = 0.5
 _FAINTEST = 0.3
-"""Least weight of the puzzle itself in a blend."""
+"""Least weight of a part itself in a blend."""
 
 
 def draw_scene(rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -270,21 +313,20 @@ def draw_scene(rng: np.random.Generator) -> NDArray[np.uint8]:
     return _as_pixels(small + rng.normal(0, rng.uniform(0, 4), small.shape))
 
 
-def with_scenes(images: ImageSource, count: int, seed: int) -> ImageSource:
-    """Put made-up scenes beside photographs, and parts of these, until there are as many of them as scenes.
+def with_scenes(photos: Sequence[Pictures], count: int, seed: int) -> list[Pictures]:
+    """Put as many made-up scenes beside photographs, and parts of these, until there are as many of them as scenes.
 
     Args:
-        images: Photographs, at least one.
+        photos: Photographs, at least one.
         count: Number of scenes.
         seed: Seed of all draws.
 
     Returns:
-        All of them, in memory: photographs, their parts, scenes. What is twice the same is there once.
+        Photographs, their parts, scenes.
     """
     rng = np.random.default_rng([seed, _SCENES])
-    photos = [images.load(index) for index in range(len(images))]
     parts = [_draw_part(photos[number % len(photos)], rng) for number in range(count - len(photos))]
-    return open_images(photos + parts + [draw_scene(rng) for _ in range(count)])
+    return [*photos, *parts, *(draw_scene(rng) for _ in range(count))]
 
 
 def _draw_part(photo: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -317,37 +359,33 @@ def _draw_shape(canvas: NDArray[np.float32], colour: list[float], rng: np.random
         cv2.line(canvas, middle, end, colour, int(rng.integers(1, 2 + int(radius / 3))), cv2.LINE_AA)
 
 
-def vary(batch: PuzzleBatch, rng: np.random.Generator, share: float) -> PuzzleBatch:
-    """Blend some of the puzzles with the one before them in the batch, and change the colours of some.
+def vary(parts: Pictures, rng: np.random.Generator, share: float) -> Pictures:
+    """Blend some parts of photographs with the one before them, and change the colours of some.
 
-    A blend of two pictures that are laid over each other continues where both do. Colours change channel by channel,
-    alike in all pieces of a puzzle: channels trade places, and each gets another gamma.
+    A blend of two pictures that are laid over each other continues where both do. Colours change channel by channel:
+    channels trade places, and each gets another gamma.
 
     Args:
-        batch: The puzzles.
+        parts: (N, h, w, 3) uint8.
         rng: Source of all draws.
-        share: Share of the puzzles that are blended, and, drawn apart, of those that are recoloured; from 0 to 1.
+        share: Share of the parts that are blended, and, drawn apart, of those that are recoloured; from 0 to 1.
 
     Returns:
-        Puzzles with the same solutions.
+        Others of the same shape.
     """
-    count = len(batch.home)
-    rows = np.arange(count)[:, None]
-    solved = batch.pieces[rows, batch.solution]
-    chosen = np.flatnonzero(rng.random(count) < share)
-    weights = rng.uniform(_FAINTEST, 1, len(chosen)).astype(np.float32)[:, None, None, None, None]
-    below = solved[chosen - 1]
-    solved[chosen] = _as_pixels(weights * solved[chosen] + (1 - weights) * below)
-    pieces = solved[rows, batch.home]
+    chosen = np.flatnonzero(rng.random(len(parts)) < share)
+    weights = rng.uniform(_FAINTEST, 1, len(chosen)).astype(np.float32)[:, None, None, None]
+    varied = parts.copy()
+    varied[chosen] = _as_pixels(weights * parts[chosen] + (1 - weights) * parts[chosen - 1])
     levels: NDArray[np.float64] = np.linspace(0, 1, 256)[:, None]
-    for shown in pieces:
+    for shown in varied:
         if rng.random() < share:
             gammas = np.exp(rng.uniform(-0.25, 0.25, 3) + rng.uniform(-0.4, 0.4))
             table = _as_pixels(255 * levels**gammas)
             order = _ORDERS[int(rng.integers(len(_ORDERS)))]
             shown[:] = np.stack([table[shown[..., source], place] for place, source in enumerate(order)], -1)
-    return PuzzleBatch(pieces, batch.home)
+    return varied
 
 
-def _as_pixels(values: ArrayLike) -> NDArray[np.uint8]:
+def _as_pixels(values: ArrayLike) -> Pictures:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)

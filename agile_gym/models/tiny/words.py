@@ -260,6 +260,14 @@ CHAT_TEMPLATE = (
 """Jinja template of a conversation; messages hold a text, or a list of text and image parts."""
 
 
+RESPONSE_TEMPLATE = {
+    "defaults": {"role": "assistant"},
+    "start_anchor": ASSISTANT,
+    "fields": {"content": {"close": END, "content": "text"}},
+}
+"""Template by which ``transformers serve`` reads a turn: all is content. By default it drops a Qwen model's thoughts."""
+
+
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Build the tokenizer.
 
@@ -295,9 +303,11 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         eos_token=END,
         pad_token=PAD,
         additional_special_tokens=[SYSTEM, USER, ASSISTANT, IMAGE],
+        extra_special_tokens={"image_token": IMAGE},
         model_max_length=CONTEXT,
         clean_up_tokenization_spaces=False,
         padding_side="left",
         chat_template=CHAT_TEMPLATE,
+        response_template=RESPONSE_TEMPLATE,
     )
     return cast("PreTrainedTokenizerFast", tokenizer)

@@ -147,22 +147,33 @@ def test_the_template_takes_texts_as_they_are():
         rendered([{"role": "user", "content": [{"type": "video"}]}])
 
 
-@pytest.mark.parametrize("size", [(32, 32), (64, 64), (66, 130), (1, 7), (448, 300)])
-def test_an_image_is_as_many_tokens_as_the_processor_says(size):
+@pytest.mark.parametrize(
+    ("size", "grid"),
+    [
+        ((32, 32), (1, 1)),
+        ((64, 64), (1, 1)),
+        ((96, 96), (2, 2)),
+        ((66, 130), (1, 3)),
+        ((1, 7), (1, 3)),
+        ((448, 300), (2, 1)),
+    ],
+)
+def test_an_image_is_as_many_tokens_as_it_has_windows(size, grid):
     inputs = PROCESSOR.apply_chat_template(
         [user("A: ", picture(*size))], tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
     )
     count = int((inputs["input_ids"] == PROCESSOR.image_token_id).sum())
-    assert count == PROCESSOR._get_num_multimodal_tokens(image_sizes=[size])["num_image_tokens"][0] == 1
-    assert inputs["pixel_values"].shape == (1, 3, 32, 32)
+    assert count == grid[0] * grid[1]
+    assert inputs["image_grid_thw"].tolist() == [[1, 3 * grid[0], 3 * grid[1]]]
+    assert inputs["pixel_values"].shape == (9 * count, 3 * 16 * 16)
     assert float(inputs["pixel_values"].abs().max()) <= 1
 
 
-def test_small_pieces_come_through_unchanged():
-    image = picture()
-    pixels = PROCESSOR.image_processor(image, return_tensors="pt")["pixel_values"][0]
-    expected = np.asarray(image, np.float32).transpose(2, 0, 1) / 127.5 - 1
-    np.testing.assert_allclose(pixels.numpy(), expected, atol=1e-6)
+def test_boards_of_whole_windows_come_through_unchanged():
+    image = picture(96, 48)
+    patches = PROCESSOR.image_processor(image, return_tensors="pt")["pixel_values"].numpy()
+    windows = patches.reshape(2, 3, 3, 3, 16, 16).transpose(0, 1, 4, 2, 5, 3).reshape(96, 48, 3)
+    np.testing.assert_allclose(windows, np.asarray(image, np.float32) / 127.5 - 1, atol=1e-6)
 
 
 def test_the_tokenizer_survives_saving(tmp_path):
