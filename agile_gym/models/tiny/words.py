@@ -265,7 +265,7 @@ RESPONSE_TEMPLATE = {
     "start_anchor": ASSISTANT,
     "fields": {"content": {"close": END, "content": "text"}},
 }
-"""Template by which ``transformers serve`` reads a turn: all is content. By default it drops a Qwen model's thoughts."""
+"""Template by which ``transformers serve`` reads a turn: all is content. The default drops a Qwen model's thoughts."""
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
