@@ -17,7 +17,7 @@ CLIPS = {"clip_low": 0.15, "clip_high": 0.3}
 
 
 class OneProcess:
-    """What the trainer asks of its accelerator, where there is one process."""
+    """The trainer's accelerator, as far as it is used with one process."""
 
     num_processes = 1
     sync_gradients = True

@@ -1,4 +1,4 @@
-"""Whether it is noticed that sampling and training do not agree."""
+"""Detection of a mismatch between sampling and training."""
 
 import pytest
 

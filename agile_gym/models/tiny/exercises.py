@@ -136,7 +136,7 @@ class VisionPretrainingConfig:
 
 @dataclass(frozen=True)
 class VisionProgress:
-    """How far the training is.
+    """Progress of the training.
 
     Attributes:
         stage: ``"matching"`` or ``"answers"``.
@@ -165,7 +165,7 @@ THINKING = 0.5
 
 @dataclass(frozen=True)
 class Exercise:
-    """What one step learns from.
+    """Training data of one step.
 
     Attributes:
         grid: Index of the grid.
