@@ -7,8 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from agile_gym.learner.ratios import Totals, count  # noqa: E402
-from tests.helpers.loss_samples import LOSSES, loss_and_gradients, random_arrays, take  # noqa: E402
+from agile_gym.learner.ratios import Totals, count  # noqa: E402 -- after the skip
+from tests.helpers.loss_samples import LOSSES, loss_and_gradients, random_arrays, take  # noqa: E402 -- after the skip
 
 trl_trainer = pytest.importorskip("trl.trainer.grpo_trainer", reason="TRL is not installed")
 

@@ -12,8 +12,8 @@ from agile_gym.models.tiny.puzzles import Lesson, PuzzleBatch, PuzzleDrawer, puz
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from agile_gym.models.tiny.build import image_features, last_hidden  # noqa: E402
-from agile_gym.models.tiny.exercises import (  # noqa: E402
+from agile_gym.models.tiny.build import image_features, last_hidden  # noqa: E402 -- after the skip
+from agile_gym.models.tiny.exercises import (  # noqa: E402 -- after the skip
     Matching,
     answer_loss,
     answer_turns,
