@@ -1,4 +1,4 @@
-"""Whatever the documentation tells people to run, runs. The two ```bash blocks of the README are run by .ci/run."""
+"""Commands and code of the documentation run. The two ```bash blocks of the README are run by .ci/run."""
 
 import os
 import re

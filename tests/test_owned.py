@@ -207,10 +207,13 @@ from pathlib import Path
 from agile_gym.files import Lock
 lock = Lock(Path(sys.argv[1]), "taken")
 if sys.argv[2] == "fork":
+    ready, begun = os.pipe()
     child = os.fork()
     if child == 0:
+        os.write(begun, b"x")  # the lock has been let go by now
         time.sleep(60)
         os._exit(0)
+    os.read(ready, 1)
     print(child, flush=True)
 else:
     import subprocess

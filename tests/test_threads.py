@@ -9,12 +9,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from agile_gym.envs.jigsaw import JigsawVisionEnv  # noqa: E402
-from agile_gym.images import open_images  # noqa: E402
-from agile_gym.interruption import own_threads  # noqa: E402
-from agile_gym.models import VLM  # noqa: E402
-from agile_gym.models.tiny import build_tiny  # noqa: E402
-from agile_gym.policies.model import HFVLMPolicy  # noqa: E402
+from agile_gym.envs.jigsaw import JigsawVisionEnv  # noqa: E402 -- after the skip
+from agile_gym.images import open_images  # noqa: E402 -- after the skip
+from agile_gym.interruption import own_threads  # noqa: E402 -- after the skip
+from agile_gym.models import VLM  # noqa: E402 -- after the skip
+from agile_gym.models.tiny import build_tiny  # noqa: E402 -- after the skip
+from agile_gym.policies.model import HFVLMPolicy  # noqa: E402 -- after the skip
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,7 @@ def wilson(successes: int, trials: int) -> Estimate:
 
 def _binomial_test(successes: int, trials: int) -> Any:  # noqa: ANN401 -- scipy has no types
     """Return scipy's binomial test of an even chance; its import takes a second, so it waits for the first use."""
-    from scipy.stats import binomtest  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+    from scipy.stats import binomtest  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType] -- scipy has no types
 
     return cast(Any, binomtest)(successes, trials)
 

@@ -286,7 +286,7 @@ def draw_points(title: str, series: Mapping[str, Mapping[str, Mapping[str, float
     return Chart(title, legend, _inline(file.getvalue(), f"{title}: {told}"))
 
 
-def _draw_curve(pane: Any, series: Series, colour: str, records: Sequence[Mapping[str, float]]) -> None:  # noqa: ANN401
+def _draw_curve(pane: Any, series: Series, colour: str, records: Sequence[Mapping[str, float]]) -> None:  # noqa: ANN401 -- matplotlib has no types
     """Draw a curve of one stage into its pane."""
     found = [record for record in records if series.key in record]
     x, y = (_numbers(record[key] for record in found) for key in ("iteration", series.key))

@@ -381,7 +381,7 @@ class RunSettings(BaseModel):
 
     @property
     def has_cold_start(self) -> bool:
-        """Whether there is a cold start, and supervised training on it."""
+        """True if there is a cold start, and supervised training on it."""
         return self.cold_start.given().get("count") != 0
 
     def to_mapping(self) -> dict[str, Any]:

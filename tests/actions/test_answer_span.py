@@ -1,4 +1,4 @@
-"""Where the answer of a turn is."""
+"""Place of the answer in a turn."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""What a model writes in many ways is read in one: whole numbers, names, lists, JSON; in every dialect alike."""
+"""Spellings of whole numbers, names, lists and JSON, read alike in every dialect."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Where the reasoning of a turn ends: tags inside it are words, whatever they are; tags outside it count."""
+"""End of the reasoning of a turn: tags inside it are words, whatever they are; tags outside it count."""
 
 import time
 

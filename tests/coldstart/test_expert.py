@@ -134,7 +134,7 @@ def test_slips_are_errors_that_are_mended_in_the_next_turn(dialect):
 
 
 def column_is_in(column, image):
-    """Tell where (columns) a stretch of a column of pixels, as high as the image, lies in the image."""
+    """Return where (columns) a stretch of a column of pixels, as high as the image, lies in the image."""
     height = image.shape[0]
     parts = np.stack([column[start : start + height] for start in range(len(column) - height + 1)])
     return {x for x in range(image.shape[1]) if (parts == image[None, :, x]).reshape(len(parts), -1).all(axis=1).any()}

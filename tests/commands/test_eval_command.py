@@ -39,14 +39,14 @@ def start(*arguments, cwd, **options):
 
 
 def tables(text):
-    """What is printed, without time, which differs from run to run, and names of files."""
+    """Printed tables without time, which differs from run to run, and names of files."""
     before, cost, _ = text.partition("\nCost an episode\n")
     assert cost
     return before
 
 
 def lasting(report):
-    """What a file of results holds, without time."""
+    """Content of a file of results, without time."""
     return {key: value for key, value in json.loads(report.read_text()).items() if key != "cost"}
 
 

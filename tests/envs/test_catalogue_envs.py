@@ -1,4 +1,4 @@
-"""What every environment of the catalogue must do."""
+"""Requirements that every environment of the catalogue meets."""
 
 import os
 import subprocess

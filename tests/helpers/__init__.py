@@ -1,4 +1,4 @@
-"""What tests share: samples, players, servers, browsers. Programs that tests start have `ROOT` on their path."""
+"""Shared parts of tests: samples, players, servers, browsers. Programs that tests start have `ROOT` on their path."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the tests of cold starts share: episodes of the expert, and what is equal between two runs."""
+"""Episodes of the expert, and the parts of them that are equal between two runs."""
 
 import json
 

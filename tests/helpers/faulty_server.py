@@ -19,7 +19,7 @@ KEY = "sk-test-Zm9vYmFy-do-not-show"
 
 @dataclass
 class Answer:
-    """How a request is answered.
+    """Answer to a request.
 
     ``cut`` closes the connection after that many bytes of the body, ``delay`` waits before the answer, ``drip`` sends
     a byte of the body every so many seconds, ``slam`` closes the connection at once, ``no_length`` tells no length and

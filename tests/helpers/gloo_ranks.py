@@ -1,4 +1,4 @@
-"""What two processes compute together; a module of its own, as each of them imports it anew."""
+"""Computations of two processes together; a module of its own, as each of them imports it anew."""
 
 import pickle
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""What must hold after any text, for the tests of safety."""
+"""Invariants that hold after any text, for the tests of safety."""
 
 import math
 import re
@@ -48,7 +48,7 @@ def check_error(kind, text, *, brief):
 
 
 def snapshot(workspace):
-    """What an error must leave as it was, aliases of lists included."""
+    """State that an error must leave as it was, aliases of lists included."""
     variables = workspace.variables
     names = {}
     for name, value in variables.items():

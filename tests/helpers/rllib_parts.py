@@ -1,4 +1,4 @@
-"""What the processes of a training import, and what tests compare."""
+"""Classes that the processes of a training import, and values that tests compare."""
 
 import os
 import signal
@@ -85,7 +85,7 @@ class LoudModule(VLMModule):
 
 
 def once(folder, name):
-    """Tell one process, and that only once, to do what is named, if a test has asked for it."""
+    """Trigger a named fault in one process, once, if a test has set it."""
     try:
         Path(folder, name).unlink()
     except FileNotFoundError:

@@ -77,7 +77,7 @@ ROWS = r"Put together, (?P<rows>row 1 is .*)"
 
 
 class Truth:
-    """What is so in a puzzle, from its solution alone."""
+    """Facts of a puzzle, from its solution alone."""
 
     def __init__(self, transcript):
         self.rows, self.cols = map(int, transcript.task["grid"].split("x"))

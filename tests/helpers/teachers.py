@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Clever:
-    """Knows the solution: looks at the board, then answers; in some episodes it answers wrongly, or errs first."""
+    """Teacher with the solution: looks at the board, then answers, wrongly in some episodes, or after an error."""
 
     def __init__(self, right=1.0, errs=0.0, words="I know."):
         self.right, self.errs, self.words = right, errs, words

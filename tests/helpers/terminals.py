@@ -70,7 +70,7 @@ class Screen:
 
     @property
     def lines(self):
-        """What is seen, down to the cursor or to the last text."""
+        """Visible lines, down to the cursor or to the last text."""
         lines = ["".join(line).rstrip() for line in self.rows]
         last = max(self.row, *(number for number, line in enumerate(lines) if line), 0)
         return lines[: last + 1]

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from transformers.loss.loss_utils import ForCausalLMLoss  # noqa: E402
+from transformers.loss.loss_utils import ForCausalLMLoss  # noqa: E402 -- after the skip
 
-from agile_gym.learner.losses import sft  # noqa: E402
-from agile_gym.learner.ratios import TokenBatch, Totals, count, entropy, k3  # noqa: E402
-from tests.helpers.loss_samples import ARRAYS, LOSSES, TERMS, loss_and_gradients, random_arrays, take  # noqa: E402
+from agile_gym.learner.losses import sft  # noqa: E402 -- after the skip
+from agile_gym.learner.ratios import TokenBatch, Totals, count, entropy, k3  # noqa: E402 -- after the skip
+from tests.helpers.loss_samples import ARRAYS, LOSSES, TERMS, loss_and_gradients, random_arrays, take  # noqa: E402 -- after the skip
 
 SEEDS = st.integers(0, 2**32)
 SIZES = st.tuples(st.integers(1, 4), st.integers(1, 6))

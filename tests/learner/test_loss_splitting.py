@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.helpers.split_losses import NAMES, accumulate, small_batch, work  # noqa: E402
+from tests.helpers.split_losses import NAMES, accumulate, small_batch, work  # noqa: E402 -- after the skip
 
 PROCESSES = 2
 

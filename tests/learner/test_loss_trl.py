@@ -7,8 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from agile_gym.learner.ratios import Totals, count  # noqa: E402
-from tests.helpers.loss_samples import LOSSES, loss_and_gradients, random_arrays, take  # noqa: E402
+from agile_gym.learner.ratios import Totals, count  # noqa: E402 -- after the skip
+from tests.helpers.loss_samples import LOSSES, loss_and_gradients, random_arrays, take  # noqa: E402 -- after the skip
 
 trl_trainer = pytest.importorskip("trl.trainer.grpo_trainer", reason="TRL is not installed")
 
@@ -17,7 +17,7 @@ CLIPS = {"clip_low": 0.15, "clip_high": 0.3}
 
 
 class OneProcess:
-    """What the trainer asks of its accelerator, where there is one process."""
+    """The trainer's accelerator, as far as it is used with one process."""
 
     num_processes = 1
     sync_gradients = True

@@ -6,8 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from agile_gym.learner.losses import LOSSES, dapo, dr_grpo, grpo, gspo, sft  # noqa: E402
-from agile_gym.learner.ratios import LossStats, TokenBatch, Totals, count, entropy, k3, log_ratios, mask_truncated  # noqa: E402
+from agile_gym.learner.losses import LOSSES, dapo, dr_grpo, grpo, gspo, sft  # noqa: E402 -- after the skip
+from agile_gym.learner.ratios import LossStats, TokenBatch, Totals, count, entropy, k3, log_ratios, mask_truncated  # noqa: E402 -- after the skip
 
 NAN = math.nan
 MASK = torch.tensor([[1, 1, 0], [1, 1, 1]])

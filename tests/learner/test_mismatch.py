@@ -1,22 +1,22 @@
-"""Whether it is noticed that sampling and training do not agree."""
+"""Detection of a mismatch between sampling and training."""
 
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from agile_gym.learner.data import make_samples  # noqa: E402
-from agile_gym.learner.options import make_optimizer  # noqa: E402
-from agile_gym.learner.updating import (  # noqa: E402
+from agile_gym.learner.data import make_samples  # noqa: E402 -- after the skip
+from agile_gym.learner.options import make_optimizer  # noqa: E402 -- after the skip
+from agile_gym.learner.updating import (  # noqa: E402 -- after the skip
     ProcessGroup,
     StepOptions,
     Updater,
 )
-from agile_gym.models import ChatFormat  # noqa: E402
-from agile_gym.models.scoring import Scorer  # noqa: E402
-from agile_gym.policies.model import HFVLMPolicy  # noqa: E402
-from agile_gym.reporting.alarms import MISMATCH, find_alarms  # noqa: E402
-from agile_gym.rollout import EpisodeSpec, play_episodes  # noqa: E402
+from agile_gym.models import ChatFormat  # noqa: E402 -- after the skip
+from agile_gym.models.scoring import Scorer  # noqa: E402 -- after the skip
+from agile_gym.policies.model import HFVLMPolicy  # noqa: E402 -- after the skip
+from agile_gym.reporting.alarms import MISMATCH, find_alarms  # noqa: E402 -- after the skip
+from agile_gym.rollout import EpisodeSpec, play_episodes  # noqa: E402 -- after the skip
 from tests.helpers.tiny_learning import SMALL, small_vlm  # noqa: E402 -- needs torch
 
 SHARPNESS = (8, 20)

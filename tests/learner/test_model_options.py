@@ -8,11 +8,11 @@ from agile_gym.errors import ConfigurationError, ModelError
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from agile_gym.learner.data import make_samples  # noqa: E402
-from agile_gym.learner.options import ModelOptions, build_vlm, part_of, resolve_autocast  # noqa: E402
-from agile_gym.learner.updating import ProcessGroup  # noqa: E402
+from agile_gym.learner.data import make_samples  # noqa: E402 -- after the skip
+from agile_gym.learner.options import ModelOptions, build_vlm, part_of, resolve_autocast  # noqa: E402 -- after the skip
+from agile_gym.learner.updating import ProcessGroup  # noqa: E402 -- after the skip
 from tests.helpers.gloo_ranks import make_updater  # noqa: E402 -- needs torch
-from tests.helpers.tiny_learning import load, samples  # noqa: E402
+from tests.helpers.tiny_learning import load, samples  # noqa: E402 -- after the skip
 
 ALONE = ProcessGroup(torch.device("cpu"), distributed=False)
 

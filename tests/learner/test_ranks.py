@@ -4,8 +4,8 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402 -- after the check that it is there
 
-from agile_gym.learner import updating as module  # noqa: E402
-from agile_gym.learner.updating import ProcessGroup  # noqa: E402
+from agile_gym.learner import updating as module  # noqa: E402 -- after the skip
+from agile_gym.learner.updating import ProcessGroup  # noqa: E402 -- after the skip
 
 ARANGE = [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]
 

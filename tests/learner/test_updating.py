@@ -6,9 +6,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from agile_gym.learner.updating import ProcessGroup  # noqa: E402
+from agile_gym.learner.updating import ProcessGroup  # noqa: E402 -- after the skip
 from tests.helpers.gloo_ranks import STEPS, make_updater, train  # noqa: E402 -- needs torch
-from tests.helpers.tiny_learning import made_sample, samples, small_vlm  # noqa: E402
+from tests.helpers.tiny_learning import made_sample, samples, small_vlm  # noqa: E402 -- after the skip
 
 ALONE = ProcessGroup(torch.device("cpu"), distributed=False)
 LOSSES = {

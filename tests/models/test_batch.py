@@ -1,4 +1,4 @@
-"""What lets episodes be computed together: the cache of a batch, and how rows are read in few and full passes."""
+"""Parts that compute episodes together: the cache of a batch, and how rows are read in few and full passes."""
 
 from types import SimpleNamespace
 

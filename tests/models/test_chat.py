@@ -1,4 +1,4 @@
-"""How observations become tokens: marks and images, words that look like control tokens, and where turns end."""
+"""From observations to tokens: marks and images, words that look like control tokens, and where turns end."""
 
 from functools import cache
 from types import SimpleNamespace

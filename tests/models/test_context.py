@@ -1,4 +1,4 @@
-"""What an episode has read and written, without a model."""
+"""Context of an episode, without a model."""
 
 import numpy as np
 import torch
@@ -105,7 +105,7 @@ def test_text_positions():
 
 
 class Model:
-    """What `collate_pixels` asks of a model."""
+    """The part of a model that `collate_pixels` uses."""
 
     device, dtype = torch.device("cpu"), torch.bfloat16
 

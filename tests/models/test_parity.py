@@ -1,4 +1,4 @@
-"""What was sampled is what is trained on: tokens and log-probabilities, for every family of models."""
+"""Parity of sampling and training: tokens and log-probabilities, for every family of models."""
 
 from dataclasses import replace
 

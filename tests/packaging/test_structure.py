@@ -28,7 +28,7 @@ LAYERS = (
 LONGEST = 450
 LONGER = {"agile_gym.testing": 460}  # three public checks that share their messages
 MOST = 140
-OPENINGS = ("What", "How", "Tell", "Tells", "Say", "Says", "Why", "Knows")
+OPENINGS = ("What", "Whatever", "How", "Tell", "Tells", "Say", "Says", "Why", "Whether", "Where", "Which", "Knows")
 """Words that no docstring begins with; see the rules of prose in CONTRIBUTING.md."""
 TESTS = ROOT / "tests"
 OTHERS = ("helpers", "helpers/hostile", "packaging", "safety", "learner/rllib")
@@ -115,7 +115,7 @@ def test_modules_are_few():
 def test_docstrings_open_with_an_imperative_or_the_name_of_the_thing():
     wrong = [
         f"{name}:{line}: {text.splitlines()[0]}"
-        for name, path in modules().items()
+        for name, path in [*modules().items(), *((path.name, path) for path in TESTS.rglob("*.py"))]
         for line, text in docstrings(path)
         if re.match(rf"\s*({'|'.join(OPENINGS)})\b", text)
     ]

@@ -4,11 +4,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from agile_gym.envs.jigsaw import JigsawVisionVectorEnv  # noqa: E402
-from agile_gym.errors import ConfigurationError, ModelError  # noqa: E402
-from agile_gym.policies import Policy, RecordingPolicy  # noqa: E402
-from agile_gym.policies.model import HFVLMPolicy  # noqa: E402
-from tests.helpers.prompted_episodes import LOOK, SMALL, play  # noqa: E402
+from agile_gym.envs.jigsaw import JigsawVisionVectorEnv  # noqa: E402 -- after the skip
+from agile_gym.errors import ConfigurationError, ModelError  # noqa: E402 -- after the skip
+from agile_gym.policies import Policy, RecordingPolicy  # noqa: E402 -- after the skip
+from agile_gym.policies.model import HFVLMPolicy  # noqa: E402 -- after the skip
+from tests.helpers.prompted_episodes import LOOK, SMALL, play  # noqa: E402 -- after the skip
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What boards a transcript shows."""
+"""Boards that a transcript shows."""
 
 import dataclasses
 import time

@@ -1,4 +1,4 @@
-"""What everyone needs of the page: contrast, names, a fitting width."""
+"""Accessibility of the page: contrast, names, a fitting width."""
 
 import re
 

@@ -60,7 +60,7 @@ def as_array(stored):
 
 
 def same_picture(stored, image, longest):
-    """Tell whether a stored file shows an image, scaled down to a longest side."""
+    """Return whether a stored file shows an image, scaled down to a longest side."""
     width, height, _ = stored
     assert (height, width) == image.shape[:2]
     small = as_array(stored)

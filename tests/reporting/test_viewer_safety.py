@@ -1,4 +1,4 @@
-"""What a model writes is text: it does not run, and nothing is fetched."""
+"""Texts of models on the page: they do not run, and nothing is fetched."""
 
 import dataclasses
 import functools

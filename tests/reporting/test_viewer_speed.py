@@ -1,4 +1,4 @@
-"""How quickly a page of a thousand episodes opens."""
+"""Time in which a page of a thousand episodes opens."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What seeds draw, and what transcripts hold, stays to the bit what it was; see benchmarks/golden.py."""
+"""Golden hashes of episodes and transcripts, equal to the bit; see benchmarks/golden.py."""
 
 import importlib.util
 import json

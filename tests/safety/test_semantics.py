@@ -26,7 +26,7 @@ class Image:
 
 
 class BadArgumentError(Exception):
-    """What a stub raises for arguments that the library must refuse, too."""
+    """Error of a stub for arguments that the library must refuse, too."""
 
 
 class Truth:
@@ -144,7 +144,7 @@ class Library:
         return [(names[piece], turns[piece]) if self.workspace.rotations else names[piece] for piece in order]
 
     def value(self, name):
-        """What a name means in the next turn."""
+        """Meaning of a name in the next turn."""
         variables = self.workspace.variables
         return variables[name] if name in variables else ImageValue(name)
 

@@ -59,7 +59,7 @@ ALLOWED = {
         "learners": [0], "runners": [0],
     },
 }  # fmt: skip
-"""What of `BAD` is allowed after all, by the documentation of each setting."""
+"""Values of `BAD` that the documentation of each setting allows."""
 OF_BOTH = {
     "check_resources": [True], "grad_clip": [1.5, HUGE], "learner_snapshots": [True], "lr": [1.5], "min_lr_ratio": [0],
     "lr_warmup_steps": [0], "reuse_cache": [True], "temperature": [1.5], "weight_decay": [0, 1.5],

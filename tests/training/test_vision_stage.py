@@ -10,10 +10,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from agile_gym.errors import ConfigurationError, explain_os_error  # noqa: E402
-from agile_gym.images import open_images  # noqa: E402
-from agile_gym.models.tiny.pretraining import VisionPretrainingConfig  # noqa: E402
-from agile_gym.training.stages import run_vision_pretraining  # noqa: E402
+from agile_gym.errors import ConfigurationError, explain_os_error  # noqa: E402 -- after the skip
+from agile_gym.images import open_images  # noqa: E402 -- after the skip
+from agile_gym.models.tiny.pretraining import VisionPretrainingConfig  # noqa: E402 -- after the skip
+from agile_gym.training.stages import run_vision_pretraining  # noqa: E402 -- after the skip
 
 CONFIG = {"steps": 6, "batch": 4, "warmup": 1, "few": 12, "probes": 16}
 KILLED = f"""

