@@ -20,6 +20,7 @@ from agile_gym.coldstart.steps import (
     Cell,
     Looks,
     check_looks,
+    draw_single_steps,
     draw_steps,
     expert_cells,
     swaps_needed,
@@ -33,6 +34,7 @@ from agile_gym.transcripts.record import PolicyRecord
 
 __all__ = ["ExpertPolicy", "cells_of", "check_turns"]
 
+MOVES = ("several", "single")
 MISTAKES = 0.3
 """Fraction of episodes with a wrong swap, by default."""
 MISTAKABLE = 4
@@ -57,6 +59,7 @@ class ExpertPolicy:
         looks: Sequence[str] = LOOKS,
         style: str = "full",
         knowledge: str = "oracle",
+        moves: str = "several",
         mistakes: float = MISTAKES,
         slips: float = 0.0,
         dialect: Dialect | None = None,
@@ -70,7 +73,9 @@ class ExpertPolicy:
             looks: Kinds of closer looks that occur, one or more of ``"board"`` (none), ``"crop"``, ``"zoom"`` and
                 ``"both"``.
             style: ``"full"`` writes sentences, ``"short"`` in a few words that are tokens of the tiny model,
-                ``"none"`` none at all.
+                ``"verdict"`` whether the board is right, and ``"none"`` none at all.
+            moves: ``"several"`` moves as many pieces a turn as fits the number of turns, ``"single"`` makes one swap a
+                turn with a look at the board after each, in as many turns as the puzzle needs.
             knowledge: ``"oracle"`` takes the solution from the environment, which is made with ``reveal=True``;
                 ``"edges"`` finds it as `EdgePolicy` does, and is wrong at times.
             mistakes: Fraction of episodes with a wrong swap, where there can be one, 0 to 1.
@@ -82,13 +87,14 @@ class ExpertPolicy:
             ConfigurationError: If a value is not allowed.
         """
         self.turns, self.looks = check_turns(turns), check_looks(looks)
-        for name, value, allowed in (("style", style, STYLES), ("knowledge", knowledge, SOURCES)):
+        choices = (("style", style, STYLES), ("knowledge", knowledge, SOURCES), ("moves", moves, MOVES))
+        for name, value, allowed in choices:
             if value not in allowed:
                 raise ConfigurationError(f"{name}={value!r} is not allowed. {did_you_mean(value, allowed)}")
         for name, value in (("mistakes", mistakes), ("slips", slips)):
             if not is_number(value, 0, 1):
                 raise ConfigurationError(f"{name}={value!r} is not allowed; give a fraction from 0 to 1.")
-        self._style, self._knowledge = style, knowledge
+        self._style, self._knowledge, self._moves = style, knowledge, moves
         self._mistakes, self._slips = float(mistakes), float(slips)
         self._dialect = dialect
         self.reset(seed)
@@ -134,14 +140,21 @@ class ExpertPolicy:
         factors = zoom_factors(*task.piece_size, canvas)
         cells = cells_of(self.turns, rows * cols, factors, self._mistakes, self.looks)
         cell = cells[(int(rng.integers(len(cells))) if seed is None else int(seed)) % len(cells)]
-        steps = draw_steps(
-            rng,
-            cell,
-            max(swaps_needed(workspace.order, knowledge.goal), 1),
-            can_err=bool(wrong_swaps(knowledge.kinds_at(workspace.order), knowledge.kinds_at(knowledge.goal))),
-            mistakes=self._mistakes,
-            slips=self._slips,
-        )
+        need = max(swaps_needed(workspace.order, knowledge.goal), 1)
+        can_err = bool(wrong_swaps(knowledge.kinds_at(workspace.order), knowledge.kinds_at(knowledge.goal)))
+        if self._moves == "single":
+            steps = draw_single_steps(
+                rng,
+                cell.looks,
+                need,
+                rows * cols,
+                most_turns=self.turns[1],
+                sees=task.initial_view != "pieces",
+                can_err=can_err,
+                mistakes=self._mistakes,
+            )
+        else:
+            steps = draw_steps(rng, cell, need, can_err=can_err, mistakes=self._mistakes, slips=self._slips)
         voice = make_voice(self._style, rng, workspace.names, cols)
         dialect = self._dialect or get_dialect(task.dialect)
         return write_script(rng, knowledge, workspace, dialect, steps, voice)

@@ -166,7 +166,10 @@ class _Writer:
         finding = self._finding()
         start, order = self._space.order, self._space.order
         need = swaps_needed(order, self._know.goal)
-        count = need if left == 1 else max((need + int(self._rng.integers(left))) // left, min(need, 1))
+        if step.single:
+            count = min(need, 1)
+        else:
+            count = need if left == 1 else max((need + int(self._rng.integers(left))) // left, min(need, 1))
         pairs: list[Pair] = []
         for _ in range(count):
             pairs.append(right_swap(self._rng, order, self._know.goal))
@@ -194,7 +197,7 @@ class _Writer:
             changes = [Arrange(order)]
         else:
             thoughts += self._say_changes(start, pairs, [piece for piece, _ in lying])
-            changes = [Swap(*pair) for pair in pairs]
+            changes = [Swap(*(sorted(pair) if step.single else pair)) for pair in pairs]
         changes += [RotatePiece(order.index(piece), angle) for piece, angle in lying]
         self._change(step, thoughts, self._shortened(changes, order))
 

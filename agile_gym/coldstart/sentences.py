@@ -12,7 +12,7 @@ import numpy as np
 
 from agile_gym.coldstart.knowledge import Border, Joint
 
-__all__ = ["STYLES", "FullVoice", "ShortVoice", "SilentVoice", "Voice", "make_voice"]
+__all__ = ["STYLES", "FullVoice", "ShortVoice", "SilentVoice", "VerdictVoice", "Voice", "make_voice"]
 
 _WAYS = {"right": " right of", "below": " below"}
 
@@ -109,6 +109,26 @@ class ShortVoice:
     def join(self, thoughts: Sequence[str]) -> str:
         """Put thoughts together."""
         return ". ".join(thought for thought in thoughts if thought)
+
+
+class VerdictVoice(ShortVoice):
+    """One or two words a thought: whether the board is right, and how it is looked at."""
+
+    def fits(self, joint: Joint, *, clear: bool = True, colour: str | None = None) -> str:
+        """Return an empty thought."""
+        return ""
+
+    def misfit(self, joint: Joint, *, colours: tuple[str, str] | None = None) -> str:
+        """Write that the board is not right."""
+        return "No"
+
+    def swap(self, pairs: Sequence[tuple[int, int]]) -> str:
+        """Write that the board is not right: the code states the swap."""
+        return "No"
+
+    def arrange(self) -> str:
+        """Write that the board is not right."""
+        return "No"
 
 
 class SilentVoice(ShortVoice):
@@ -309,8 +329,8 @@ def _listed(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-STYLES = ("full", "short", "none")
-"""Sentences; a few words, each one token of the tiny model; or empty thoughts."""
+STYLES = ("full", "short", "verdict", "none")
+"""Sentences; a few words, each one token of the tiny model; whether the board is right; or empty thoughts."""
 
 Rows = Sequence[Sequence[str]]
 """Names of the pieces, row by row."""
@@ -417,4 +437,5 @@ def make_voice(style: str, rng: np.random.Generator, names: Sequence[str], cols:
     """
     if style == "full":
         return FullVoice(rng, names, cols)
-    return ShortVoice(names) if style == "short" else SilentVoice(names)
+    plain = {"short": ShortVoice, "verdict": VerdictVoice, "none": SilentVoice}
+    return plain[style](names)

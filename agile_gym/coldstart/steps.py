@@ -21,6 +21,7 @@ __all__ = [
     "Step",
     "StepKind",
     "check_looks",
+    "draw_single_steps",
     "draw_steps",
     "expert_cells",
     "right_swap",
@@ -99,6 +100,8 @@ MAX_TURNS = 32
 
 StepKind = Literal["observe", "move", "wrong", "undo", "crop", "zoom", "slip", "answer"]
 MAX_CLOSE, MAX_WRONG = 4, 2
+MOST_LOST = 2
+"""Turns that a wrong swap costs at most: its own, and that of the swap that mends it."""
 
 
 class Cell(NamedTuple):
@@ -120,10 +123,12 @@ class Step(NamedTuple):
         kind: ``"move"`` leads towards the solution, ``"wrong"`` is a swap that does not, ``"undo"`` takes it back;
             ``"slip"`` is an action that cannot be carried out, and is then done right in the next turn.
         shows: True if a move also shows the board.
+        single: True if a move is one swap, even if it is the last move; else the last one is all that are left.
     """
 
     kind: StepKind
     shows: bool = True
+    single: bool = False
 
 
 class _Frame(NamedTuple):
@@ -209,6 +214,44 @@ def draw_steps(
             frame = frames[int(rng.choice(len(frames), p=weights / weights.sum()))]
             return [*_lay_out(rng, frame, cell.looks), Step("answer")]
     return [Step("answer")]
+
+
+def draw_single_steps(
+    rng: np.random.Generator,
+    looks: Looks,
+    need: int,
+    pieces: int,
+    *,
+    most_turns: int,
+    sees: bool,
+    can_err: bool,
+    mistakes: float,
+) -> list[Step]:
+    """Draw the step of each turn of an episode that makes one swap a turn and looks at the board after each.
+
+    There is a wrong swap only where all swaps that may be needed after it fit into the turns. It is not taken back as
+    such: the next ones go on from the board as it is.
+
+    Args:
+        rng: Source of randomness.
+        looks: Kind of the closer looks, which come before the first swap where the turns allow.
+        need: Swaps that are needed, at least 1.
+        pieces: Number of pieces.
+        most_turns: Largest number of turns.
+        sees: True if the board is shown at the start, so that no look at it has to come first.
+        can_err: True if there is a wrong swap to be tried.
+        mistakes: Probability that there is one, 0 to 1.
+
+    Returns:
+        The steps, the answer last. More swaps than needed: those of a solved board are left out.
+    """
+    closer: dict[Looks, list[StepKind]] = {"board": [], "crop": ["crop"], "zoom": ["zoom"], "both": ["crop", "zoom"]}
+    spare = most_turns - need - 1 - (not sees)
+    first = [] if sees else [Step("observe")]
+    first += [Step(kind) for kind in closer[looks][: max(spare, 0)]]
+    errs = rng.random() < mistakes and can_err and spare - len(closer[looks]) >= MOST_LOST
+    wrong = [Step("wrong")] if errs else []
+    return [*first, *wrong, *[Step("move", single=True)] * (pieces - 1), Step("answer")]
 
 
 def _least_close(looks: Looks) -> int:
