@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         group_advantages,
         returns_to_go,
         spread_advantages,
+        turn_advantages,
         turn_rewards,
     )
     from agile_gym.learner.grpo import GRPO, GRPOConfig, TokenLearner, VLMEnvRunner, VLMModule
@@ -38,6 +39,7 @@ __all__ = [
     "group_advantages",
     "returns_to_go",
     "spread_advantages",
+    "turn_advantages",
     "turn_rewards",
 ]
 

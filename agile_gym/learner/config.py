@@ -84,6 +84,8 @@ class GRPOConfig(AlgorithmConfig):
         self.groups_per_iteration = 64
         self.advantage_scale = "group"
         self.leave_one_out = False
+        self.credit = "episode"
+        self.turn_discount = 1.0
         self.filter_zero_variance_groups = True
         self.resample_rounds = 0
         self.mask_truncated = False
@@ -156,6 +158,8 @@ class GRPOConfig(AlgorithmConfig):
         groups_per_iteration: int = _NOT_GIVEN,
         advantage_scale: str = _NOT_GIVEN,
         leave_one_out: bool = _NOT_GIVEN,
+        credit: str = _NOT_GIVEN,
+        turn_discount: float = _NOT_GIVEN,
         filter_zero_variance_groups: bool = _NOT_GIVEN,
         resample_rounds: int = _NOT_GIVEN,
         mask_truncated: bool = _NOT_GIVEN,
@@ -202,6 +206,9 @@ class GRPOConfig(AlgorithmConfig):
             advantage_scale: Divisor of a return's difference from its group's mean: the standard deviation of the
                 ``"group"``, that of the ``"batch"``, or ``"none"``.
             leave_one_out: Compares a return with the mean of the group's other episodes, not of all.
+            credit: Unit that an advantage belongs to: the ``"episode"``, as in GRPO, or each ``"turn"``, whose
+                return-to-go is compared with that of the group's other episodes at the same turn.
+            turn_discount: Discount of a reward one turn earlier, 0 to 1, where ``credit`` is ``"turn"``.
             filter_zero_variance_groups: Leaves out groups whose episodes all have the same return, and no advantage.
             resample_rounds: Number of times that groups left out are replaced by new ones, in an iteration (DAPO).
             mask_truncated: Leaves out episodes with a turn that was cut off by ``max_new_tokens``.
@@ -324,6 +331,7 @@ class GRPOConfig(AlgorithmConfig):
         self._check(self.window is None or is_whole(self.window, MAX_WINDOW), "window", f"1 to {MAX_WINDOW}, or None")
         for name in ("kl_coef", "entropy_coef", "weight_decay"):
             self._check(is_number(getattr(self, name), 0, 1e6), name, "a number of at least 0")
+        self._check(is_number(self.turn_discount, 0, 1), "turn_discount", "a number from 0 to 1")
         self._check(is_number(self.min_lr_ratio, 0, 1), "min_lr_ratio", "a fraction of lr from 0 to 1")
         self._check(self.clip_low is None or is_number(self.clip_low, 0, 1), "clip_low", "a number from 0 to 1")
         high = self.clip_high
@@ -341,6 +349,7 @@ class GRPOConfig(AlgorithmConfig):
         for name, allowed in (
             ("loss", self.losses),
             ("advantage_scale", ("group", "batch", "none")),
+            ("credit", ("episode", "turn")),
             ("lr_schedule", SCHEDULES),
         ):
             value = getattr(self, name)

@@ -26,6 +26,7 @@ __all__ = [
     "returns_to_go",
     "shard_samples",
     "spread_advantages",
+    "turn_advantages",
     "turn_rewards",
 ]
 
@@ -107,13 +108,20 @@ def group_advantages(
     return GroupAdvantages(advantages, flat, len(sizes), int(constant.sum()))
 
 
-def turn_rewards(transcript: Transcript) -> NDArray[np.float32]:
+def turn_rewards(transcript: Transcript, total: float | None = None) -> NDArray[np.float32]:
     """Return the reward of each turn of an episode.
+
+    Args:
+        transcript: The episode.
+        total: Its return, if it is another than the environment's; the difference is paid in the last turn.
 
     Returns:
         (turns,) float32, whose sum is the episode's return.
     """
-    return np.array([turn.reward["total"] for turn in transcript.turns], np.float32)
+    rewards = np.array([turn.reward["total"] for turn in transcript.turns], np.float64)
+    if total is not None and len(rewards):
+        rewards[-1] += total - rewards.sum()
+    return rewards.astype(np.float32)
 
 
 def returns_to_go(rewards: ArrayLike, discount: float = 1.0) -> NDArray[np.float32]:
@@ -138,6 +146,43 @@ def returns_to_go(rewards: ArrayLike, discount: float = 1.0) -> NDArray[np.float
     for turn in reversed(range(len(values))):
         sums[turn] = values[turn] + discount * sums[turn + 1]
     return sums[:-1].astype(np.float32)
+
+
+def turn_advantages(
+    rewards: Sequence[ArrayLike],
+    groups: ArrayLike,
+    *,
+    discount: float = 1.0,
+    scale: Literal["group", "batch", "none"] = "group",
+    leave_one_out: bool = False,
+) -> list[NDArray[np.float32]]:
+    """Compare each turn's return-to-go with the mean of its group's at the same turn.
+
+    A turn that no other episode of the group has reached has the advantage 0.
+
+    Args:
+        rewards: For each of N episodes, (turns,) the reward of each turn.
+        groups: (N,) integers, the group of each episode, in any order.
+        discount: As of `returns_to_go`. Where all is paid in the last turn, late turns get more of it below 1.
+        scale: As of `group_advantages`; ``"group"`` is the deviation at the same turn.
+        leave_one_out: As of `group_advantages`.
+
+    Returns:
+        For each episode, (turns,) float32.
+
+    Raises:
+        ValueError: If shapes differ, a reward is not finite, or an option is not allowed.
+    """
+    sums = [returns_to_go(episode, discount) for episode in rewards]
+    names: NDArray[np.int64] = np.asarray(groups, np.int64)
+    if names.shape != (len(sums),):
+        raise ValueError(f"groups {names.shape} must have one entry for each of {len(sums)} episodes.")
+    lengths = [len(episode) for episode in sums]
+    turns = [turn for length in lengths for turn in range(length)]
+    keys = np.repeat(names, lengths) * max([1, *lengths]) + np.array(turns, np.int64)
+    flat = np.concatenate([*sums, np.zeros(0, np.float32)])
+    compared = group_advantages(flat, keys, scale=scale, leave_one_out=leave_one_out)
+    return np.split(compared.advantages, np.cumsum(lengths)[:-1]) if sums else []
 
 
 def count_trained(segments: Sequence[Segment]) -> int:
@@ -319,7 +364,7 @@ class GroupBatch:
     Attributes:
         groups: The groups that are trained on.
         returns: (N,) the return of each of their episodes.
-        advantages: (N,) float32.
+        advantages: The advantage of each of their episodes, () or, one a turn, (turns,) float32.
         played: All groups that were played.
         constant: Groups without variance that were left out.
         metrics: Counts made while it was collected.
@@ -327,7 +372,7 @@ class GroupBatch:
 
     groups: list[Group] = field(default_factory=list[Group])
     returns: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-    advantages: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    advantages: list[NDArray[np.float32]] = field(default_factory=list[NDArray[np.float32]])
     played: list[Group] = field(default_factory=list[Group])
     constant: int = 0
     metrics: dict[str, float] = field(default_factory=dict[str, float])

@@ -42,6 +42,8 @@ from agile_gym.learner.data import (
     make_samples,
     returns_of,
     shard_samples,
+    turn_advantages,
+    turn_rewards,
 )
 from agile_gym.learner.env_runner import VLMEnvRunner
 from agile_gym.learner.groups import Curriculum, Group, GroupSpec, make_group
@@ -306,7 +308,18 @@ class GRPO(RecoverableAlgorithm):
         """Add groups to a batch, but for those without variance."""
         config = self.config
         returns = self.returns(played)
-        compared = self.compare(returns, [group.spec.index for group in played for _ in group.episodes])
+        episodes = [episode for group in played for episode in group.episodes]
+        indices = [group.spec.index for group in played for _ in group.episodes]
+        compared = self.compare(returns, indices)
+        advantages: list[NDArray[np.float32]] = list(compared.advantages)
+        if config.credit == "turn":
+            advantages = turn_advantages(
+                [turn_rewards(episode, value) for episode, value in zip(episodes, returns, strict=True)],
+                indices,
+                discount=config.turn_discount,
+                scale=config.advantage_scale,
+                leave_one_out=config.leave_one_out,
+            )
         size = np.cumsum([0, *(len(group.episodes) for group in played)])
         varied = [not compared.constant[first] for first in size[:-1]]
         self._curriculum.learn([group.spec.task for group in played], varied)
@@ -318,7 +331,7 @@ class GRPO(RecoverableAlgorithm):
                 part = slice(size[number], size[number + 1])
                 batch.groups.append(group)
                 batch.returns = np.concatenate([batch.returns, returns[part]])
-                batch.advantages = np.concatenate([batch.advantages, compared.advantages[part]])
+                batch.advantages += advantages[part]
 
     def returns(self, groups: Sequence[Group]) -> NDArray[np.float64]:
         """Return the return that each episode is trained on; override it for a reward that compares episodes.

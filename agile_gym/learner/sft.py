@@ -32,8 +32,14 @@ _REPLAY = 1
 _COMPARING = frozenset(
     {
         *("loss", "clip_low", "clip_high", "kl_coef", "entropy_coef", "max_loss_tokens", "group_size"),
-        *("groups_per_iteration", "advantage_scale", "leave_one_out", "filter_zero_variance_groups", "resample_rounds"),
-        *("mask_truncated", "curriculum"),
+        *(
+            "groups_per_iteration",
+            "advantage_scale",
+            "leave_one_out",
+            "filter_zero_variance_groups",
+            "resample_rounds",
+        ),
+        *("mask_truncated", "curriculum", "credit", "turn_discount"),
     }
 )
 """Settings of GRPO that have no meaning where episodes are not compared."""

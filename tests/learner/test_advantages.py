@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agile_gym.envs.jigsaw import JigsawVisionEnv
-from agile_gym.learner import count_trained, group_advantages, returns_to_go, spread_advantages, turn_rewards
+from agile_gym.learner import (
+    count_trained,
+    group_advantages,
+    returns_to_go,
+    spread_advantages,
+    turn_advantages,
+    turn_rewards,
+)
 from agile_gym.policies import OraclePolicy
 from agile_gym.rollout import EpisodeSpec, play_episodes
 from agile_gym.transcripts import Segment
@@ -131,6 +138,42 @@ def test_returns_to_go():
         returns_to_go([[1, 2]])
     with pytest.raises(ValueError, match=r"discount=1\.5 is not allowed"):
         returns_to_go([1], 1.5)
+
+
+def test_advantages_of_turns_by_hand():
+    # Two groups; the second episode of the first has a turn that no other one reaches.
+    rewards = [[0, 1], [0, 0, -1], [0, 0], [1]]
+    told = turn_advantages(rewards, [7, 7, 7, 2], scale="none")
+    assert [turns.tolist() for turns in told] == [[1, 1], [-1, -1, 0], [0, 0], [0]]
+    assert all(turns.dtype == np.float32 for turns in told)
+    late = turn_advantages(rewards, [7, 7, 7, 2], scale="none", discount=0.5)
+    assert late[0] == pytest.approx([0.5 - (0.5 - 0.25 + 0) / 3, 1 - (1 - 0.5 + 0) / 3])
+    assert late[1] == pytest.approx([-0.25 - 0.25 / 3, -0.5 - 0.5 / 3, 0])
+    assert turn_advantages([], []) == []
+    assert [turns.tolist() for turns in turn_advantages([[], [1.0]], [0, 0])] == [[], [0]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.lists(st.floats(-2, 2), max_size=5)), max_size=12),
+    st.sampled_from(["group", "batch", "none"]),
+    st.booleans(),
+)
+def test_an_advantage_of_a_turn_is_that_of_episodes_that_end_there(episodes, scale, leave_one_out):
+    """At each turn, the returns-to-go of a group are compared as returns of episodes are."""
+    groups, rewards = [group for group, _ in episodes], [list(turns) for _, turns in episodes]
+    told = turn_advantages(rewards, groups, scale=scale, leave_one_out=leave_one_out, discount=0.9)
+    assert [len(turns) for turns in told] == [len(turns) for turns in rewards]
+    places = [(number, turn) for number, turns in enumerate(rewards) for turn in range(len(turns))]
+    values = [returns_to_go(rewards[number], 0.9)[turn] for number, turn in places]
+    names = [f"{groups[number]} at {turn}" for number, turn in places]
+    expected = group_advantages(values, names, scale=scale, leave_one_out=leave_one_out).advantages
+    assert [told[number][turn] for number, turn in places] == pytest.approx(expected.tolist())
+
+
+def test_turns_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"groups \(1,\) must have one entry for each of 2 episodes"):
+        turn_advantages([[1], [2]], [0])
 
 
 class LookingOracle(OraclePolicy):

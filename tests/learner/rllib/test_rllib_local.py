@@ -170,6 +170,29 @@ def test_groups_without_variance_are_left_out_and_replaced(make_config, build):
     assert train(kept)[0]["groups_trained"] == 6
 
 
+def test_credit_by_turn_gives_the_tokens_of_a_turn_their_own_advantage(make_config, build):
+    def reward(transcript):  # differs within a group whatever is written
+        return sum(map(ord, transcript.turns[0].text)) % 7
+
+    config = make_config(credit="turn", turn_discount=0.5, advantage_scale="none", reward_fn=reward)
+    algorithm = build(config)
+    batch = algorithm.collect()
+    episodes = [episode for group in batch.groups for episode in group.episodes]
+    by_group = [[reward(episode) for episode in group.episodes] for group in batch.groups]
+    samples = algorithm.make_samples(batch)
+    assert len(samples) == len(episodes) >= 3
+    rest = iter(samples)
+    for group, returns in zip(batch.groups, by_group, strict=True):
+        for episode, value in zip(group.episodes, returns, strict=True):
+            segment = next(rest).segment
+            last = len(episode.turns) - 1
+            for turn in range(last + 1):
+                tokens = segment.advantages[segment.loss_mask & (segment.turns == turn)]
+                reached = [(r, len(e.turns) - 1) for r, e in zip(returns, group.episodes, strict=True)]
+                others = [r * 0.5 ** (end - turn) for r, end in reached if end >= turn]
+                assert tokens == pytest.approx(value * 0.5 ** (last - turn) - np.mean(others), abs=1e-5)
+
+
 def test_nothing_to_learn_changes_nothing(make_config, build):
     algorithm = build(make_config(reward_fn=lambda episode: 1.0))
     before = weights(algorithm)
