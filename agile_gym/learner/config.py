@@ -5,14 +5,18 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, ClassVar, Self
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.from_config import NotProvided
 
+from agile_gym.envs.contract import JIGSAW
 from agile_gym.envs.jigsaw.config import JigsawConfig
+from agile_gym.envs.jigsaw.reward import cost_of_looking, get_reward
 from agile_gym.errors import (
     ConfigurationError,
     check_types,
@@ -35,6 +39,8 @@ from agile_gym.transcripts.record import Transcript
 
 __all__ = ["GRPOConfig"]
 
+_logger = logging.getLogger(__name__)
+
 RewardFunction = Callable[[Transcript], float]
 _BELOW_ONE = 1 - 1e-9
 _WHOLE = 10**9
@@ -42,6 +48,12 @@ _NOT_GIVEN: Any = NotProvided
 _EVALUATION_KEYS = frozenset({"env_config", "explore"})
 
 mute_notices()
+
+
+@cache
+def _warn(text: str) -> None:
+    """Log a warning once in a process: configurations are checked several times."""
+    _logger.warning(text)
 
 
 class GRPOConfig(AlgorithmConfig):
@@ -377,6 +389,15 @@ class GRPOConfig(AlgorithmConfig):
         if self.is_multi_agent:
             raise ConfigurationError("GRPO trains one model; a multi-agent configuration is not supported.")
         self._check_evaluation()
+        self._check_reward()
+
+    def _check_reward(self) -> None:
+        """Warn of a reward of the jigsaw that makes looking never pay."""
+        if self.loss != SUPERVISED and self.env == JIGSAW:
+            names = vars(JigsawConfig()).keys() & self.env_config.keys()
+            rules = JigsawConfig(**{name: self.env_config[name] for name in names})
+            if warning := cost_of_looking(get_reward(rules.reward), rules.max_turns):
+                _warn(warning)
 
     def _check_evaluation(self) -> None:
         """Check that the evaluation's changes can be made by its runners."""

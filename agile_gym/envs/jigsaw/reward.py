@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 from agile_gym.envs.contract import RewardParts
 from agile_gym.errors import ConfigurationError, did_you_mean, is_number, plain
 
-__all__ = ["REWARDS", "EpisodeRecord", "RewardConfig", "get_reward", "score_episode"]
+__all__ = ["REWARDS", "EpisodeRecord", "RewardConfig", "cost_of_looking", "get_reward", "score_episode"]
 
 _MAX_OFFICIAL_ANSWER = 1000
 _MAX_WEIGHT = 1_000_000
@@ -169,6 +169,29 @@ def score_episode(record: EpisodeRecord, config: RewardConfig) -> RewardParts:
         + config.score_weight * score
     )
     return {"accuracy": accuracy, "format": kept, "step": step, "score": score, "total": total}
+
+
+def cost_of_looking(config: RewardConfig, max_turns: int) -> str | None:
+    """Return a warning if looking cannot pay: all turns before the answer cost as much as solving earns.
+
+    A policy that is trained on such a reward learns to answer at once, long before its looks help it to solve.
+
+    Args:
+        config: The reward's settings.
+        max_turns: Turns of an episode, the answer included.
+
+    Returns:
+        The warning with both figures, or None.
+    """
+    cost = config.step_weight * config.step_penalty * (max_turns - 1)
+    earned = config.accuracy_weight + config.score_weight
+    if cost < earned or not cost:
+        return None
+    return (
+        f"The reward makes looking never pay: {max_turns - 1} turns before the answer cost {cost:g} (step_weight "
+        f"{config.step_weight:g} x step_penalty {config.step_penalty:g} each), and solving earns {earned:g}. Lower "
+        "step_penalty or step_weight, or raise accuracy_weight."
+    )
 
 
 def balanced_format(text: str) -> bool:

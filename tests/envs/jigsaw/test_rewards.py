@@ -1,11 +1,12 @@
 """Golden rewards: whole episodes played in the environment, each reward computed by hand from the paper's table."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from agile_gym.envs.jigsaw import JigsawVisionEnv, RewardConfig
-from agile_gym.envs.jigsaw.reward import EpisodeRecord, balanced_format, get_reward, score_episode
+from agile_gym.envs.jigsaw.reward import EpisodeRecord, balanced_format, cost_of_looking, get_reward, score_episode
 from agile_gym.errors import ConfigurationError
 
 THINK = "<think>t</think>"
@@ -173,3 +174,30 @@ def test_the_weights_of_the_paper():
 def test_bad_rewards_are_refused(reward, message):
     with pytest.raises(ConfigurationError, match=message):
         get_reward(reward)
+
+
+@pytest.mark.parametrize(
+    ("settings", "max_turns", "warned"),
+    [
+        ({}, 5, False),  # 4 x 0.05 of 0.8
+        ({}, 16, False),  # 15 x 0.05 = 0.75
+        ({}, 17, True),  # 16 x 0.05 = 0.8
+        ({"score_weight": 0.5}, 17, False),
+        ({"step_weight": 4}, 5, True),
+        ({"step_weight": 0, "accuracy_weight": 0}, 5, False),
+        ({"step_penalty": 0.8}, 2, True),
+        ({"step_penalty": 0.8}, 1, False),
+    ],
+)
+def test_a_reward_of_which_looking_cannot_pay(settings, max_turns, warned):
+    config = get_reward(settings)
+    warning = cost_of_looking(config, max_turns)
+    assert (warning is not None) == warned
+    # Against the reward itself: solved with a look in every turn, beside a wrong answer at once at the same cost.
+    pieces = {"pieces": 4, "images": 0, "texts": (), "well_formed": True, "answered": True, "max_turns": max_turns}
+    looked = EpisodeRecord(code_turns=max_turns - 1, pieces_right=4, **pieces)
+    free = replace(config, step_penalty=0.0)
+    cost = score_episode(looked, free)["total"] - score_episode(looked, config)["total"]
+    wrong = EpisodeRecord(code_turns=0, pieces_right=0, **pieces)
+    earned = score_episode(looked, free)["total"] - score_episode(wrong, free)["total"]
+    assert warned == (cost > 0 and cost >= earned - 1e-9)

@@ -210,3 +210,14 @@ def test_dr_grpo_divides_by_the_tokens_that_an_episode_can_have():
     config.training(loss="dr_grpo", max_new_tokens=100)
     assert config.loss_arguments()["max_tokens"] == 300
     assert config.training(max_loss_tokens=77).loss_arguments()["max_tokens"] == 77
+
+
+def test_a_reward_that_makes_looking_never_pay_is_warned_of_once(make_config, caplog):
+    with caplog.at_level(logging.WARNING, "agile_gym"):
+        make_config().validate()
+        assert caplog.records == []
+        dear = make_config().environment(env_config={"max_turns": 6, "reward": {"step_penalty": 0.16}})
+        dear.validate()
+        dear.validate()
+    (record,) = caplog.records
+    assert "5 turns before the answer cost 0.8 (step_weight 1 x step_penalty 0.16 each)" in record.getMessage()
