@@ -3,12 +3,15 @@
     python benchmarks/learning.py --train FOLDER --test FOLDER --output RUNS [--jobs 2] [--set KEY=VALUE ...]
 
 Each run is `agile-gym train` with the preset `tiny`: vision pretraining, cold start, GRPO, and after
-the last two the same held-out puzzles, played greedily. Besides the seeds on the photographs of `--train`, there is one
-on the built-in photographs alone, and with the first seed's vision or cold start
+the last two the same held-out puzzles, played greedily, by sampling, and with blanked looks. Besides the seeds on the
+photographs of `--train`, there is one on the built-in photographs alone, and
 
-- ``shuffled``: GRPO on rewards that are shuffled over the whole batch, with the same schedule: must not gain;
-- ``no-step``: GRPO without the reward's part for steps;
-- ``no-looks``: cold start and GRPO without crops and zooms.
+- ``at-once-SEED``: with that seed's vision, supervised training on answers at once, from the first board, instead of
+  cold start and GRPO, with all of the time that these have taken: it says what the vision alone is worth;
+- ``blanked``: with the first seed's vision, cold start and GRPO in which every look shows grey, in training and play;
+- ``shuffled``: after the first seed's cold start, GRPO on rewards that are shuffled over the whole batch, with the same
+  schedule: must not gain;
+- ``no-step``: after the first seed's cold start, GRPO without the reward's part for steps.
 
 All photographs of both folders are held out from each other by the caller; `--test` is never trained on. Interrupted,
 the same command goes on. `benchmarks/learning_report.py` makes the tables and the picture.
@@ -28,6 +31,16 @@ from pathlib import Path
 
 STAGES = ("vision", "cold-start", "sft")
 SAMPLED, MORE_TURNS = "sampled", "more-turns"
+AT_ONCE = [
+    "cold_start.teacher=oracle",
+    'cold_start.teacher_options={"think": ""}',
+    "cold_start.turns=1",
+    "cold_start.count=8000",
+    "sft.epochs=12",
+    "sft.batch_size=64",
+    "grpo.iterations=0",
+]
+"""Settings of the control that answers at once: more puzzles than GRPO plays, and as much time."""
 
 
 def arguments():
@@ -51,9 +64,11 @@ def plan(options):
     first = options.seeds[0]
     base = f"photos-{first}"
     runs = {f"photos-{seed}": (options.train, seed, None, None, []) for seed in options.seeds}
+    for seed in options.seeds:
+        runs[f"at-once-{seed}"] = (options.train, seed, f"photos-{seed}", "vision", AT_ONCE)
+    runs["blanked"] = (options.train, first, base, "vision", [])
     runs["shuffled"] = (options.train, first, base, "sft", [])
     runs["no-step"] = (options.train, first, base, "sft", ['environment.reward={"step_weight": 0.0}'])
-    runs["no-looks"] = (options.train, first, base, "vision", ['cold_start.looks=["board"]'])
     runs["builtin"] = (None, first, None, None, [])
     return {name: run for name, run in runs.items() if not options.only or name in options.only}
 
@@ -130,13 +145,32 @@ def train(options, name):
     settings = settings_of(options, name)
     branch(options, name, settings)
     folder = options.output / name
+    if name == "blanked":
+        blank_every_look()
     kind = ControlRun if name == "shuffled" else TrainingRun
     kind(settings, folder, resume=(folder / "settings.toml").exists()).run()
     for stage, model in (("coldstart", "sft"), ("grpo", "grpo")):
+        if not (folder / model / "model").exists():
+            continue
         play(settings, folder / "evaluation" / SAMPLED / f"{stage}.json", folder / model / "model", temperature=1.0)
     turns = max(settings.cold_start.turns)
     if turns > settings.environment.max_turns:
         play(settings, folder / "evaluation" / MORE_TURNS / "coldstart.json", folder / "sft" / "model", max_turns=turns)
+
+
+def blank_every_look():
+    """Have environments of this process show grey after every turn: in episodes of experts, rollouts and evaluations."""
+    from agile_gym.envs.jigsaw import JigsawVisionEnv
+    from agile_gym.policies import blank_look
+
+    step = JigsawVisionEnv.step
+
+    def blanked(self, action):
+        observation, reward, terminated, truncated, info = step(self, action)
+        observation, info = blank_look(observation, info)
+        return observation, reward, terminated, truncated, info
+
+    JigsawVisionEnv.step = blanked
 
 
 def play(settings, output, model, *, temperature=0.0, **changes):

@@ -23,9 +23,10 @@ STAGES = {"coldstart": "cold start", "grpo": "GRPO"}
 WHAT = {
     "photos": "trained on the folder of photographs",
     "builtin": "trained on the built-in photographs alone",
+    "at-once": "control: supervised training on answers at once, from the first board, with as much time",
+    "blanked": "control: cold start and GRPO with looks that show grey, in training and play",
     "shuffled": "control: GRPO on rewards shuffled over the batch",
     "no-step": "GRPO without the reward's part for steps",
-    "no-looks": "cold start and GRPO without crops and zooms",
 }
 AVERAGE = "avg"
 
@@ -109,11 +110,20 @@ def stage_rows(runs):
                 if column is None:
                     continue
                 drawn = run.column(stage, grid, sampled=True)
-                rows.append((run.name, title, *cells(column), "" if drawn is None else shares(drawn["acc"])))
+                blanked = run.reports[stage].blank_looks
+                rows.append(
+                    (
+                        run.name,
+                        title,
+                        *cells(column),
+                        "" if drawn is None else shares(drawn["acc"]),
+                        "" if blanked is None else shares(blanked[grid][AVERAGE]["blanked"]["acc"]),
+                    )
+                )
                 if stage == "coldstart" and run.more_turns is not None:
                     turns = max(run.settings.cold_start.turns)
                     more = run.more_turns.summary[grid][AVERAGE]
-                    rows.append((run.name, f"{title}, {turns} turns allowed", *cells(more), ""))
+                    rows.append((run.name, f"{title}, {turns} turns allowed", *cells(more), "", ""))
     return rows
 
 
@@ -189,7 +199,7 @@ def picture(runs, path):
             start = run.column("coldstart", run.grids()[0])
             if key == "eval/acc" and start is not None:
                 points.insert(0, (0, 100 * start["acc"]["value"]))
-            line = "--" if run.name in ("shuffled", "no-step", "no-looks") else "-"
+            line = "--" if run.name in ("blanked", "shuffled", "no-step") else "-"
             pane.plot(*zip(*points, strict=True), color=f"C{number}", label=run.name, ls=line, lw=1.4)
         pane.set(title=f"Acc, {title}", xlabel="iterations of GRPO", ylim=(0, 100))
         pane.grid(alpha=0.3)
@@ -208,7 +218,7 @@ def learning(folder, runs):
         f"- `{run.name}`: {WHAT[re.sub('-[0-9]+$', '', run.name)]}, seed {run.settings.seed}" for run in runs
     )
     header = ("run", "after", "Acc %", "Acc %, interval over photographs", "Score %", "answered %", "valid turns %",
-              "R_format %", "turns", "crops / zooms an episode", "Acc %, sampled")  # fmt: skip
+              "R_format %", "turns", "crops / zooms an episode", "Acc %, sampled", "Acc %, looks blanked")  # fmt: skip
     gains = ("run", "grid", "Acc %", "gain, points", "interval over photographs", "ratio", "GRPO's interval",
              "gain when sampled, points")  # fmt: skip
     command = ["python benchmarks/learning.py --train FOLDER --test FOLDER --output RUNS", *changes(first.settings)]
