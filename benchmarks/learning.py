@@ -159,7 +159,7 @@ def train(options, name):
 
 
 def blank_every_look():
-    """Have environments of this process show grey after every turn: in episodes of experts, rollouts and evaluations."""
+    """Have environments of this process show grey after every turn, for experts, rollouts and evaluations alike."""
     from agile_gym.envs.jigsaw import JigsawVisionEnv
     from agile_gym.policies import blank_look
 

@@ -168,14 +168,16 @@ class _Board(NamedTuple):
 def _read_board(observation: Observation, task: JigsawTask) -> _Board:
     """Read the sizes and the pieces, (N, h, w, 3), off the first observation, which shows the board."""
     (rows, cols), (high, wide) = task.grid, task.piece_size
-    height, width = (int(side) for side in observation["image_size"])
+    height, width = task.board_size
     gaps = [0.0]
     if rows > 1:
         gaps.append((height - rows * high) // (rows - 1) / high)
     if cols > 1:
         gaps.append((width - cols * wide) // (cols - 1) / wide)
     layout = BoardLayout(rows, cols, high, wide, max(gaps) + 1e-9)
-    return _Board(layout, np.stack([observation["image"][cell] for cell in layout.cells]))
+    shown = (int(side) for side in observation["image_size"])
+    board = task.full_board(observation["image"][tuple(slice(side) for side in shown)])
+    return _Board(layout, np.stack([board[cell] for cell in layout.cells]))
 
 
 def cells_of(

@@ -15,7 +15,7 @@ from agile_gym.actions.dialects import Dialect
 from agile_gym.actions.primitives import ActionError, Answer, Arrange, Crop, Observe, Primitive, RotatePiece, Swap
 from agile_gym.actions.tools import MAX_CALLS
 from agile_gym.actions.workspace import Workspace
-from agile_gym.coldstart.knowledge import Knowledge
+from agile_gym.coldstart.knowledge import Knowledge, corner_box
 from agile_gym.coldstart.looks import MAX_REASONS, Claims, Look, LookChooser, broken
 from agile_gym.coldstart.sentences import Voice
 from agile_gym.coldstart.steps import Pair, Step, StepKind, right_swap, swap_places, swaps_needed, wrong_swaps
@@ -99,7 +99,7 @@ class _Writer:
         match step.kind:
             case "observe":
                 look = self._voice.observe(first=not self.turns, again=self._boards > 0 or bool(self._moved))
-                self._turn(step.kind, [*self._finding(), look], [Observe()])
+                self._turn(step.kind, [*self._finding(), look], self._shown(step))
             case "move":
                 self._move(step, 1 + sum(other.kind == "move" for other in later))
             case "wrong":
@@ -158,6 +158,13 @@ class _Writer:
             first, second = (self._space.order[place] for place in self._wrong)
             return [*self._claims.misfits(self._moved), self._voice.was_wrong(first, second)]
         return self._claims.of_board(self._moved)
+
+    def _shown(self, step: Step) -> list[Primitive]:
+        """Return the primitives that show the board, or its middle."""
+        if not step.closer:
+            return [Observe()]
+        name = self._space.fresh_key("observation_image")
+        return [Observe(name), Crop(name, corner_box(self._rng, self._know.rows, self._know.cols))]
 
     # --- moving
 
@@ -248,7 +255,7 @@ class _Writer:
     def _change(self, step: Step, thoughts: Sequence[str], primitives: Sequence[Primitive]) -> None:
         """Write a turn that changes the board, and may show it."""
         before = self._space.order
-        shown = [Observe()] if step.shows else []
+        shown = self._shown(step) if step.shows else []
         self._turn(step.kind, thoughts, [*primitives, *shown])
         if not step.shows:
             self._board = None

@@ -124,11 +124,13 @@ class Step(NamedTuple):
             ``"slip"`` is an action that cannot be carried out, and is then done right in the next turn.
         shows: True if a move also shows the board.
         single: True if a move is one swap, even if it is the last move; else the last one is all that are left.
+        closer: True if the middle of the board, where four pieces meet, is cropped from it and shown instead.
     """
 
     kind: StepKind
     shows: bool = True
     single: bool = False
+    closer: bool = False
 
 
 class _Frame(NamedTuple):
@@ -234,7 +236,7 @@ def draw_single_steps(
 
     Args:
         rng: Source of randomness.
-        looks: Kind of the closer looks, which come before the first swap where the turns allow.
+        looks: Kind of the closer looks: none, or crops of the middle of each board, which is then looked at first.
         need: Swaps that are needed, at least 1.
         pieces: Number of pieces.
         most_turns: Largest number of turns.
@@ -245,13 +247,12 @@ def draw_single_steps(
     Returns:
         The steps, the answer last. More swaps than needed: those of a solved board are left out.
     """
-    closer: dict[Looks, list[StepKind]] = {"board": [], "crop": ["crop"], "zoom": ["zoom"], "both": ["crop", "zoom"]}
-    spare = most_turns - need - 1 - (not sees)
-    first = [] if sees else [Step("observe")]
-    first += [Step(kind) for kind in closer[looks][: max(spare, 0)]]
-    errs = rng.random() < mistakes and can_err and spare - len(closer[looks]) >= MOST_LOST
-    wrong = [Step("wrong")] if errs else []
-    return [*first, *wrong, *[Step("move", single=True)] * (pieces - 1), Step("answer")]
+    closer = looks != "board"
+    first = [Step("observe", closer=closer)] if closer or not sees else []
+    errs = rng.random() < mistakes and can_err and most_turns - need - 1 - len(first) >= MOST_LOST
+    wrong = [Step("wrong", closer=closer)] if errs else []
+    move = Step("move", single=True, closer=closer)
+    return [*first, *wrong, *[move] * (pieces - 1), Step("answer")]
 
 
 def _least_close(looks: Looks) -> int:

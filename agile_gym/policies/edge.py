@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from agile_gym.actions.dialects import write_answer
 from agile_gym.actions.primitives import Answer
+from agile_gym.envs.jigsaw.episode import JigsawTask
 from agile_gym.errors import ConfigurationError
 from agile_gym.policies.base import Observation, jigsaw_task
 from agile_gym.policies.edge_costs import edge_costs
@@ -347,20 +348,18 @@ def _answer(observation: Observation, info: dict[str, Any]) -> str:
     if info["turn"] != 0:
         raise ConfigurationError("EdgePolicy needs the first observation of an episode; it was given a later one.")
     rows, cols = task.grid
-    if task.initial_view == "board":
-        pieces = _cut_board(observation, rows, cols, task.piece_size)
-    else:
-        pieces = list(info["images"][: rows * cols])
+    pieces = _cut_board(observation, task) if task.initial_view == "board" else list(info["images"][: rows * cols])
     order = solve_by_edges(pieces, rows, cols)
     return write_answer(Answer(tuple(task.names[piece] for piece in order)), "I compared the borders of all pieces.")
 
 
-def _cut_board(observation: Observation, rows: int, cols: int, piece_size: tuple[int, int]) -> list[NDArray[np.uint8]]:
+def _cut_board(observation: Observation, task: JigsawTask) -> list[NDArray[np.uint8]]:
     """Cut the image of a board into its pieces, leaving out the gaps."""
-    (height, width), (high, wide) = observation["image_size"], piece_size
+    (rows, cols), (height, width), (high, wide) = task.grid, task.board_size, task.piece_size
     step_y = high if rows == 1 else (height - high) // (rows - 1)
     step_x = wide if cols == 1 else (width - wide) // (cols - 1)
-    image: NDArray[np.uint8] = observation["image"]
+    shown = tuple(slice(int(side)) for side in observation["image_size"])
+    image = task.full_board(observation["image"][shown])
     return [
         image[row * step_y : row * step_y + high, col * step_x : col * step_x + wide]
         for row in range(rows)

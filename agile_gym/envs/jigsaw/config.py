@@ -34,6 +34,7 @@ MAX_TURNS = 1000
 MAX_PIXELS = 8192 * 4096
 MAX_ERODE = 0.4
 MAX_GAP = 1.0
+LEAST_SCALE = 0.01
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class JigsawConfig:
             level counts the places that look right; parts of photographs in which all pieces differ are drawn where
             there are any. ``"names"``: each piece has its own place, as in AGILE.
         initial_view: Images of the first text: each piece (AGILE), the board, or both.
+        board_scale: Scale of boards as they are shown, at the start and when they are observed, above 0 to 1. Below 1
+            they are thumbnails; crops and zooms of them, and pieces, are cut from the full board and show details.
         max_turns: Turns of an episode, the answer included (AGILE: 5).
         dialect: Dialect of actions: ``"code"``, ``"tools"``, or an object with the methods of `Dialect`.
         prompt: The text of the task: ``"full"`` (rules, functions and a worked example), ``"short"`` (a few words, for
@@ -97,6 +100,7 @@ class JigsawConfig:
     rotations: bool = False
     equal_pieces: Literal["picture", "names"] = "picture"
     initial_view: Literal["pieces", "board", "both"] = "pieces"
+    board_scale: float = 1.0
     max_turns: int = 5
     dialect: str | Dialect = "code"
     prompt: str | Path = "full"
@@ -177,6 +181,7 @@ def resolve(config: JigsawConfig) -> JigsawRules:
     for name, allowed in (("initial_view", INITIAL_VIEWS), ("equal_pieces", EQUAL_PIECES)):
         value = getattr(config, name)
         require(isinstance(value, str) and value in allowed, name, value, f"one of {allowed}")
+    require(is_number(config.board_scale, LEAST_SCALE, 1), "board_scale", config.board_scale, f"{LEAST_SCALE} to 1")
     layout, canvas = _sizes(config, rows, cols)
     return JigsawRules(
         config=config,

@@ -23,7 +23,7 @@ from agile_gym.envs.jigsaw.start import ResetOptions, check_reset_options, draw_
 from agile_gym.errors import ConfigurationError
 from agile_gym.images.sources import ImageSource
 from agile_gym.puzzle.board import JigsawPuzzle
-from agile_gym.puzzle.pixels import BoardLayout
+from agile_gym.puzzle.pixels import BoardLayout, resize
 
 __all__ = ["JigsawEpisode", "JigsawTask", "StepResult", "check_action"]
 
@@ -42,6 +42,7 @@ class JigsawTask:
         initial_view: Images of the first text: ``"pieces"``, ``"board"`` or ``"both"``.
         piece_size: Height and width of a piece, in pixels.
         rotations: True if pieces are also turned.
+        board_size: Height and width of the full board, in pixels; it may be shown smaller.
     """
 
     grid: tuple[int, int]
@@ -50,6 +51,11 @@ class JigsawTask:
     initial_view: str
     piece_size: tuple[int, int]
     rotations: bool
+    board_size: tuple[int, int]
+
+    def full_board(self, shown: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the image of a board at its full size: a thumbnail is enlarged, without its details."""
+        return shown if shown.shape[:2] == self.board_size else resize(shown, *self.board_size)
 
 
 @dataclass(slots=True)
@@ -161,11 +167,12 @@ class JigsawEpisode:
             config.initial_view,
             (self.layout.piece_height, self.layout.piece_width),
             config.rotations,
+            (self.layout.height, self.layout.width),
         )
         self.max_turns = config.max_turns if max_steps is None else min(config.max_turns, max_steps)
         self.turn, self.done, self.begun = 0, False, True
         self._texts, self._code_turns, self._images, self._well_formed = [], 0, 0, True
-        size = render_into(canvas, self._board(), self.pieces, self.layout)
+        size = self._render(canvas, self._board())
         info = self._info((), None)
         info["images"] = self._first_images(canvas[: size[0], : size[1]])
         info["image_id"] = start.image_id
@@ -237,7 +244,7 @@ class JigsawEpisode:
         size = (0, 0)
         if shown is not None:
             self._images += 1
-            size = render_into(canvas, workspace.images[shown], self.pieces, self.layout, self._reference)
+            size = self._render(canvas, workspace.images[shown])
         else:
             canvas[...] = 0
         info = self._info(() if error and answer is None else parsed.primitives, error)
@@ -294,6 +301,18 @@ class JigsawEpisode:
     def _board(self) -> ImageRecipe:
         board = Board(self.workspace.order, self.workspace.turns)
         return ImageRecipe(self.layout.height, self.layout.width, board)
+
+    def _render(self, canvas: NDArray[np.uint8], recipe: ImageRecipe) -> tuple[int, int]:
+        """Write an image to a canvas, boards at their scale, and return its height and width."""
+        height, width = render_into(canvas, recipe, self.pieces, self.layout, self._reference)
+        scale = self.rules.config.board_scale
+        if scale == 1 or not isinstance(recipe.operation, Board):
+            return height, width
+        small = max(1, round(height * scale)), max(1, round(width * scale))
+        thumbnail = resize(canvas[:height, :width], *small)
+        canvas[:height, :width] = 0
+        canvas[: small[0], : small[1]] = thumbnail
+        return small
 
     def _first_images(self, board: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], ...]:
         images: list[NDArray[np.uint8]] = []
