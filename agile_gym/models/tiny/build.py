@@ -1,4 +1,4 @@
-"""The tiny model: a Qwen2-VL (vision transformer, merger, language model) of some 2.5 million parameters.
+"""The tiny model: a Qwen2-VL (vision transformer, merger, language model) of some 1.3 million parameters.
 
 An image is one token or several, by its size: it is scaled to whole windows of 48 x 48 pixels, and a window is a token.
 A piece of 32 x 32 pixels is one, a 2x2 board of 64 x 64 is one, a 3x3 board of 96 x 96 is four, whose seams lie inside.
@@ -60,12 +60,12 @@ class TinySizes:
         vision_layers: Layers of the vision transformer.
     """
 
-    width: int = 192
-    layers: int = 4
-    heads: int = 6
-    inner: int = 512
+    width: int = 128
+    layers: int = 3
+    heads: int = 4
+    inner: int = 384
     vision_width: int = 64
-    vision_layers: int = 1
+    vision_layers: int = 2
 
     def __post_init__(self) -> None:
         """Check the sizes.
@@ -122,7 +122,7 @@ def build_tiny(
 
     Args:
         seed: Seed of the weights, 0 to `agile_gym.arguments.MAX_SEED`.
-        sizes: The sizes; by default some 2.5 million parameters.
+        sizes: The sizes; by default some 1.3 million parameters.
 
     Returns:
         The model in float32, in evaluation mode, and its processor.
