@@ -9,6 +9,7 @@ photographs of `--train`, there is one on the built-in photographs alone, and
 - ``at-once-SEED``: with that seed's vision, supervised training on answers at once, from the first board, instead of
   cold start and GRPO, with all of the time that these have taken: it says what the vision alone is worth;
 - ``blanked``: with the first seed's vision, cold start and GRPO in which every look shows grey, in training and play;
+- ``no-crops``: with the first seed's vision, cold start and GRPO without crops and zooms, for a preset that has them;
 - ``shuffled``: after the first seed's cold start, GRPO on rewards that are shuffled over the whole batch, with the same
   schedule: must not gain;
 - ``no-step``: after the first seed's cold start, GRPO without the reward's part for steps.
@@ -61,12 +62,16 @@ def arguments():
 
 def plan(options):
     """Return the runs by name: photographs to train on, seed, the run to branch off and after which stage, changes."""
+    from agile_gym.training.settings import read_settings
+
     first = options.seeds[0]
     base = f"photos-{first}"
     runs = {f"photos-{seed}": (options.train, seed, None, None, []) for seed in options.seeds}
     for seed in options.seeds:
         runs[f"at-once-{seed}"] = (options.train, seed, f"photos-{seed}", "vision", AT_ONCE)
     runs["blanked"] = (options.train, first, base, "vision", [])
+    if "crop" in read_settings(options.preset, {}).cold_start.given().get("looks", ()):
+        runs["no-crops"] = (options.train, first, base, "vision", ['cold_start.looks=["board"]'])
     runs["shuffled"] = (options.train, first, base, "sft", [])
     runs["no-step"] = (options.train, first, base, "sft", ['environment.reward={"step_weight": 0.0}'])
     runs["builtin"] = (None, first, None, None, [])

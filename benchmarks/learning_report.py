@@ -1,8 +1,9 @@
 """Writes the part of benchmarks/RESULTS.md on training, from runs of benchmarks/learning.py, and their curves.
 
-    python benchmarks/learning_report.py RUNS [--speed FILE] [--memory FILE]
+    python benchmarks/learning_report.py RUNS [RUNS ...] [--speed FILE] [--memory FILE]
 
-FILE is what `training_speed.py --output` and `training_memory.py --out` wrote. The picture is benchmarks/learning.svg.
+Each RUNS is a folder of `learning.py`, and becomes a section with a picture, benchmarks/learning.svg and so on. FILE is
+what `training_speed.py --output` and `training_memory.py --out` wrote.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ WHAT = {
     "builtin": "trained on the built-in photographs alone",
     "at-once": "control: supervised training on answers at once, from the first board, with as much time",
     "blanked": "control: cold start and GRPO with looks that show grey, in training and play",
+    "no-crops": "control: cold start and GRPO without crops and zooms",
     "shuffled": "control: GRPO on rewards shuffled over the batch",
     "no-step": "GRPO without the reward's part for steps",
 }
@@ -199,7 +201,7 @@ def picture(runs, path):
             start = run.column("coldstart", run.grids()[0])
             if key == "eval/acc" and start is not None:
                 points.insert(0, (0, 100 * start["acc"]["value"]))
-            line = "--" if run.name in ("blanked", "shuffled", "no-step") else "-"
+            line = "--" if run.name in ("blanked", "no-crops", "shuffled", "no-step") else "-"
             pane.plot(*zip(*points, strict=True), color=f"C{number}", label=run.name, ls=line, lw=1.4)
         pane.set(title=f"Acc, {title}", xlabel="iterations of GRPO", ylim=(0, 100))
         pane.grid(alpha=0.3)
@@ -209,8 +211,21 @@ def picture(runs, path):
         figure.savefig(path, metadata={"Date": None})
 
 
-def learning(folder, runs):
-    """Return the section on learning."""
+def describe(settings):
+    """Name the puzzles of a run."""
+    environment = settings.environment
+    given = environment.given()
+    rows = given.get("grid", 2)
+    name = f"{rows}x{rows}" if isinstance(rows, int) else str(rows)
+    level = given.get("level", 0)
+    name += ", all levels" if level == "all" else f", level {level}"
+    if given.get("board_scale", 1) != 1:
+        name += f", boards shown at {given['board_scale']:g} of their size"
+    return f"{name}, at most {given.get('max_turns', 5)} turns"
+
+
+def learning(folder, runs, image):
+    """Return the section on the runs of a folder."""
     processes = [json.loads(line) for line in (folder / "processes.jsonl").read_text("utf-8").splitlines()]
     first = runs[0]
     column = first.column("coldstart", first.grids()[0])
@@ -222,14 +237,13 @@ def learning(folder, runs):
     gains = ("run", "grid", "Acc %", "gain, points", "interval over photographs", "ratio", "GRPO's interval",
              "gain when sampled, points")  # fmt: skip
     command = ["python benchmarks/learning.py --train FOLDER --test FOLDER --output RUNS", *changes(first.settings)]
-    return f"""## Learning to solve jigsaws, held out
+    return f"""## Learning on photographs, played on held-out ones: {describe(first.settings)}
 
 `{" ".join(command)}`
 
-The tiny model, preset `tiny`, from nothing. After each stage {column["puzzles"]:,} puzzles of {column["photographs"]}
-photographs that no stage was trained on, random parts, all pieces misplaced, the multi-turn protocol with at most
-{first.settings.environment.max_turns} turns, greedy; 95% intervals in brackets. Sampled
-is at temperature 1, as in training.
+The tiny model. After each stage {column["puzzles"]:,} puzzles of {column["photographs"]} photographs that no stage was
+trained on, random parts, greedy; 95% intervals in brackets. Sampled is at temperature 1, as in training; with blanked
+looks, the same weights are shown grey in place of every image after the first prompt.
 
 {names}
 
@@ -239,7 +253,7 @@ What GRPO has added to its cold start (paired, the same puzzles), and whether th
 
 {table(gains, gain_rows(runs))}
 
-![Acc over the iterations of GRPO](learning.svg)
+![Acc over the iterations of GRPO]({image})
 
 Wall-clock seconds of the stages, each run on one core beside another, evaluations on the way included, and minutes of
 processor of the whole run (a run that branches off has not done the stages before again):
@@ -270,21 +284,23 @@ def write_part(path, text):
 def main():
     """Read, draw, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("runs", type=Path, help="folder that benchmarks/learning.py wrote")
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of benchmarks/learning.py; note.md is quoted")
     parser.add_argument("--speed", type=Path)
     parser.add_argument("--memory", type=Path)
-    parser.add_argument("--note", default="", help="remarks on the figures, in a sentence or two")
     parser.add_argument("--output", type=Path, default=HERE / "RESULTS.md")
     options = parser.parse_args()
-    order = [*WHAT]
-    folders = [path.parent for path in options.runs.glob("*/report.html")]
-    folders.sort(key=lambda path: (order.index(re.sub("-[0-9]+$", "", path.name)), path.name))
-    runs = [Run(folder) for folder in folders]
-    parts = [learning(options.runs, runs) + (f"\n{options.note}\n" if options.note else "")]
+    order, parts = [*WHAT], []
+    for number, place in enumerate(options.runs):
+        folders = [path.parent for path in place.glob("*/report.html")]
+        folders.sort(key=lambda path: (order.index(re.sub("-[0-9]+$", "", path.name)), path.name))
+        runs = [Run(folder) for folder in folders]
+        image = f"learning{f'-{number + 1}' if number else ''}.svg"
+        picture(runs, options.output.with_name(image))
+        note = place / "note.md"
+        parts.append(learning(place, runs, image) + (f"\n{note.read_text('utf-8')}" if note.exists() else ""))
     for file in (options.speed, options.memory):
         if file is not None:
             parts.append(json.loads(file.read_text("utf-8"))["markdown"])
-    picture(runs, options.output.with_name("learning.svg"))
     write_part(options.output, "\n".join(parts))
     print(f"Written: {options.output}")
 
