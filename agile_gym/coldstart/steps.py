@@ -231,8 +231,8 @@ def draw_single_steps(
 ) -> list[Step]:
     """Draw the step of each turn of an episode that makes one swap a turn and looks at the board after each.
 
-    There is a wrong swap only where all swaps that may be needed after it fit into the turns. It is not taken back as
-    such: the next ones go on from the board as it is.
+    There is a wrong swap, at any time, only where all swaps that may be needed after it fit into the turns. It is not
+    taken back as such: the next ones go on from the board as it is. So some episodes are solved in the last turn.
 
     Args:
         rng: Source of randomness.
@@ -250,8 +250,8 @@ def draw_single_steps(
     closer = looks != "board"
     first = [Step("observe", closer=closer)] if closer or not sees else []
     errs = rng.random() < mistakes and can_err and most_turns - need - 1 - len(first) >= MOST_LOST
-    wrong = [Step("wrong", closer=closer)] if errs else []
     move = Step("move", single=True, closer=closer)
+    wrong = [*[move] * int(rng.integers(need)), Step("wrong", closer=closer)] if errs else []
     return [*first, *wrong, *[move] * (pieces - 1), Step("answer")]
 
 
