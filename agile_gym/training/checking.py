@@ -31,6 +31,7 @@ from agile_gym.interruption import STOP_SIGNALS, StopSignals, stops_blocked
 from agile_gym.learner.options import TINY, ModelOptions, build_vlm
 from agile_gym.learner.resources import actor_needs, check_fits
 from agile_gym.policies.base import check_policy, make_policy
+from agile_gym.rollout.plan import plan_tokens
 from agile_gym.training import stages
 from agile_gym.training.settings import RunSettings
 from agile_gym.training.texts import naming
@@ -289,6 +290,7 @@ def check_settings(settings: RunSettings) -> None:
     if options.path != TINY:
         with naming("model", "path", options.path):
             _check_files(options.path)
+        _check_tokens(settings, grpo)
     elif options.train == "lora" and options.lora_targets:
         with naming("model"):
             build_vlm(options, for_training=True, on_gpu=False)  # it takes no time, and has the layers' names
@@ -357,6 +359,32 @@ def _check_teacher(config: ColdStartConfig) -> None:
         make_policy(name, **options)  # which checks values, too
     elif kind == "hf":
         _check_files(path)
+
+
+def _check_tokens(settings: RunSettings, grpo: Any) -> None:  # noqa: ANN401 -- a GRPOConfig
+    """Check that the model's context holds the prompts and looks of an episode, however short its turns are."""
+    from agile_gym.models.chat import ChatFormat
+    from agile_gym.models.loading import load_config, load_processor
+
+    options = stages.model_options(settings)
+    context = getattr(load_config(options.path).get_text_config(), "max_position_embeddings", None)
+    if not isinstance(context, int) or grpo.policy_class is not None:
+        return
+    chat = ChatFormat(load_processor(options.path), system=options.system)
+    for task in stages.tasks_of(settings):
+        given = stages.environment_options(settings, test=False) | task.env_options()
+        plan = plan_tokens(
+            chat, given, context=context, new_tokens=grpo.max_new_tokens, window=grpo.window, env=settings.env
+        )
+        least = replace(plan, new_tokens=min(plan.new_tokens, plan.shortest_turn)).needed()
+        if least > context:
+            look = max((entry.board for entry in plan.feedback), default=0)
+            raise ConfigurationError(
+                f"[model] path = {options.path!r}: its context of {context:,} tokens is too short for an episode of "
+                f"{plan.turns} turns: it takes {least:,} even if turns are written in {plan.shortest_turn:,}, with "
+                f"{plan.opening:,} of the prompt and {look:,} of each look. Set a smaller image_size or fewer max_turns "
+                "in [environment], or [grpo] window, so that only the last images stay in the context."
+            )
 
 
 def _check_packages(options: ModelOptions) -> None:

@@ -1,5 +1,6 @@
 """Every setting of a training run is checked before its first stage, and the message is one line that helps."""
 
+import json
 import re
 import socket
 import time
@@ -18,7 +19,7 @@ from agile_gym.errors import AgileGymError, ConfigurationError, ModelError
 from agile_gym.evaluation import EvaluationPlan
 from agile_gym.learner import GRPOConfig
 from agile_gym.learner.options import ModelOptions
-from agile_gym.models.tiny import build_tiny
+from agile_gym.models.tiny import build_tiny, save_tiny
 from agile_gym.models.tiny.pretraining import VisionPretrainingConfig
 from agile_gym.training import checking as cluster
 from agile_gym.training import stages
@@ -51,7 +52,7 @@ ALLOWED = {
     "grpo": {
         "clip_high": [0, 1.5], "clip_low": [0], "curriculum": [True], "filter_zero_variance_groups": [True],
         "entropy_coef": [0, 1.5], "iterations": [0], "kl_coef": [0, 1.5], "leave_one_out": [True],
-        "mask_truncated": [True], "resample_rounds": [0], "tasks": [[]],
+        "mask_truncated": [True], "resample_rounds": [0], "tasks": [[]], "turn_discount": [0],
     },
     "evaluation": {"blank_looks": [True], "interval": [0], "seed": [0]},
     "resources": {
@@ -353,6 +354,18 @@ def test_options_of_the_commands_have_the_defaults_of_the_classes_behind_them():
                 assert getattr(config, name) == getattr(fresh, name), name
     assert empty.evaluation.episodes == DEFAULT_EPISODES
     assert empty.evaluation.interval_episodes == GRPOConfig().evaluation_duration
+
+
+def test_looks_that_a_context_has_no_room_for(tmp_path):
+    path = save_tiny(tmp_path / "tiny")
+    config = json.loads((path / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = 96
+    (path / "config.json").write_text(json.dumps(config))
+    settings = read_settings("tiny", {"model.path": str(path), "environment.max_turns": 4})
+    check_settings(settings)
+    long = settings.changed({"environment.max_turns": 12})
+    with pytest.raises(ConfigurationError, match=r"its context of 96 tokens is too short for an episode of 12 turns"):
+        check_settings(long)
 
 
 def test_a_model_that_is_not_there_is_named():
