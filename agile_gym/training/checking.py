@@ -382,8 +382,8 @@ def _check_tokens(settings: RunSettings, grpo: Any) -> None:  # noqa: ANN401 -- 
             raise ConfigurationError(
                 f"[model] path = {options.path!r}: its context of {context:,} tokens is too short for an episode of "
                 f"{plan.turns} turns: it takes {least:,} even if turns are written in {plan.shortest_turn:,}, with "
-                f"{plan.opening:,} of the prompt and {look:,} of each look. Set a smaller image_size or fewer max_turns "
-                "in [environment], or [grpo] window, so that only the last images stay in the context."
+                f"{plan.opening:,} of the prompt and {look:,} of each look. Set a smaller image_size or fewer "
+                "max_turns in [environment], or [grpo] window, so that only the last images stay in the context."
             )
 
 
