@@ -122,7 +122,7 @@ def watch(algorithm):
     """
     clock = Stopwatch()
     clock.watch(algorithm.env_runner_group, "foreach_env_runner", "runners")
-    clock.watch(algorithm.env_runner_group, "sync_weights", "weights to the runners")
+    clock.watch(algorithm, "current_weights", "weights to the runners")
     clock.watch(algorithm.learner_group, "update", "learners")
     clock.watch(algorithm.learner_group, "get_state", "snapshot of the learners")
     clock.watch(algorithm, "train", "driver: RLlib, around the iteration")

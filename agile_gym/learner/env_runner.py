@@ -46,7 +46,7 @@ from agile_gym.policies.base import Policy, PolicyLike, as_policy
 from agile_gym.rollout.play import EnvironmentPool
 from agile_gym.transcripts.record import Transcript
 
-__all__ = ["PLACEHOLDER_SPACE", "RunnerReply", "VLMEnvRunner"]
+__all__ = ["PLACEHOLDER_SPACE", "RunnerReply", "VLMEnvRunner", "Weights"]
 
 PLACEHOLDER_SPACE = gymnasium.spaces.Discrete(1)
 """Placeholder spaces for RLlib: texts and images of any size do not pass through its observations and actions."""
@@ -70,6 +70,17 @@ class RunnerReply:
     play: GroupPlay
     metrics: Any
     mistake: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """Weights that groups are to be played with; a runner fetches them unless it has taken them before.
+
+    Attributes:
+        state: Reference to the learners' state, in Ray's object store.
+    """
+
+    state: ray.ObjectRef[Any]
 
 
 def _takes_a_context(env: type) -> bool:
@@ -111,6 +122,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         agile_gym.register_all()  # in this process
         self._device: Any = get_device(self.config, gpus)
         self._weights_seq_no = 0
+        self._weights_taken: str | None = None
         self._sampled = 0
         self._tasks: tuple[TaskMix, ...] = self.config.task_mix()
         self.env: Any = None
@@ -223,12 +235,18 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         return self.mistake
 
     def sample_groups(
-        self, groups: Sequence[GroupSpec], *, explore: bool = True, evaluation: bool = False
+        self,
+        groups: Sequence[GroupSpec],
+        *,
+        weights: Weights | None = None,
+        explore: bool = True,
+        evaluation: bool = False,
     ) -> RunnerReply:
         """Play groups. Nothing is raised, as RLlib would take a runner that raises for dead.
 
         Args:
             groups: The groups.
+            weights: The weights to play with; None for those that the module has.
             explore: True if tokens are drawn; else the likeliest are taken.
             evaluation: True if the environments are those of the evaluation.
 
@@ -239,12 +257,21 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             return RunnerReply(self.worker_index or 0, GroupPlay(()), self.get_metrics(), self.mistake)
         mistake = None
         try:
+            if weights is not None:
+                self._take_weights(weights)
             play = self._play(groups, explore=explore, evaluation=evaluation)
         except AgileGymError as error:
             play, mistake = GroupPlay(()), str(error)
         except Exception:  # returned to the driver, which decides
             play = GroupPlay((), dict.fromkeys((group.index for group in groups), traceback.format_exc(limit=-8)))
         return RunnerReply(self.worker_index or 0, play, self.get_metrics(), mistake)
+
+    def _take_weights(self, weights: Weights) -> None:
+        """Take over weights, unless they are those that were taken last, and no state has come since."""
+        name = weights.state.hex()
+        if name != self._weights_taken:
+            self.set_state(ray.get(weights.state))
+            self._weights_taken = name
 
     def _play(self, groups: Sequence[GroupSpec], *, explore: bool, evaluation: bool) -> GroupPlay:
         module = cast(VLMModule, self.module)
@@ -330,6 +357,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         if self.module is None:
             return
         if COMPONENT_RL_MODULE in state:
+            self._weights_taken = None
             number = state.get(WEIGHTS_SEQ_NO, 0)
             shared = not self.module.inference_only  # a learner of this process has them already
             if not shared:  # whatever their number: learners that were built anew or restored count from the start

@@ -294,6 +294,7 @@ class GRPO(RecoverableAlgorithm):
         outcome = play_on_runners(
             group,
             specs,
+            weights=self.current_weights() if group.num_remote_env_runners() else None,
             retries=self.config.group_retries,
             timeout=self.config.sample_timeout_s,
             restore=lambda: self.restore_env_runners(group),
@@ -372,6 +373,7 @@ class GRPO(RecoverableAlgorithm):
             return
         steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0)
         shards = shard_samples(samples, max(1, self.config.num_learners))
+        self.forget_weights()
 
         def update() -> Any:  # noqa: ANN401 -- results of learners
             data = TrainingData(episodes_refs=[ray.put(shard or [Sample.nothing()]) for shard in shards])
@@ -381,11 +383,12 @@ class GRPO(RecoverableAlgorithm):
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
 
     def _sync_weights(self) -> None:
-        self.ask_learners(
-            lambda: self.env_runner_group.sync_weights(
-                from_worker_or_learner_group=self.learner_group, inference_only=True, timeout_seconds=None
-            )
-        )
+        """Give a runner in this process the new weights; others get them with their groups."""
+        runner = cast("VLMEnvRunner | None", self.env_runner)
+        if runner is None:
+            self.current_weights()
+        else:
+            runner.set_state(self._learned_weights())
 
     def _log(self, batch: GroupBatch) -> None:
         for name, value in batch.metrics.items():
@@ -400,10 +403,6 @@ class GRPO(RecoverableAlgorithm):
             Acc, Score and others, with 95% intervals; see `agile_gym.learner.grpo.evaluation_metrics`.
         """
         config = self.config
-        if self.eval_env_runner_group is not None:
-            self.eval_env_runner_group.sync_weights(
-                from_worker_or_learner_group=self.learner_group, inference_only=True
-            )
         shares = [task.weight for task in self._tasks]
         count = config.evaluation_duration
         if not isinstance(count, int) or count < 1:

@@ -18,11 +18,12 @@ from ray.exceptions import RayError
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_LEARNER_GROUP, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
+from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 from agile_gym.errors import ConfigurationError, ModelError
 from agile_gym.files import filling
 from agile_gym.learner.checkpoint import check_checkpoint, replace_checkpoint
-from agile_gym.learner.env_runner import RunnerReply, VLMEnvRunner
+from agile_gym.learner.env_runner import RunnerReply, VLMEnvRunner, Weights
 from agile_gym.learner.groups import Group, GroupSpec
 from agile_gym.learner.torch_learner import COMPLETE
 
@@ -54,6 +55,7 @@ def play_on_runners(
     runners: EnvRunnerGroup,
     specs: Sequence[GroupSpec],
     *,
+    weights: Weights | None,
     retries: int,
     timeout: float,
     restore: Callable[[], object],
@@ -68,6 +70,8 @@ def play_on_runners(
     Args:
         runners: The runners.
         specs: The groups.
+        weights: The weights to play with. They go with the groups: a runner that has died may have been started anew
+            since, with those of the beginning, without anyone's notice. None if the runner is of this process.
         retries: Number of times that a group is played again.
         timeout: Seconds after which a runner counts as hung; it is killed, and another one started.
         restore: Function that brings back runners that have died.
@@ -86,7 +90,15 @@ def play_on_runners(
     attempts: Counter[int] = Counter()
     played: dict[int, Group] = {}
     while pending:
-        replies = _ask(runners, list(pending.values()), timeout, restore, explore=explore, evaluation=evaluation)
+        replies = _ask(
+            runners,
+            list(pending.values()),
+            timeout,
+            restore,
+            weights=weights,
+            explore=explore,
+            evaluation=evaluation,
+        )
         errors: dict[int, str] = {}
         for reply in replies:
             if reply.mistake is not None:
@@ -111,7 +123,7 @@ def _ask(
     specs: Sequence[GroupSpec],
     timeout: float,
     restore: Callable[[], object],
-    **options: bool,
+    **options: Any,  # noqa: ANN401 -- of VLMEnvRunner.sample_groups
 ) -> list[RunnerReply]:
     """Have all runners play a part each, and return their answers."""
     if runners.num_remote_env_runners() == 0:
@@ -164,6 +176,7 @@ class RecoverableAlgorithm(Algorithm):
     learner_group: Any
     learners_rebuilt: int = 0
     _snapshot: Any = None
+    _weights: Weights | None = None
 
     def ask_learners(self, ask: Callable[[], Any], *, changes: bool = False) -> Any:  # noqa: ANN401 -- what it returns
         """Call a function of the learners; if one dies, build all anew from the last snapshot and call it again.
@@ -197,6 +210,22 @@ class RecoverableAlgorithm(Algorithm):
         if env_runner_group.num_healthy_remote_workers() < env_runner_group.num_remote_env_runners():
             self.ask_learners(self._ping_learners)
         return super().restore_env_runners(env_runner_group)
+
+    def current_weights(self) -> Weights:
+        """Return the weights of the learners, for runners in processes of their own."""
+        if self._weights is None:
+            self._weights = Weights(ray.put(self._learned_weights()))
+        return self._weights
+
+    def forget_weights(self) -> None:
+        """Free the memory of the weights that runners play with, as those of the learners change."""
+        self._weights = None
+
+    def _learned_weights(self) -> dict[str, Any]:
+        """Return the learners' weights, with their number."""
+        components = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}"
+        state = self.ask_learners(lambda: self.learner_group.get_state(components=components, inference_only=True))
+        return {key: state[COMPONENT_LEARNER][key] for key in (COMPONENT_RL_MODULE, WEIGHTS_SEQ_NO)}
 
     def _ping_learners(self) -> None:
         if self.learner_group.is_local:
@@ -309,6 +338,7 @@ class RecoverableAlgorithm(Algorithm):
         """Take over a state."""
         super().set_state(dict(state))
         self._snapshot = None
+        self.forget_weights()
 
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- RLlib's
         """Take over a checkpoint.
@@ -322,6 +352,7 @@ class RecoverableAlgorithm(Algorithm):
             check_checkpoint(Path(path))
         super().restore_from_path(path, *args, **kwargs)
         self._snapshot = None
+        self.forget_weights()
 
         def say(learner: Any) -> str | None:  # noqa: ANN401 -- a TokenLearner
             return learner.restore_error

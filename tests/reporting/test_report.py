@@ -211,7 +211,7 @@ def test_looks_are_told_of_each_stage_and_grid(tmp_path):
         assert wanted in row[:80], label
     assert pair["acc"]["difference"] > 0.5
     drawn = text[text.index("2x2: Acc by number of looks") :]
-    assert "vision pretraining 6" in drawn
+    assert "untrained 6" in drawn
     assert "GRPO 24" in drawn
     counts = [str(entry["of"]) for entry in column["looks"]["by_looks"].values()]
     assert len(counts) > 2

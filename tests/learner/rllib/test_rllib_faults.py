@@ -6,6 +6,7 @@ import time
 from functools import partial
 
 import pytest
+import ray
 
 from agile_gym.errors import ModelError
 from tests.helpers.rllib_parts import FaultyEnv, Watched, difference, texts, train, weights
@@ -127,6 +128,37 @@ def test_deaths_that_are_known_before_the_iteration_change_nothing(begun, expect
     assert algorithm.told["learners_rebuilt"] == rebuilt + 1
 
 
+def test_runners_that_ray_restarts_unnoticed_play_with_the_current_weights(begun, expected):
+    algorithm, _ = begun
+    told = train(algorithm)
+    dead = pids(algorithm, "runners")
+    for pid in dead:
+        os.kill(pid, signal.SIGKILL)
+    for runner in algorithm.env_runner_group._worker_manager.actors().values():
+        wait_for_restart(runner, dead)  # without RLlib, which takes both for healthy all the time
+    assert algorithm.env_runner_group.num_healthy_remote_workers() == 2
+    told += train(algorithm, 2)
+    assert_same(told, algorithm, expected)
+
+
+def test_runners_that_are_busy_when_a_checkpoint_is_restored_play_with_its_weights(begun, spread, expected):
+    algorithm, _ = begun
+    runners = algorithm.env_runner_group._worker_manager.actors().values()
+    learn = algorithm.learn
+
+    def learn_while_runners_are_busy(samples):
+        learn(samples)
+        algorithm.busy = [runner.apply.remote(lambda _: time.sleep(3)) for runner in runners]
+
+    algorithm.learn = learn_while_runners_are_busy
+    train(algorithm)
+    del algorithm.learn
+    assert not ray.wait(algorithm.busy, timeout=0)[0]
+    algorithm.restore_from_path(spread[2])
+    algorithm.seen.clear()
+    assert_same(train(algorithm, ITERATIONS), algorithm, expected)
+
+
 def test_a_learner_that_dies_in_an_update_changes_nothing(begun, expected):
     algorithm, _ = begun
     told = train(algorithm, 2)
@@ -157,6 +189,18 @@ def die_in_step(count, learner):
         return real(samples)
 
     learner._updater.step = step
+
+
+def wait_for_restart(runner, dead):
+    """Wait until Ray has started a runner's process anew."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            if ray.get(runner.apply.remote(os_pid)) not in dead:
+                return
+        except ray.exceptions.RayError:
+            time.sleep(0.1)
+    raise AssertionError("Ray did not start the runner anew")
 
 
 def os_pid(worker):
