@@ -1,7 +1,7 @@
 """Kills an evaluation, or a training, again and again, resumes it, and compares it with one that was left alone.
 
 Usage: python benchmarks/kill_and_resume.py [--suite paper] [--policy edge] [--kills 10] [--workers 1] [--seed 0]
-       python benchmarks/kill_and_resume.py --training [--setups 0 1 2] [--stages NAME ...] [--seed 0]
+       python benchmarks/kill_and_resume.py --training [--setups 0 1 2] [--stages NAME ...] [--seed 0] [--quick]
 
 Evaluation: the table must be the same byte for byte, every episode must be in the journal once, and the transcripts
 must be those that the journal requires, each equal to the one of the run that was left alone.
@@ -58,6 +58,7 @@ def main():
     parser.add_argument("--training", action="store_true", help="end trainings by signals, rather than an evaluation")
     parser.add_argument("--setups", type=int, nargs="+", default=[0, 1, 2], help="numbers of runners and learners")
     parser.add_argument("--stages", nargs="+", choices=STAGES, metavar="NAME", help=f"of {', '.join(STAGES)}")
+    parser.add_argument("--quick", action="store_true", help="shorter trainings")
     options = parser.parse_args()
     if options.training:
         return kill_training(options)

@@ -47,6 +47,16 @@ SETTINGS = {
     "evaluation.interval": 0,
     "checkpoints.every": 2,
 }
+QUICK = {
+    "vision.steps": 8,
+    "vision.probes": 8,
+    "cold_start.count": 12,
+    "sft.replay_count": 6,
+    "grpo.iterations": 2,
+    "grpo.groups_per_iteration": 2,
+    "evaluation.episodes": 4,
+}
+"""Settings that differ with ``--quick``."""
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 SLOWEST = 60.0
 """Seconds that a run may take to end after a signal."""
@@ -285,6 +295,7 @@ def kill_training(options):
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background job: its runs would ignore it, too
         signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stdout.reconfigure(line_buffering=True)
+    SETTINGS.update(QUICK if options.quick else {})
     options.chosen = [(name, STAGES[name]) for name in options.stages or STAGES]
     findings, kills, began = [], 0, time.monotonic()
     with tempfile.TemporaryDirectory(prefix="kr", dir="/tmp") as name:

@@ -128,14 +128,12 @@ def test_deaths_that_are_known_before_the_iteration_change_nothing(begun, expect
     assert algorithm.told["learners_rebuilt"] == rebuilt + 1
 
 
-def test_runners_that_ray_restarts_unnoticed_play_with_the_current_weights(begun, expected):
+def test_a_runner_that_ray_restarts_unnoticed_plays_with_the_current_weights(begun, expected):
     algorithm, _ = begun
     told = train(algorithm)
-    dead = pids(algorithm, "runners")
-    for pid in dead:
-        os.kill(pid, signal.SIGKILL)
-    for runner in algorithm.env_runner_group._worker_manager.actors().values():
-        wait_for_restart(runner, dead)  # without RLlib, which takes both for healthy all the time
+    dead, _ = pids(algorithm, "runners")
+    os.kill(dead, signal.SIGKILL)
+    wait_for_restart(algorithm.env_runner_group._worker_manager.actors()[1], dead)  # RLlib takes it for healthy
     assert algorithm.env_runner_group.num_healthy_remote_workers() == 2
     told += train(algorithm, 2)
     assert_same(told, algorithm, expected)
@@ -196,7 +194,7 @@ def wait_for_restart(runner, dead):
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
-            if ray.get(runner.apply.remote(os_pid)) not in dead:
+            if ray.get(runner.apply.remote(os_pid)) != dead:
                 return
         except ray.exceptions.RayError:
             time.sleep(0.1)
@@ -267,13 +265,27 @@ def with_adapter(make_config, **where):
     return config
 
 
-def test_adapters_and_evaluation_in_processes_of_their_own(make_config, build, tmp_path):
+@pytest.fixture(scope="module")
+def adapter(make_config, tmp_path_factory):
+    """A runner, a learner and a runner of the evaluation that train an adapter, and a checkpoint of the beginning."""
     changes = {**HELD_OUT, "max_new_tokens": 5}
-    spread = build(
-        with_adapter(make_config, runners=1, learners=1).evaluation(
-            evaluation_num_env_runners=1, evaluation_config=changes
-        )
-    )
+    config = with_adapter(make_config, runners=1, learners=1)
+    algorithm = config.evaluation(evaluation_num_env_runners=1, evaluation_config=changes).build_algo()
+    yield algorithm, algorithm.save_to_path(tmp_path_factory.mktemp("adapter") / "beginning")
+    algorithm.stop()
+
+
+@pytest.fixture
+def adapted(adapter):
+    """Return that algorithm at its beginning."""
+    algorithm, path = adapter
+    algorithm.restore_from_path(path)
+    algorithm.__dict__["seen"] = []
+    return algorithm
+
+
+def test_adapters_and_evaluation_in_processes_of_their_own(adapted, make_config, build, tmp_path):
+    spread = adapted
     whole = build(with_adapter(make_config).evaluation(evaluation_config=HELD_OUT))
     assert train(spread, 2) == [pytest.approx(entry, rel=1e-3, abs=1e-4) for entry in train(whole, 2)]
     assert texts(spread) == texts(whole)
@@ -289,9 +301,9 @@ def test_adapters_and_evaluation_in_processes_of_their_own(make_config, build, t
     assert other.evaluate() == short
 
 
-def test_a_full_disk_of_a_learner_is_told_and_the_checkpoint_kept(make_config, build, tmp_path):
+def test_a_full_disk_of_a_learner_is_told_and_the_checkpoint_kept(adapted, make_config, build, tmp_path):
     """RLlib would not tell."""
-    spread, path = build(with_adapter(make_config, runners=1, learners=1)), tmp_path / "checkpoint"
+    spread, path = adapted, tmp_path / "checkpoint"
     train(spread, 2)
     spread.save_to_path(path)
     kept, kept_weights = path.joinpath("manifest.json").read_bytes(), weights(spread)
@@ -313,11 +325,11 @@ def test_a_full_disk_of_a_learner_is_told_and_the_checkpoint_kept(make_config, b
     assert spread.told["learners_rebuilt"] == 0
 
 
-def test_a_learner_in_a_process_of_its_own_refuses_a_checkpoint_of_another_model(make_config, build, tmp_path):
+def test_a_learner_in_a_process_of_its_own_refuses_a_checkpoint_of_another_model(adapted, make_config, build, tmp_path):
     """RLlib would not tell."""
     stranger = build(make_config()).save_to_path(tmp_path / "stranger")
     with pytest.raises(ModelError, match="belong to another model"):
-        build(with_adapter(make_config, runners=1, learners=1)).restore_from_path(stranger)
+        adapted.restore_from_path(stranger)
 
 
 def limit_files(size, learner):

@@ -9,6 +9,8 @@ import pytest
 
 from tests.helpers import ROOT
 
+pytestmark = pytest.mark.benchmark
+
 SCRIPT = ROOT / "benchmarks" / "training_speed.py"
 WITH_TRL = importlib.util.find_spec("trl") is not None
 
