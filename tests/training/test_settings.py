@@ -39,7 +39,7 @@ ALLOWED = {
         "system": ["x", ""],
     },
     "vision": {
-        "few": [0], "held_out": [0], "lr": [1.5], "pieces": [0], "seams": [0], "warmup": [0],
+        "few": [0], "held_out": [0], "hidden": [0], "lr": [1.5], "pieces": [0], "seams": [0], "warmup": [0],
         "weight_decay": [0, 1.5],
     },
     "cold_start": {

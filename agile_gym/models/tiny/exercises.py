@@ -72,6 +72,8 @@ class VisionPretrainingConfig:
         held_out: Share of the photographs that is not learned from: the probe is measured on these.
         few: With fewer photographs than this as many made-up scenes are learned from beside them, and half of the parts
             are blended with another and half recoloured; see `agile_gym.models.tiny.puzzles`. 0 for never.
+        hidden: Size of the hidden layer of the heads that read boards and seams; 0 for linear heads, so that what they
+            read is linear in the vectors, and easier to read for a language model, too.
         probes: Boards of each grid that the probe reads.
     """
 
@@ -86,6 +88,7 @@ class VisionPretrainingConfig:
     warmup: int = 100
     held_out: float = 0.1
     few: int = 32
+    hidden: int = 256
     probes: int = 2048
 
     def __post_init__(self) -> None:
@@ -97,7 +100,7 @@ class VisionPretrainingConfig:
         check_fields(self)
         require_seed(self.seed)
         object.__setattr__(self, "grids", tuple((rows, cols) for rows, cols in self.grids))
-        for name in ("warmup", "few"):
+        for name in ("warmup", "few", "hidden"):
             value = getattr(self, name)
             require(value == 0 or is_whole(value, _MOST), name, value, f"a whole number from 0 to {_MOST:,}")
         for name in ("steps", "batch", "probes"):
@@ -238,7 +241,7 @@ class Heads(nn.Module):
             width: Size of a token's vector.
             grid: Rows and columns.
             size: Size of the vector of a piece's side.
-            inner: Size of the hidden layer that reads a board or a seam.
+            inner: Size of the hidden layer that reads a board or a seam; 0 for none.
         """
         super().__init__()
         rows, cols = grid
@@ -322,6 +325,8 @@ class Heads(nn.Module):
 
 
 def _reader(width: int, inner: int, asked: int) -> nn.Sequential:
+    if not inner:
+        return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, asked))
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, asked))
 
 

@@ -77,7 +77,7 @@ class VisionPretraining:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             width: int = model.config.text_config.hidden_size
-            self._heads = [Heads(width, grid).to(model.device) for grid in config.grids]
+            self._heads = [Heads(width, grid, inner=config.hidden).to(model.device) for grid in config.grids]
         self._begin()
 
     def _begin(self) -> None:
