@@ -158,9 +158,9 @@ def train(options, name):
         if not (folder / model / "model").exists():
             continue
         play(settings, folder / "evaluation" / SAMPLED / f"{stage}.json", folder / model / "model", temperature=1.0)
-    turns = max(settings.cold_start.turns)
+    turns = np.max(settings.cold_start.turns)
     if turns > settings.environment.max_turns:
-        play(settings, folder / "evaluation" / MORE_TURNS / "coldstart.json", folder / "sft" / "model", max_turns=turns)
+        play(settings, folder / "evaluation" / MORE_TURNS / "coldstart.json", folder / "sft" / "model", max_turns=int(turns))
 
 
 def blank_every_look():

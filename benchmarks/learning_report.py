@@ -13,6 +13,8 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
+
 from agile_gym.evaluation import Estimate, bootstrap_mean, compare_reports, read_report
 from agile_gym.reporting.charts import require_matplotlib
 from agile_gym.reporting.runlog import read_records
@@ -61,7 +63,7 @@ class Run:
             if (path := folder / "evaluation" / "sampled" / f"{stage}.json").exists()
         }
         more = folder / "evaluation" / "more-turns" / "coldstart.json"
-        longer = max(self.settings.cold_start.turns) > self.settings.environment.max_turns
+        longer = np.max(self.settings.cold_start.turns) > self.settings.environment.max_turns
         self.more_turns = read_report(more) if longer and more.exists() else None
         self.records = read_records(folder / "metrics.jsonl")
 
@@ -123,7 +125,7 @@ def stage_rows(runs):
                     )
                 )
                 if stage == "coldstart" and run.more_turns is not None:
-                    turns = max(run.settings.cold_start.turns)
+                    turns = np.max(run.settings.cold_start.turns)
                     more = run.more_turns.summary[grid][AVERAGE]
                     rows.append((run.name, f"{title}, {turns} turns allowed", *cells(more), "", ""))
     return rows
