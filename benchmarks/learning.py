@@ -6,8 +6,10 @@ Each run is `agile-gym train` with the preset `tiny`: vision pretraining, cold s
 the last two the same held-out puzzles, played greedily, by sampling, and with blanked looks. Besides the seeds on the
 photographs of `--train`, there is one on the built-in photographs alone, and
 
-- ``at-once-SEED``: with that seed's vision, supervised training on answers at once, from the first board, instead of
-  cold start and GRPO, with all of the time that these have taken: it says what the vision alone is worth;
+- ``at-once-SEED``: with that seed's vision, supervised training on the answers of 8,000 puzzles, given at once, instead
+  of cold start and GRPO: it says what the vision alone is worth where answers are plenty;
+- ``one-turn``: with the first seed's vision, a cold start of as many puzzles as the other runs', answered at once, and
+  GRPO of one turn: it says what the vision alone is worth where they are as few;
 - ``blanked``: with the first seed's vision, cold start and GRPO in which every look shows grey, in training and play;
 - ``no-crops``: with the first seed's vision, cold start and GRPO without crops and zooms, for a preset that has them;
 - ``shuffled``: after the first seed's cold start, GRPO on rewards that are shuffled over the whole batch, with the same
@@ -41,7 +43,15 @@ AT_ONCE = [
     "sft.batch_size=64",
     "grpo.iterations=0",
 ]
-"""Settings of the control that answers at once: more puzzles than GRPO plays, and as much time."""
+"""Settings of the control that answers at once: 80 times the solved puzzles of the cold start."""
+ONE_TURN = [
+    "environment.max_turns=1",
+    "cold_start.teacher=oracle",
+    'cold_start.teacher_options={"think": ""}',
+    "cold_start.turns=1",
+    "grpo.iterations=150",
+]
+"""Settings of the control that learns to answer at once from as many solved puzzles, and by GRPO of as much time."""
 
 
 def arguments():
@@ -69,6 +79,7 @@ def plan(options):
     runs = {f"photos-{seed}": (options.train, seed, None, None, []) for seed in options.seeds}
     for seed in options.seeds:
         runs[f"at-once-{seed}"] = (options.train, seed, f"photos-{seed}", "vision", AT_ONCE)
+    runs["one-turn"] = (options.train, first, base, "vision", ONE_TURN)
     runs["blanked"] = (options.train, first, base, "vision", [])
     if "crop" in read_settings(options.preset, {}).cold_start.given().get("looks", ()):
         runs["no-crops"] = (options.train, first, base, "vision", ['cold_start.looks=["board"]'])
@@ -160,7 +171,12 @@ def train(options, name):
         play(settings, folder / "evaluation" / SAMPLED / f"{stage}.json", folder / model / "model", temperature=1.0)
     turns = np.max(settings.cold_start.turns)
     if turns > settings.environment.max_turns:
-        play(settings, folder / "evaluation" / MORE_TURNS / "coldstart.json", folder / "sft" / "model", max_turns=int(turns))
+        play(
+            settings,
+            folder / "evaluation" / MORE_TURNS / "coldstart.json",
+            folder / "sft" / "model",
+            max_turns=int(turns),
+        )
 
 
 def blank_every_look():

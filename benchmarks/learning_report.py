@@ -26,7 +26,8 @@ STAGES = {"coldstart": "cold start", "grpo": "GRPO"}
 WHAT = {
     "photos": "trained on the folder of photographs",
     "builtin": "trained on the built-in photographs alone",
-    "at-once": "control: supervised training on answers at once, from the first board, with as much time",
+    "at-once": "control: supervised training on 8,000 solved puzzles, answered at once from the first board",
+    "one-turn": "control: cold start of 100 solved puzzles and GRPO, answering at once",
     "blanked": "control: cold start and GRPO with looks that show grey, in training and play",
     "no-crops": "control: cold start and GRPO without crops and zooms",
     "shuffled": "control: GRPO on rewards shuffled over the batch",
@@ -203,7 +204,7 @@ def picture(runs, path):
             start = run.column("coldstart", run.grids()[0])
             if key == "eval/acc" and start is not None:
                 points.insert(0, (0, 100 * start["acc"]["value"]))
-            line = "--" if run.name in ("blanked", "no-crops", "shuffled", "no-step") else "-"
+            line = "--" if run.name in ("one-turn", "blanked", "no-crops", "shuffled", "no-step") else "-"
             pane.plot(*zip(*points, strict=True), color=f"C{number}", label=run.name, ls=line, lw=1.4)
         pane.set(title=f"Acc, {title}", xlabel="iterations of GRPO", ylim=(0, 100))
         pane.grid(alpha=0.3)
