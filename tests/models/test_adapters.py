@@ -76,7 +76,7 @@ def test_adapter_that_adds_tokens(saved, tmp_path):
     from peft import PromptTuningConfig, get_peft_model
 
     vlm = load_vlm(saved("tiny"), device="cpu")
-    sizes = {"num_layers": 4, "token_dim": 192, "num_attention_heads": 6}
+    sizes = {"num_layers": 3, "token_dim": 128, "num_attention_heads": 4}
     config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3, **sizes)
     get_peft_model(vlm.model, config).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="adds tokens to each conversation"):

@@ -151,18 +151,16 @@ def short_sighted():
     def make(reach):
         from transformers import LlavaConfig, LlavaForConditionalGeneration, MistralConfig
 
-        tiny, processor = families.built("tiny")
+        llava, processor = families.built("llava")
         config = LlavaConfig(
-            vision_config=tiny.config.vision_config,
+            vision_config=llava.config.vision_config,
             text_config=MistralConfig(
-                **{**families.TEXT, "hidden_size": 192}, vocab_size=tiny.config.text_config.vocab_size,
-                sliding_window=reach,
+                **families.TEXT, vocab_size=llava.config.text_config.vocab_size, sliding_window=reach
             ),
-            image_token_index=tiny.config.image_token_index,
-            image_seq_length=1,
+            image_token_index=llava.config.image_token_index,
             vision_feature_layer=-1,
             vision_feature_select_strategy="full",
-        )  # fmt: skip
+        )
         torch.manual_seed(0)
         model = LlavaForConditionalGeneration(config).eval()
         with torch.no_grad():

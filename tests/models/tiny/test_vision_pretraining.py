@@ -62,7 +62,7 @@ def test_pixels_and_vectors_are_those_of_processor_and_model(height, width, tiny
             made["pixel_values"], made["image_grid_thw"], return_dict=True
         ).pooler_output
         vectors = image_features(model, pixels)
-    assert vectors.shape == (3, high * wide, 192)
+    assert vectors.shape == (3, high * wide, 128)
     for own, theirs in zip(vectors, expected, strict=True):
         torch.testing.assert_close(own, theirs, rtol=0, atol=1e-5)
     own = as_pixels(images, "cpu")
@@ -125,7 +125,7 @@ def test_losses_agree_with_a_count_by_hand(grid):
 
 
 def test_the_loss_has_a_part_for_boards_one_for_seams_and_one_for_pieces(images, tiny):
-    heads = Heads(192, (2, 2))
+    heads = Heads(128, (2, 2))
     photos = [picture(80, 90)]
     losses = {}
     for seams, pieces in ((0, 0), (8, 0), (0, 8), (8, 8)):
