@@ -69,7 +69,8 @@ def _known() -> Known:
             names += [f"{stage}/checkpoint{suffix}/**/{name}" for name in CHECKPOINT_FILES]
     for folder in ("cold-start", "replay"):
         names += [f"{folder}/{name}" for name in ("cold_start.json", *_TRANSCRIPTS)]
-    for name in ("untrained", "coldstart", "grpo"):
+    played = ("untrained", "coldstart", "grpo")
+    for name in (*played, *(f"{name}-blanked" for name in played)):
         names += [f"evaluation/{name}.json", f"evaluation/{name}.jsonl"]
         names += [f"evaluation/{name}-transcripts/{inner}" for inner in _TRANSCRIPTS]
     return {name: _is_page if name.endswith("page.html") else None for name in names}

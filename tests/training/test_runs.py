@@ -119,6 +119,12 @@ def test_a_run_is_not_replaced_unless_asked(finished):
     assert "other settings in [grpo]" in result.stderr
 
 
+def test_all_that_a_run_has_written_can_be_replaced(finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run", symlinks=True)
+    RunFolder(folder, overwrite=True).close()
+    assert [path.name for path in folder.rglob("*") if path.is_file()] == ["agile-gym.json"]
+
+
 def test_a_run_killed_at_any_moment_goes_on_to_the_same_weights(finished, tmp_path):
     folder = tmp_path / "run"
     process = subprocess.Popen(command(folder), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
