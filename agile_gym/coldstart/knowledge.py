@@ -31,7 +31,6 @@ __all__ = [
     "Knowledge",
     "Side",
     "border_box",
-    "corner_box",
     "differ_clearly",
     "joints_of",
     "know_puzzle",
@@ -264,26 +263,6 @@ class _Span(NamedTuple):
     low: float
     high: float
     best: float
-
-
-def corner_box(rng: np.random.Generator, rows: int, cols: int) -> Box:
-    """Return the box around a corner where four pieces meet, with half of each side of these; one drawn of several.
-
-    Args:
-        rng: Source of randomness.
-        rows: Number of rows. A board of one row has no such corner: it is around a seam.
-        cols: Number of columns, likewise.
-
-    Returns:
-        (x1, y1, x2, y2) as fractions of the board, gaps left out of account.
-    """
-    (y1, y2), (x1, x2) = (_middle(int(rng.integers(max(count - 1, 1))), count) for count in (rows, cols))
-    return x1, y1, x2, y2
-
-
-def _middle(before: int, count: int) -> tuple[float, float]:
-    """Return the ends of the span around a border of a side: from the middle of a piece to that of the next."""
-    return (0.0, 1.0) if count == 1 else (round((before + 0.5) / count, 2), round((before + 1.5) / count, 2))
 
 
 def seam_box(layout: BoardLayout, place: int, side: Side, part: Literal["whole", "first", "second"] = "whole") -> Box:

@@ -15,7 +15,7 @@ from agile_gym.actions.dialects import Dialect
 from agile_gym.actions.primitives import ActionError, Answer, Arrange, Crop, Observe, Primitive, RotatePiece, Swap
 from agile_gym.actions.tools import MAX_CALLS
 from agile_gym.actions.workspace import Workspace
-from agile_gym.coldstart.knowledge import Knowledge, corner_box
+from agile_gym.coldstart.knowledge import Knowledge
 from agile_gym.coldstart.looks import MAX_REASONS, Claims, Look, LookChooser, broken
 from agile_gym.coldstart.sentences import Voice
 from agile_gym.coldstart.steps import Pair, Step, StepKind, right_swap, swap_places, swaps_needed, wrong_swaps
@@ -29,6 +29,8 @@ MAX_TURNED = 4
 MAX_LISTED = 16
 """Rows are listed in words up to so many pieces."""
 _ARRANGE = 0.35
+_WHOLE = (0.0, 0.0, 1.0, 1.0)
+"""Box of a whole image."""
 
 
 class ScriptTurn(NamedTuple):
@@ -160,11 +162,11 @@ class _Writer:
         return self._claims.of_board(self._moved)
 
     def _shown(self, step: Step) -> list[Primitive]:
-        """Return the primitives that show the board, or its middle."""
+        """Return the primitives that show the board, or all of it in detail where it is shown as a thumbnail."""
         if not step.closer:
             return [Observe()]
         name = self._space.fresh_key("observation_image")
-        return [Observe(name), Crop(name, corner_box(self._rng, self._know.rows, self._know.cols))]
+        return [Observe(name), Crop(name, _WHOLE)]
 
     # --- moving
 

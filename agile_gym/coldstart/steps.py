@@ -124,7 +124,7 @@ class Step(NamedTuple):
             ``"slip"`` is an action that cannot be carried out, and is then done right in the next turn.
         shows: True if a move also shows the board.
         single: True if a move is one swap, even if it is the last move; else the last one is all that are left.
-        closer: True if the middle of the board, where four pieces meet, is cropped from it and shown instead.
+        closer: True if a crop of the whole board is shown instead, which has the details that a thumbnail lacks.
     """
 
     kind: StepKind
@@ -236,7 +236,8 @@ def draw_single_steps(
 
     Args:
         rng: Source of randomness.
-        looks: Kind of the closer looks: none, or crops of the middle of each board, which is then looked at first.
+        looks: Kind of the closer looks: none, or crops of each whole board, for boards that are shown as
+            thumbnails; then the first board is looked at so, too.
         need: Swaps that are needed, at least 1.
         pieces: Number of pieces.
         most_turns: Largest number of turns.
