@@ -30,7 +30,7 @@ from agile_gym.images.sources import check_fraction
 from agile_gym.interruption import STOP_SIGNALS, StopSignals, stops_blocked
 from agile_gym.learner.options import TINY, ModelOptions, build_vlm
 from agile_gym.learner.resources import actor_needs, check_fits
-from agile_gym.policies.base import check_policy, make_policy
+from agile_gym.policies.base import POLICIES, check_policy, make_policy
 from agile_gym.rollout.plan import plan_tokens
 from agile_gym.training import stages
 from agile_gym.training.settings import RunSettings
@@ -345,9 +345,10 @@ def _check_episodes(config: ColdStartConfig, episodes: str | None) -> None:
 
 
 def _teacher_of(config: ColdStartConfig) -> tuple[str, object]:
-    """Return what errors of the teacher are about: its options, if there are any, or its name."""
-    options = config.teacher_options
-    return ("teacher_options", dict(options)) if options else ("teacher", config.teacher)
+    """Return what errors of the teacher are about: its options, if there are any, or its name, if it is unknown."""
+    options, kind = config.teacher_options, config.teacher.partition(":")[0]
+    known = config.is_expert or kind in POLICIES or ":" in config.teacher
+    return ("teacher_options", dict(options)) if options and known else ("teacher", config.teacher)
 
 
 def _check_teacher(config: ColdStartConfig) -> None:

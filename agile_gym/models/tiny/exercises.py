@@ -66,7 +66,7 @@ class VisionPretrainingConfig:
         batch: Boards a step: four arrangements of each part of a photograph.
         seams: Views of single seams a step, as a share of the boards, and the weight of their loss.
         pieces: Single pieces a step, likewise.
-        lr: Learning rate.
+        lr: Largest learning rate of AdamW.
         weight_decay: Weight decay.
         warmup: Steps over which the learning rate rises. In the second half it falls to a twentieth.
         held_out: Share of the photographs that is not learned from: the probe is measured on these.
