@@ -67,7 +67,7 @@ class VisionPretrainingConfig:
         seams: Views of single seams a step, as a share of the boards, and the weight of their loss.
         pieces: Single pieces a step, likewise.
         lr: Largest learning rate of AdamW.
-        weight_decay: Weight decay.
+        weight_decay: Weight decay of AdamW.
         warmup: Steps over which the learning rate rises. In the second half it falls to a twentieth.
         held_out: Share of the photographs that is not learned from: the probe is measured on these.
         few: With fewer photographs than this as many made-up scenes are learned from beside them, and half of the parts
