@@ -189,7 +189,7 @@ def ignore_stop_signals() -> None:
 
 
 SMALL = 10_000_000
-"""Parameters of a model that is computed in one thread, at most; the tiny model has 3.4 million."""
+"""Parameters of a model that is computed in one thread, at most; the tiny model has 1.3 million."""
 _VARIABLE = "OMP_NUM_THREADS"
 _divided = False
 

@@ -209,7 +209,10 @@ def episodes():
             shapes = [list(image.shape) for image in images]
             primitives = [type(primitive).__name__ for primitive in info.pop("primitives", ())]
             rest.add([observation["image_size"], observation["text"], reward, ended, truncated, shapes, primitives])
-            rest.add({name: info[name] for name in sorted(info)})
+            told = {name: info[name] for name in sorted(info)}
+            task = told["task"]  # but for a field that was added later, and follows from the options
+            told["task"] = {f.name: getattr(task, f.name) for f in fields(task) if f.name != "board_size"}
+            rest.add(told)
             if ended or truncated:
                 break
             index = int(rng.integers(2 * len(TEXTS)))

@@ -7,9 +7,9 @@ the last two the same held-out puzzles, played greedily, by sampling, and with b
 photographs of `--train`, there is one on the built-in photographs alone, and
 
 - ``at-once-SEED``: with that seed's vision, supervised training on the answers of 8,000 puzzles, given at once, instead
-  of cold start and GRPO: it says what the vision alone is worth where answers are plenty;
+  of cold start and GRPO: the worth of the vision alone where answers are plenty;
 - ``one-turn``: with the first seed's vision, a cold start of as many puzzles as the other runs', answered at once, and
-  GRPO of one turn: it says what the vision alone is worth where they are as few;
+  GRPO of one turn: the worth of the vision alone where they are as few;
 - ``blanked``: with the first seed's vision, cold start and GRPO in which every look shows grey, in training and play;
 - ``no-crops``: with the first seed's vision, cold start and GRPO without crops and zooms, for a preset that has them;
 - ``shuffled``: after the first seed's cold start, GRPO on rewards that are shuffled over the whole batch, with the same
@@ -43,7 +43,7 @@ AT_ONCE = [
     "sft.batch_size=64",
     "grpo.iterations=0",
 ]
-"""Settings of the control that answers at once: 80 times the solved puzzles of the cold start."""
+"""Settings of the control that answers at once: many more solved puzzles than those of the cold start."""
 ONE_TURN = [
     "environment.max_turns=1",
     "cold_start.teacher=oracle",

@@ -27,7 +27,7 @@ WHAT = {
     "photos": "trained on the folder of photographs",
     "builtin": "trained on the built-in photographs alone",
     "at-once": "control: supervised training on 8,000 solved puzzles, answered at once from the first board",
-    "one-turn": "control: cold start of 100 solved puzzles and GRPO, answering at once",
+    "one-turn": "control: cold start of as many solved puzzles and GRPO, answering at once",
     "blanked": "control: cold start and GRPO with looks that show grey, in training and play",
     "no-crops": "control: cold start and GRPO without crops and zooms",
     "shuffled": "control: GRPO on rewards shuffled over the batch",

@@ -1,6 +1,6 @@
 """Measures how the tiny model's vision pretraining goes: what is read on photographs that are held out, over the time.
 
-    python benchmarks/tiny_eyes.py FOLDER [--grids 2x2 3x3] [--seeds 0 1 2] [--output curve.csv] [--save model]
+    python benchmarks/tiny_vision.py FOLDER [--grids 2x2 3x3] [--seeds 0 1 2] [--output curve.csv] [--save model]
 
 Writes one row a measurement and grid: the probe (`agile_gym.models.tiny.exercises.ProbeResult`) beside the processor's
 seconds of the training alone. Of the folder's photographs a share is held out (``--held-out``).

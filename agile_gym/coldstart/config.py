@@ -128,6 +128,11 @@ class ColdStartConfig:
         for name in ("turns", "looks"):
             if self.is_expert and name in self.teacher_options:
                 raise ConfigurationError(f"The expert's {name} are those of the cold start: give {name} (--{name}).")
+        if self.is_expert and self.teacher_options.get("moves") == "single" and self.balance in ("both", "turns"):
+            raise ConfigurationError(
+                f"balance={self.balance!r}: with moves='single' the puzzle sets the number of turns. Give balance "
+                "(--balance) 'none' or 'looks'."
+            )
         if self.is_expert and self.teacher_options.get("slips") and not self.allow_errors:
             raise ConfigurationError(
                 "slips: the expert is to make errors, and episodes with errors are not kept. Set allow_errors "

@@ -91,6 +91,11 @@ class ExpertPolicy:
         for name, value, allowed in choices:
             if value not in allowed:
                 raise ConfigurationError(f"{name}={value!r} is not allowed. {did_you_mean(value, allowed)}")
+        if moves == "single" and (slips or not set(self.looks) <= {"board", "crop"}):
+            raise ConfigurationError(
+                f"moves='single' with looks={looks!r} and slips={slips!r} is not allowed: give looks that are 'board', "
+                "'crop' or both, and no slips."
+            )
         for name, value in (("mistakes", mistakes), ("slips", slips)):
             if not is_number(value, 0, 1):
                 raise ConfigurationError(f"{name}={value!r} is not allowed; give a fraction from 0 to 1.")
@@ -143,6 +148,11 @@ class ExpertPolicy:
         need = max(swaps_needed(workspace.order, knowledge.goal), 1)
         can_err = bool(wrong_swaps(knowledge.kinds_at(workspace.order), knowledge.kinds_at(knowledge.goal)))
         if self._moves == "single":
+            least = need + 1 + (task.initial_view == "pieces" or cell.looks != "board")
+            if least > self.turns[1]:
+                raise ConfigurationError(
+                    f"This puzzle needs {least} turns with moves='single'; turns={self.turns} is too few."
+                )
             steps = draw_single_steps(
                 rng,
                 cell.looks,

@@ -301,6 +301,12 @@ class _Writer:
         except ActionError as error:
             error.forget()  # a slip, which was meant
             return
-        if shown is not None and isinstance(primitives[-1], Observe):
+        if shown is not None and (isinstance(primitives[-1], Observe) or _shows_board(primitives)):
             self._board, self._fresh = shown, True
             self._boards += 1
+
+
+def _shows_board(primitives: Sequence[Primitive]) -> bool:
+    """Return whether the last of some primitives is a crop of the whole board, which the one before it shows."""
+    *_, board, crop = (None, None, *primitives)
+    return isinstance(board, Observe) and isinstance(crop, Crop) and crop.box == _WHOLE

@@ -162,7 +162,7 @@ def add_coldstart_command(commands: Any) -> None:  # noqa: ANN401 -- argparse na
     add("--count", type=int, default=1600, help="episodes wanted (default: %(default)s)")
     add("--teacher", default="expert", help="expert, hf:PATH, api:MODEL or module:attribute (default: %(default)s)")
     add("--teacher-option", action="append", default=[], metavar="KEY=VALUE", help="option of the teacher")
-    add("--style", default=None, help="of the expert: full, short or none (default: as the prompt)")
+    add("--style", default=None, help="of the expert: full, short, verdict or none (default: as the prompt)")
     add("--mistakes", type=float, default=None, help="of the expert: fraction with wrong moves (default: 0.3)")
     add("--slips", type=float, default=None, help="of the expert: fraction with actions that are errors (default: 0)")
     add_env(command)

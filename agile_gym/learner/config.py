@@ -219,7 +219,8 @@ class GRPOConfig(AlgorithmConfig):
                 ``"group"``, that of the ``"batch"``, or ``"none"``.
             leave_one_out: Compares a return with the mean of the group's other episodes, not of all.
             credit: Unit that an advantage belongs to: the ``"episode"``, as in GRPO, or each ``"turn"``, whose
-                return-to-go is compared with that of the group's other episodes at the same turn.
+                return-to-go is compared with that of the group's other episodes at the same turn. Groups are still left
+                out by the returns of their episodes.
             turn_discount: Discount of a reward one turn earlier, 0 to 1, where ``credit`` is ``"turn"``.
             filter_zero_variance_groups: Leaves out groups whose episodes all have the same return, and no advantage.
             resample_rounds: Number of times that groups left out are replaced by new ones, in an iteration (DAPO).
@@ -392,11 +393,12 @@ class GRPOConfig(AlgorithmConfig):
         self._check_reward()
 
     def _check_reward(self) -> None:
-        """Warn of a reward of the jigsaw that makes looking never pay."""
+        """Warn of a reward of the jigsaw that leaves nothing for looking."""
         if self.loss != SUPERVISED and self.env == JIGSAW:
             names = vars(JigsawConfig()).keys() & self.env_config.keys()
             rules = JigsawConfig(**{name: self.env_config[name] for name in names})
-            if warning := cost_of_looking(get_reward(rules.reward), rules.max_turns):
+            turns: Any = rules.max_turns  # checked by the environment
+            if is_whole(turns, _WHOLE) and (warning := cost_of_looking(get_reward(rules.reward), turns)):
                 _warn(warning)
 
     def _check_evaluation(self) -> None:

@@ -164,7 +164,7 @@ class ModelSettings(Section):
 
 
 class VisionSettings(Section):
-    """Vision pretraining of the tiny model on free puzzles. An empty section leaves it out, as another model does."""
+    """Vision pretraining of the tiny model on boards, seams and pieces. Left out of other models, and if empty."""
 
     source = "agile_gym.models.tiny.pretraining:VisionPretrainingConfig"
     elsewhere = {"seed": "it is that of the run; set seed"}

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from agile_gym.coldstart import ExpertPolicy
+from agile_gym.coldstart import ColdStartConfig, ExpertPolicy
 from agile_gym.envs.jigsaw import JigsawVisionEnv
 from agile_gym.errors import ConfigurationError
 from agile_gym.rollout import EpisodeSpec, play_episodes
@@ -76,3 +76,34 @@ def test_closer_looks_crop_the_whole_of_a_board_that_is_a_thumbnail():
 def test_a_pace_that_there_is_not():
     with pytest.raises(ConfigurationError, match="moves='one' is not allowed"):
         ExpertPolicy(moves="one")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"slips": 0.1, "looks": ["crop"]}, r"slips=0\.1 is not allowed: give looks"),
+        ({"looks": ["board", "zoom"]}, r"looks=\['board', 'zoom'\] and slips=0\.0 is not allowed"),
+    ],
+)
+def test_options_that_single_moves_do_not_have(options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        ExpertPolicy(moves="single", **options)
+
+
+def test_a_puzzle_that_needs_more_turns_and_a_balance_that_cannot_be_kept():
+    with pytest.raises(ConfigurationError, match=r"needs \d+ turns with moves='single'; turns=\(2, 4\) is too few"):
+        play(ExpertPolicy(moves="single", turns=(2, 4), looks=["board"]), grid=3)
+    with pytest.raises(ConfigurationError, match=r"balance='both': with moves='single' the puzzle sets"):
+        ColdStartConfig(teacher_options={"moves": "single"})
+    assert ColdStartConfig(teacher_options={"moves": "single"}, balance="looks").balance == "looks"
+
+
+@pytest.mark.parametrize("style", ["short", "full"])
+def test_crops_of_whole_boards_are_described_as_boards_are(style):
+    kinds = Counter()
+    expert = ExpertPolicy(moves="single", turns=(2, 8), looks=["crop"], style=style, mistakes=1.0)
+    for episode in play(expert, count=12, initial_view="board", board_scale=0.25):
+        steps = episode.details["steps"]
+        for step, after in zip(steps, episode.turns[1:], strict=False):
+            kinds[step == "wrong", " not " in after.text or "wrong" in after.text or "No" in after.text] += 1
+    assert kinds[True, True] > kinds[True, False]  # where the borders show it, a wrong swap is noticed in words

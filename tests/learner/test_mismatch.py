@@ -41,9 +41,9 @@ def played(request):
     return request.param, [sample for episode in episodes for sample in make_samples(episode, 0.5, minibatches=(0,))]
 
 
-def make_updater(sharpness, *, temperature=1.0, autocast=None):
+def make_updater(sharpness, *, temperature=1.0, autocast=None, lr=1e-3):
     vlm = sharp_vlm(sharpness)
-    optimizer = make_optimizer(vlm.model.named_parameters(), lr=1e-3, betas=(0.9, 0.999), weight_decay=0.0)
+    optimizer = make_optimizer(vlm.model.named_parameters(), lr=lr, betas=(0.9, 0.999), weight_decay=0.0)
     scorer = Scorer(vlm, ChatFormat(vlm.processor), temperature=temperature)
     return Updater(
         scorer, optimizer, StepOptions("grpo", autocast=autocast), ProcessGroup(vlm.device, distributed=False)
@@ -74,6 +74,6 @@ def test_another_temperature_is_an_alarm(played, temperature):
 @pytest.mark.slow
 def test_stale_weights_are_an_alarm(played):
     sharpness, samples = played
-    updater = make_updater(sharpness)
+    updater = make_updater(sharpness, lr=3e-3)
     assert alarms_of(updater.step(samples)) == []
     assert alarms_of(updater.step(samples)) == ["mismatch"]

@@ -186,7 +186,7 @@ def test_contexts_that_grow_out_of_reach_while_they_write(short_sighted):
     """A short row must not be filled up to the width of a long one: it would be out of reach of its start too early."""
 
     def second_turns(policy, batches):
-        policy._generator.forbidden[policy.chat.end_of_turn] = True  # so that all turns are as long
+        policy._generator.forbidden[sorted(policy._generator._ends)] = True  # so that all turns are as long
         texts = [["x"] * 3, ["x", "x " * 20, "x"]]  # of the first and the second turn
         for turn in (0, 1):
             for batch in batches:

@@ -172,7 +172,7 @@ def score_episode(record: EpisodeRecord, config: RewardConfig) -> RewardParts:
 
 
 def cost_of_looking(config: RewardConfig, max_turns: int) -> str | None:
-    """Return a warning if looking cannot pay: all turns before the answer cost as much as solving earns.
+    """Return a warning if all turns before the answer cost as much as solving earns.
 
     A policy that is trained on such a reward learns to answer at once, long before its looks help it to solve.
 
@@ -188,7 +188,7 @@ def cost_of_looking(config: RewardConfig, max_turns: int) -> str | None:
     if cost < earned or not cost:
         return None
     return (
-        f"The reward makes looking never pay: {max_turns - 1} turns before the answer cost {cost:g} (step_weight "
+        f"The reward leaves nothing for looking: {max_turns - 1} turns before the answer cost {cost:g} (step_weight "
         f"{config.step_weight:g} x step_penalty {config.step_penalty:g} each), and solving earns {earned:g}. Lower "
         "step_penalty or step_weight, or raise accuracy_weight."
     )

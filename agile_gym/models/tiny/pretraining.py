@@ -233,7 +233,7 @@ def pretrain_vision(
     try:
         with closing(training.run()) as entries:
             for entry in entries:
-                if save is not None and entry.step % save_every == 0:
+                if save is not None and entry.step % save_every == 0 and entry.step < entry.steps:
                     save(training.get_state())
                 try:
                     if progress is not None:
