@@ -341,7 +341,8 @@ class RunSettings(BaseModel):
     def changed(self, changes: Mapping[str, Any]) -> Self:
         """Return settings with other values, by ``"section.key"`` or ``"seed"``.
 
-        With another ``environment.id``, what the former environment alone has is left out.
+        With another ``environment.id``, what the former environment alone has is left out, and with another
+        ``cold_start.teacher`` the options of the former one.
 
         Raises:
             ConfigurationError: If there is no section or key of a name, or a value is of another type.
@@ -350,6 +351,9 @@ class RunSettings(BaseModel):
         if changes.get("environment.id", self.environment.id) != self.environment.id:
             for section, keys in _JIGSAW_ONLY.items():
                 values[section] = {key: value for key, value in values[section].items() if keys and key not in keys}
+        teacher = values["cold_start"].get("teacher", "expert")
+        if changes.get("cold_start.teacher", teacher) != teacher:
+            values["cold_start"].pop("teacher_options", None)
         for name, value in changes.items():
             section, dot, key = str(name).partition(".")
             if not dot and section in SECTIONS:

@@ -177,6 +177,16 @@ def test_none_is_written_where_it_is_not_the_default():
     }  # fmt: skip
 
 
+def test_another_teacher_does_not_get_the_options_of_the_former_one():
+    tiny = read_settings("tiny")
+    assert tiny.cold_start.given()["teacher_options"]["moves"] == "single"
+    other = tiny.changed({"cold_start.teacher": "oracle"})
+    assert "teacher_options" not in other.cold_start.given()
+    both = tiny.changed({"cold_start.teacher": "oracle", "cold_start.teacher_options": {"think": ""}})
+    assert both.cold_start.given()["teacher_options"] == {"think": ""}
+    assert tiny.changed({"cold_start.teacher": "expert"}).cold_start.given()["teacher_options"]["moves"] == "single"
+
+
 def test_a_cold_start_of_any_permutation_where_the_environment_has_a_level():
     settings = read_settings("tiny", {"environment.level": 1, "cold_start.level": "none"})
     assert stages.cold_start_config(settings).level is None
