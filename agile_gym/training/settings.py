@@ -341,8 +341,7 @@ class RunSettings(BaseModel):
     def changed(self, changes: Mapping[str, Any]) -> Self:
         """Return settings with other values, by ``"section.key"`` or ``"seed"``.
 
-        With another ``environment.id``, what the former environment alone has is left out, and with another
-        ``cold_start.teacher`` the options of the former one.
+        With another ``environment.id`` or ``cold_start.teacher``, what the former one alone has is left out.
 
         Raises:
             ConfigurationError: If there is no section or key of a name, or a value is of another type.
@@ -444,9 +443,6 @@ def read_settings(preset: str | Path, changes: Mapping[str, Any] | None = None) 
     Args:
         preset: Name of a preset, or path of a TOML file.
         changes: Other values; see `RunSettings.changed`.
-
-    Returns:
-        The settings.
 
     Raises:
         ConfigurationError: If there is no such file, or it is none of settings; see `RunSettings.from_toml`.
