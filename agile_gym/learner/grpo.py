@@ -373,7 +373,7 @@ class GRPO(RecoverableAlgorithm):
             return
         steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0)
         shards = shard_samples(samples, max(1, self.config.num_learners))
-        self.forget_weights()
+        self.drop_weights()
 
         def update() -> Any:  # noqa: ANN401 -- results of learners
             data = TrainingData(episodes_refs=[ray.put(shard or [Sample.nothing()]) for shard in shards])

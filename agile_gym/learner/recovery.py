@@ -71,7 +71,7 @@ def play_on_runners(
         runners: The runners.
         specs: The groups.
         weights: The weights to play with. They go with the groups: a runner that has died may have been started anew
-            since, with those of the beginning, without anyone's notice. None if the runner is of this process.
+            since, with those of the beginning, unnoticed. None if the runner is of this process.
         retries: Number of times that a group is played again.
         timeout: Seconds after which a runner counts as hung; it is killed, and another one started.
         restore: Function that brings back runners that have died.
@@ -217,7 +217,7 @@ class RecoverableAlgorithm(Algorithm):
             self._weights = Weights(ray.put(self._learned_weights()))
         return self._weights
 
-    def forget_weights(self) -> None:
+    def drop_weights(self) -> None:
         """Free the memory of the weights that runners play with, as those of the learners change."""
         self._weights = None
 
@@ -338,7 +338,7 @@ class RecoverableAlgorithm(Algorithm):
         """Take over a state."""
         super().set_state(dict(state))
         self._snapshot = None
-        self.forget_weights()
+        self.drop_weights()
 
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- RLlib's
         """Take over a checkpoint.
@@ -352,7 +352,7 @@ class RecoverableAlgorithm(Algorithm):
             check_checkpoint(Path(path))
         super().restore_from_path(path, *args, **kwargs)
         self._snapshot = None
-        self.forget_weights()
+        self.drop_weights()
 
         def say(learner: Any) -> str | None:  # noqa: ANN401 -- a TokenLearner
             return learner.restore_error
