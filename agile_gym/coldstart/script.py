@@ -308,5 +308,7 @@ class _Writer:
 
 def _shows_board(primitives: Sequence[Primitive]) -> bool:
     """Return whether the last of some primitives is a crop of the whole board, which the one before it shows."""
-    *_, board, crop = (None, None, *primitives)
-    return isinstance(board, Observe) and isinstance(crop, Crop) and crop.box == _WHOLE
+    if len(primitives) < 2 or not isinstance(primitives[-2], Observe):
+        return False
+    crop = primitives[-1]
+    return isinstance(crop, Crop) and crop.box == _WHOLE
