@@ -129,7 +129,6 @@ class TrainingRun:
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()  # its bars would break the live table
-        evaluated: list[tuple[str, str]] = []
         with (
             RunLog(self.folder, wandb=self._wandb, settings=self.settings.to_mapping()) as log,
             LiveTable() as table,
@@ -144,13 +143,11 @@ class TrainingRun:
                     transcripts, episodes = self._cold_start()
                     self._start_ray()
                     model = self._sft(model, transcripts, episodes)
-                    evaluated.append(("coldstart", model))
-                    self._evaluate(*evaluated[-1])
+                    self._evaluate("coldstart", model)
                 self._start_ray()
                 if self.settings.grpo.iterations:
                     model = self._grpo(model)
-                    evaluated.append(("grpo", model))
-                    self._evaluate(*evaluated[-1])
+                    self._evaluate("grpo", model)
             finally:
                 self._stops.on_held = None
                 stop_ray(self._stops)
