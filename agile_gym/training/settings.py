@@ -438,7 +438,7 @@ def _in_words(error: ValidationError) -> ConfigurationError:
 
 
 def read_settings(preset: str | Path, changes: Mapping[str, Any] | None = None) -> RunSettings:
-    """Read a preset or a file.
+    """Return the settings of a preset or a file.
 
     Args:
         preset: Name of a preset, or path of a TOML file.
