@@ -27,7 +27,7 @@ from agile_gym.models.tiny.exercises import (
     exercise_loss,
     measure,
 )
-from agile_gym.models.tiny.puzzles import BoardDrawer, Pictures, small_photographs
+from agile_gym.models.tiny.puzzles import BoardDrawer, Boards, Pictures, small_photographs
 
 __all__ = [
     "ProbeResult",
@@ -108,7 +108,7 @@ class VisionPretraining:
                 self._seconds = time.perf_counter() - began
                 yield VisionProgress(self._step, config.steps, self._step * config.batch, loss, self._seconds)
 
-    def _take_step(self, grid: int, boards: Any) -> float:  # noqa: ANN401 -- Boards
+    def _take_step(self, grid: int, boards: Boards) -> float:
         """Take a step, and return its loss."""
         import torch
 
