@@ -1,0 +1,1 @@
+"""Questions about images: records, readers of benchmarks' files, prompts, rules for answers, and aggregates."""
