@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agile_gym.commands import add_env, env_of, find_modules_here, read_pairs
+from agile_gym.commands.benchmarks import add_benchmarks, eval_benchmarks
 from agile_gym.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def add_eval_command(commands: Subparsers) -> None:
     add("--policy", default="edge", help="edge, random, hf:PATH, api:MODEL or module:attribute (default: %(default)s)")
     add("--policy-option", action="append", default=[], metavar="KEY=VALUE", help="option of the policy")
     add_env(command)
+    add_benchmarks(command)
     add("--suite", default=None, help="paper, quick, large, or a TOML file (default: paper)")
     add("--grid", nargs="+", default=None, help="grids instead of a suite, such as 2 3 2x4")
     add("--levels", nargs="+", default=None, help="all, or numbers such as 0 1 2 (default: all)")
@@ -78,6 +80,8 @@ def _eval(options: argparse.Namespace) -> int:
     output: Path = options.output
     _check_numbers(options)
     _check_output(output)
+    if options.benchmark is not None or options.benchmarks is not None:
+        return eval_benchmarks(options, _policy, _play, _keep(options.keep))
     format_tables({}, "", interval=options.interval)
     if options.plots:
         from agile_gym.reporting.charts import require_matplotlib

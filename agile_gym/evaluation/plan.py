@@ -160,10 +160,12 @@ class EnvironmentEntry:
     Attributes:
         env: Its id, or ``"module:Class"``; see `agile_gym.envs.contract.find_env`.
         episodes: Number of episodes, at least 1.
+        numbered: True for an environment whose ``reset`` takes the number of the episode, as ``options["episode"]``.
     """
 
     env: str
     episodes: int = DEFAULT_EPISODES
+    numbered: bool = False
     levels: ClassVar[tuple[int, ...]] = (0,)
 
     def __post_init__(self) -> None:
@@ -311,7 +313,7 @@ class EvaluationPlan:
         settings["entries"] = [
             {"grid": entry.grid, "levels": list(entry.levels or ()), "episodes": entry.episodes}
             if isinstance(entry, SuiteEntry)
-            else asdict(entry)
+            else {name: value for name, value in asdict(entry).items() if name != "numbered" or value}
             for entry in self.entries
         ]
         if not self.blank_looks:  # as before there was this setting

@@ -18,7 +18,7 @@ from agile_gym.envs.contract import env_name, label_of, make_env, probe_env
 from agile_gym.envs.jigsaw.config import JigsawConfig, default_crop
 from agile_gym.envs.jigsaw.env import JigsawVisionEnv, open_source
 from agile_gym.errors import AgileGymError, is_number
-from agile_gym.evaluation.plan import EvaluationPlan, PuzzleKey, Task, names_result, pieces_of
+from agile_gym.evaluation.plan import EnvironmentEntry, EvaluationPlan, PuzzleKey, Task, names_result, pieces_of
 from agile_gym.images.sources import ImageSource
 from agile_gym.policies.base import Policy, RecordingPolicy
 from agile_gym.rollout.play import EpisodeSpec, play_episodes
@@ -322,6 +322,8 @@ def play_tasks(
             playing[task.name] = task
             kept = keep is None or task.episode < keep
             options = {"level": task.level} if plan.env is None else {}
+            if isinstance(plan.entries[0], EnvironmentEntry) and plan.entries[0].numbered:
+                options = {"episode": task.episode}
             yield EpisodeSpec(task.grid, task.seed, options, task.policy_seed, task.name, kept, plan.blank_looks)
 
     for spec, transcript in play_episodes(policy, specs(), prepared.makers, batch=batch, policy_name=plan.policy):

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 REFUSED = "Z"
-"""What rules return for a refusal; no option has this letter."""
+"""Result of a rule for a refusal; no option has this letter."""
 FAILED = "Failed to obtain answer via API"
 REFUSALS = (
     "Sorry, I can't help with images of people yet.",

@@ -87,7 +87,7 @@ _PARQUET_COLUMNS = {
 
 
 def _recognised(columns: Collection[str], categories: Collection[str], *, parquet: bool) -> str | None:
-    """Return the key of the benchmark that a table is of, by its columns and categories; of both HR-Benches the first."""
+    """Return the key of the benchmark that a table is of, by columns and categories; of both HR-Benches the first."""
     there = set(columns)
     if parquet:
         found = next((key for key, needed in _PARQUET_COLUMNS.items() if needed <= there), None)

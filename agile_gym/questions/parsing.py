@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from agile_gym.questions.records import Kind, Question
 from agile_gym.questions.scores import domain_of
@@ -71,7 +71,7 @@ _LISTED = re.compile(r"^\(([A-E])\)\s?")
 
 def _mme(benchmark: str, number: int, row: Row) -> Question:
     given: Any = row.values.get("multi-choice options")
-    options = [str(one) for one in given] if isinstance(given, list) else read_list(row.texts["multi-choice options"])
+    options = [str(one) for one in cast("list[object]", given)] if isinstance(given, list) else None
     texts = row.texts
     return Question(
         benchmark,
@@ -79,7 +79,9 @@ def _mme(benchmark: str, number: int, row: Row) -> Question:
         "choice",
         texts["question"],
         (texts["answer"].strip(),),
-        _lettered([_LISTED.sub("", option) for option in options or []]),  # pyright: ignore[reportUnknownArgumentType] -- Parquet
+        _lettered(
+            [_LISTED.sub("", option) for option in options or read_list(row.texts["multi-choice options"]) or []]
+        ),
         tuple(row.pictures),
         category=texts.get("category", ""),
         fine=texts.get("l2-category", ""),
@@ -89,7 +91,8 @@ def _mme(benchmark: str, number: int, row: Row) -> Question:
 def _hallusion_tsv(benchmark: str, number: int, row: Row) -> Question:
     texts = row.texts
     parts = texts["index"].strip().split("_")
-    facts = dict(zip(("set", "figure", "number"), parts[3:6], strict=False)) if len(parts) >= 6 else {}
+    names: tuple[str, ...] = ("set", "figure", "number")
+    facts = dict(zip(names, parts[3:6], strict=False)) if len(parts) >= 6 else {}
     return Question(
         benchmark,
         texts["index"].strip(),

@@ -129,6 +129,14 @@ class Questions:
     asked: tuple[Question, ...]
     skipped: tuple[Skipped, ...] = ()
 
+    @property
+    def digest(self) -> str:
+        """Identity of the questions that can be asked, of their answers and options, not of the pictures."""
+        known = hashlib.sha256()
+        for one in self.asked:
+            known.update(repr((one.id, one.text, one.answers, sorted(one.choices.items()), one.split)).encode())
+        return known.hexdigest()[:16]
+
 
 def from_base64(text: str, name: str) -> bytes:
     """Decode base64.
