@@ -1,0 +1,225 @@
+"""Benchmarks played end to end from small files of both layouts, with scores that are known."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from agile_gym.cli import main
+from agile_gym.envs.questions import QuestionEnv
+from agile_gym.errors import ConfigurationError
+from agile_gym.evaluation.benchmarks import paper_rows, plan_benchmark, score_benchmark
+from agile_gym.evaluation.run import evaluate
+from agile_gym.policies.base import as_policy
+from agile_gym.questions.opening import BENCHMARKS, open_questions
+from agile_gym.testing import check_env
+from tests.helpers import ROOT
+from tests.helpers.benchmark_files import ANSWERS, tsv_rows, write_parquet, write_tsv
+from tests.helpers.faulty_server import FaultyServer, say
+
+FIRST = {  # the figure for one who writes "A" to choices, "Yes" to the rest: counted by hand from ANSWERS
+    "mme-realworld-lite": 2 / 4,
+    "realworldqa": 2 / 3,
+    "hrbench4k": 2 / 8,
+    "hrbench8k": 2 / 8,
+    "vstar": 1 / 3,
+    "mmvp": 2 / 4,
+    "blink": 1 / 3,
+    "hallusionbench": (2 / 4 + 1 / 3 + 1 / 3) / 3,  # questions 0 and 3; one of 3 figures; one of 3 question pairs
+    "mmmu": 2 / 3,  # "A" is right for an open question, too, by VLMEvalKit's rule
+}
+POLICY = '''"""Policies for the tests."""
+import time
+
+def first(observation):
+    return "Yes" if observation["text"].endswith("?") else "A"
+
+def slow(observation):
+    time.sleep(0.4)
+    return first(observation)
+'''
+
+
+def first(observation):
+    return "Yes" if observation["text"].endswith("?") else "A"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    (tmp_path / "first_policy.py").write_text(POLICY, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("write", [write_tsv, write_parquet])
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_a_policy_whose_score_is_known(benchmark, write, tmp_path):
+    plan = plan_benchmark(benchmark, write(tmp_path, benchmark), "first")
+    results = evaluate(as_policy(first), plan)
+    found = score_benchmark(plan, results, "any")
+    assert found.figure == pytest.approx(FIRST[benchmark])
+    assert found.asked == len(ANSWERS[benchmark])
+    assert found.skipped == ()
+
+
+@pytest.mark.parametrize("write", [write_tsv, write_parquet])
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_right_answers_in_the_order_of_the_file_score_100(benchmark, write, tmp_path):
+    replies = iter(ANSWERS[benchmark])
+    plan = plan_benchmark(benchmark, write(tmp_path, benchmark), "right")
+    results = evaluate(as_policy(lambda _: next(replies)), plan, batch=1)
+    assert score_benchmark(plan, results, "any").figure == 1.0
+
+
+def test_tables_of_pairs_cycles_and_figures(tmp_path):
+    tables = {}
+    for benchmark in ("mmvp", "hrbench4k", "hallusionbench"):
+        plan = plan_benchmark(benchmark, write_tsv(tmp_path, benchmark), "first")
+        tables[benchmark] = score_benchmark(plan, evaluate(as_policy(first), plan), "any").table
+    assert tables["mmvp"] == {"Average": 0.5, "Overall": 0.0}
+    assert tables["hrbench4k"]["1"] == {"all": 0.5, "cross": 0.0, "single": 1.0}
+    assert tables["hallusionbench"]["Overall"] == pytest.approx({"aAcc": 50.0, "fAcc": 100 / 3, "qAcc": 100 / 3})
+
+
+@pytest.mark.parametrize("benchmark", ["mmvp", "blink", "mmmu"])
+def test_the_environment_keeps_the_contract(benchmark, tmp_path):
+    path = write_tsv(tmp_path, benchmark)
+    check_env(QuestionEnv(benchmark, str(path)))
+
+
+def test_episodes_have_numbers(tmp_path):
+    env = QuestionEnv("vstar", str(write_tsv(tmp_path, "vstar")))
+    _, info = env.reset(seed=0, options={"episode": 2})
+    assert info["task"]["question"] == "2"
+    with pytest.raises(ConfigurationError, match="from 0 to 2"):
+        env.reset(options={"episode": 3})
+    with pytest.raises(ConfigurationError, match="other questions"):
+        QuestionEnv("vstar", str(tmp_path / "VStarBench.tsv"), questions="0")
+
+
+def test_tags_are_judged_only_on_request(tmp_path):
+    path = str(write_tsv(tmp_path, "vstar"))
+    for unwrap, solved in ((False, False), (True, True)):
+        env = QuestionEnv("vstar", path, unwrap=unwrap)
+        env.reset(options={"episode": 0})
+        info = env.step("<think>It is A, B or D.</think><answer>C</answer>")[4]
+        assert info["solved"] is solved
+
+
+def test_a_rule_of_another_benchmark_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="lmms_mmvp.*is none of vstar"):
+        QuestionEnv("vstar", str(write_tsv(tmp_path, "vstar")), rule="lmms_mmvp")
+
+
+def test_rows_of_the_paper():
+    assert list(paper_rows()) == [f"Qwen2.5-VL-7B {stage}" for stage in ("base", "cold start", "RL")]
+    for row in paper_rows().values():
+        assert {one.title for one in BENCHMARKS.values()} == row.keys() - {"mean"}
+        values = [value for name, value in row.items() if name != "mean"]
+        assert sum(values) / 9 == pytest.approx(row["mean"], abs=0.06)
+
+
+def test_the_command_plays_all_and_shows_the_paper(here, capsys):
+    for benchmark in BENCHMARKS:
+        write_tsv(here, benchmark)
+    arguments = ["eval", "--policy", "first_policy:first", "--benchmarks", ".", "--keep", "1"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    row = next(line for line in printed.splitlines() if line.startswith("first_policy:first"))
+    figures = [100 * FIRST[benchmark] for benchmark in BENCHMARKS]
+    assert row.split()[1:] == [f"{value:.1f}" for value in [*figures, sum(figures) / 9]]
+    assert re.search(
+        r"paper: Qwen2\.5-VL-7B RL +48\.4 +70\.2 +73\.0 +70\.5 +80\.6 +78\.0 +58\.0 +51\.9 +55\.8 +65\.2", printed
+    )
+    assert "4 of 300 questions of the benchmark: not its full figure." in printed
+    scores = json.loads((here / "agile-eval.json").read_text("utf-8"))
+    assert [one["key"] for one in scores["benchmarks"]] == list(BENCHMARKS)
+    assert main(["compare", "agile-eval-mmvp.json", "agile-eval-mmvp.json"]) == 0
+    assert main(["view", "agile-eval-mmvp.json", "--output", "page.html"]) == 0
+    assert "Invented question 0?" in (here / "page.html").read_text("utf-8")
+
+
+def test_skipped_questions_are_shown(here, capsys):
+    rows = list(tsv_rows("vstar"))
+    rows[0]["answer"] = "E"
+    write_tsv(here, "vstar", rows)
+    assert main(["eval", "--policy", "first_policy:first", "--benchmark", "vstar=VStarBench.tsv"]) == 0
+    printed = capsys.readouterr().out
+    assert "skipped: 0: the answer 'E' is none of the choices A, B, C, D" in printed
+    assert re.search(r"^  skipped +1$", printed, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--benchmark", "mmvp"], "NAME=FILE"),
+        (["--benchmark", "mmpv=x.tsv"], "mmvp"),
+        (["--benchmark", "mmvp=x.tsv"], "does not exist"),
+        (["--benchmark", "mmvp=x.tsv", "--grid", "2"], "--grid does not go with benchmarks"),
+        (["--benchmarks", "nowhere"], "no folder"),
+    ],
+)
+def test_wrong_arguments(arguments, message, here, capsys):
+    assert main(["eval", "--policy", "random", *arguments]) != 0
+    assert message in capsys.readouterr().err
+
+
+def test_an_endpoint_plays(here, capsys):
+    write_tsv(here, "mmmu")
+    asked = []
+
+    def answer(_, body):
+        parts = body["messages"][-1]["content"]
+        asked.append([part["type"] for part in parts])
+        text = "".join(part["text"] for part in parts if part["type"] == "text")
+        return say("42" if "Options" not in text else "A" if " beside " in text else "B")
+
+    with FaultyServer(answer, models=["m"]) as server:
+        options = [f"base_url={server.url}", "api_key_env=null"]
+        given = [word for option in options for word in ("--policy-option", option)]
+        assert main(["eval", "--policy", "api:m", *given, "--benchmark", "mmmu=MMMU_DEV_VAL.tsv"]) == 0
+    assert "api:m" in capsys.readouterr().out
+    scores = json.loads((here / "agile-eval.json").read_text("utf-8"))
+    assert scores["benchmarks"][0]["figure"] == 1.0
+    assert sorted(types.count("image_url") for types in asked) == [1, 1, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_evaluation_that_was_killed_goes_on(workers, here, capsys):
+    write_tsv(here, "hrbench4k")
+    write_tsv(here, "mmvp")
+    words = ["eval", "--policy", "first_policy:slow", "--batch", "1", "--workers", str(workers)]
+    words += ["--benchmark", "hrbench4k=HRBench4K.tsv", "mmvp=MMVP.tsv"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(here)])}
+    process = subprocess.Popen([sys.executable, "-m", "agile_gym", *words], env=environment, stderr=subprocess.DEVNULL)
+    journal = here / "agile-eval-hrbench4k.jsonl"
+    until = time.monotonic() + 60
+    while time.monotonic() < until and (not journal.exists() or journal.read_bytes().count(b"\n") < 4):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = journal.read_bytes().splitlines()
+    assert 4 <= len(before) < 9
+    assert main([*words, "--resume"]) == 0
+    assert journal.read_bytes().splitlines()[: len(before) - 1] == before[:-1]
+    scores = json.loads((here / "agile-eval.json").read_text("utf-8"))["benchmarks"]
+    assert [one["figure"] for one in scores] == [FIRST["hrbench4k"], FIRST["mmvp"]]
+    assert [one["asked"] for one in scores] == [8, 4]
+
+
+@pytest.mark.slow
+def test_it_does_not_go_on_with_other_questions(here, capsys):
+    path = write_tsv(here, "mmvp")
+    words = ["eval", "--policy", "first_policy:first", "--benchmark", "mmvp=MMVP.tsv"]
+    assert main(words) == 0
+    path.write_text(path.read_text("utf-8").replace("question 1?", "question 7?"), "utf-8")
+    open_questions.cache_clear()
+    assert main([*words, "--resume"]) != 0
+    assert "questions" in capsys.readouterr().err
