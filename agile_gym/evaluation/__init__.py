@@ -6,6 +6,7 @@ workers    plays it in several
 journal    keeps finished episodes and their transcripts
 metrics    figures with intervals, pass@k, paired tests
 report     the file of results, and its tables beside the paper's
+benchmarks questions of nine benchmarks: plans, scores, tables
 compare    two evaluations of the same puzzles; photographs that are also in a training set
 """
 

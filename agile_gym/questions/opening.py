@@ -206,16 +206,26 @@ def _refuse_twice(path: Path, questions: Sequence[Question]) -> None:
         seen.add(question.id)
 
 
-@lru_cache(maxsize=16)
 def open_questions(path: Path, key: str) -> Questions:
     """Read the questions of a benchmark that can be asked, and the others with the reason; of MMMU those of validation.
 
-    The headers of all pictures are read. Results are kept, as each environment asks for them.
+    The headers of all pictures are read. Results are kept while the files stay as they are, as each environment asks
+    for them.
 
     Raises:
         ConfigurationError: As for `read_questions`, or if none can be asked.
         MissingDependencyError: If pyarrow is needed and not installed.
     """
+    full = path.resolve()
+    held = (
+        [full] if full.suffix.lower() == ".tsv" else sorted((full if full.is_dir() else full.parent).rglob("*.parquet"))
+    )
+    stamps = [(one.name, one.stat().st_mtime_ns, one.stat().st_size) for one in held if one.is_file()]
+    return _opened(full, key, tuple(stamps))
+
+
+@lru_cache(maxsize=16)
+def _opened(path: Path, key: str, stamps: object) -> Questions:
     asked: list[Question] = []
     skipped: list[Skipped] = []
     for question in read_questions(path, key):

@@ -91,8 +91,9 @@ def _mme(benchmark: str, number: int, row: Row) -> Question:
 def _hallusion_tsv(benchmark: str, number: int, row: Row) -> Question:
     texts = row.texts
     parts = texts["index"].strip().split("_")
-    names: tuple[str, ...] = ("set", "figure", "number")
-    facts = dict(zip(names, parts[3:6], strict=False)) if len(parts) >= 6 else {}
+    facts: dict[str, str] = {}
+    if len(parts) >= 6:
+        facts = {"set": parts[3], "figure": parts[4], "number": parts[5]}
     return Question(
         benchmark,
         texts["index"].strip(),

@@ -16,7 +16,7 @@ from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation.benchmarks import paper_rows, plan_benchmark, score_benchmark
 from agile_gym.evaluation.run import evaluate
 from agile_gym.policies.base import as_policy
-from agile_gym.questions.opening import BENCHMARKS, open_questions
+from agile_gym.questions.opening import BENCHMARKS
 from agile_gym.testing import check_env
 from tests.helpers import ROOT
 from tests.helpers.benchmark_files import ANSWERS, tsv_rows, write_parquet, write_tsv
@@ -113,7 +113,7 @@ def test_tags_are_judged_only_on_request(tmp_path):
 
 
 def test_a_rule_of_another_benchmark_is_refused(tmp_path):
-    with pytest.raises(ConfigurationError, match="lmms_mmvp.*is none of vstar"):
+    with pytest.raises(ConfigurationError, match=r"lmms_mmvp.*is none of vstar"):
         QuestionEnv("vstar", str(write_tsv(tmp_path, "vstar")), rule="lmms_mmvp")
 
 
@@ -220,6 +220,5 @@ def test_it_does_not_go_on_with_other_questions(here, capsys):
     words = ["eval", "--policy", "first_policy:first", "--benchmark", "mmvp=MMVP.tsv"]
     assert main(words) == 0
     path.write_text(path.read_text("utf-8").replace("question 1?", "question 7?"), "utf-8")
-    open_questions.cache_clear()
     assert main([*words, "--resume"]) != 0
     assert "questions" in capsys.readouterr().err

@@ -28,10 +28,11 @@ def test_both_layouts_have_the_same_questions(benchmark, tmp_path):
 
 PROMPTS = {
     "mme-realworld-lite": "<image>Invented question 0? The choices are listed below:\n(A) thing 0 0\n"
-    "(B) thing 0 1\n(C) thing 0 2\n(D) thing 0 3\n(E) thing 0 4\nSelect the best answer to the above multiple-choice question based on "
-    "the image. Respond with only the letter (A, B, C, D, or E) of the correct option. \nThe best answer is:",
-    "mmvp": "<image>Question: Invented question 0?\nOptions:\nA. thing 0 0\nB. thing 0 1\nPlease select the correct answer "
-    "from the options above. \n",
+    "(B) thing 0 1\n(C) thing 0 2\n(D) thing 0 3\n(E) thing 0 4\n"
+    "Select the best answer to the above multiple-choice question based on the image. Respond with only the letter "
+    "(A, B, C, D, or E) of the correct option. \nThe best answer is:",
+    "mmvp": "<image>Question: Invented question 0?\nOptions:\nA. thing 0 0\nB. thing 0 1\n"
+    "Please select the correct answer from the options above. \n",
     "hallusionbench": "<image>Invented question 0?",
 }
 
@@ -103,7 +104,6 @@ def test_a_damaged_parquet_file_and_a_missing_shard_are_refused(tmp_path):
     folder = write_parquet(tmp_path, "realworldqa")
     first, second = sorted(folder.rglob("*.parquet"))
     assert len(open_questions(first, "realworldqa").asked) == 3
-    open_questions.cache_clear()
     second.rename(tmp_path / "away.parquet")
     with pytest.raises(ConfigurationError, match=r"test-00001-of-00002\.parquet is missing"):
         open_questions(folder, "realworldqa")
