@@ -205,7 +205,8 @@ def save_tiny(path: str | Path, seed: int = 0, *, sizes: TinySizes | None = None
         MissingDependencyError: If torch or transformers is not installed.
     """
     target = Path(path)
-    model, processor = build_tiny(seed, sizes=sizes)
+    parts: tuple[Any, Any] = build_tiny(seed, sizes=sizes)
+    model, processor = parts
     with hold(), filling(target) as beside:
         model.save_pretrained(beside)
         save_processor(processor, beside)
