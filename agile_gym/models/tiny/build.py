@@ -88,7 +88,7 @@ class TinySizes:
 def build_processor() -> PaddleOCRVLProcessor:
     """Build the processor: tokenizer, chat template, and images scaled to windows of 48 x 48, pixels from -1 to 1.
 
-    Works with and without torchvision, which Qwen2-VL's own processor needs for videos. PaddleOCR-VL's makes the same
+    Works with and without torchvision, which Qwen2.5-VL's own processor needs for videos. PaddleOCR-VL's makes the same
     inputs of images.
 
     Raises:
