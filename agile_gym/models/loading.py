@@ -35,6 +35,7 @@ __all__ = [
     "load_adapter",
     "load_config",
     "load_processor",
+    "load_shapes",
     "load_vlm",
     "process",
     "save_processor",
@@ -225,6 +226,28 @@ def load_vlm(
             model = model.to(place)
         except RuntimeError as error:
             raise ModelError(f"The model cannot be moved to device={place!r}: {first_line(error)}") from error
+    return VLM(model.eval(), processor, str(path))
+
+
+def load_shapes(path: str | Path, *, dtype: str) -> VLM:
+    """Build a model of its configuration on torch's meta device: shapes and types without weights.
+
+    Args:
+        path: A folder with the configuration and the processor, or a name on the hub.
+        dtype: Type of the weights, as for `load_vlm`.
+
+    Raises:
+        ModelError: If its configuration or its processor cannot be used.
+        MissingDependencyError: If torch or transformers is not installed.
+    """
+    torch = import_optional("torch", extra="vlm", purpose="build a vision-language model")
+    transformers = import_transformers()
+    processor, config = load_processor(path), load_config(path)
+    try:
+        with torch.device("meta"):
+            model = transformers.AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype))
+    except Exception as error:  # models' code raises many kinds
+        raise ModelError(f"No model can be built of the configuration of {str(path)!r}: {first_line(error)}") from error
     return VLM(model.eval(), processor, str(path))
 
 

@@ -230,6 +230,7 @@ class ResourceSettings(Section):
     cpus_per_learner: float = Field(1, description="CPUs of each learner; above 1, whole ones only.")
     gpus_per_runner: float = Field(0, description="GPUs of each runner, 0 to 1: two with 0.5 share one.")
     gpus_per_learner: float = Field(0, description="GPUs of each learner, 0 to 1: it uses one at most.")
+    gpu_memory: float | None = Field(None, gt=0, le=10_000, description="GiB of each GPU. None for that of GPUs here.")
     address: str | None = Field(None, description="A Ray cluster: `auto` or `HOST:PORT`. None starts Ray here.")
 
     @field_validator("cpus_per_runner", "cpus_per_learner", "gpus_per_runner", "gpus_per_learner")
