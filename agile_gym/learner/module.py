@@ -19,7 +19,7 @@ from agile_gym.errors import ModelError
 from agile_gym.learner.options import ModelOptions, build_vlm, resolve_autocast
 from agile_gym.learner.updating import autocast
 from agile_gym.models.chat import ChatFormat
-from agile_gym.models.loading import VLM
+from agile_gym.models.loading import VLM, save_processor
 from agile_gym.models.scoring import PreparedSegment, Scorer
 
 __all__ = ["VLMModule"]
@@ -161,7 +161,7 @@ class VLMModule(TorchRLModule):
             finally:
                 self.model.to(device)
         model.save_pretrained(path)
-        self._processor.save_pretrained(path)
+        save_processor(self._processor, path)
 
 
 def _as_mapping(config: Any) -> Mapping[str, Any]:  # noqa: ANN401 -- a mapping, None, or one of RLlib's defaults

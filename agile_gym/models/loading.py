@@ -10,6 +10,7 @@ the processor alone, so that training makes the same pixels of it as a rollout.
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
 import warnings
@@ -36,6 +37,7 @@ __all__ = [
     "load_processor",
     "load_vlm",
     "process",
+    "save_processor",
     "without_video",
 ]
 
@@ -132,6 +134,25 @@ def without_video(whole: Any) -> Any:  # noqa: ANN401 -- transformers is untyped
 
     WithoutVideo.__name__ = WithoutVideo.__qualname__ = whole.__name__  # which save_pretrained stores
     return WithoutVideo
+
+
+def save_processor(processor: Any, path: str | Path) -> None:  # noqa: ANN401 -- transformers is untyped
+    """Save a processor as ``save_pretrained`` does, with all that Qwen-VL's own processor needs.
+
+    That one reads ``video_preprocessor_config.json`` too, where torchvision is installed, and vLLM always makes it. Our
+    processors have no part for videos; the file then gets the patches of images.
+
+    Args:
+        processor: The processor.
+        path: Folder to write to.
+    """
+    processor.save_pretrained(path)
+    images = getattr(processor, "image_processor", None)
+    patches = {name: getattr(images, name, None) for name in ("patch_size", "merge_size", "temporal_patch_size")}
+    if getattr(processor, "video_processor", None) is None and None not in patches.values():
+        size = dict(getattr(images, "size", None) or {})
+        values = {"video_processor_type": "Qwen2VLVideoProcessor", **patches, "size": size}
+        (Path(path) / "video_preprocessor_config.json").write_text(json.dumps(values, indent=2) + "\n")
 
 
 _DTYPES = ("float32", "bfloat16", "float16")
