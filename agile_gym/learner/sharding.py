@@ -38,7 +38,6 @@ from agile_gym.transcripts.record import Segment
 
 __all__ = [
     "SHARDS",
-    "SHARD_FILES",
     "ShardedGroup",
     "Sharding",
     "assign",
@@ -54,8 +53,8 @@ __all__ = [
 
 SHARDS = "shards"
 """Folder of a checkpoint that holds the learners' parts, in the format of torch.distributed.checkpoint."""
-SHARD_FILES = (".metadata", ".metadata.tmp", "__*.distcp")
-"""Names of the files in it."""
+_METADATA = ".metadata"
+"""File in it that lists the others."""
 _BLANK = 64
 """Pixels of the sides of an image that shows nothing."""
 
@@ -68,6 +67,7 @@ class Sharding:
 
     Attributes:
         device: Device that it is computed on.
+        rank: Number of this process.
     """
 
     def __init__(self, model: Any, device: torch.device, *, autocast: str | None, cpu_offload: bool) -> None:  # noqa: ANN401 -- transformers is untyped
@@ -86,6 +86,7 @@ class Sharding:
         if device.type == "cuda":
             torch.cuda.set_device(device)  # which FSDP and NCCL take
         self.device = device
+        self.rank: int = dist.get_rank()
         _share(model, device)
         mesh = init_device_mesh(device.type, (dist.get_world_size(),))
         on_gpu = device.type == "cuda"
@@ -371,8 +372,8 @@ def load_shards(folder: str | Path, named: Named, optimizer: torch.optim.Optimiz
 def missing_shards(folder: str | Path) -> str | None:
     """Return the name of a file of `save_shards` that is not in the folder, as seen from this machine, or None."""
     path = Path(folder)
-    if not (path / SHARD_FILES[0]).is_file():
-        return SHARD_FILES[0]
+    if not (path / _METADATA).is_file():
+        return _METADATA
     places: Mapping[Any, Any] = dcp.FileSystemReader(str(path)).read_metadata().storage_data or {}
     names = sorted({str(place.relative_path) for place in places.values()})
     return next((name for name in names if not (path / name).is_file()), None)
