@@ -14,7 +14,7 @@ import torch
 
 from agile_gym.errors import ConfigurationError
 
-__all__ = ["ActorNeeds", "actor_needs", "check_cluster", "check_fits"]
+__all__ = ["ActorNeeds", "actor_needs", "check_cluster", "check_fits", "check_sharding"]
 
 _TOLERANCE = 1e-6
 
@@ -129,6 +129,27 @@ def check_cluster(config: Any) -> None:  # noqa: ANN401 -- an AlgorithmConfig
     if not ray.is_initialized():
         ray.init()
     check_fits(needs, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+
+
+def check_sharding(config: Any) -> None:  # noqa: ANN401 -- an AlgorithmConfig
+    """Check that sharded learners have GPUs of their own, and that there are some if anything is to be offloaded.
+
+    Raises:
+        ConfigurationError: If not.
+    """
+    gpus, sharded = config.num_gpus_per_learner, config.sharding == "full"
+    if sharded and config.num_learners and gpus not in (0, 1):
+        raise ConfigurationError(
+            f"num_gpus_per_learner={gpus:g} with sharding='full': each sharded learner computes on one GPU of its own, "
+            "or on CPUs. Set num_gpus_per_learner=1, or 0."
+        )
+    if config.cpu_offload and not sharded:
+        raise ConfigurationError("cpu_offload=True with sharding='none' offloads nothing; set sharding='full'.")
+    if config.cpu_offload and not config.num_learners:
+        raise ConfigurationError(
+            "cpu_offload=True with num_learners=0: a learner in this process is not sharded, and offloads nothing. Set "
+            "num_learners=1 or more, or cpu_offload=False."
+        )
 
 
 def _below(share: float) -> float:

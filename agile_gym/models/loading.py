@@ -32,6 +32,7 @@ __all__ = [
     "ImageRefusedError",
     "check_processor",
     "fit_image",
+    "input_device",
     "load_adapter",
     "load_config",
     "load_processor",
@@ -159,6 +160,11 @@ def save_processor(processor: Any, path: str | Path) -> None:  # noqa: ANN401 --
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
+def input_device(model: Any) -> Any:  # noqa: ANN401 -- transformers is untyped
+    """Return the device of a model's inputs: that of its parameters, unless they are kept on another one."""
+    return getattr(model, "compute_device", None) or model.device
+
+
 @dataclass(frozen=True, eq=False)
 class VLM:
     """A model that is ready to be used.
@@ -176,7 +182,7 @@ class VLM:
     @property
     def device(self) -> Any:  # noqa: ANN401 -- a torch.device
         """Device of the model's inputs."""
-        return self.model.device
+        return input_device(self.model)
 
     @property
     def text_config(self) -> Any:  # noqa: ANN401 -- transformers is untyped

@@ -204,6 +204,7 @@ def measure_iteration(settings: RunSettings) -> dict[str, float]:
     groups, size = min(_MEASURED_GROUPS, config.groups_per_iteration), config.group_size
     config.env_runners(num_env_runners=0).learners(num_learners=0)
     config.training(groups_per_iteration=groups, filter_zero_variance_groups=False, num_minibatches=1)
+    config.training(sharding="none", cpu_offload=False)  # there is one learner
     config.evaluation(evaluation_interval=None)
     algorithm = config.build_algo()
     try:
