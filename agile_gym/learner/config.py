@@ -32,7 +32,7 @@ from agile_gym.errors import (
 from agile_gym.learner.groups import TaskMix
 from agile_gym.learner.losses import LOSSES, clip_range
 from agile_gym.learner.options import SCHEDULES, ModelOptions, mute_notices
-from agile_gym.learner.resources import check_sharding
+from agile_gym.learner.resources import check_sharding, free_places
 from agile_gym.learner.updating import SUPERVISED
 from agile_gym.models.cache import MAX_WINDOW
 from agile_gym.models.sampling import SamplingOptions
@@ -413,12 +413,11 @@ class GRPOConfig(AlgorithmConfig):
         """
         from agile_gym.learner.learner_group import TokenLearnerGroup
 
+        free_places()
         spec = kwargs.pop("rl_module_spec", None) or self.get_multi_rl_module_spec(
             env=kwargs.pop("env", None), spaces=kwargs.pop("spaces", None)
         )
-        return TokenLearnerGroup(
-            config=self.copy(), module_spec=spec, placement_group=kwargs.get("placement_group")
-        )
+        return TokenLearnerGroup(config=self.copy(), module_spec=spec, placement_group=kwargs.get("placement_group"))
 
     def _check_reward(self) -> None:
         """Warn of a reward of the jigsaw that leaves nothing for looking."""

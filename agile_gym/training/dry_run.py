@@ -102,7 +102,7 @@ def _what_fits(shapes: ModelShapes, load: Load, room: float) -> str:
         "gradient_checkpointing = true in [model]": replace(load, checkpointed=True),
         "half of micro_batch_tokens in [grpo]": replace(load, batch_tokens=load.batch_tokens // 2),
         "half of rollout_batch in [grpo]": replace(load, episodes=max(1, load.episodes // 2)),
-        "GPUs of their own for runners": replace(load, shared=False),
+        "GPUs of their own for runners": replace(load, shared=False, joint=False),
     }
     enough = [
         name
@@ -132,6 +132,7 @@ def _load(settings: RunSettings, grpo: Any, tokens: TokenPlan) -> Load:  # noqa:
         episode_tokens=episode,
         episodes=min(grpo.rollout_batch, -(-grpo.groups_per_iteration * grpo.group_size // runners)),
         shared=not resources.runners or bool(resources.gpus_per_runner and resources.gpus_per_runner < 1),
+        joint=not resources.runners and not resources.learners,
     )
 
 

@@ -116,6 +116,7 @@ class Load:
         episode_tokens: Tokens of the longest episode.
         episodes: Episodes that a runner plays side by side.
         shared: True if runner and learner share a GPU.
+        joint: True if they are one process, which plays with the weights that it trains.
     """
 
     learners: int
@@ -129,6 +130,7 @@ class Load:
     episode_tokens: int
     episodes: int
     shared: bool
+    joint: bool = False
 
     @property
     def number(self) -> int:
@@ -207,7 +209,7 @@ def memory_phases(shapes: ModelShapes, load: Load) -> list[Phase]:
         "activations": activations,
         "logits": logits * _LOGIT_COPIES * load.number + scores,
     }
-    player = {"player's weights": shapes.total * load.number}
+    player = {"player's weights": 0 if load.joint else shapes.total * load.number}
     cache = {"keys and values": load.episodes * load.episode_tokens * shapes.cached * load.number}
     if not load.shared:
         return [Phase("play", {**player, **cache}), Phase("update", learner)]

@@ -194,7 +194,9 @@ class SFTSettings(Section):
     """Supervised training on the cold start's episodes."""
 
     source = "agile_gym.learner.sft:SFTConfig"
-    as_in_grpo: ClassVar = ("max_new_tokens", "rollout_batch", "temperature", "window", "micro_batch_tokens")
+    as_in_grpo: ClassVar = (
+        *("max_new_tokens", "rollout_batch", "temperature", "window", "micro_batch_tokens", "sharding", "cpu_offload"),
+    )
     """Keys that are as in GRPO unless they are set."""
     elsewhere = {
         "transcripts": "they are those of the cold start; set episodes in [cold_start]",

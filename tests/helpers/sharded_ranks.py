@@ -60,7 +60,11 @@ def shares_of(step, world):
     if step == 0:
         return shard_samples(samples(), world)
     if step == 1:
-        return [samples()[:3], *([text_only(1)] * 1), *([[]] * (world - 2))] if world > 1 else [samples()[:3] + text_only(1)]
+        return (
+            [samples()[:3], *([text_only(1)] * 1), *([[]] * (world - 2))]
+            if world > 1
+            else [samples()[:3] + text_only(1)]
+        )
     return [samples(), *([[]] * (world - 1))]
 
 

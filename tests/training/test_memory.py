@@ -15,7 +15,7 @@ from agile_gym.training.checking import check_settings
 from agile_gym.training.dry_run import describe_run
 from agile_gym.training.memory import GIB, GPU, Load, ModelShapes, iteration_time, layer_bytes, memory_phases
 from agile_gym.training.settings import read_settings
-from tests.helpers.families import qwen2_5_vl
+from tests.helpers.families import FAMILIES
 
 LOAD = Load(
     learners=1,
@@ -53,22 +53,67 @@ SEVEN_B = {  # the sizes of Qwen2.5-VL-7B
     },
     "tie_word_embeddings": False,
 }
-"""What follows from other values is left to them."""
+
+
+SIZES = {
+    "qwen2_5_vl": SEVEN_B,
+    "3b": {
+        "text_config": {
+            **SEVEN_B["text_config"],
+            "hidden_size": 2048,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 2,
+            "vocab_size": 151936,
+            "tie_word_embeddings": True,
+        },
+        "vision_config": {**SEVEN_B["vision_config"], "out_hidden_size": 2048},
+        "tie_word_embeddings": True,
+    },
+    "qwen3_vl": {
+        "text_config": {
+            "hidden_size": 4096,
+            "intermediate_size": 12288,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "vocab_size": 151936,
+            "max_position_embeddings": 262144,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [24, 20, 20], "rope_theta": 5e6},
+            "tie_word_embeddings": False,
+        },
+        "vision_config": {
+            "depth": 27,
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "num_heads": 16,
+            "out_hidden_size": 4096,
+            "deepstack_visual_indexes": [8, 16, 24],
+        },
+        "tie_word_embeddings": False,
+    },
+}
+"""Sizes of Qwen2.5-VL-7B and 3B, and of Qwen3-VL-8B."""
+
+
+def configured(folder, name):
+    """Write a configuration of these sizes and a processor, without weights, into a folder."""
+    model, processor = FAMILIES["qwen3_vl" if name == "qwen3_vl" else "qwen2_5_vl"]()
+    values = model.config.to_dict()
+    for key, value in SIZES[name].items():
+        values[key] = {**values[key], **value} if isinstance(value, dict) else value
+    for key in ("layer_types", "max_window_layers"):  # these follow from others
+        values["text_config"].pop(key, None)
+    processor.save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(values))
+    return folder
 
 
 @pytest.fixture(scope="module")
 def seven(tmp_path_factory):
-    """A folder with a configuration of the size of Qwen2.5-VL-7B, and a processor; without weights."""
-    folder = tmp_path_factory.mktemp("seven")
-    model, processor = qwen2_5_vl()
-    values = model.config.to_dict()
-    for name, value in SEVEN_B.items():
-        values[name] = {**values[name], **value} if isinstance(value, dict) else value
-    for name in ("layer_types", "max_window_layers"):
-        values["text_config"].pop(name, None)
-    processor.save_pretrained(folder)
-    (folder / "config.json").write_text(json.dumps(values))
-    return folder
+    return configured(tmp_path_factory.mktemp("seven"), "qwen2_5_vl")
 
 
 def text_model(width, inner, *, layers=3, heads=4, key_values=2):
@@ -197,3 +242,20 @@ def test_what_does_not_fit_is_refused_with_what_would(seven):
 
 def test_gib():
     assert GIB == 1024**3
+
+
+@pytest.mark.parametrize(
+    ("preset", "name", "parameters"),
+    [("agile_3b_lora", "3b", "3.92B"), ("qwen3_vl", "qwen3_vl", "8.77B")],
+)
+def test_presets_fit_the_gpus_that_they_are_for(tmp_path, capsys, preset, name, parameters):
+    assert main(["train", "--preset", preset, "--model", str(configured(tmp_path, name)), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert f": {parameters} parameters" in printed
+    assert max(totals(printed.splitlines()).values()) < read_settings(preset).resources.gpu_memory
+
+
+def test_an_adapter_fits_24_gb_as_its_preset_says(tmp_path):
+    changes = {"grpo.rollout_batch": 8, "grpo.max_new_tokens": 1024, "grpo.micro_batch_tokens": 8192}
+    model = {"model.path": str(configured(tmp_path, "3b")), "resources.gpu_memory": 24}
+    check_settings(read_settings("agile_3b_lora", model | changes), elsewhere=True)
