@@ -260,7 +260,7 @@ def own_optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimiz
         parameter = parameters[int(number)]
         own[int(number)] = {}
         for key, value in entry.items():
-            whole = torch.as_tensor(value)
+            whole = torch.as_tensor(value).clone()
             if whole.shape == parameter.shape:
                 mine = torch.zeros_like(parameter, dtype=whole.dtype)
                 assign(mine, whole)
