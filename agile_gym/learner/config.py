@@ -416,9 +416,7 @@ class GRPOConfig(AlgorithmConfig):
         spec = kwargs.pop("rl_module_spec", None) or self.get_multi_rl_module_spec(
             env=kwargs.pop("env", None), spaces=kwargs.pop("spaces", None)
         )
-        return TokenLearnerGroup(
-            config=self.copy(), module_spec=spec, placement_group=kwargs.get("placement_group")
-        )
+        return TokenLearnerGroup(config=self.copy(), module_spec=spec, placement_group=kwargs.get("placement_group"))
 
     def _check_reward(self) -> None:
         """Warn of a reward of the jigsaw that leaves nothing for looking."""

@@ -200,7 +200,6 @@ class VLMModule(TorchRLModule):
         model.save_pretrained(path)
         save_processor(self._processor, path)
 
-
     def _save_gathered(self, path: str | Path, *, merge: bool) -> None:
         whole: Self | None = None
         mistake: Exception | None = None  # raised at the end, as the others would wait

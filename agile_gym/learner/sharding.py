@@ -287,9 +287,7 @@ def local_state(named: Named, optimizer: torch.optim.Optimizer) -> dict[str, dic
     }
 
 
-def set_local_state(
-    named: Named, optimizer: torch.optim.Optimizer, state: Mapping[str, Mapping[str, Tensor]]
-) -> None:
+def set_local_state(named: Named, optimizer: torch.optim.Optimizer, state: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Take over what `local_state` returned, of a learner with the same part."""
     optimizer.state.clear()
     with torch.no_grad():

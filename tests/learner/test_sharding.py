@@ -51,7 +51,9 @@ def three(two, folder):
 def alone():
     """Return the training of one process, once a kind."""
     known = {}
-    return lambda kind: known.setdefault(kind, None) or known.update({kind: train_kind(kind, sharded=False)}) or known[kind]
+    return lambda kind: (
+        known.setdefault(kind, None) or known.update({kind: train_kind(kind, sharded=False)}) or known[kind]
+    )
 
 
 def difference(first, second):
