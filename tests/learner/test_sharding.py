@@ -1,4 +1,5 @@
 import pickle
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -50,10 +51,7 @@ def three(two, folder):
 @pytest.fixture(scope="module")
 def alone():
     """Return the training of one process, once a kind."""
-    known = {}
-    return lambda kind: (
-        known.setdefault(kind, None) or known.update({kind: train_kind(kind, sharded=False)}) or known[kind]
-    )
+    return cache(partial(train_kind, sharded=False))
 
 
 def difference(first, second):
