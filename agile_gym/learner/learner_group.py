@@ -8,13 +8,12 @@ parameters together, so here all are asked at once.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
-from pyarrow.fs import LocalFileSystem
 from ray.exceptions import RayError
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
 from ray.rllib.core.learner.learner_group import LearnerGroup
@@ -62,7 +61,7 @@ class TokenLearnerGroup(LearnerGroup):
         own = self._get_subcomponents(COMPONENT_LEARNER, components)
         without = self._get_subcomponents(COMPONENT_LEARNER, not_components)
         self.ping()  # a dead one would let the others wait
-        states = self._ask(lambda learner: learner.get_state(own, not_components=without, **kwargs))
+        states = self._ask(partial(_state_of, components=own, not_components=without, **kwargs))
         return {COMPONENT_LEARNER: next((state for state in states if COMPONENT_RL_MODULE in state), states[0])}
 
     def take_snapshot(self) -> Any:  # noqa: ANN401 -- a state
@@ -75,7 +74,8 @@ class TokenLearnerGroup(LearnerGroup):
         """
         if not self.is_sharded:
             return self.get_state(components=COMPONENT_LEARNER)
-        asked = self.foreach_learner(_take_part, return_obj_refs=True).result_or_errors
+        take: Any = _take_part
+        asked = self.foreach_learner(take, return_obj_refs=True).result_or_errors
         parts = [result.get() for result in asked]  # references
         told = self._ask(_part_taken)  # an error would be found in the part only when it is needed
         if len(parts) != len(self) or not all(told):
@@ -93,7 +93,7 @@ class TokenLearnerGroup(LearnerGroup):
             return
         self._get_results(self._worker_manager.foreach_actor([partial(_give_part, part=[part]) for part in snapshot]))
 
-    def save_to_path(self, path: Any = None, *, state: Mapping[str, Any] | None = None, **kwargs: Any) -> str:  # noqa: ANN401 -- RLlib's
+    def save_to_path(self, path: Any = None, *, state: dict[str, Any] | None = None, **kwargs: Any) -> str:  # noqa: ANN401 -- RLlib's
         """Write the state of the learners; sharded ones write their parts into one folder, which all must reach.
 
         Raises:
@@ -103,12 +103,12 @@ class TokenLearnerGroup(LearnerGroup):
         """
         if not self.is_sharded:
             return super().save_to_path(path, state=state, **kwargs)
-        if not isinstance(kwargs.get("filesystem") or LocalFileSystem(), LocalFileSystem):
+        if getattr(kwargs.get("filesystem"), "type_name", "local") != "local":
             raise ConfigurationError("Sharded learners write checkpoints to local or shared disks only.")
         self.ping()
         folder = super().save_to_path(path, state=state, **kwargs)
         shards = Path(folder).absolute() / COMPONENT_LEARNER / SHARDS
-        for mistake in filter(None, self._ask(lambda learner: learner.save_shards(str(shards)))):
+        for mistake in filter(None, self._ask(partial(_save_shards, folder=str(shards)))):
             raise OSError(f"A learner could not write its part of the checkpoint {folder}: {mistake}")
         missing = missing_shards(shards)
         if missing is not None:
@@ -129,6 +129,14 @@ class TokenLearnerGroup(LearnerGroup):
 def _nothing(learner: object) -> None:
     """Do nothing; a learner that answers is alive."""
     del learner
+
+
+def _state_of(learner: Any, **options: Any) -> dict[str, Any]:  # noqa: ANN401 -- a TokenLearner
+    return learner.get_state(**options)
+
+
+def _save_shards(learner: Any, *, folder: str) -> str | None:  # noqa: ANN401 -- a TokenLearner
+    return learner.save_shards(folder)
 
 
 def _take_part(learner: Any) -> Any:  # noqa: ANN401 -- a TokenLearner and its state

@@ -186,7 +186,7 @@ class VLMModule(TorchRLModule):
             merge: True if an adapter is merged into a copy of the model, on the CPU, and that is written.
         """
         if self.sharding is not None:
-            self._save_gathered(path, merge=merge)
+            self._save_gathered(self.sharding, path, merge=merge)
             return
         Path(path).mkdir(parents=True, exist_ok=True)
         model = self.model
@@ -200,16 +200,16 @@ class VLMModule(TorchRLModule):
         model.save_pretrained(path)
         save_processor(self._processor, path)
 
-    def _save_gathered(self, path: str | Path, *, merge: bool) -> None:
+    def _save_gathered(self, sharding: Sharding, path: str | Path, *, merge: bool) -> None:
         whole: Self | None = None
         mistake: Exception | None = None  # raised at the end, as the others would wait
-        if self.sharding.rank == 0:
+        if sharding.rank == 0:
             try:
                 whole = self.untrained(inference_only=self.inference_only)
             except Exception as error:  # a user's own model may raise any
                 mistake = error
         targets = {} if whole is None else whole.state_dict()
-        for name, tensor in gathered(self.trainable(), self.sharding.device):
+        for name, tensor in gathered(self.trainable(), sharding.device):
             if name in targets:
                 assign(targets[name], tensor)
         if mistake is not None:

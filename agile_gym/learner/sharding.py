@@ -15,14 +15,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -232,8 +234,11 @@ def gathered(tensors: Iterable[tuple[str, Any]], device: torch.device) -> Iterat
         device: Device to send them from.
     """
     for name, tensor in tensors:
-        value = tensor.detach()
-        yield name, value.to(device).full_tensor() if isinstance(value, DTensor) else value
+        value: Any = tensor.detach()
+        if isinstance(value, DTensor):
+            sent: Any = value.to(device)
+            value = sent.full_tensor()
+        yield name, value
 
 
 def assign(own: Any, whole: Tensor) -> None:  # noqa: ANN401 -- a tensor
@@ -260,7 +265,7 @@ def own_optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimiz
         parameter = parameters[int(number)]
         own[int(number)] = {}
         for key, value in entry.items():
-            whole = torch.as_tensor(value)
+            whole = torch.as_tensor(value).clone()
             if whole.shape == parameter.shape:
                 mine = torch.zeros_like(parameter, dtype=whole.dtype)
                 assign(mine, whole)
@@ -317,7 +322,7 @@ def save_shards(folder: str | Path, named: Named, optimizer: torch.optim.Optimiz
     for name, parameter in named:
         state |= {_key(name, key): value for key, value in optimizer.state.get(parameter, {}).items()}
     try:
-        dcp.save(state, storage_writer=dcp.FileSystemWriter(str(folder)))
+        save(state, storage_writer=FileSystemWriter(str(folder)))
     except CheckpointException as error:
         raise OSError(_first_reason(error)) from error
 
@@ -334,8 +339,8 @@ def load_shards(folder: str | Path, named: Named, optimizer: torch.optim.Optimiz
         ModelError: If they are those of another model.
         OSError: If a learner cannot read; all of them raise it.
     """
-    reader = dcp.FileSystemReader(str(folder))
-    stored: Mapping[str, Any] = reader.read_metadata().state_dict_metadata
+    reader = FileSystemReader(str(folder))
+    stored = cast("Mapping[str, Any]", reader.read_metadata().state_dict_metadata)
     state: dict[str, Any] = {}
     moments: dict[str, dict[str, Any]] = {name: {} for name, _ in named}
     for name, parameter in named:
@@ -358,7 +363,7 @@ def load_shards(folder: str | Path, named: Named, optimizer: torch.optim.Optimiz
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is")
-            dcp.load(state, storage_reader=reader, no_dist=not dist.is_initialized())
+            load(state, storage_reader=reader, no_dist=not dist.is_initialized())
     except CheckpointException as error:
         raise OSError(_first_reason(error)) from error
     optimizer.state.clear()
@@ -372,7 +377,7 @@ def missing_shards(folder: str | Path) -> str | None:
     path = Path(folder)
     if not (path / _METADATA).is_file():
         return _METADATA
-    places: Mapping[Any, Any] = dcp.FileSystemReader(str(path)).read_metadata().storage_data or {}
+    places: Mapping[Any, Any] = FileSystemReader(str(path)).read_metadata().storage_data or {}
     names = sorted({str(place.relative_path) for place in places.values()})
     return next((name for name in names if not (path / name).is_file()), None)
 

@@ -237,7 +237,7 @@ class TokenLearner(TorchLearner):
         Of a sharded learner, it has the weights only if they are asked for, of all learners at once; the first one
         returns them. Nor has it the state of the optimiser: see `take_part` and `save_shards`.
         """
-        left_out = force_list(not_components)
+        left_out: list[Any] = list(force_list(not_components))
         if self._vlm_module.sharding is not None:
             left_out += [COMPONENT_OPTIMIZER, *([COMPONENT_RL_MODULE] if components is None else [])]
         state = super().get_state(components, not_components=left_out or None, **kwargs)

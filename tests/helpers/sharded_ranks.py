@@ -1,6 +1,8 @@
 """Computations of several sharded processes; a module of its own, as each of them imports it anew."""
 
 import pickle
+import resource
+import signal
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -14,9 +16,12 @@ from agile_gym.learner.options import ModelOptions, make_optimizer
 from agile_gym.learner.sharding import (
     ShardedGroup,
     Sharding,
+    assign,
     gathered,
     load_shards,
     local_state,
+    missing_shards,
+    own_optimizer_state,
     save_shards,
     set_local_state,
 )
@@ -56,15 +61,12 @@ def image_token():
 
 
 def shares_of(step, world):
-    """Return the samples of each process in a step: all have some, one has text alone, one has nothing."""
+    """Return the samples of each process in a step: unequal ones, text alone for one, nothing for all but one."""
     if step == 0:
         return shard_samples(samples(), world)
     if step == 1:
-        return (
-            [samples()[:3], *([text_only(1)] * 1), *([[]] * (world - 2))]
-            if world > 1
-            else [samples()[:3] + text_only(1)]
-        )
+        parts = [samples()[:3], text_only(1)]
+        return [*parts, *([[]] * (world - 2))] if world > 1 else [[*parts[0], *parts[1]]]
     return [samples(), *([[]] * (world - 1))]
 
 
@@ -149,6 +151,36 @@ def stored(folder):
     return {"before": before, "after": learner.weights()}
 
 
+def taken_over():
+    """Take over the state of an unsharded learner after a step, and go on."""
+    whole = Learner("full", sharded=False)
+    whole.updater.step(samples())
+    learner = Learner("full", sharded=True)
+    for (_, own), (_, parameter) in zip(learner.named, whole.named, strict=True):
+        assign(own, parameter.detach())
+    learner.optimizer.load_state_dict(own_optimizer_state(whole.optimizer.state_dict(), learner.optimizer))
+    learner.train([2])
+    whole.updater.step(samples())
+    return learner.weights(), {name: parameter.detach().numpy() for name, parameter in whole.named}
+
+
+def unwritable(folder, rank):
+    """Try to write a checkpoint where the second process cannot, and write it where all can."""
+    learner = Learner("full", sharded=True)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000 if rank else limits[0], limits[1]))
+    try:
+        save_shards(f"{folder}/full", learner.named, learner.optimizer)
+    except OSError as error:
+        told = str(error)
+    else:
+        told = None
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    save_shards(f"{folder}/full", learner.named, learner.optimizer)
+    return told, missing_shards(f"{folder}/full")
+
+
 def resumed(folder, *, sharded):
     """Go on from a checkpoint."""
     learner = Learner("full", sharded=sharded)
@@ -171,6 +203,8 @@ def work(rank, world, folder, jobs):
         else:
             found[job] = {
                 "snapshots": snapshots,
+                "taken_over": taken_over,
+                "unwritable": lambda: unwritable(folder, rank),
                 "stored": lambda: stored(f"{folder}/shards"),
                 "resumed": lambda: resumed(f"{folder}/shards", sharded=True),
             }[job]()
