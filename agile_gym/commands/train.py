@@ -122,9 +122,11 @@ def _train(options: argparse.Namespace) -> int:
     find_modules_here()
     settings = read_settings(preset, changes)
     if options.dry_run:
+        import torch
+
         from agile_gym.training.dry_run import describe_run
 
-        check_settings(settings)
+        check_settings(settings, elsewhere=not torch.cuda.is_available())
         print("\n".join(describe_run(settings)))
         return 0
     run = TrainingRun(

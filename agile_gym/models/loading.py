@@ -10,6 +10,7 @@ the processor alone, so that training makes the same pixels of it as a rollout.
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
 import warnings
@@ -31,11 +32,14 @@ __all__ = [
     "ImageRefusedError",
     "check_processor",
     "fit_image",
+    "input_device",
     "load_adapter",
     "load_config",
     "load_processor",
+    "load_shapes",
     "load_vlm",
     "process",
+    "save_processor",
     "without_video",
 ]
 
@@ -134,7 +138,31 @@ def without_video(whole: Any) -> Any:  # noqa: ANN401 -- transformers is untyped
     return WithoutVideo
 
 
+def save_processor(processor: Any, path: str | Path) -> None:  # noqa: ANN401 -- transformers is untyped
+    """Save a processor as ``save_pretrained`` does, with all that Qwen-VL's own processor needs.
+
+    That one reads ``video_preprocessor_config.json`` too, where torchvision is installed, and vLLM always makes it. Our
+    processors have no part for videos; the file then gets the patches of images.
+
+    Args:
+        processor: The processor.
+        path: Folder to write to.
+    """
+    processor.save_pretrained(path)
+    images = getattr(processor, "image_processor", None)
+    patches = {name: getattr(images, name, None) for name in ("patch_size", "merge_size", "temporal_patch_size")}
+    if getattr(processor, "video_processor", None) is None and None not in patches.values():
+        size = dict(getattr(images, "size", None) or {})
+        values = {"video_processor_type": "Qwen2VLVideoProcessor", **patches, "size": size}
+        (Path(path) / "video_preprocessor_config.json").write_text(json.dumps(values, indent=2) + "\n")
+
+
 _DTYPES = ("float32", "bfloat16", "float16")
+
+
+def input_device(model: Any) -> Any:  # noqa: ANN401 -- transformers is untyped
+    """Return the device of a model's inputs: that of its parameters, unless they are kept on another one."""
+    return getattr(model, "compute_device", None) or model.device
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +182,7 @@ class VLM:
     @property
     def device(self) -> Any:  # noqa: ANN401 -- a torch.device
         """Device of the model's inputs."""
-        return self.model.device
+        return input_device(self.model)
 
     @property
     def text_config(self) -> Any:  # noqa: ANN401 -- transformers is untyped
@@ -204,6 +232,28 @@ def load_vlm(
             model = model.to(place)
         except RuntimeError as error:
             raise ModelError(f"The model cannot be moved to device={place!r}: {first_line(error)}") from error
+    return VLM(model.eval(), processor, str(path))
+
+
+def load_shapes(path: str | Path, *, dtype: str) -> VLM:
+    """Build a model of its configuration on torch's meta device: shapes and types without weights.
+
+    Args:
+        path: A folder with the configuration and the processor, or a name on the hub.
+        dtype: Type of the weights, as for `load_vlm`.
+
+    Raises:
+        ModelError: If its configuration or its processor cannot be used.
+        MissingDependencyError: If torch or transformers is not installed.
+    """
+    torch = import_optional("torch", extra="vlm", purpose="build a vision-language model")
+    transformers = import_transformers()
+    processor, config = load_processor(path), load_config(path)
+    try:
+        with torch.device("meta"):
+            model = transformers.AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype))
+    except Exception as error:  # models' code raises many kinds
+        raise ModelError(f"No model can be built of the configuration of {str(path)!r}: {first_line(error)}") from error
     return VLM(model.eval(), processor, str(path))
 
 
