@@ -193,7 +193,8 @@ class GRPO(RecoverableAlgorithm):
         module: Any = config.rl_module_spec.module_class
         options = ModelOptions.from_mapping(config.model_config)
         if module is VLMModule and options.path != TINY:
-            from agile_gym.models.loading import check_processor, load_config, load_processor
+            from agile_gym.models.loading import load_config
+            from agile_gym.models.processors import check_processor, load_processor
 
             load_config(options.path)
             check_processor(load_processor(options.path), options.path)

@@ -20,7 +20,8 @@ from agile_gym.learner.options import ModelOptions, build_vlm, resolve_autocast
 from agile_gym.learner.sharding import Sharding, assign, gathered
 from agile_gym.learner.updating import autocast
 from agile_gym.models.chat import ChatFormat
-from agile_gym.models.loading import VLM, save_processor
+from agile_gym.models.loading import VLM
+from agile_gym.models.processors import save_processor
 from agile_gym.models.scoring import PreparedSegment, Scorer
 
 __all__ = ["VLMModule"]

@@ -373,7 +373,8 @@ def _check_teacher(config: ColdStartConfig) -> None:
 def _check_tokens(settings: RunSettings, grpo: Any) -> None:  # noqa: ANN401 -- a GRPOConfig
     """Check that the model's context holds the prompts and looks of an episode, however short its turns are."""
     from agile_gym.models.chat import ChatFormat
-    from agile_gym.models.loading import load_config, load_processor
+    from agile_gym.models.loading import load_config
+    from agile_gym.models.processors import load_processor
 
     options = stages.model_options(settings)
     context = getattr(load_config(options.path).get_text_config(), "max_position_embeddings", None)
@@ -408,7 +409,8 @@ def _check_packages(options: ModelOptions) -> None:
 
 def _check_files(path: str) -> None:
     """Check that a model's files are there, and those of a model that reads images."""
-    from agile_gym.models.loading import check_processor, load_config, load_processor
+    from agile_gym.models.loading import load_config
+    from agile_gym.models.processors import check_processor, load_processor
     from agile_gym.models.sources import check_config
 
     check_config(load_config(path), path)

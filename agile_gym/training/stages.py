@@ -28,7 +28,7 @@ from agile_gym.files import filling, replacing, write_text
 from agile_gym.images.sources import ImageSource
 from agile_gym.learner.groups import TaskMix
 from agile_gym.learner.options import TINY, ModelOptions
-from agile_gym.models.loading import save_processor
+from agile_gym.models.processors import save_processor
 from agile_gym.models.tiny.build import build_tiny
 from agile_gym.models.tiny.pretraining import (
     ProbeResult,

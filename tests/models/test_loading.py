@@ -8,7 +8,7 @@ import torch
 from agile_gym.errors import ModelError
 from agile_gym.learner import MissingDependencyError
 from agile_gym.models import VLM, load_processor, load_vlm
-from agile_gym.models.loading import save_processor
+from agile_gym.models.processors import save_processor
 from agile_gym.models.sources import attention_reach, load_config
 from agile_gym.policies import make_policy
 from agile_gym.policies.model import HFVLMPolicy

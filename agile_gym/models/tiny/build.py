@@ -17,7 +17,7 @@ import torch.nn.functional as F  # noqa: N812 -- the usual name
 from agile_gym.errors import ConfigurationError, import_optional, require_seed
 from agile_gym.files import filling
 from agile_gym.interruption import hold
-from agile_gym.models.loading import save_processor
+from agile_gym.models.processors import save_processor
 from agile_gym.models.tiny.words import BOS, CONTEXT, END, IMAGE, PAD, build_tokenizer
 
 if TYPE_CHECKING:
