@@ -109,7 +109,7 @@ class TokenLearnerGroup(LearnerGroup):
         folder = super().save_to_path(path, state=state, **kwargs)
         shards = Path(folder).absolute() / COMPONENT_LEARNER / SHARDS
         for mistake in filter(None, self._ask(partial(_save_shards, folder=str(shards)))):
-            raise OSError(f"A learner could not write its part of the checkpoint {folder}: {mistake}")
+            raise OSError(f"A learner could not write its part of the checkpoint {folder}; is the disk full? {mistake}")
         missing = missing_shards(shards)
         if missing is not None:
             raise ConfigurationError(

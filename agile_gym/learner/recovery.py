@@ -208,7 +208,7 @@ class RecoverableAlgorithm(Algorithm):
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:  # noqa: ANN401 -- RLlib's
         """Bring back runners that had died, with the learners' weights; learners that have died, too, come first."""
         if env_runner_group.num_healthy_remote_workers() < env_runner_group.num_remote_env_runners():
-            self.ask_learners(self.learner_group.ping)
+            self.ask_learners(lambda: self.learner_group.ping())  # that of new learners, after a rebuild
         return super().restore_env_runners(env_runner_group)
 
     def current_weights(self) -> Weights:

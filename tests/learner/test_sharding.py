@@ -124,7 +124,7 @@ def test_one_and_three_go_on_from_a_checkpoint_of_two(two, three, folder):
 def test_all_are_told_that_one_cannot_write(two):
     for found in two:
         told, missing = found["unwritable"]
-        assert "File too large" in told
+        assert told.startswith(("RuntimeError: ", "OSError: "))  # the second's, at both
         assert missing is None  # it was written again
 
 
