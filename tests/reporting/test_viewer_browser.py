@@ -144,7 +144,17 @@ def test_keys_follow_the_list_and_stop_at_its_ends(page):
 
 
 def test_deep_links(browser, address):
-    page = Page(browser, f"{address}#2x2-L0-3/4")
+    # A tab of its own: Chromium prunes a tab's history at 50 entries, and a step back then misses an entry at times.
+    first = browser.current_window_handle
+    browser.switch_to.new_window("tab")
+    try:
+        follow_deep_links(Page(browser, f"{address}#2x2-L0-3/4"))
+    finally:
+        browser.close()
+        browser.switch_to.window(first)
+
+
+def follow_deep_links(page):
     assert page.title() == "2x2-L0-3"
     assert page.js("return document.activeElement.id") == "turn-4"
     assert page.browser.title == "2x2-L0-3 \u2013 A run <b>"
