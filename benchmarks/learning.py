@@ -100,7 +100,8 @@ def settings_of(options, name):
         "images.train": train,
         "images.test": options.test,
         "evaluation.episodes": options.episodes,
-        **read_pairs([*options.set, *changes], "--set", "grpo.lr=1e-4"),
+        **read_pairs(options.set, "--set", "grpo.lr=1e-4"),
+        **read_pairs(changes, "--set", "grpo.lr=1e-4"),
     }
     return read_settings(options.preset, changes)
 

@@ -201,11 +201,11 @@ def test_a_tiny_model_is_written_whole_or_not_at_all(tmp_path):
     program = textwrap.dedent("""
         import os, sys, transformers
         from agile_gym import cli
-        save = transformers.Qwen2VLForConditionalGeneration.save_pretrained
+        save = transformers.Qwen2_5_VLForConditionalGeneration.save_pretrained
         def saved(model, path):
             os.kill(os.getpid(), 15)
             save(model, path)
-        transformers.Qwen2VLForConditionalGeneration.save_pretrained = saved
+        transformers.Qwen2_5_VLForConditionalGeneration.save_pretrained = saved
         sys.exit(cli.main(["tiny", sys.argv[1]]))
     """)
     target = tmp_path / "model"

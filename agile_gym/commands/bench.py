@@ -283,7 +283,8 @@ def run_plan(options: argparse.Namespace) -> int:
     from agile_gym.envs.contract import probe_env
     from agile_gym.envs.jigsaw.config import JigsawConfig, resolve
     from agile_gym.models.chat import ChatFormat
-    from agile_gym.models.loading import load_config, load_processor
+    from agile_gym.models.loading import load_config
+    from agile_gym.models.processors import load_processor
     from agile_gym.rollout.plan import advise, plan_tokens
 
     settings = _settings(options)

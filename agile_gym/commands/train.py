@@ -122,9 +122,14 @@ def _train(options: argparse.Namespace) -> int:
     find_modules_here()
     settings = read_settings(preset, changes)
     if options.dry_run:
+        import torch
+
         from agile_gym.training.dry_run import describe_run
 
-        check_settings(settings)
+        resources = settings.resources
+        on_gpus = bool(resources.gpus_per_learner or resources.gpus_per_runner)
+        planned = on_gpus and resources.address is None and not torch.cuda.is_available()  # for another machine
+        check_settings(settings, elsewhere=planned)
         print("\n".join(describe_run(settings)))
         return 0
     run = TrainingRun(

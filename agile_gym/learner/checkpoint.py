@@ -22,6 +22,7 @@ MANIFEST = "manifest.json"
 CHECKPOINT_FILES = (
     *(MANIFEST, "rllib_checkpoint.json", "metadata.json", "complete.txt", "algorithm_state.pkl"),
     *("class_and_ctor_args.pkl", "state.pkl", "module_state.pkl", "state.msgpack", "module_state.msgpack"),
+    *(".metadata", ".metadata.tmp", "__*.distcp"),  # of sharded learners
 )
 """Names of the files of RLlib's checkpoints, by which half of one, without a manifest, is recognised."""
 _VERSION = 1

@@ -8,7 +8,7 @@ import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -32,10 +32,14 @@ from agile_gym.errors import (
 from agile_gym.learner.groups import TaskMix
 from agile_gym.learner.losses import LOSSES, clip_range
 from agile_gym.learner.options import SCHEDULES, ModelOptions, mute_notices
+from agile_gym.learner.resources import check_sharding, free_places
 from agile_gym.learner.updating import SUPERVISED
 from agile_gym.models.cache import MAX_WINDOW
 from agile_gym.models.sampling import SamplingOptions
 from agile_gym.transcripts.record import Transcript
+
+if TYPE_CHECKING:
+    from agile_gym.learner.learner_group import TokenLearnerGroup
 
 __all__ = ["GRPOConfig"]
 
@@ -122,6 +126,8 @@ class GRPOConfig(AlgorithmConfig):
         self.learner_snapshots = True
         self.check_resources = True
         self.torch_threads_per_actor: int | None = 1
+        self.sharding = "none"
+        self.cpu_offload = False
         # RLlib's own, where its defaults do not suit episodes of a model that writes.
         self.lr = 2e-6
         self.grad_clip = 1.0
@@ -196,6 +202,8 @@ class GRPOConfig(AlgorithmConfig):
         learner_snapshots: bool = _NOT_GIVEN,
         check_resources: bool = _NOT_GIVEN,
         torch_threads_per_actor: int | None = _NOT_GIVEN,
+        sharding: str = _NOT_GIVEN,
+        cpu_offload: bool = _NOT_GIVEN,
         **kwargs: Any,  # noqa: ANN401 -- RLlib's
     ) -> Self:
         """Set the training of the model.
@@ -249,6 +257,9 @@ class GRPOConfig(AlgorithmConfig):
             learner_snapshots: Keeps a copy of the learners' state, so that training goes on if one of them dies.
             check_resources: Refuses to begin where the cluster is too small; turn it off if it grows on demand.
             torch_threads_per_actor: Threads of torch in each process; None leaves them as they are.
+            sharding: ``"full"`` divides parameters, gradients and the optimiser's state among the learners (FSDP2);
+                ``"none"`` gives each learner all of them. A learner in this process has all of them in any case.
+            cpu_offload: Keeps these on the CPU between computations, where ``sharding`` is ``"full"``.
             **kwargs: RLlib's.
 
         Raises:
@@ -364,6 +375,7 @@ class GRPOConfig(AlgorithmConfig):
             ("advantage_scale", ("group", "batch", "none")),
             ("credit", ("episode", "turn")),
             ("lr_schedule", SCHEDULES),
+            ("sharding", ("none", "full")),
         ):
             value = getattr(self, name)
             if value not in allowed:
@@ -391,6 +403,21 @@ class GRPOConfig(AlgorithmConfig):
             raise ConfigurationError("GRPO trains one model; a multi-agent configuration is not supported.")
         self._check_evaluation()
         self._check_reward()
+        check_sharding(self)
+
+    def build_learner_group(self, **kwargs: Any) -> TokenLearnerGroup:  # noqa: ANN401 -- RLlib's
+        """Return the learners; see RLlib.
+
+        Args:
+            **kwargs: RLlib's.
+        """
+        from agile_gym.learner.learner_group import TokenLearnerGroup
+
+        free_places()
+        spec = kwargs.pop("rl_module_spec", None) or self.get_multi_rl_module_spec(
+            env=kwargs.pop("env", None), spaces=kwargs.pop("spaces", None)
+        )
+        return TokenLearnerGroup(config=self.copy(), module_spec=spec, placement_group=kwargs.get("placement_group"))
 
     def _check_reward(self) -> None:
         """Warn of a reward of the jigsaw that leaves nothing for looking."""

@@ -50,7 +50,7 @@ from agile_gym.learner.groups import Curriculum, Group, GroupSpec, make_group
 from agile_gym.learner.module import VLMModule
 from agile_gym.learner.options import TINY, ModelOptions
 from agile_gym.learner.recovery import RecoverableAlgorithm, play_on_runners
-from agile_gym.learner.resources import check_cluster
+from agile_gym.learner.resources import check_cluster, places_for_learners
 from agile_gym.learner.torch_learner import TokenLearner, check_learner_class
 from agile_gym.transcripts.record import Transcript
 
@@ -171,7 +171,8 @@ class GRPO(RecoverableAlgorithm):
         check_learner_class(self.config.learner_class if isinstance(self.config, GRPOConfig) else TokenLearner)
         self._check_before()
         try:
-            super().setup(config)
+            with places_for_learners(self.config):
+                super().setup(config)
         except IndexError as error:  # RLlib takes the first of no runners
             raise RuntimeError(
                 "No runner could be started. Ray's log has the reason; a module that runners cannot import, and too "
@@ -192,7 +193,8 @@ class GRPO(RecoverableAlgorithm):
         module: Any = config.rl_module_spec.module_class
         options = ModelOptions.from_mapping(config.model_config)
         if module is VLMModule and options.path != TINY:
-            from agile_gym.models.loading import check_processor, load_config, load_processor
+            from agile_gym.models.loading import load_config
+            from agile_gym.models.processors import check_processor, load_processor
 
             load_config(options.path)
             check_processor(load_processor(options.path), options.path)

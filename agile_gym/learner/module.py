@@ -8,7 +8,7 @@ import copy
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -17,9 +17,11 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 
 from agile_gym.errors import ModelError
 from agile_gym.learner.options import ModelOptions, build_vlm, resolve_autocast
+from agile_gym.learner.sharding import Sharding, assign, gathered
 from agile_gym.learner.updating import autocast
 from agile_gym.models.chat import ChatFormat
 from agile_gym.models.loading import VLM
+from agile_gym.models.processors import save_processor
 from agile_gym.models.scoring import PreparedSegment, Scorer
 
 __all__ = ["VLMModule"]
@@ -37,7 +39,10 @@ class VLMModule(TorchRLModule):
         options: The options.
         vlm: The model and its processor.
         chat: Its chat format.
+        sharding: Present if learners share the model's parameters among themselves.
     """
+
+    sharding: Sharding | None = None
 
     def setup(self) -> None:
         """Load the model."""
@@ -55,13 +60,34 @@ class VLMModule(TorchRLModule):
         """
         return build_vlm(options, for_training=not self.inference_only, on_gpu=torch.cuda.is_available())
 
+    def untrained(self, *, inference_only: bool, **options: Any) -> Self:  # noqa: ANN401 -- options of the model
+        """Return a module as this one was at first, whole and on the CPU.
+
+        Args:
+            inference_only: True if it is not trained.
+            **options: Fields of `ModelOptions` that differ.
+        """
+        return type(self)(
+            observation_space=self.observation_space,
+            action_space=self.action_space,
+            inference_only=inference_only,
+            model_config={**self.options.to_mapping(), **options},
+        )
+
     @property
     def vlm(self) -> VLM:
         """The model and its processor."""
         return VLM(self.model, self._processor, self._name)
 
+    def shard(self, device: torch.device, *, cpu_offload: bool) -> None:
+        """Divide the parameters among all processes of the process group; see `Sharding`."""
+        compute = resolve_autocast(self.options, on_gpu=device.type == "cuda")
+        self.sharding = Sharding(self.model, device, autocast=compute, cpu_offload=cpu_offload)
+
     def scorer(self, *, temperature: float = 1.0) -> Scorer:
         """Return the scorer of log-probabilities, for sampling and training alike."""
+        if self.sharding is not None:
+            return self.sharding.scorer(self.vlm, self.chat, temperature=temperature)
         return Scorer(self.vlm, self.chat, temperature=temperature)
 
     @contextmanager
@@ -112,15 +138,22 @@ class VLMModule(TorchRLModule):
             **kwargs: Not used.
 
         Returns:
-            Arrays by name, copied. With an adapter, its weights only.
+            Arrays by name, copied. With an adapter, its weights only. Learners that share the model's parameters must
+            all call this, and the first one gets all arrays, the others none.
         """
         changed = {name for name, _ in self.trainable()}
-        return {
-            key: array
+        chosen = [
+            (name, tensor)
             for name, tensor in self.state_dict().items()
             if name in changed or not (inference_only or self.options.train == "lora")
-            for key, array in [_to_array(name, tensor)]
-        }
+        ]
+        if self.sharding is None:
+            return dict(_to_array(name, tensor) for name, tensor in chosen)
+        arrays: dict[str, NDArray[Any]] = {}
+        for name, tensor in gathered(chosen, self.sharding.device):
+            if self.sharding.rank == 0:
+                arrays |= [_to_array(name, tensor)]
+        return arrays
 
     def set_state(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Take over weights.
@@ -140,17 +173,22 @@ class VLMModule(TorchRLModule):
         missing = [name for name, _ in self.trainable() if name not in tensors]
         if missing:
             raise ModelError(f"These weights belong to another model than {self._name!r}: {missing[0]} is missing.")
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                own[name].copy_(tensor)
+        for name, tensor in tensors.items():
+            assign(own[name], tensor)
 
     def save_pretrained(self, path: str | Path, *, merge: bool = False) -> None:
         """Write the model, or its adapter, with its processor, as an ordinary Hugging Face directory.
+
+        Learners that share the model's parameters must all call this. The first one loads the model anew on the CPU,
+        puts the trained parameters into it one by one, and writes it.
 
         Args:
             path: The folder; it is made if it is missing.
             merge: True if an adapter is merged into a copy of the model, on the CPU, and that is written.
         """
+        if self.sharding is not None:
+            self._save_gathered(self.sharding, path, merge=merge)
+            return
         Path(path).mkdir(parents=True, exist_ok=True)
         model = self.model
         if merge and self.options.train == "lora":
@@ -161,7 +199,24 @@ class VLMModule(TorchRLModule):
             finally:
                 self.model.to(device)
         model.save_pretrained(path)
-        self._processor.save_pretrained(path)
+        save_processor(self._processor, path)
+
+    def _save_gathered(self, sharding: Sharding, path: str | Path, *, merge: bool) -> None:
+        whole: Self | None = None
+        mistake: Exception | None = None  # raised at the end, as the others would wait
+        if sharding.rank == 0:
+            try:
+                whole = self.untrained(inference_only=self.inference_only)
+            except Exception as error:  # a user's own model may raise any
+                mistake = error
+        targets = {} if whole is None else whole.state_dict()
+        for name, tensor in gathered(self.trainable(), sharding.device):
+            if name in targets:
+                assign(targets[name], tensor)
+        if mistake is not None:
+            raise mistake
+        if whole is not None:
+            whole.save_pretrained(path, merge=merge)
 
 
 def _as_mapping(config: Any) -> Mapping[str, Any]:  # noqa: ANN401 -- a mapping, None, or one of RLlib's defaults

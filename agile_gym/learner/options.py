@@ -137,13 +137,15 @@ def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
         raise ConfigurationError(f"{name}={value!r} is not allowed. {did_you_mean(value, allowed)}")
 
 
-def build_vlm(options: ModelOptions, *, for_training: bool, on_gpu: bool) -> VLM:
+def build_vlm(options: ModelOptions, *, for_training: bool, on_gpu: bool, shapes_only: bool = False) -> VLM:
     """Load a model on the CPU, and prepare it for training or for sampling.
 
     Args:
         options: Name and training options of the model.
         for_training: True if it is trained; False if it samples only.
         on_gpu: True if it will be moved to a GPU.
+        shapes_only: True to leave out the weights: parameters have shapes and types, and neither weights nor much
+            memory are needed.
 
     Returns:
         The model; parameters that are not trained need no gradients.
@@ -153,7 +155,7 @@ def build_vlm(options: ModelOptions, *, for_training: bool, on_gpu: bool) -> VLM
         MissingDependencyError: If torch, transformers or PEFT is missing.
     """
     torch = import_optional("torch", extra="train", purpose="train a vision-language model")
-    from agile_gym.models.loading import VLM, load_vlm
+    from agile_gym.models.loading import VLM, load_shapes, load_vlm
 
     dtype = options.dtype
     if dtype == "auto":
@@ -164,6 +166,8 @@ def build_vlm(options: ModelOptions, *, for_training: bool, on_gpu: bool) -> VLM
 
         model, processor = build_tiny(options.seed)
         vlm = VLM(model.to(getattr(torch, dtype)).eval(), processor, TINY)
+    elif shapes_only:
+        vlm = load_shapes(options.path, dtype=dtype)
     else:
         vlm = load_vlm(options.path, device="cpu", dtype=dtype, attention=options.attention)
     if options.train == "lora":

@@ -208,7 +208,7 @@ class RecoverableAlgorithm(Algorithm):
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:  # noqa: ANN401 -- RLlib's
         """Bring back runners that had died, with the learners' weights; learners that have died, too, come first."""
         if env_runner_group.num_healthy_remote_workers() < env_runner_group.num_remote_env_runners():
-            self.ask_learners(self._ping_learners)
+            self.ask_learners(lambda: self.learner_group.ping())  # that of new learners, after a rebuild
         return super().restore_env_runners(env_runner_group)
 
     def current_weights(self) -> Weights:
@@ -227,21 +227,11 @@ class RecoverableAlgorithm(Algorithm):
         state = self.ask_learners(lambda: self.learner_group.get_state(components=components, inference_only=True))
         return {key: state[COMPONENT_LEARNER][key] for key in (COMPONENT_RL_MODULE, WEIGHTS_SEQ_NO)}
 
-    def _ping_learners(self) -> None:
-        if self.learner_group.is_local:
-            return
-        results = self.learner_group.foreach_learner(_nothing).result_or_errors
-        for result in results:
-            if not result.ok:
-                raise result.get()
-        if len(results) < len(self.learner_group):  # those marked as dead are not called
-            raise RayError("A learner died before.")
-
     def _take_snapshot(self) -> Any:  # noqa: ANN401 -- a state
         """Return the learners' state, if it is to be kept; it is that after the last update."""
         if not self.config.learner_snapshots or self.learner_group.is_local:
             return None
-        return self.learner_group.get_state(components=COMPONENT_LEARNER)
+        return self.learner_group.take_snapshot()
 
     def _rebuild_learners(self) -> None:
         try:
@@ -250,7 +240,7 @@ class RecoverableAlgorithm(Algorithm):
             _logger.warning("The learners that are left were not shut down in order: %s", error)
         spec = self.config.get_multi_rl_module_spec(spaces=self.spaces, inference_only=False)
         self.learner_group = self.config.build_learner_group(rl_module_spec=spec)
-        self.learner_group.set_state(self._snapshot)
+        self.learner_group.restore_snapshot(self._snapshot)
         self.learners_rebuilt += 1
 
     def save_pretrained(self, path: str | Path, *, merge: bool = False) -> Path:
@@ -368,8 +358,3 @@ class RecoverableAlgorithm(Algorithm):
                 raise result.get()
             told += [] if result.get() is None else [result.get()]
         return told
-
-
-def _nothing(learner: object) -> None:
-    """Do nothing; a learner that answers is alive."""
-    del learner

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +16,20 @@ import torch
 
 from agile_gym.errors import ConfigurationError
 
-__all__ = ["ActorNeeds", "actor_needs", "check_cluster", "check_fits"]
+__all__ = [
+    "ActorNeeds",
+    "actor_needs",
+    "check_cluster",
+    "check_fits",
+    "check_sharding",
+    "free_places",
+    "places_for_learners",
+]
 
 _TOLERANCE = 1e-6
+_HALF = 0.5
+_places: ContextVar[list[Any]] = ContextVar("places")
+"""Actors that take the learners' places on GPUs until `free_places`."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +142,66 @@ def check_cluster(config: Any) -> None:  # noqa: ANN401 -- an AlgorithmConfig
     if not ray.is_initialized():
         ray.init()
     check_fits(needs, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+
+
+def check_sharding(config: Any) -> None:  # noqa: ANN401 -- an AlgorithmConfig
+    """Check that learners do not share GPUs, and that there are sharded ones if anything is to be offloaded.
+
+    Raises:
+        ConfigurationError: If not.
+    """
+    gpus = config.num_gpus_per_learner
+    if (config.num_learners or 0) > 1 and 0 < gpus <= _HALF:
+        raise ConfigurationError(
+            f"num_gpus_per_learner={gpus:g} with {config.num_learners} learners: Ray may give two of them one GPU, "
+            "where they cannot exchange gradients. Set more than 0.5, such as 0.6 beside runners of 0.4."
+        )
+    sharded = config.sharding == "full"
+    if config.cpu_offload and not sharded:
+        raise ConfigurationError("cpu_offload=True with sharding='none' offloads nothing; set sharding='full'.")
+    if config.cpu_offload and not config.num_learners:
+        raise ConfigurationError(
+            "cpu_offload=True with num_learners=0: a learner in this process is not sharded, and offloads nothing. Set "
+            "num_learners=1 or more, or cpu_offload=False."
+        )
+
+
+class _Place:
+    """Actor that does nothing."""
+
+    def ready(self) -> None:
+        """Return once it is there."""
+
+
+@contextmanager
+def places_for_learners(config: Any) -> Generator[None]:  # noqa: ANN401 -- an AlgorithmConfig
+    """Take a place on a GPU for each learner while runners start, if they are to share GPUs.
+
+    Runners start first, and Ray puts as many of them on a GPU as it holds, so that learners, which need more than half
+    of one, would find too few. With their places taken, a runner is put beside each.
+
+    Args:
+        config: The configuration.
+    """
+    gpus, count = config.num_gpus_per_learner, config.num_learners or 0
+    places: list[Any] = []
+    if count and _HALF < gpus < 1 and config.num_env_runners and 0 < config.num_gpus_per_env_runner < 1:
+        place = ray.remote(num_cpus=0, num_gpus=gpus)(_Place)
+        places += [place.remote() for _ in range(count)]
+        ray.get([each.ready.remote() for each in places])
+    token = _places.set(places)
+    try:
+        yield
+    finally:
+        free_places()
+        _places.reset(token)
+
+
+def free_places() -> None:
+    """Give back the places that `places_for_learners` has taken, as learners are about to start."""
+    places = _places.get([])
+    while places:
+        ray.kill(places.pop())
 
 
 def _below(share: float) -> float:

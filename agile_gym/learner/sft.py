@@ -256,6 +256,6 @@ def _load_processor(path: str) -> Any:  # noqa: ANN401 -- transformers is untype
         from agile_gym.models.tiny.build import build_processor
 
         return build_processor()
-    from agile_gym.models.loading import load_processor
+    from agile_gym.models.processors import load_processor
 
     return load_processor(path)

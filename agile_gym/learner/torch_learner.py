@@ -14,14 +14,24 @@ import numpy as np
 import torch
 import tree  # pyright: ignore[reportMissingTypeStubs] -- it has none
 from ray.rllib.connectors.connector_v2 import ConnectorV2
-from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core import COMPONENT_OPTIMIZER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.rl_module.rl_module import RLModule
+from ray.rllib.utils import force_list
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.learner.data import Sample
 from agile_gym.learner.module import VLMModule
 from agile_gym.learner.options import learning_rate_ratio, make_optimizer, mute_notices, resolve_autocast
+from agile_gym.learner.sharding import (
+    SHARDS,
+    ShardedGroup,
+    load_shards,
+    local_state,
+    own_optimizer_state,
+    save_shards,
+    set_local_state,
+)
 from agile_gym.learner.updating import ProcessGroup, Reference, StepOptions, Updater
 from agile_gym.models.scoring import PreparedSegment
 
@@ -62,6 +72,10 @@ class TokenLearner(TorchLearner):
     """Learner that trains a `VLMModule` on samples, alone or in a process group.
 
     Several learners add up their gradients, so that they take the very steps of a single one.
+
+    Attributes:
+        restore_error: The reason why a stored state could not be taken over, or None.
+        part_taken: True if the last `take_part` succeeded.
     """
 
     config: Any  # a GRPOConfig, which RLlib takes for one of any algorithm
@@ -75,14 +89,23 @@ class TokenLearner(TorchLearner):
             torch.set_num_threads(threads)
         self._steps = 0
         self.restore_error: str | None = None
+        self.part_taken = False
         super().build()
         module = self._vlm_module
-        self._process_group = ProcessGroup(module.vlm.device, distributed=self.distributed)
+        kind = ProcessGroup if module.sharding is None else ShardedGroup
+        self._process_group = kind(module.vlm.device, distributed=self.distributed)
         self._process_group.share(parameter for _, parameter in module.trainable())
         self._updater = self._make_updater()
 
+    def _map_module_to_device(self, module: Any) -> None:  # noqa: ANN401 -- a MultiRLModule
+        """Move the module to its device; a part of it, if it is sharded."""
+        if self.config.sharding == "full" and self.config.num_learners:
+            module[DEFAULT_MODULE_ID].unwrapped().shard(self._device, cpu_offload=self.config.cpu_offload)
+        else:
+            super()._map_module_to_device(module)
+
     def _make_modules_ddp_if_necessary(self) -> None:
-        """Leave the module as it is: gradients are added up by `ProcessGroup`."""
+        """Leave the module as it is: gradients are added up by `ProcessGroup`, or by sharded parameters."""
 
     @property
     def _vlm_module(self) -> VLMModule:
@@ -128,14 +151,12 @@ class TokenLearner(TorchLearner):
                     return scorer(rows).logps
 
             return adapter_off
-        frozen_options = {**module.options.to_mapping(), "gradient_checkpointing": False}
-        frozen = type(module)(
-            observation_space=module.observation_space,
-            action_space=module.action_space,
-            inference_only=True,
-            model_config=frozen_options,
-        ).to(module.vlm.device)
+        frozen = module.untrained(inference_only=True, gradient_checkpointing=False)
         frozen.requires_grad_(False)
+        if module.sharding is None:
+            frozen.to(module.vlm.device)
+        else:
+            frozen.shard(module.sharding.device, cpu_offload=self.config.cpu_offload)
         frozen_scorer = frozen.scorer(temperature=temperature)
 
         def frozen_copy(rows: Sequence[PreparedSegment]) -> torch.Tensor:
@@ -192,7 +213,7 @@ class TokenLearner(TorchLearner):
         raise NotImplementedError("Losses are computed by agile_gym.learner.updating.Updater.")
 
     def save_pretrained(self, path: str, *, merge: bool = False) -> str | None:
-        """Write the model as a Hugging Face directory; only the first learner does.
+        """Write the model as a Hugging Face directory; only the first learner does, with the parts of all.
 
         Args:
             path: The folder.
@@ -201,17 +222,27 @@ class TokenLearner(TorchLearner):
         Returns:
             The error, or None. Nothing is raised, as RLlib would take a learner that raises for dead.
         """
-        if self._process_group.rank:
-            return None
+        module = self._vlm_module
+        sharded = module.sharding is not None
         try:
-            self._vlm_module.save_pretrained(path, merge=merge)
+            if sharded or not self._process_group.rank:
+                module.save_pretrained(path, merge=merge)
         except Exception as error:  # the writers of its formats raise many kinds
             return f"{type(error).__name__}: {error}"
         return None
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 -- RLlib's
-        """Return the state, with the number of steps taken."""
-        state = super().get_state(components, not_components=not_components, **kwargs)
+        """Return the state, with the number of steps taken.
+
+        Of a sharded learner, it has the weights only if they are asked for, of all learners at once; the first one
+        returns them. Nor has it the state of the optimiser: see `take_part` and `save_shards`.
+        """
+        left_out: list[Any] = list(force_list(not_components))
+        if self._vlm_module.sharding is not None:
+            left_out += [COMPONENT_OPTIMIZER, *([COMPONENT_RL_MODULE] if components is None else [])]
+        state = super().get_state(components, not_components=left_out or None, **kwargs)
+        if self._vlm_module.sharding is not None and self._process_group.rank:
+            state.pop(COMPONENT_RL_MODULE, None)
         state[_STEPS] = self._steps
         return state
 
@@ -220,6 +251,31 @@ class TokenLearner(TorchLearner):
         self._weights_seq_no = -1  # else RLlib would keep the weights where the state is not newer
         super().set_state(dict(state))
         self._steps = state.get(_STEPS, self._steps)
+
+    def take_part(self) -> dict[str, Any] | None:
+        """Return all of the state that this learner holds, for `set_part`; None, and not `part_taken`, if it cannot."""
+        self.part_taken = False
+        state = self.get_state()
+        state[SHARDS] = local_state(self._vlm_module.trainable(), self.get_optimizer(DEFAULT_MODULE_ID))
+        self.part_taken = True
+        return state
+
+    def set_part(self, state: Mapping[str, Any]) -> None:
+        """Take over the state of a learner with the same part."""
+        self.set_state(state)
+        set_local_state(self._vlm_module.trainable(), self.get_optimizer(DEFAULT_MODULE_ID), state[SHARDS])
+
+    def save_shards(self, folder: str) -> str | None:
+        """Write this learner's part of parameters and optimiser into a folder; all learners must do so.
+
+        Returns:
+            The error, or None.
+        """
+        try:
+            save_shards(folder, self._vlm_module.trainable(), self.get_optimizer(DEFAULT_MODULE_ID))
+        except OSError as error:
+            return str(error)
+        return None
 
     def save_to_path(self, path: Any = None, **kwargs: Any) -> str:  # noqa: ANN401 -- RLlib's
         """Write the state, and a mark that it is complete, as RLlib does not report a learner that cannot write."""
@@ -235,10 +291,16 @@ class TokenLearner(TorchLearner):
         return folder
 
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- RLlib's
-        """Take over a stored state; a process of its own keeps an error, which RLlib would not report."""
+        """Take over a stored state; a process of its own keeps an error, which RLlib would not report.
+
+        A state that sharded learners stored is read by any number of learners, sharded or not, and the reverse.
+        """
         self.restore_error = None
+        shards = Path(path) / SHARDS
         try:
             super().restore_from_path(path, *args, **kwargs)
+            if kwargs.get("component") is None and shards.is_dir():
+                load_shards(shards, self._vlm_module.trainable(), self.get_optimizer(DEFAULT_MODULE_ID))
         except Exception as error:
             if not self.config.num_learners:
                 raise
@@ -251,8 +313,13 @@ class TokenLearner(TorchLearner):
             return np.array(value) if isinstance(value, np.ndarray) else value
 
         own: Any = tree.map_structure(copied, state)
-        super()._set_optimizer_state(own)
-        for group in self.get_optimizer(DEFAULT_MODULE_ID).param_groups:
+        optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
+        if self._vlm_module.sharding is None:
+            super()._set_optimizer_state(own)
+        else:
+            for entry in own.values():
+                optimizer.load_state_dict(own_optimizer_state(entry["state"], optimizer))
+        for group in optimizer.param_groups:
             group["betas"] = tuple(group["betas"])
 
 

@@ -18,6 +18,7 @@ from agile_gym.interruption import own_threads
 from agile_gym.learner.data import Sample, micro_batches
 from agile_gym.learner.losses import LOSSES, LossResult, sft
 from agile_gym.learner.ratios import LossStats, TokenBatch, Totals
+from agile_gym.models.chat import ChatFormat
 from agile_gym.models.scoring import PreparedSegment, Scorer
 
 __all__ = ["SUPERVISED", "ProcessGroup", "StepOptions", "Updater", "autocast"]
@@ -80,6 +81,28 @@ class ProcessGroup:
             for parameter in bucket:
                 parameter.grad = flat[start : start + parameter.numel()].view_as(parameter)
                 start += parameter.numel()
+
+    def clip(self, parameters: Sequence[Any], limit: float | None) -> float:
+        """Scale gradients down to a norm.
+
+        Args:
+            parameters: The parameters, after `add_gradients`.
+            limit: The largest norm, or None.
+
+        Returns:
+            The norm before.
+        """
+        return float(torch.nn.utils.clip_grad_norm_(parameters, limit or float("inf")))
+
+    def level(self, batches: Sequence[Sequence[Sample]], chat: ChatFormat) -> list[list[Sample]]:
+        """Return the micro-batches that this learner computes: its own.
+
+        Args:
+            batches: Its own.
+            chat: The model's chat format.
+        """
+        del chat
+        return [list(batch) for batch in batches]
 
     def share(self, parameters: Iterable[Any]) -> None:
         """Give all learners the values of the first one."""
@@ -180,13 +203,14 @@ class Updater:
         self._optimizer.zero_grad(set_to_none=True)
         stats: LossStats | None = None
         if totals.tokens:
-            for micro in micro_batches(samples, options.micro_batch_tokens):
+            own = micro_batches(samples, options.micro_batch_tokens)
+            for micro in process_group.level(own, self._scorer.chat):
                 result = self._loss(micro, totals)
                 result.loss.backward()
                 stats = result.stats if stats is None else stats + result.stats
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         process_group.add_gradients(parameters)
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, options.grad_clip or float("inf")))
+        norm = process_group.clip(parameters, options.grad_clip)
         if not totals.tokens:
             self.empty += 1
         elif np.isfinite(norm):

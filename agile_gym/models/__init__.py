@@ -2,6 +2,7 @@
 
 from agile_gym.models.cache import Context
 from agile_gym.models.chat import ChatFormat, Chunk
-from agile_gym.models.loading import VLM, load_processor, load_vlm
+from agile_gym.models.loading import VLM, load_vlm
+from agile_gym.models.processors import load_processor
 
 __all__ = ["VLM", "ChatFormat", "Chunk", "Context", "load_processor", "load_vlm"]

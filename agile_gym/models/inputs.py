@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from agile_gym.errors import import_optional
 from agile_gym.models.chat import ChatFormat, Chunk
+from agile_gym.models.loading import input_device
 from agile_gym.transcripts.record import Image
 
 __all__ = [
@@ -100,14 +101,14 @@ def collate_pixels(model: Any, pixels: Sequence[Mapping[str, Any]]) -> dict[str,
         return {}
     torch = import_optional("torch", extra="vlm", purpose="run a vision-language model")
     axis = 1 if model.config.model_type in _PIXELS_WITH_BATCH else 0
-    batch: dict[str, Any] = {}
+    device, batch = input_device(model), dict[str, Any]()
     for name in pixels[0]:
         tensors = [entry[name] for entry in pixels]
         joined = torch.cat(_padded(torch, tensors, axis) if len(tensors) > 1 else tensors, axis)
-        batch[name] = joined.to(model.device, model.dtype if joined.is_floating_point() else joined.dtype)
+        batch[name] = joined.to(device, model.dtype if joined.is_floating_point() else joined.dtype)
     if model.config.model_type == "llava_onevision":
         # With more images than one, none of them is cut into tiles; see `agile_gym.models.loading.process`.
-        batch["batch_num_images"] = torch.tensor([max(2, len(batch["image_sizes"]))], device=model.device)
+        batch["batch_num_images"] = torch.tensor([max(2, len(batch["image_sizes"]))], device=device)
     return batch
 
 
@@ -135,7 +136,7 @@ def image_arguments(model: Any, pixels: Sequence[Mapping[str, Any]]) -> dict[str
     for key, features in zip(order, seen.pooler_output, strict=True):
         places[key] = np.arange(end, end + len(features))
         end += len(features)
-    chosen = torch.from_numpy(np.concatenate([places[id(entry)] for entry in pixels])).to(model.device)
+    chosen = torch.from_numpy(np.concatenate([places[id(entry)] for entry in pixels])).to(input_device(model))
     seen.pooler_output = [torch.cat(list(seen.pooler_output)).index_select(0, chosen)]  # (tokens, width) of all images
     return {"mm_encoder_outputs": {"image": seen}}
 

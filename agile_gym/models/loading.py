@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # The types of torch and transformers are incomplete.
-"""Loading of a vision-language model (processor, weights, adapter), and running its processor over images of any size.
+"""Loading of a vision-language model (weights, adapter), and running its processor over images of any size.
 
 A model can cut any sliver out of an image. Processors refuse some (Qwen's, those with a side ratio above 200) and blow
 up others (where the shorter side is scaled to a fixed length). The change made to an image depends on the image and
@@ -9,12 +9,8 @@ the processor alone, so that training makes the same pixels of it as a rollout.
 
 from __future__ import annotations
 
-import inspect
-import re
-import sys
 import warnings
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,119 +18,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agile_gym.errors import MissingDependencyError, ModelError, import_optional
+from agile_gym.errors import ModelError, import_optional
+from agile_gym.models.processors import load_processor, quiet
 from agile_gym.models.sources import find_problem, first_line, import_transformers, load_config, locate, missing_package
 from agile_gym.transcripts.record import Image
 
 __all__ = [
     "VLM",
     "ImageRefusedError",
-    "check_processor",
     "fit_image",
+    "input_device",
     "load_adapter",
     "load_config",
-    "load_processor",
+    "load_shapes",
     "load_vlm",
     "process",
-    "without_video",
 ]
 
-_NEED_TEMPLATE = (
-    "Save one with the processor (chat_template.jinja next to the tokenizer), or choose the instruction-tuned version "
-    "of the model."
-)
-
-
-def load_processor(path: str | Path) -> Any:  # noqa: ANN401 -- transformers is untyped
-    """Load a processor and check that it can be used in a conversation with images.
-
-    Without torchvision, some processors cannot be loaded for the sake of videos; then they are loaded without them.
-
-    Args:
-        path: A folder, or a name on the hub.
-
-    Raises:
-        ModelError: If it cannot be loaded, takes no images or has no chat template.
-        MissingDependencyError: If transformers, or a package that the processor needs, is not installed.
-    """
-    config = load_config(path)
-    transformers = import_transformers()
-    try:
-        with _quiet(transformers.utils.logging):  # it warns of its own classes
-            processor = transformers.AutoProcessor.from_pretrained(locate(path), trust_remote_code=False)
-    except Exception as error:  # a damaged file may raise anything
-        reason = str(error).replace(locate(path), "")
-        problem = find_problem(path, "tokenizer") or find_problem(path, "image processor")
-        if problem is not None:
-            raise ModelError(problem) from error
-        if not re.search("torchvision|video", reason, re.IGNORECASE):
-            if isinstance(error, ImportError):
-                raise missing_package(error, f"the processor of {str(path)!r}") from error
-            raise ModelError(f"The processor of {str(path)!r} cannot be loaded: {first_line(error)}") from error
-        processor = _load_without_video(path, config)
-    check_processor(processor, str(path))
-    return processor
-
-
-def check_processor(processor: Any, name: str) -> None:  # noqa: ANN401 -- transformers is untyped
-    """Check that a processor can be used in a conversation with images.
-
-    Raises:
-        ModelError: If it takes no images or has no chat template.
-    """
-    if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
-        raise ModelError(
-            f"The processor of {name!r} is a {type(processor).__name__}, which takes no images. Save the model's whole "
-            "processor, with its image processor, in the same folder."
-        )
-    if not getattr(processor, "chat_template", None) and not getattr(processor.tokenizer, "chat_template", None):
-        raise ModelError(f"The model {name!r} has no chat template. {_NEED_TEMPLATE}")
-
-
-def _load_without_video(path: str | Path, config: Any) -> Any:  # noqa: ANN401 -- transformers is untyped
-    """Load a processor whose video part needs torchvision, without that part."""
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
-
-    try:
-        whole: Any = PROCESSOR_MAPPING[type(config)]
-    except KeyError as error:
-        raise MissingDependencyError(
-            f"The package 'torchvision' is needed for the processor of {str(path)!r}. Install it with: pip install "
-            "torchvision"
-        ) from error
-    try:
-        return without_video(whole).from_pretrained(locate(path))
-    except Exception as error:  # as above
-        if isinstance(error, ImportError) and "torchvision" not in str(error).lower():
-            raise missing_package(error, f"the processor of {str(path)!r}") from error
-        raise ModelError(
-            f"The processor of {str(path)!r} cannot be loaded without torchvision: {first_line(error)} Install it "
-            "with: pip install torchvision"
-        ) from error
-
-
-def without_video(whole: Any) -> Any:  # noqa: ANN401 -- transformers is untyped
-    """Return a processor class like the given one, but without the part for videos."""
-
-    class WithoutVideo(whole):
-        """A processor without the attributes that need torchvision."""
-
-        @classmethod
-        def get_attributes(cls) -> list[str]:
-            """Return the names of the processor's parts."""
-            return [name for name in whole.get_attributes() if "video" not in name]
-
-        @classmethod
-        def _get_arguments_from_pretrained(cls, *args: Any, **options: Any) -> list[Any]:  # noqa: ANN401 -- untyped
-            parts: list[Any] = super()._get_arguments_from_pretrained(*args, **options)
-            video = inspect.signature(whole.__init__).parameters["video_processor"]
-            return [*parts, None] if video.default is inspect.Parameter.empty else parts
-
-    WithoutVideo.__name__ = WithoutVideo.__qualname__ = whole.__name__  # which save_pretrained stores
-    return WithoutVideo
-
-
 _DTYPES = ("float32", "bfloat16", "float16")
+
+
+def input_device(model: Any) -> Any:  # noqa: ANN401 -- transformers is untyped
+    """Return the device of a model's inputs: that of its parameters, unless they are kept on another one."""
+    return getattr(model, "compute_device", None) or model.device
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +60,7 @@ class VLM:
     @property
     def device(self) -> Any:  # noqa: ANN401 -- a torch.device
         """Device of the model's inputs."""
-        return self.model.device
+        return input_device(self.model)
 
     @property
     def text_config(self) -> Any:  # noqa: ANN401 -- transformers is untyped
@@ -207,6 +113,28 @@ def load_vlm(
     return VLM(model.eval(), processor, str(path))
 
 
+def load_shapes(path: str | Path, *, dtype: str) -> VLM:
+    """Build a model of its configuration on torch's meta device: shapes and types without weights.
+
+    Args:
+        path: A folder with the configuration and the processor, or a name on the hub.
+        dtype: Type of the weights, as for `load_vlm`.
+
+    Raises:
+        ModelError: If its configuration or its processor cannot be used.
+        MissingDependencyError: If torch or transformers is not installed.
+    """
+    torch = import_optional("torch", extra="vlm", purpose="build a vision-language model")
+    transformers = import_transformers()
+    processor, config = load_processor(path), load_config(path)
+    try:
+        with torch.device("meta"):
+            model = transformers.AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype))
+    except Exception as error:  # models' code raises many kinds
+        raise ModelError(f"No model can be built of the configuration of {str(path)!r}: {first_line(error)}") from error
+    return VLM(model.eval(), processor, str(path))
+
+
 def _device(torch: Any, device: str | None) -> str:  # noqa: ANN401 -- a module
     """Return the device of a model.
 
@@ -234,7 +162,7 @@ def _load_model(path: str | Path, options: dict[str, Any], *, quantised: bool) -
     """Load a model's weights, which must be complete; pickles are not read, as they can hold code."""
     transformers = import_transformers()
     try:
-        with _quiet(transformers.utils.logging):
+        with quiet(transformers.utils.logging):
             model, report = transformers.AutoModelForImageTextToText.from_pretrained(
                 locate(path),
                 trust_remote_code=False,
@@ -265,21 +193,6 @@ def _load_model(path: str | Path, options: dict[str, Any], *, quantised: bool) -
             "would be random. Download or save the model again."
         )
     return model
-
-
-@contextmanager
-def _quiet(logging: Any) -> Generator[None]:  # noqa: ANN401 -- transformers is untyped
-    """Silence transformers' load report, given in one line here, and its progress bars."""
-    verbosity, progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if progress:
-            logging.enable_progress_bar()
 
 
 def load_adapter(model: Any, adapter: str | Path) -> Any:  # noqa: ANN401 -- transformers and PEFT are untyped

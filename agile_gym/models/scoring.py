@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.checkpoint import checkpoint
 
 from agile_gym.models.chat import ChatFormat, Chunk
 from agile_gym.models.inputs import image_arguments, relative_positions, type_arguments
@@ -18,8 +19,10 @@ from agile_gym.models.loading import VLM, process
 from agile_gym.models.sampling import end_tokens, forbidden_tokens, log_probs
 from agile_gym.transcripts.record import Image, Segment
 
-__all__ = ["PreparedSegment", "Scorer", "TokenScores", "segment_logps"]
+__all__ = ["SCORED_NUMBERS", "PreparedSegment", "Scorer", "TokenScores", "segment_logps"]
 
+SCORED_NUMBERS = 2**27
+"""Logits that are scored at a time: their copies in float32 are larger than all activations of a large model."""
 _CACHE_BYTES = 256 * 2**20
 """Memory for pixels of images that may come again."""
 _GRIDS = ("image_grid_thw",)
@@ -162,14 +165,38 @@ class Scorer:
         row_of, column_of = np.nonzero(mask)
         kept = (np.cumsum(before) - 1)[column_of - 1]
         chosen = logits[torch.from_numpy(row_of).to(device), torch.from_numpy(kept).to(device)]
-        scores = log_probs(chosen, self._forbidden, self.temperature)  # (M, V)
-        told = scores.gather(1, tokens[marked][:, None])[:, 0]
-        logps = torch.zeros(shape, dtype=torch.float32, device=device).masked_scatter(marked, told)
+        del logits
+        parts = max(1, SCORED_NUMBERS // chosen.shape[-1])
+        scored = [
+            self._score(some, written, entropies, again=len(chosen) > parts)
+            for some, written in zip(chosen.split(parts), tokens[marked].split(parts), strict=True)
+        ]
+        empty = torch.zeros(shape, dtype=torch.float32, device=device)
+        logps = empty.masked_scatter(marked, torch.cat([logp for logp, _ in scored]))
         if not entropies:
             return TokenScores(logps, marked)
-        with torch.set_grad_enabled(entropies == "gradient" and torch.is_grad_enabled()):
-            spread = -(scores.exp() * scores.masked_fill(self._forbidden, 0)).sum(-1)
-            return TokenScores(logps, marked, torch.zeros_like(logps).masked_scatter(marked, spread))
+        return TokenScores(logps, marked, empty.masked_scatter(marked, torch.cat([spread for _, spread in scored])))
+
+    def _score(
+        self, logits: torch.Tensor, written: torch.Tensor, entropies: bool | str, *, again: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Score (M, V) logits: log-probabilities (M,) of written tokens, and entropies (M,), empty if not requested.
+
+        With `again`, what is between them is not kept but computed again in the backward pass.
+        """
+
+        def score(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            forbidden = cast("torch.Tensor", self._forbidden)
+            scores = log_probs(logits, forbidden, self.temperature)  # (M, V)
+            logps = scores.gather(1, written[:, None])[:, 0]
+            if not entropies:
+                return logps, logps.new_zeros(0)
+            with torch.set_grad_enabled(entropies == "gradient" and torch.is_grad_enabled()):
+                return logps, -(scores.exp() * scores.masked_fill(forbidden, 0)).sum(-1)
+
+        if again and torch.is_grad_enabled():
+            return cast("tuple[torch.Tensor, torch.Tensor]", checkpoint(score, logits, use_reentrant=False))
+        return score(logits)
 
 
 def segment_logps(

@@ -91,7 +91,8 @@ class HFVLMPolicy:
         from agile_gym.models.batch import HFGenerator
         from agile_gym.models.cache import MAX_WINDOW
         from agile_gym.models.chat import ChatFormat
-        from agile_gym.models.loading import VLM, check_processor, load_vlm
+        from agile_gym.models.loading import VLM, load_vlm
+        from agile_gym.models.processors import check_processor
         from agile_gym.models.sampling import SamplingOptions
         from agile_gym.models.sources import check_config
 

@@ -33,6 +33,7 @@ from agile_gym.learner.resources import actor_needs, check_fits
 from agile_gym.policies.base import POLICIES, check_policy, make_policy
 from agile_gym.rollout.plan import plan_tokens
 from agile_gym.training import stages
+from agile_gym.training.dry_run import check_memory
 from agile_gym.training.settings import RunSettings
 from agile_gym.training.texts import naming
 from agile_gym.transcripts.reading import read_headers
@@ -251,8 +252,12 @@ def _kill_children() -> None:
     _kill(process.pid for process in psutil.Process().children())
 
 
-def check_settings(settings: RunSettings) -> None:
+def check_settings(settings: RunSettings, *, elsewhere: bool = False) -> None:
     """Check what can be checked before anything takes long: values, photographs, the model's files, the cluster.
+
+    Args:
+        settings: The settings.
+        elsewhere: True if the run is only planned here: machines and packages for GPUs are then not looked for.
 
     Raises:
         ConfigurationError: If a setting is not allowed; the message names it as ``[section] key = value``.
@@ -263,7 +268,8 @@ def check_settings(settings: RunSettings) -> None:
     _check_environment(settings)
     with naming("model"):
         options = stages.model_options(settings)
-        _check_packages(options)
+        if not elsewhere:
+            _check_packages(options)
     if settings.vision.given():
         with naming("vision"):
             stages.vision_config(settings)
@@ -294,7 +300,9 @@ def check_settings(settings: RunSettings) -> None:
     elif options.train == "lora" and options.lora_targets:
         with naming("model"):
             build_vlm(options, for_training=True, on_gpu=False)  # it takes no time, and has the layers' names
-    check_machines(settings, grpo)
+    check_memory(settings)
+    if not elsewhere:
+        check_machines(settings, grpo)
 
 
 def _check_environment(settings: RunSettings) -> None:
@@ -365,7 +373,8 @@ def _check_teacher(config: ColdStartConfig) -> None:
 def _check_tokens(settings: RunSettings, grpo: Any) -> None:  # noqa: ANN401 -- a GRPOConfig
     """Check that the model's context holds the prompts and looks of an episode, however short its turns are."""
     from agile_gym.models.chat import ChatFormat
-    from agile_gym.models.loading import load_config, load_processor
+    from agile_gym.models.loading import load_config
+    from agile_gym.models.processors import load_processor
 
     options = stages.model_options(settings)
     context = getattr(load_config(options.path).get_text_config(), "max_position_embeddings", None)
@@ -400,7 +409,8 @@ def _check_packages(options: ModelOptions) -> None:
 
 def _check_files(path: str) -> None:
     """Check that a model's files are there, and those of a model that reads images."""
-    from agile_gym.models.loading import check_processor, load_config, load_processor
+    from agile_gym.models.loading import load_config
+    from agile_gym.models.processors import check_processor, load_processor
     from agile_gym.models.sources import check_config
 
     check_config(load_config(path), path)

@@ -5,23 +5,21 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agile_gym.errors import import_optional
-from agile_gym.learner.options import TINY, build_vlm, part_of
+from agile_gym.errors import ConfigurationError, import_optional
+from agile_gym.learner.options import TINY, build_vlm, resolve_autocast
 from agile_gym.models.chat import ChatFormat
 from agile_gym.rollout.plan import TokenPlan, plan_tokens
 from agile_gym.training import stages
+from agile_gym.training.memory import GIB, GPU, Load, ModelShapes, iteration_time, memory_phases
 from agile_gym.training.settings import RunSettings
 from agile_gym.transcripts.reading import read_headers
 
-__all__ = ["describe_run", "measure_iteration"]
+__all__ = ["check_memory", "describe_run", "measure_iteration"]
 
-_GIB = 2**30
-_ADAM_BYTES = 8
-_GRADIENT_BYTES = 4
 _MEASURED_GROUPS = 4
 """Groups of the iterations that are timed."""
 
@@ -31,49 +29,131 @@ def describe_run(settings: RunSettings, *, measure: bool = True) -> list[str]:
 
     Args:
         settings: The settings.
-        measure: True to load the model and time two small iterations.
+        measure: True to load the model and time two small iterations, where learners are to have no GPUs.
 
     Returns:
-        Lines for people. Memory counts weights, gradients, the optimiser and key-value caches; activations are not in
-        it, as they depend on the model's code.
+        Lines for people. The model is built on torch's meta device, so that its weights need not be there; see
+        `agile_gym.training.memory` for what is counted.
 
     Raises:
         ModelError: If the model cannot be used.
     """
     options = stages.model_options(settings)
-    torch = import_optional("torch", extra="train", purpose="train")
     on_gpu = bool(settings.resources.gpus_per_learner)
-    vlm = build_vlm(options, for_training=True, on_gpu=on_gpu)
-    parameters = list(vlm.model.named_parameters())
-    sizes = Counter[str]()
-    for name, parameter in parameters:
-        sizes[part_of(name)] += parameter.numel()
-    trained = sum(parameter.numel() for _, parameter in parameters if parameter.requires_grad)
-    weights = sum(parameter.numel() * parameter.element_size() for _, parameter in parameters)
-    learner = weights + trained * (_ADAM_BYTES + _GRADIENT_BYTES)
+    vlm = build_vlm(options, for_training=True, on_gpu=on_gpu, shapes_only=True)
+    shapes = ModelShapes.of(vlm.model)
     grpo = stages.grpo_config(settings, options.path)
     tokens = _tokens(settings, grpo, vlm)
-    cache = _cache_bytes(vlm.model.config.get_text_config(), torch, on_gpu=on_gpu) * tokens.needed()
-    side_by_side = min(grpo.rollout_batch, grpo.groups_per_iteration * grpo.group_size)
+    load = _load(settings, grpo, tokens)
+    phases = memory_phases(shapes, load)
     lines = [
-        f"Model       {options.path}: {_count(sum(sizes.values()))} parameters ("
-        + ", ".join(f"{part} {_count(size)}" for part, size in sizes.items())
-        + f"), {_count(trained)} trained ({options.train})",
+        f"Model       {options.path}: {_count(shapes.total)} parameters ("
+        + ", ".join(f"{part} {_count(size)}" for part, size in shapes.parameters.items())
+        + f"), {_count(shapes.trained)} trained ({options.train})",
         f"Episode     {tokens.turns} turns, a prompt of {tokens.opening:,} tokens, at most {tokens.needed():,} in all",
         *_stage_lines(settings, grpo),
-        f"Learner     {_gib(learner)} each: weights {_gib(weights)}, gradients and optimiser "
-        f"{_gib(learner - weights)}; activations come on top",
-        f"Runner      {_gib(weights + side_by_side * cache)} each at most: weights {_gib(weights)}, caches of "
-        f"{side_by_side} episodes {_gib(side_by_side * cache)}",
+        *(f"{phase.name.capitalize():<12}{phase}" for phase in phases),
+        f"            of each {'GPU, which a runner and a learner share' if load.shared else 'process'}; not counted: "
+        "activations of the vision part",
         f"Processes   {settings.resources.runners or 'no'} runners and {settings.resources.learners or 'no'} "
         "learners of their own" + ("" if settings.resources.runners else ": this process does both"),
     ]
-    if on_gpu and not torch.cuda.is_available():
-        lines.append("Time        not measured: learners are to have GPUs, and this process has none")
+    if on_gpu:
+        lines += _modelled_time(settings, grpo, shapes, load, tokens)
     elif measure:
         del vlm
         lines += _time_lines(settings, grpo)
     return lines
+
+
+def check_memory(settings: RunSettings) -> None:
+    """Check that GPUs hold what they are to: nothing where there are none, or their memory is not known.
+
+    Raises:
+        ConfigurationError: If they do not; it says what takes the memory, and what would fit.
+    """
+    resources = settings.resources
+    room = resources.gpu_memory
+    if not resources.gpus_per_learner:
+        return
+    if room is None:
+        torch = import_optional("torch", extra="train", purpose="train")
+        if not torch.cuda.is_available():
+            return
+        room = torch.cuda.get_device_properties(0).total_memory / GIB
+    options = stages.model_options(settings)
+    vlm = build_vlm(options, for_training=True, on_gpu=True, shapes_only=True)
+    grpo = stages.grpo_config(settings, options.path)
+    shapes, load = ModelShapes.of(vlm.model), _load(settings, grpo, _tokens(settings, grpo, vlm))
+    worst = max(memory_phases(shapes, load), key=lambda phase: phase.total)
+    if worst.total <= room * GIB:
+        return
+    raise ConfigurationError(
+        f"[resources] a GPU of {room:g} GiB does not hold the phase {worst.name!r}, which takes {worst}. "
+        f"{_what_fits(shapes, load, room)}"
+    )
+
+
+def _what_fits(shapes: ModelShapes, load: Load, room: float) -> str:
+    """Return the changes each of which is enough, or a sentence that none of them is."""
+    changes = {
+        f'sharding = "full" in [grpo] with {load.learners} learners': replace(load, sharded=True),
+        "cpu_offload = true in [grpo]": replace(load, offloaded=load.sharded),
+        "twice as many learners": replace(load, learners=2 * load.learners),
+        "gradient_checkpointing = true in [model]": replace(load, checkpointed=True),
+        "half of micro_batch_tokens in [grpo]": replace(load, batch_tokens=load.batch_tokens // 2),
+        "half of rollout_batch in [grpo]": replace(load, episodes=max(1, load.episodes // 2)),
+        "GPUs of their own for runners": replace(load, shared=False, joint=False),
+    }
+    enough = [
+        name
+        for name, changed in changes.items()
+        if changed != load and all(phase.total <= room * GIB for phase in memory_phases(shapes, changed))
+    ]
+    if enough:
+        return f"Enough would be: {'; or '.join(enough)}."
+    return 'No single change is enough; train an adapter (train = "lora"), or take more or larger GPUs.'
+
+
+def _load(settings: RunSettings, grpo: Any, tokens: TokenPlan) -> Load:  # noqa: ANN401 -- a GRPOConfig
+    """Return the work of the processes of a run."""
+    resources, options = settings.resources, stages.model_options(settings)
+    on_gpu = bool(resources.gpus_per_learner)
+    runners = max(1, resources.runners)
+    episode = tokens.needed()
+    return Load(
+        learners=max(1, resources.learners),
+        runners=runners,
+        sharded=grpo.sharding == "full",
+        offloaded=grpo.cpu_offload,
+        half=resolve_autocast(options, on_gpu=on_gpu) is not None,
+        checkpointed=options.gradient_checkpointing,
+        batch_tokens=max(grpo.micro_batch_tokens, episode),
+        written=tokens.turns * tokens.new_tokens / episode,
+        episode_tokens=episode,
+        episodes=min(grpo.rollout_batch, -(-grpo.groups_per_iteration * grpo.group_size // runners)),
+        shared=not resources.runners or bool(resources.gpus_per_runner and resources.gpus_per_runner < 1),
+        joint=not resources.runners and not resources.learners,
+    )
+
+
+def _modelled_time(
+    settings: RunSettings,
+    grpo: Any,  # noqa: ANN401 -- a GRPOConfig
+    shapes: ModelShapes,
+    load: Load,
+    tokens: TokenPlan,
+) -> list[str]:
+    gpu, episodes = GPU(), grpo.groups_per_iteration * grpo.group_size
+    took = iteration_time(shapes, load, episodes, tokens.turns * tokens.new_tokens, gpu)
+    total = settings.grpo.iterations * (took.play + took.update)
+    return [
+        f"Time        GRPO at most {_minutes(total)}: {took.play:,.0f} s of play, {took.update:,.0f} s of learning an "
+        "iteration,",
+        f"            not measured: GPUs of {gpu.flops / 1e12:g} TFLOP/s, {gpu.used:.0%} of it used, and "
+        f"{gpu.bandwidth / 1e12:g} TB/s, {gpu.read:.0%} of it",
+        "            reached; every turn as long as it may be (max_new_tokens). Shorter turns take less",
+    ]
 
 
 def _tokens(settings: RunSettings, grpo: Any, vlm: Any) -> TokenPlan:  # noqa: ANN401 -- a GRPOConfig, a VLM
@@ -90,14 +170,6 @@ def _tokens(settings: RunSettings, grpo: Any, vlm: Any) -> TokenPlan:  # noqa: A
         window=grpo.window,
         env=settings.env,
     )
-
-
-def _cache_bytes(config: Any, torch: Any, *, on_gpu: bool) -> int:  # noqa: ANN401 -- transformers and torch
-    """Return the bytes of a token's keys and values."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    number = torch.bfloat16 if on_gpu else torch.float32
-    return 2 * config.num_hidden_layers * heads * size * number.itemsize
 
 
 def _stage_lines(settings: RunSettings, grpo: Any) -> list[str]:  # noqa: ANN401 -- a GRPOConfig
@@ -134,6 +206,7 @@ def measure_iteration(settings: RunSettings) -> dict[str, float]:
     groups, size = min(_MEASURED_GROUPS, config.groups_per_iteration), config.group_size
     config.env_runners(num_env_runners=0).learners(num_learners=0)
     config.training(groups_per_iteration=groups, filter_zero_variance_groups=False, num_minibatches=1)
+    config.training(sharding="none", cpu_offload=False)  # there is one learner
     config.evaluation(evaluation_interval=None)
     algorithm = config.build_algo()
     try:
@@ -170,10 +243,6 @@ def _count(number: int) -> str:
         if number >= size:
             return f"{number / size:.3g}{unit}"
     return str(number)
-
-
-def _gib(size: float) -> str:
-    return f"{size / _GIB:.3g} GiB"
 
 
 def _minutes(seconds: float) -> str:

@@ -28,6 +28,7 @@ from agile_gym.files import filling, replacing, write_text
 from agile_gym.images.sources import ImageSource
 from agile_gym.learner.groups import TaskMix
 from agile_gym.learner.options import TINY, ModelOptions
+from agile_gym.models.processors import save_processor
 from agile_gym.models.tiny.build import build_tiny
 from agile_gym.models.tiny.pretraining import (
     ProbeResult,
@@ -354,7 +355,7 @@ def run_vision_pretraining(
         file.write(json.dumps([asdict(probe) for probe in probes], indent=1) + "\n")
     with filling(target) as beside:
         model.save_pretrained(beside)
-        processor.save_pretrained(beside)
+        save_processor(processor, beside)
     return target, probes
 
 

@@ -5,7 +5,7 @@ from functools import cache
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from agile_gym.models.loading import without_video
+from agile_gym.models.processors import without_video
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"

@@ -8,6 +8,7 @@ import torch
 from agile_gym.errors import ModelError
 from agile_gym.learner import MissingDependencyError
 from agile_gym.models import VLM, load_processor, load_vlm
+from agile_gym.models.processors import save_processor
 from agile_gym.models.sources import attention_reach, load_config
 from agile_gym.policies import make_policy
 from agile_gym.policies.model import HFVLMPolicy
@@ -293,3 +294,17 @@ def test_processors_without_videos_are_saved_under_their_own_name(saved, tmp_pat
     processor = load_processor(saved("qwen2_5_vl"))
     processor.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "processor_config.json").read_text())["processor_class"] == "Qwen2_5_VLProcessor"
+
+
+@pytest.mark.parametrize(("family", "patches"), [("qwen2_5_vl", [14, 2, 2]), ("tiny", [16, 3, 1])])
+def test_saved_processors_have_the_file_that_qwens_own_reads(saved, tmp_path, family, patches):
+    save_processor(load_processor(saved(family)), tmp_path)
+    values = json.loads((tmp_path / "video_preprocessor_config.json").read_text())
+    assert [values[name] for name in ("patch_size", "merge_size", "temporal_patch_size")] == patches
+    assert values["video_processor_type"] == "Qwen2VLVideoProcessor"
+    assert values["size"] == json.loads((tmp_path / "processor_config.json").read_text())["image_processor"]["size"]
+
+
+def test_other_processors_are_saved_as_they_are(saved, tmp_path):
+    save_processor(load_processor(saved("llava")), tmp_path)
+    assert not (tmp_path / "video_preprocessor_config.json").exists()

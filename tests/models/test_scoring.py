@@ -61,8 +61,8 @@ def test_log_probabilities_and_entropies_are_those_of_the_logits(loaded, played,
         assert not scores.entropies[number, others].any()
 
 
-STEPS = {"llava": 3e-4}
-"""Sizes of steps, relative to a parameter's; that of a family whose vision bends more than others'."""
+STEPS = {"llava": 3e-4, "tiny": 2e-3}
+"""Sizes of steps, relative to a parameter's; those of families whose vision bends more than others'."""
 
 
 @pytest.mark.slow
@@ -193,3 +193,33 @@ def test_blanked_looks_are_scored_as_they_were_played(loaded, name, window):
 
     others = [replace(episode, turns=tuple(map(restored, episode.turns))) for episode in episodes]
     assert error(others) > 2e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 7])
+def test_logits_scored_in_parts_give_the_same(saved, played, monkeypatch, count):
+    vlm = load_vlm(saved("qwen2_5_vl"), device="cpu", dtype="float32")
+    scorer = Scorer(vlm, ChatFormat(vlm.processor), temperature=TEMPERATURE)
+    rows = prepare(scorer, played("qwen2_5_vl")[:2])
+    kept = []
+
+    def gradients():
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda part: part):
+            scores = scorer(rows, entropies="gradient")
+        vlm.model.zero_grad()
+        (scores.logps.square().sum() + scores.entropies.square().sum()).backward()
+        grads = {name: p.grad.clone() for name, p in vlm.model.named_parameters() if p.grad is not None}
+        wide = [tensor for tensor in kept if tensor.ndim == 2 and tensor.shape[1] == vlm.text_config.vocab_size]
+        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in wide}
+        return scores, grads, sum(storages.values())
+
+    whole, expected, many = gradients()
+    monkeypatch.setattr("agile_gym.models.scoring.SCORED_NUMBERS", count * vlm.text_config.vocab_size)
+    parts, found, few = gradients()
+    assert torch.equal(whole.logps, parts.logps)
+    assert torch.equal(whole.entropies, parts.entropies)
+    assert expected.keys() == found.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-6)
+    assert few < many  # nothing as wide as the vocabulary is kept but the logits

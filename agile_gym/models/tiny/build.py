@@ -1,4 +1,4 @@
-"""The tiny model: a Qwen2-VL (vision transformer, merger, language model) of some 1.3 million parameters.
+"""The tiny model: a Qwen2.5-VL (vision transformer, merger, language model) of some 1.3 million parameters.
 
 An image is one token or several, by its size: it is scaled to whole windows of 48 x 48 pixels, and a window is a token.
 A piece of 32 x 32 pixels is one, a 2x2 board of 64 x 64 is one, a 3x3 board of 96 x 96 is four, whose seams lie inside.
@@ -17,11 +17,12 @@ import torch.nn.functional as F  # noqa: N812 -- the usual name
 from agile_gym.errors import ConfigurationError, import_optional, require_seed
 from agile_gym.files import filling
 from agile_gym.interruption import hold
+from agile_gym.models.processors import save_processor
 from agile_gym.models.tiny.words import BOS, CONTEXT, END, IMAGE, PAD, build_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PaddleOCRVLProcessor, Qwen2VLForConditionalGeneration
+    from transformers import PaddleOCRVLProcessor, Qwen2_5_VLForConditionalGeneration
 
 __all__ = [
     "PIECE",
@@ -87,7 +88,7 @@ class TinySizes:
 def build_processor() -> PaddleOCRVLProcessor:
     """Build the processor: tokenizer, chat template, and images scaled to windows of 48 x 48, pixels from -1 to 1.
 
-    Works with and without torchvision, which Qwen2-VL's own processor needs for videos. PaddleOCR-VL's makes the same
+    Works with and without torchvision, which Qwen2.5-VL's own processor needs for videos. PaddleOCR-VL's makes the same
     inputs of images.
 
     Raises:
@@ -115,7 +116,7 @@ def build_processor() -> PaddleOCRVLProcessor:
 
 def build_tiny(
     seed: int = 0, *, sizes: TinySizes | None = None
-) -> tuple[Qwen2VLForConditionalGeneration, PaddleOCRVLProcessor]:
+) -> tuple[Qwen2_5_VLForConditionalGeneration, PaddleOCRVLProcessor]:
     """Build the model, untrained, with its processor.
 
     What the model needs at one turn of a 2x2 jigsaw is some twenty tokens.
@@ -141,13 +142,15 @@ def build_tiny(
     ends = {"bos_token_id": ids[BOS], "eos_token_id": ids[END], "pad_token_id": ids[PAD]}
     half = sizes.width // sizes.heads // 2
     sides = 3 * half // 8
-    config = transformers.Qwen2VLConfig(
+    config = transformers.Qwen2_5_VLConfig(
         vision_config={
             "depth": sizes.vision_layers,
-            "embed_dim": sizes.vision_width,
-            "hidden_size": sizes.width,
-            "mlp_ratio": 2,
+            "hidden_size": sizes.vision_width,
+            "out_hidden_size": sizes.width,
+            "intermediate_size": 2 * sizes.vision_width,
             "num_heads": 4,
+            "window_size": MOST_WINDOWS * WINDOW,
+            "fullatt_block_indexes": list(range(sizes.vision_layers)),
             "patch_size": PATCH,
             "spatial_merge_size": MERGE,
             "temporal_patch_size": 1,
@@ -178,7 +181,7 @@ def build_tiny(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = transformers.Qwen2VLForConditionalGeneration(config)
+        model = transformers.Qwen2_5_VLForConditionalGeneration(config)
         for parameter in model.model.visual.parameters():
             if parameter.ndim > 1:  # transformers' standard deviation of 0.02 suits wide layers
                 torch.nn.init.kaiming_uniform_(parameter, a=math.sqrt(5))
@@ -203,9 +206,10 @@ def save_tiny(path: str | Path, seed: int = 0, *, sizes: TinySizes | None = None
     """
     target = Path(path)
     parts: tuple[Any, Any] = build_tiny(seed, sizes=sizes)
+    model, processor = parts
     with hold(), filling(target) as beside:
-        for part in parts:
-            part.save_pretrained(beside)
+        model.save_pretrained(beside)
+        save_processor(processor, beside)
     return target
 
 

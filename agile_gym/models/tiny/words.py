@@ -303,7 +303,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         eos_token=END,
         pad_token=PAD,
         additional_special_tokens=[SYSTEM, USER, ASSISTANT, IMAGE],
-        extra_special_tokens={"image_token": IMAGE},
+        extra_special_tokens={"image_token": IMAGE, "video_token": PAD},  # vLLM asks for one; there are no videos
         model_max_length=CONTEXT,
         clean_up_tokenization_spaces=False,
         padding_side="left",

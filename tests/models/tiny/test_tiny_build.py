@@ -44,7 +44,7 @@ def saved(tmp_path_factory):
 def test_loads_with_the_auto_classes_in_a_fresh_process(saved):
     run = subprocess.run([sys.executable, "-c", LOAD, str(saved)], capture_output=True, text=True, check=True)
     told = json.loads(run.stdout.splitlines()[-1])
-    assert told["model"] == "Qwen2VLForConditionalGeneration"
+    assert told["model"] == "Qwen2_5_VLForConditionalGeneration"
     assert told["processor"] == "PaddleOCRVLProcessor"
     assert told["ours"] == []  # nothing of this library is needed
     assert told["ids"].count(told["image"]) == 1 + 3  # a piece is one token, and the other one 1 x 3 windows
