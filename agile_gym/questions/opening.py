@@ -11,6 +11,7 @@ from pathlib import Path
 from agile_gym.errors import ConfigurationError, did_you_mean
 from agile_gym.questions.parsing import BLINK_TASKS, PARSERS
 from agile_gym.questions.records import Question, Questions, Skipped
+from agile_gym.questions.spool import Spool
 from agile_gym.questions.tables import Row, TsvTable, parquet_columns, parquet_rows
 
 __all__ = ["BENCHMARKS", "Benchmark", "find_benchmarks", "get_benchmark", "open_questions", "read_questions"]
@@ -187,9 +188,10 @@ def read_questions(path: Path, key: str) -> list[Question]:
         _check(benchmark, path, rows, table.columns, parquet=False)
         return [tsv(key, number, row) for number, row in enumerate(rows)]
     questions: list[Question] = []
+    spool = Spool()
     for shard in _shards(benchmark, path):
         columns = parquet_columns(shard)
-        rows = parquet_rows(shard, benchmark.images)
+        rows = parquet_rows(shard, benchmark.images, spool)
         _check(benchmark, shard, rows, columns, parquet=True)
         questions += [parquet(key, len(questions) + number, row) for number, row in enumerate(rows)]
     _refuse_twice(path, questions)
