@@ -52,6 +52,7 @@ def eval_benchmarks(
         ConfigurationError: If a flag is of the jigsaw, or a file is not right.
     """
     from agile_gym.evaluation.benchmarks import (
+        counted,
         format_benchmarks,
         is_benchmarks,
         plan_benchmark,
@@ -110,7 +111,7 @@ def eval_benchmarks(
         for key, session in sessions.items()
     ]
     for key, session in sessions.items():
-        write_report(paths[key], session.journal.results, plan=plans[key].to_json(), photographs={})
+        write_report(paths[key], counted(session.journal.results), plan=plans[key].to_json(), photographs={})
         written.append(f"{paths[key]} (results)")
     write_benchmarks(output, scores, options.policy)
     print(format_benchmarks(scores, options.policy))

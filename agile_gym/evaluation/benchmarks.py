@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from agile_gym.envs.questions import UNREADABLE
 from agile_gym.errors import ConfigurationError, printable
 from agile_gym.evaluation.metrics import Estimate, bootstrap_mean
 from agile_gym.evaluation.plan import EnvironmentEntry, EvaluationPlan
@@ -26,6 +27,7 @@ from agile_gym.questions.scores import Scored
 __all__ = [
     "ENV",
     "BenchmarkScore",
+    "counted",
     "format_benchmarks",
     "is_benchmarks",
     "paper_rows",
@@ -73,7 +75,13 @@ def plan_benchmark(
         entries=[EnvironmentEntry(ENV, count, numbered=True)],
         samples=samples,
         seed=seed,
-        options={"benchmark": key, "file": str(file), "questions": opened.digest, **(options or {})},
+        options={
+            "benchmark": key,
+            "file": str(file),
+            "questions": opened.digest,
+            "skip_unreadable": True,
+            **(options or {}),
+        },
         policy_options=dict(policy_options or {}),
     )
 
@@ -103,10 +111,24 @@ class BenchmarkScore:
     rule: str
 
 
+def counted(results: Iterable[EpisodeResult]) -> list[EpisodeResult]:
+    """Return the episodes that count, ordered: those of questions whose pictures could be decoded in all samples."""
+    found = sorted(results, key=lambda result: result.key)
+    faults = _faults(found)
+    return [result for result in found if result.episode not in faults]
+
+
+def _faults(results: Iterable[EpisodeResult]) -> dict[int, str]:
+    """Return the reasons for the questions that were left out, by their number."""
+    labels = {result.episode: result.label or "" for result in results if (result.label or "").startswith(UNREADABLE)}
+    return {number: label.removeprefix(UNREADABLE) for number, label in sorted(labels.items())}
+
+
 def score_benchmark(plan: EvaluationPlan, results: Iterable[EpisodeResult], rule: str) -> BenchmarkScore:
     """Compute a benchmark's scores from its finished episodes.
 
-    Of questions that were asked several times, the tables are the means over the samples.
+    Of questions that were asked several times, the tables are the means over the samples. Questions with a picture that
+    could not be decoded are skipped.
 
     Args:
         plan: Result of `plan_benchmark`.
@@ -118,10 +140,13 @@ def score_benchmark(plan: EvaluationPlan, results: Iterable[EpisodeResult], rule
     """
     key, file = plan.options["benchmark"], Path(plan.options["file"])
     opened = open_questions(file, key)
-    ordered = sorted(results, key=lambda result: result.key)
+    played = list(results)
+    ordered, faults = counted(played), _faults(played)
+    skipped = [*opened.skipped, *(Skipped(opened.asked[number].id, reason) for number, reason in faults.items())]
     if not ordered:
-        raise ConfigurationError(f"No question of {BENCHMARKS[key].title} was answered.")
-    complete = not opened.skipped and len(opened.asked) == len({result.episode for result in ordered})
+        why = f" The first one was left out: {skipped[0].reason}" if skipped else ""
+        raise ConfigurationError(f"No question of {BENCHMARKS[key].title} was answered.{why}")
+    complete = not skipped and len(opened.asked) == len({result.episode for result in ordered})
     scored = [
         score(
             key,
@@ -138,7 +163,7 @@ def score_benchmark(plan: EvaluationPlan, results: Iterable[EpisodeResult], rule
         _average([table for _, table in scored]),
         len(ordered) // len(scored),
         BENCHMARKS[key].count,
-        opened.skipped,
+        tuple(skipped),
         rule,
     )
 

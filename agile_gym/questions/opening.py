@@ -230,6 +230,7 @@ def open_questions(path: Path, key: str) -> Questions:
 def _opened(path: Path, key: str, stamps: object) -> Questions:
     asked: list[Question] = []
     skipped: list[Skipped] = []
+    hashes: list[tuple[str, ...]] = []
     for question in read_questions(path, key):
         if key == "mmmu" and question.split != MMMU_SPLIT:
             continue
@@ -238,14 +239,18 @@ def _opened(path: Path, key: str, stamps: object) -> Questions:
             problem = "its index does not tell set, figure and question"
         if problem is None and key.startswith("hrbench") and not question.facts.get("cycle"):
             problem = "it has no cycle"
+        checks = [] if problem else [picture.check() for picture in question.pictures]
+        for picture, (_, fault) in zip(question.pictures, checks, strict=False):
+            problem = problem or (fault and f"{picture.name}: {fault}")
         if problem is None:
             asked.append(question)
+            hashes.append(tuple(content for content, _ in checks))
         else:
             skipped.append(Skipped(question.id, problem))
     if not asked:
         why = f" The first one: {skipped[0].reason}." if skipped else ""
         raise ConfigurationError(f"{path} has no question of {get_benchmark(key).title} that can be asked.{why}")
-    return Questions(key, tuple(asked), tuple(skipped))
+    return Questions(key, tuple(asked), tuple(skipped), tuple(hashes))
 
 
 def find_benchmarks(folder: Path) -> dict[str, Path]:
