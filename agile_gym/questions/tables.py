@@ -295,8 +295,10 @@ def _add_pictures(path: Path, column: str, rows: Sequence[Row], spool: Spool) ->
     batches = _open_parquet(path).iter_batches(batch_size=1, columns=[column])
     for number, (row, batch) in enumerate(zip(rows, batches, strict=True)):
         value: Any = batch.column(0)[0].as_py()
-        there = value is not None and (not isinstance(value, dict) or value.get("bytes") or value.get("path"))  # pyright: ignore[reportUnknownMemberType] -- pyarrow
-        if there and value != "":
+        if isinstance(value, dict):
+            cell = cast("dict[str, Any]", value)
+            value = cell if cell.get("bytes") or cell.get("path") else None
+        if value is not None and value != "":
             name = f"{column} of row {number} of {path.name}"
             row.pictures.append(Picture(name, _reader_of(value, column, f"row {number} of {path.name}", spool)))
     del batches
