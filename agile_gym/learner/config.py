@@ -118,7 +118,7 @@ class GRPOConfig(AlgorithmConfig):
         self.window: int | None = None
         self.reuse_cache = True
         self.engine = "hf"
-        self.engine_options: Mapping[str, Any] = {}
+        self.engine_options: Mapping[str, Any] | None = None
         self.mismatch_correction: str | None = None
         self.mismatch_cap = 3.0
         self.rollout_batch = 64
@@ -196,7 +196,7 @@ class GRPOConfig(AlgorithmConfig):
         window: int | None = _NOT_GIVEN,
         reuse_cache: bool = _NOT_GIVEN,
         engine: str = _NOT_GIVEN,
-        engine_options: Mapping[str, Any] = _NOT_GIVEN,
+        engine_options: Mapping[str, Any] | None = _NOT_GIVEN,
         mismatch_correction: str | None = _NOT_GIVEN,
         mismatch_cap: float = _NOT_GIVEN,
         rollout_batch: int = _NOT_GIVEN,
@@ -386,11 +386,15 @@ class GRPOConfig(AlgorithmConfig):
             ("credit", ("episode", "turn")),
             ("lr_schedule", SCHEDULES),
             ("engine", ("hf", "vllm")),
-            ("correction", CORRECTIONS),
         ):
             value = getattr(self, name)
             if value not in allowed:
                 raise ConfigurationError(f"{name}={value!r} is not allowed. {did_you_mean(value, allowed)}")
+        correction = self.mismatch_correction
+        if correction is not None and correction not in CORRECTIONS:
+            raise ConfigurationError(
+                f"mismatch_correction={correction!r} is not allowed. {did_you_mean(correction, CORRECTIONS)}"
+            )
         self._check(is_number(self.mismatch_cap, 1e-3, 1e6), "mismatch_cap", "a number above 0")
         self._check_engine()
         self.task_mix()
@@ -424,7 +428,7 @@ class GRPOConfig(AlgorithmConfig):
         else:
             from agile_gym.models.vllm_engine import check_options
 
-            check_options(self.engine_options)
+            check_options(self.engine_options or {})
 
     def _check_reward(self) -> None:
         """Warn of a reward of the jigsaw that leaves nothing for looking."""
