@@ -29,8 +29,8 @@ from agile_gym.errors import (
     require,
     require_seed,
 )
-from agile_gym.learner.groups import TaskMix
 from agile_gym.learner.correction import CORRECTIONS
+from agile_gym.learner.groups import TaskMix
 from agile_gym.learner.losses import LOSSES, clip_range
 from agile_gym.learner.options import SCHEDULES, ModelOptions, mute_notices
 from agile_gym.learner.updating import SUPERVISED

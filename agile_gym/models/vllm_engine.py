@@ -273,9 +273,7 @@ class VLLMEngine:
             raise
         while engine.has_unfinished_requests():
             engine.step()
-        return [
-            Generated(tuple(turn.new), tuple(turn.logps), turn.computed, turn.stopped) for turn in turns.values()
-        ]
+        return [Generated(tuple(turn.new), tuple(turn.logps), turn.computed, turn.stopped) for turn in turns.values()]
 
     def _take(self, turn: _Turn, output: Any) -> None:  # noqa: ANN401 -- a RequestOutput
         """Take the next tokens of a turn, up to its end."""
@@ -387,7 +385,11 @@ class VLLMGenerator:
         going = [number for number, room in enumerate(rooms) if room]
         results = [Generated((), (), 0, stopped=False)] * len(contexts)
         written = self.engine.write(
-            [contexts[i] for i in going], [rooms[i] for i in going], [seeds[i] for i in going], self._options, self._stop
+            [contexts[i] for i in going],
+            [rooms[i] for i in going],
+            [seeds[i] for i in going],
+            self._options,
+            self._stop,
         )
         for number, turn in zip(going, written, strict=True):
             results[number] = turn

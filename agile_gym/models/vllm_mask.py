@@ -16,7 +16,7 @@ __all__ = ["AllowedTokens"]
 class AllowedTokens(LogitsProcessor):
     """Mask that forbids the same tokens in all requests, as `agile_gym.models.sampling.forbidden_tokens` does."""
 
-    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:  # noqa: ANN401, FBT001 -- vLLM's
+    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:  # noqa: ANN401 -- vLLM's
         """Take the allowed tokens from vLLM's configuration."""
         allowed = torch.tensor(vllm_config.additional_config["agile_gym_allowed"], device=device)
         self._forbidden = torch.ones(vllm_config.model_config.get_vocab_size(), dtype=torch.bool, device=device)
