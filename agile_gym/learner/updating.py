@@ -179,7 +179,7 @@ class Updater:
         """
         options, scorer = self._options, self._scorer
         sums: dict[str, Tensor] = {}
-        given = {"correction": options.correction, "cap": options.correction_cap}
+        given: dict[str, Any] = {"correction": options.correction, "cap": options.correction_cap}
         with own_threads(scorer.vlm.model), torch.no_grad():
             for micro in micro_batches(samples, options.micro_batch_tokens):
                 rows = [scorer.prepare(sample.segment, sample.images) for sample in micro]
@@ -194,7 +194,8 @@ class Updater:
                 for name, value in mismatch(logps, old, mask, **given).items():
                     known = sums.get(name, torch.zeros_like(value))
                     sums[name] = torch.maximum(known, value) if name.startswith("max_") else known + value
-        names = list(mismatch(*[torch.zeros(1, 1)] * 2, torch.zeros(1, 1, dtype=torch.bool), **given))
+        nothing = torch.zeros(1, 1)
+        names = list(mismatch(nothing, nothing, nothing.bool(), **given))  # a learner may have no samples
         values = [sums.get(name, torch.zeros((), dtype=torch.float64)).cpu() for name in names]
         added, largest = self._process_group.reduce(torch.stack(values[:-1]), torch.stack(values[-1:]))
         told = dict(zip(names, [*added.tolist(), *largest.tolist()], strict=True))

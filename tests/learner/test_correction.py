@@ -99,16 +99,17 @@ def updater(correction, *, cap=3.0):
 @pytest.mark.parametrize("correction", CORRECTIONS)
 def test_an_update_without_a_mismatch_is_the_same_with_a_correction(correction):
     plain, corrected = updater("none"), updater(correction)
-    told = corrected.compare(samples())
+    given = samples()
+    told = corrected.compare(given)
     assert told["max_mismatch"] < 1e-4
     assert told["mismatch_clipped"] == 0
-    one, other = plain.step(samples()), corrected.step(samples())
+    one, other = plain.step(given), corrected.step(given)
     assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
 
 
 @pytest.mark.slow
 def test_sequences_that_are_far_off_are_not_trained_on():
     corrected = updater("sequence_mask", cap=1e-3)  # all are above
-    told = corrected.compare(samples())
-    assert told["mismatch_clipped"] == 1
-    assert corrected.step(samples())["grad_norm"] == 0
+    given = samples()
+    assert corrected.compare(given)["mismatch_clipped"] == 1
+    assert corrected.step(given)["grad_norm"] == 0

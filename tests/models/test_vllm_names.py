@@ -98,7 +98,7 @@ def test_options_that_cannot_be_handed_on_are_refused(options, told):
 
 
 def test_a_family_that_is_not_known_is_refused():
-    with pytest.raises(ModelError, match="'idefics3'.*Set engine='hf'"):
+    with pytest.raises(ModelError, match=r"'idefics3'.*Set engine='hf'"):
         check_family("idefics3", "m")
 
 
@@ -109,7 +109,7 @@ def test_vllm_draws_from_all_tokens(sampling):
 
 
 def test_an_engine_is_known_by_its_name():
-    with pytest.raises(ConfigurationError, match="did you mean 'vllm'|vllm"):
+    with pytest.raises(ConfigurationError, match=r"'vllm'"):
         HFVLMPolicy(small_vlm(), engine="vlm")
     with pytest.raises(ConfigurationError, match="engine='vllm'"):
         HFVLMPolicy(small_vlm(), engine_options={"max_model_len": 10})
