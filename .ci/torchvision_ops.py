@@ -3,6 +3,7 @@
 For environments of tests only: `.ci/run` imports it first in torchvision.
 """
 
+# ruff: noqa: E501 -- the schemas as torchvision has them
 import torch
 
 _l = torch.library.Library("torchvision", "DEF")

@@ -7,8 +7,8 @@ import pytest
 if any(find_spec(name) is None for name in ("ray", "vllm")):
     pytest.skip("Ray or vLLM is not installed", allow_module_level=True)
 
-from agile_gym.learner.grpo import GRPOConfig  # noqa: E402 -- after the skip
-from tests.helpers.rllib_parts import letters  # noqa: E402 -- after the skip
+from agile_gym.learner.grpo import GRPOConfig
+from tests.helpers.rllib_parts import letters
 
 OPTIONS = {"max_model_len": 1024, "max_num_seqs": 32, "kv_cache_memory_bytes": 100_000_000}
 
