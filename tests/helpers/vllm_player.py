@@ -101,9 +101,9 @@ def stops(vlm, chat, engine):
     free = HFGenerator(vlm, chat, SamplingOptions(max_new_tokens=24, temperature=0.0))
     _, _, turns = episodes(vlm, chat, free)
     texts = [chat.decode_part(turn.ids) for batch in turns for turn in batch]
-    for text in texts[:4]:
-        middle = text[len(text) // 2 : len(text) // 2 + 2]
-        if not middle.strip() or "\ufffd" in middle:
+    for text in texts[:6]:
+        middle = next((sign for sign in text[len(text) // 2 :] if "!" <= sign <= "~"), None)
+        if middle is None:
             continue
         options = SamplingOptions(max_new_tokens=24, temperature=0.0, stop=(middle,))
         made = [

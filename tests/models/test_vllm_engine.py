@@ -98,7 +98,10 @@ except Exception as error:
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        ("'kv_cache_memory_bytes': 2_000, 'max_model_len': 1024", ["ModelError: vLLM cannot start", "KV cache"]),
+        (
+            "'kv_cache_memory_bytes': 2_000, 'max_model_len': 1024",
+            ["ModelError: vLLM cannot start", "memory for the cache"],
+        ),
         ("'no_such_argument': 1", ["ModelError: vLLM cannot start", "no_such_argument", "engine_options"]),
     ],
 )
