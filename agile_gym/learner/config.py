@@ -29,6 +29,7 @@ from agile_gym.errors import (
     require,
     require_seed,
 )
+from agile_gym.learner.correction import CORRECTIONS
 from agile_gym.learner.groups import TaskMix
 from agile_gym.learner.losses import LOSSES, clip_range
 from agile_gym.learner.options import SCHEDULES, ModelOptions, mute_notices
@@ -120,6 +121,10 @@ class GRPOConfig(AlgorithmConfig):
         self.max_new_tokens = 512
         self.window: int | None = None
         self.reuse_cache = True
+        self.engine = "hf"
+        self.engine_options: Mapping[str, Any] | None = None
+        self.mismatch_correction: str | None = None
+        self.mismatch_cap = 3.0
         self.rollout_batch = 64
         self.policy_class: Any = None
         self.group_retries = 3
@@ -196,6 +201,10 @@ class GRPOConfig(AlgorithmConfig):
         max_new_tokens: int = _NOT_GIVEN,
         window: int | None = _NOT_GIVEN,
         reuse_cache: bool = _NOT_GIVEN,
+        engine: str = _NOT_GIVEN,
+        engine_options: Mapping[str, Any] | None = _NOT_GIVEN,
+        mismatch_correction: str | None = _NOT_GIVEN,
+        mismatch_cap: float = _NOT_GIVEN,
         rollout_batch: int = _NOT_GIVEN,
         policy_class: Callable[..., Any] | None = _NOT_GIVEN,
         group_retries: int = _NOT_GIVEN,
@@ -251,6 +260,13 @@ class GRPOConfig(AlgorithmConfig):
             max_new_tokens: Largest number of tokens of a turn.
             window: Number of last turns whose images stay in the context; None keeps all.
             reuse_cache: True if key-value caches are kept from turn to turn.
+            engine: Engine that writes turns: ``"hf"``, transformers, or ``"vllm"``.
+            engine_options: Arguments of ``vllm.LLM``, such as ``max_model_len`` and ``gpu_memory_utilization``.
+            mismatch_correction: Correction of the difference between the sampler's probabilities and the learner's:
+                ``"none"``, ``"token_truncate"`` weights tokens by their ratio, at most ``mismatch_cap``, and
+                ``"sequence_mask"`` sequences by theirs, leaving out those above. None for ``"sequence_mask"`` with
+                vLLM, else ``"none"``.
+            mismatch_cap: Largest ratio of the learner's probability to the sampler's.
             rollout_batch: Episodes that a runner plays in one batch.
             policy_class: Class of the policy that plays; takes the arguments of `HFVLMPolicy`.
             group_retries: Number of times that a group is played again after its runner died or its environment raised.
@@ -285,6 +301,11 @@ class GRPOConfig(AlgorithmConfig):
         """Distances below and above 1 at which ratios are clipped: as set, or the loss's own by default."""
         low, high = clip_range(self.loss)
         return low if self.clip_low is None else self.clip_low, high if self.clip_high is None else self.clip_high
+
+    @property
+    def correction(self) -> str:
+        """Correction of the mismatch: as set, or the engine's own by default."""
+        return self.mismatch_correction or ("sequence_mask" if self.engine == "vllm" else "none")
 
     def loss_arguments(self) -> dict[str, Any]:
         """Return the options of the loss."""
@@ -376,10 +397,18 @@ class GRPOConfig(AlgorithmConfig):
             ("credit", ("episode", "turn")),
             ("lr_schedule", SCHEDULES),
             ("sharding", ("none", "full")),
+            ("engine", ("hf", "vllm")),
         ):
             value = getattr(self, name)
             if value not in allowed:
                 raise ConfigurationError(f"{name}={value!r} is not allowed. {did_you_mean(value, allowed)}")
+        correction = self.mismatch_correction
+        if correction is not None and correction not in CORRECTIONS:
+            raise ConfigurationError(
+                f"mismatch_correction={correction!r} is not allowed. {did_you_mean(correction, CORRECTIONS)}"
+            )
+        self._check(is_number(self.mismatch_cap, 1e-3, 1e6), "mismatch_cap", "a number above 0")
+        self._check_engine()
         self.task_mix()
         ModelOptions.from_mapping(self._model_config if isinstance(self._model_config, Mapping) else {})
 
@@ -418,6 +447,15 @@ class GRPOConfig(AlgorithmConfig):
             env=kwargs.pop("env", None), spaces=kwargs.pop("spaces", None)
         )
         return TokenLearnerGroup(config=self.copy(), module_spec=spec, placement_group=kwargs.get("placement_group"))
+
+    def _check_engine(self) -> None:
+        """Check that the engine is installed, and takes its options."""
+        if self.engine == "hf":
+            self._check(not self.engine_options, "engine_options", "nothing without engine='vllm'")
+        else:
+            from agile_gym.models.vllm_engine import check_options
+
+            check_options(self.engine_options or {})
 
     def _check_reward(self) -> None:
         """Warn of a reward of the jigsaw that leaves nothing for looking."""
