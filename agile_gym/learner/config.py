@@ -390,11 +390,7 @@ class GRPOConfig(AlgorithmConfig):
             value = getattr(self, name)
             if value not in allowed:
                 raise ConfigurationError(f"{name}={value!r} is not allowed. {did_you_mean(value, allowed)}")
-        correction = self.mismatch_correction
-        if correction is not None and correction not in CORRECTIONS:
-            raise ConfigurationError(
-                f"mismatch_correction={correction!r} is not allowed. {did_you_mean(correction, CORRECTIONS)}"
-            )
+        self._check(self.correction in CORRECTIONS, "mismatch_correction", f"one of {', '.join(CORRECTIONS)}")
         self._check(is_number(self.mismatch_cap, 1e-3, 1e6), "mismatch_cap", "a number above 0")
         self._check_engine()
         self.task_mix()

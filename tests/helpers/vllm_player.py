@@ -84,11 +84,11 @@ def main(name):
     told["forbidden"] = sum(bool(HFGenerator(vlm, chat, SamplingOptions()).forbidden[i]) for i in told["in_batch"][0])
     _, _, again = episodes(vlm, chat, generator)
     told["again"] = [list(turn.ids) for batch in again for turn in batch]
+    told["stops"] = stops(vlm, chat, engine)
     for _ in range(3):
         change(vlm.model, 0.02)
         generator.take_weights()
         told["sent"].append(apart(vlm, chat, generator))
-    told["stops"] = stops(vlm, chat, engine)
     one, other = play(vlm), play(vlm, engine=engine)
     told["greedy"] = sum(one[key] == other[key] for key in one) / len(one)
     told["stale"] = stale(vlm, chat, generator)
