@@ -422,7 +422,7 @@ class GRPOConfig(AlgorithmConfig):
         if self.engine == "hf":
             self._check(not self.engine_options, "engine_options", "nothing without engine='vllm'")
         else:
-            from agile_gym.models.vllm_engine import check_options
+            from agile_gym.models.vllm_inputs import check_options
 
             check_options(self.engine_options or {})
 

@@ -101,11 +101,9 @@ def stops(vlm, chat, engine):
     free = HFGenerator(vlm, chat, SamplingOptions(max_new_tokens=24, temperature=0.0))
     _, _, turns = episodes(vlm, chat, free)
     texts = [chat.decode_part(turn.ids) for batch in turns for turn in batch]
-    for text in texts[:6]:
-        middle = next((sign for sign in text[len(text) // 2 :] if "!" <= sign <= "~"), None)
-        if middle is None:
-            continue
-        options = SamplingOptions(max_new_tokens=24, temperature=0.0, stop=(middle,))
+    signs = dict.fromkeys(sign for text in texts for sign in text[3:] if "!" <= sign <= "~")
+    for sign in list(signs)[:4]:
+        options = SamplingOptions(max_new_tokens=24, temperature=0.0, stop=(sign,))
         made = [
             episodes(vlm, chat, kind)[2]
             for kind in (HFGenerator(vlm, chat, options), VLLMGenerator(engine, chat, options))

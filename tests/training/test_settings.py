@@ -62,7 +62,7 @@ ALLOWED = {
 }  # fmt: skip
 """Values of `BAD` that the documentation of each setting allows."""
 OF_BOTH = {
-    "check_resources": [True], "grad_clip": [1.5, HUGE], "learner_snapshots": [True], "lr": [1.5], "min_lr_ratio": [0],
+    "check_resources": [True], "engine_options": [{}], "grad_clip": [1.5, HUGE], "learner_snapshots": [True], "lr": [1.5], "min_lr_ratio": [0],
     "lr_warmup_steps": [0], "reuse_cache": [True], "temperature": [1.5], "weight_decay": [0, 1.5],
 }  # fmt: skip
 """The same, of the settings that supervised training and GRPO share."""
