@@ -37,6 +37,7 @@ from agile_gym.learner.resources import check_sharding, free_places
 from agile_gym.learner.updating import SUPERVISED
 from agile_gym.models.cache import MAX_WINDOW
 from agile_gym.models.sampling import SamplingOptions
+from agile_gym.models.vllm_inputs import check_options
 from agile_gym.transcripts.record import Transcript
 
 if TYPE_CHECKING:
@@ -305,7 +306,8 @@ class GRPOConfig(AlgorithmConfig):
     @property
     def correction(self) -> str:
         """Correction of the mismatch: as set, or the engine's own by default."""
-        return self.mismatch_correction or ("sequence_mask" if self.engine == "vllm" else "none")
+        default = "sequence_mask" if self.engine == "vllm" else "none"
+        return default if self.mismatch_correction is None else self.mismatch_correction
 
     def loss_arguments(self) -> dict[str, Any]:
         """Return the options of the loss."""
@@ -381,8 +383,8 @@ class GRPOConfig(AlgorithmConfig):
         self._check(self.clip_low is None or is_number(self.clip_low, 0, 1), "clip_low", "a number from 0 to 1")
         high = self.clip_high
         self._check(high is None or is_number(high, 0, 1e6), "clip_high", "a number of at least 0")
-        small = all(is_number(beta, 0, _BELOW_ONE) for beta in self.adam_betas)
-        self._check(small, "adam_betas", "two numbers from 0, below 1")
+        betas = all(is_number(beta, 0, _BELOW_ONE) for beta in self.adam_betas)
+        self._check(betas, "adam_betas", "two numbers from 0, below 1")
         self._check(is_number(self.temperature, 1e-3, 100), "temperature", "a number above 0, up to 100")
         self._check(is_number(self.lr, 1e-30, 100), "lr", "a number above 0; its course is set with lr_schedule")
         clip: Any = self.grad_clip  # RLlib declares a float
@@ -402,11 +404,7 @@ class GRPOConfig(AlgorithmConfig):
             value = getattr(self, name)
             if value not in allowed:
                 raise ConfigurationError(f"{name}={value!r} is not allowed. {did_you_mean(value, allowed)}")
-        correction = self.mismatch_correction
-        if correction is not None and correction not in CORRECTIONS:
-            raise ConfigurationError(
-                f"mismatch_correction={correction!r} is not allowed. {did_you_mean(correction, CORRECTIONS)}"
-            )
+        self._check(self.correction in CORRECTIONS, "mismatch_correction", f"one of {', '.join(CORRECTIONS)}")
         self._check(is_number(self.mismatch_cap, 1e-3, 1e6), "mismatch_cap", "a number above 0")
         self._check_engine()
         self.task_mix()
@@ -449,12 +447,10 @@ class GRPOConfig(AlgorithmConfig):
         return TokenLearnerGroup(config=self.copy(), module_spec=spec, placement_group=kwargs.get("placement_group"))
 
     def _check_engine(self) -> None:
-        """Check that the engine is installed, and takes its options."""
+        """Check that the engine's options can be handed on."""
         if self.engine == "hf":
             self._check(not self.engine_options, "engine_options", "nothing without engine='vllm'")
         else:
-            from agile_gym.models.vllm_engine import check_options
-
             check_options(self.engine_options or {})
 
     def _check_reward(self) -> None:

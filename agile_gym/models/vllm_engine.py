@@ -19,7 +19,7 @@ import math
 import os
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,31 +32,14 @@ from agile_gym.models.cache import Context
 from agile_gym.models.chat import ChatFormat, Chunk
 from agile_gym.models.loading import VLM, save_processor
 from agile_gym.models.sampling import SamplingOptions, StopTexts, end_tokens, forbidden_tokens
+from agile_gym.models.vllm_inputs import check_family, check_options, image_ranges, named_weights
 
-__all__ = ["TESTED", "VLLMEngine", "VLLMGenerator", "check_vllm", "named_weights", "vllm_name"]
+__all__ = ["TESTED", "VLLMEngine", "VLLMGenerator", "check_vllm"]
 
 _log = logging.getLogger(__name__)
 
 TESTED = ("0.32",)
 """Versions of vLLM that the tests run with."""
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava")
-"""Types of models that vLLM takes with this library's pixels, as tests check."""
-_ONE_PROCESS = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
-_FIXED = (
-    *("model", "tokenizer", "load_format", "logprobs_mode", "logits_processors", "additional_config", "quantization"),
-    *("mm_processor_cache_gb", "mm_device_do_normalize", "skip_tokenizer_init", "trust_remote_code", "enable_lora"),
-    "enable_prefix_caching",
-)
-"""Arguments of vLLM that this module sets."""
-_FORBIDDEN = "agile_gym_allowed"
-"""Name of the allowed tokens in vLLM's configuration."""
-_NAMES = (
-    # (type of model, part of a name in transformers, the same in vLLM)
-    ("llava", "vision_tower.embeddings", "vision_tower.vision_model.embeddings"),
-    ("llava", "vision_tower.encoder", "vision_tower.vision_model.encoder"),
-    ("llava", "vision_tower.post_layernorm", "vision_tower.vision_model.post_layernorm"),
-)
-"""Names of parameters that vLLM does not map itself."""
 
 
 def check_vllm() -> Any:  # noqa: ANN401 -- a module
@@ -77,46 +60,6 @@ def check_vllm() -> Any:  # noqa: ANN401 -- a module
             " and ".join(TESTED),
         )
     return vllm
-
-
-def vllm_name(name: str, model_type: str) -> str:
-    """Return the name that vLLM knows a parameter of transformers by.
-
-    Args:
-        name: Name of the parameter, without an adapter's parts.
-        model_type: The model's type.
-    """
-    for kind, ours, theirs in _NAMES:
-        if kind == model_type:
-            name = name.replace(ours, theirs)
-    return name
-
-
-def named_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:  # noqa: ANN401 -- transformers is untyped
-    """Yield the weights of a model as vLLM names them, with an adapter merged into those that it changes.
-
-    Tied weights are yielded under each of their names. The model is left as it is.
-
-    Args:
-        model: A Hugging Face model, or a PEFT model with one LoRA adapter.
-    """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    kind = base.config.model_type
-    adapted = {
-        f"{name}.weight": layer
-        for name, layer in base.named_modules()
-        if hasattr(layer, "base_layer") and hasattr(layer, "get_delta_weight")
-    }
-    for full, tensor in base.state_dict().items():
-        if "lora_" in full:
-            continue
-        name = full.replace(".base_layer.", ".")
-        layer = adapted.get(name)
-        if layer is not None and not layer.disable_adapters and not layer.merged:
-            for adapter in layer.active_adapters:
-                if adapter in layer.lora_A or adapter in layer.lora_embedding_A:
-                    tensor = tensor + layer.get_delta_weight(adapter).to(tensor)
-        yield vllm_name(name, kind), tensor.detach()
 
 
 class VLLMEngine:
@@ -149,17 +92,17 @@ class VLLMEngine:
         self.vlm = vlm
         self._ends = end_tokens(vlm.model, chat)
         vocabulary: int = base.get_input_embeddings().weight.shape[0]
-        allowed = forbidden_tokens(chat, vocabulary, self._ends).logical_not().nonzero()[:, 0].tolist()
+        forbidden = forbidden_tokens(chat, vocabulary, self._ends)
         self._requests = itertools.count()
         self._items: weakref.WeakKeyDictionary[Chunk, list[tuple[Any, str, int, int]]] = weakref.WeakKeyDictionary()
         self._folder = tempfile.TemporaryDirectory(prefix="agile-gym-vllm-")
         _write_config(base, vlm.processor, Path(self._folder.name))
-        self._llm = self._start(base, allowed, given)
+        self._llm = self._start(base, forbidden, given)
         self.max_context: int = self._llm.model_config.max_model_len
         self._fields = self._make_fields()
         self.take_weights()
 
-    def _start(self, base: Any, allowed: list[int], given: dict[str, Any]) -> Any:  # noqa: ANN401 -- untyped
+    def _start(self, base: Any, forbidden: torch.Tensor, given: dict[str, Any]) -> Any:  # noqa: ANN401 -- untyped
         vllm = importlib.import_module("vllm")
         settings: dict[str, Any] = {
             "dtype": str(base.dtype).removeprefix("torch."),
@@ -172,8 +115,7 @@ class VLLMEngine:
         settings |= {
             "load_format": "dummy",  # the weights are taken from the model
             "logprobs_mode": "processed_logprobs",
-            "logits_processors": ["agile_gym.models.vllm_mask:AllowedTokens"],
-            "additional_config": {_FORBIDDEN: allowed},
+            "logits_processors": [_mask(forbidden)],
             "enable_prefix_caching": True,
             "mm_processor_cache_gb": 0,  # pixels are given with every request
             "mm_device_do_normalize": False,  # and are normalised
@@ -398,51 +340,30 @@ class VLLMGenerator:
         return results
 
 
-def check_options(options: Mapping[str, Any]) -> None:
-    """Check arguments for vLLM that this library cannot hand on.
+def _mask(forbidden: torch.Tensor) -> type:
+    """Return the class of a logits processor of vLLM's that forbids the same tokens (V,) in all requests."""
+    base: Any = importlib.import_module("vllm.v1.sample.logits_processor").LogitsProcessor
 
-    Raises:
-        ConfigurationError: If there is one.
-    """
-    for name in options:
-        if name in _FIXED:
-            raise ConfigurationError(f"engine_options: {name!r} is set by this library, as it follows from the model.")
-    for name in _ONE_PROCESS:
-        if options.get(name, 1) != 1:
-            raise ConfigurationError(
-                f"engine_options: {name}={options[name]!r} is not supported; each runner plays on one GPU. Set more "
-                "runners instead."
-            )
+    class AllowedTokens(base):
+        """Mask of the tokens that may be drawn."""
 
+        def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:  # noqa: ANN401 -- vLLM's
+            width: int = vllm_config.model_config.get_vocab_size()
+            padded = torch.nn.functional.pad(forbidden, (0, max(0, width - len(forbidden))), value=True)
+            self._forbidden = padded.to(device)
 
-def check_family(model_type: str, name: str) -> None:
-    """Check that vLLM can write turns of a type of model with this library's pixels.
+        def apply(self, logits: torch.Tensor) -> torch.Tensor:
+            """Mask logits (rows, V) in place."""
+            return logits.masked_fill_(self._forbidden[: logits.shape[-1]], -torch.inf)
 
-    Raises:
-        ModelError: If it cannot.
-    """
-    if model_type not in FAMILIES:
-        raise ModelError(
-            f"{name!r} is a model of the type {model_type!r}, which engine='vllm' does not take; it takes "
-            f"{', '.join(map(repr, FAMILIES))}. Set engine='hf'."
-        )
+        def is_argmax_invariant(self) -> bool:
+            """Return False: the likeliest token may be forbidden."""
+            return False
 
+        def update_state(self, batch_update: Any) -> None:  # noqa: ANN401 -- vLLM's
+            """Do nothing: all requests have the same mask."""
 
-def image_ranges(chunk: Chunk) -> list[tuple[int, int]]:
-    """Return place and number of the placeholders of each image of a chunk.
-
-    Raises:
-        ModelError: If they cannot be told apart.
-    """
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], chunk.is_image, [False]]).astype(np.int8)))
-    runs = [(int(start), int(end - start)) for start, end in edges.reshape(-1, 2)]
-    if len(runs) == chunk.images:
-        return runs
-    total = sum(length for _, length in runs)
-    each, rest = divmod(total, chunk.images)
-    if rest or any(length % each for _, length in runs):
-        raise ModelError(f"{total} image placeholders in {len(runs)} stretches cannot be told apart as images.")
-    return [(start + number * each, each) for start, length in runs for number in range(length // each)]
+    return AllowedTokens
 
 
 def _hash(item: Any) -> str:  # noqa: ANN401 -- a MultiModalKwargsItem

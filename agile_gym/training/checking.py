@@ -406,7 +406,7 @@ def _check_engine(options: ModelOptions, grpo: Any) -> None:  # noqa: ANN401 -- 
     """Check that vLLM is installed, if it is to write turns, and takes the model."""
     if grpo.engine == "vllm" and grpo.policy_class is None:
         from agile_gym.models.loading import load_config
-        from agile_gym.models.vllm_engine import check_family
+        from agile_gym.models.vllm_inputs import check_family
 
         if find_spec("vllm") is None:
             raise MissingDependencyError(

@@ -84,11 +84,11 @@ def main(name):
     told["forbidden"] = sum(bool(HFGenerator(vlm, chat, SamplingOptions()).forbidden[i]) for i in told["in_batch"][0])
     _, _, again = episodes(vlm, chat, generator)
     told["again"] = [list(turn.ids) for batch in again for turn in batch]
+    told["stops"] = stops(vlm, chat, engine)
     for _ in range(3):
         change(vlm.model, 0.02)
         generator.take_weights()
         told["sent"].append(apart(vlm, chat, generator))
-    told["stops"] = stops(vlm, chat, engine)
     one, other = play(vlm), play(vlm, engine=engine)
     told["greedy"] = sum(one[key] == other[key] for key in one) / len(one)
     told["stale"] = stale(vlm, chat, generator)
@@ -101,11 +101,9 @@ def stops(vlm, chat, engine):
     free = HFGenerator(vlm, chat, SamplingOptions(max_new_tokens=24, temperature=0.0))
     _, _, turns = episodes(vlm, chat, free)
     texts = [chat.decode_part(turn.ids) for batch in turns for turn in batch]
-    for text in texts[:6]:
-        middle = next((sign for sign in text[len(text) // 2 :] if "!" <= sign <= "~"), None)
-        if middle is None:
-            continue
-        options = SamplingOptions(max_new_tokens=24, temperature=0.0, stop=(middle,))
+    signs = dict.fromkeys(sign for text in texts for sign in text[3:] if "!" <= sign <= "~")
+    for sign in list(signs)[:4]:
+        options = SamplingOptions(max_new_tokens=24, temperature=0.0, stop=(sign,))
         made = [
             episodes(vlm, chat, kind)[2]
             for kind in (HFGenerator(vlm, chat, options), VLLMGenerator(engine, chat, options))

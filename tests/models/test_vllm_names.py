@@ -1,4 +1,4 @@
-"""What vLLM is given and refused, which needs no vLLM."""
+"""Weights, images and arguments for vLLM, none of which needs it."""
 
 import copy
 from importlib.util import find_spec
@@ -13,8 +13,8 @@ from agile_gym.errors import ConfigurationError, MissingDependencyError, ModelEr
 from agile_gym.models import ChatFormat  # noqa: E402 -- after the skip
 from agile_gym.models.chat import Chunk  # noqa: E402 -- after the skip
 from agile_gym.models.sampling import SamplingOptions  # noqa: E402 -- after the skip
-from agile_gym.models.vllm_engine import (  # noqa: E402 -- after the skip
-    VLLMGenerator,
+from agile_gym.models.vllm_engine import VLLMGenerator  # noqa: E402 -- after the skip
+from agile_gym.models.vllm_inputs import (  # noqa: E402 -- after the skip
     check_family,
     check_options,
     image_ranges,
@@ -51,6 +51,7 @@ def test_all_weights_are_given_tied_ones_under_each_name(name):
     assert "lm_head.weight" in given
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 def test_an_adapter_is_merged_and_the_model_stays_as_it_is():
     peft = pytest.importorskip("peft")
     model = small_vlm().model
