@@ -5,18 +5,14 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.from_config import NotProvided
 
-from agile_gym.envs.contract import JIGSAW
 from agile_gym.envs.jigsaw.config import JigsawConfig
-from agile_gym.envs.jigsaw.reward import cost_of_looking, get_reward
 from agile_gym.errors import (
     ConfigurationError,
     check_types,
@@ -29,6 +25,7 @@ from agile_gym.errors import (
     require,
     require_seed,
 )
+from agile_gym.learner.checks import check_engine, check_evaluation, warn_of_costly_looks
 from agile_gym.learner.correction import CORRECTIONS
 from agile_gym.learner.groups import TaskMix
 from agile_gym.learner.losses import LOSSES, clip_range
@@ -37,7 +34,6 @@ from agile_gym.learner.resources import check_sharding, free_places
 from agile_gym.learner.updating import SUPERVISED
 from agile_gym.models.cache import MAX_WINDOW
 from agile_gym.models.sampling import SamplingOptions
-from agile_gym.models.vllm_inputs import check_options
 from agile_gym.transcripts.record import Transcript
 
 if TYPE_CHECKING:
@@ -45,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["GRPOConfig"]
 
-_logger = logging.getLogger(__name__)
 
 RewardFunction = Callable[[Transcript], float]
 _BELOW_ONE = 1 - 1e-9
@@ -54,12 +49,6 @@ _NOT_GIVEN: Any = NotProvided
 _EVALUATION_KEYS = frozenset({"env_config", "explore"})
 
 mute_notices()
-
-
-@cache
-def _warn(text: str) -> None:
-    """Log a warning once in a process: configurations are checked several times."""
-    _logger.warning(text)
 
 
 class GRPOConfig(AlgorithmConfig):
@@ -406,7 +395,7 @@ class GRPOConfig(AlgorithmConfig):
                 raise ConfigurationError(f"{name}={value!r} is not allowed. {did_you_mean(value, allowed)}")
         self._check(self.correction in CORRECTIONS, "mismatch_correction", f"one of {', '.join(CORRECTIONS)}")
         self._check(is_number(self.mismatch_cap, 1e-3, 1e6), "mismatch_cap", "a number above 0")
-        self._check_engine()
+        check_engine(self)
         self.task_mix()
         ModelOptions.from_mapping(self._model_config if isinstance(self._model_config, Mapping) else {})
 
@@ -428,8 +417,9 @@ class GRPOConfig(AlgorithmConfig):
             )
         if self.is_multi_agent:
             raise ConfigurationError("GRPO trains one model; a multi-agent configuration is not supported.")
-        self._check_evaluation()
-        self._check_reward()
+        check_evaluation(self)
+        if self.loss != SUPERVISED:
+            warn_of_costly_looks(self)
         check_sharding(self)
 
     def build_learner_group(self, **kwargs: Any) -> TokenLearnerGroup:  # noqa: ANN401 -- RLlib's
@@ -445,33 +435,6 @@ class GRPOConfig(AlgorithmConfig):
             env=kwargs.pop("env", None), spaces=kwargs.pop("spaces", None)
         )
         return TokenLearnerGroup(config=self.copy(), module_spec=spec, placement_group=kwargs.get("placement_group"))
-
-    def _check_engine(self) -> None:
-        """Check that the engine's options can be handed on."""
-        if self.engine == "hf":
-            self._check(not self.engine_options, "engine_options", "nothing without engine='vllm'")
-        else:
-            check_options(self.engine_options or {})
-
-    def _check_reward(self) -> None:
-        """Warn of a reward of the jigsaw that leaves nothing for looking."""
-        if self.loss != SUPERVISED and self.env == JIGSAW:
-            names = vars(JigsawConfig()).keys() & self.env_config.keys()
-            rules = JigsawConfig(**{name: self.env_config[name] for name in names})
-            turns: Any = rules.max_turns  # checked by the environment
-            if is_whole(turns, _WHOLE) and (warning := cost_of_looking(get_reward(rules.reward), turns)):
-                _warn(warning)
-
-    def _check_evaluation(self) -> None:
-        """Check that the evaluation's changes can be made by its runners."""
-        changes: Any = self.evaluation_config or {}
-        if self.in_evaluation or not isinstance(changes, Mapping) or self.evaluation_num_env_runners:
-            return
-        for name in sorted(set(changes) - _EVALUATION_KEYS):
-            raise ConfigurationError(
-                f"evaluation_config: {name!r} cannot differ from training where the runners of training evaluate, too; "
-                "set evaluation(evaluation_num_env_runners=1), or change only 'env_config' and 'explore'."
-            )
 
     def _check(self, condition: bool, name: str, allowed: str) -> None:
         require(condition, name, getattr(self, name), allowed)
