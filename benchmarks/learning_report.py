@@ -201,15 +201,18 @@ def picture(runs, path):
         for number, run in enumerate(runs):
             grpo = [record for record in run.records if record["stage"] == "grpo" and key in record]
             points = [(record["iteration"], 100 * record[key]) for record in grpo]
-            start = run.column("coldstart", run.grids()[0])
+            start, end = (run.column(stage, run.grids()[0]) for stage in STAGES)
             if key == "eval/acc" and start is not None:
                 points.insert(0, (0, 100 * start["acc"]["value"]))
+            if key == "eval/acc" and end is not None:
+                points.append((run.settings.grpo.iterations, 100 * end["acc"]["value"]))
             line = "--" if run.name in ("one-turn", "blanked", "no-crops", "shuffled", "no-step") else "-"
-            pane.plot(*zip(*points, strict=True), color=f"C{number}", label=run.name, ls=line, lw=1.4)
+            style = {"color": f"C{number}", "ls": line, "lw": 1.4, "marker": "." if key == "eval/acc" else ""}
+            pane.plot(*zip(*points, strict=True), label=run.name, **style)
         pane.set(title=f"Acc, {title}", xlabel="iterations of GRPO", ylim=(0, 100))
         pane.grid(alpha=0.3)
     panes[0].set_ylabel("%")
-    panes[1].legend(fontsize=8)
+    panes[1].legend(handles=panes[0].lines, fontsize=8)
     with matplotlib.rc_context({"svg.hashsalt": path.name}):  # the same file for the same figures
         figure.savefig(path, metadata={"Date": None})
 

@@ -126,7 +126,10 @@ def _train(options: argparse.Namespace) -> int:
 
         from agile_gym.training.dry_run import describe_run
 
-        check_settings(settings, elsewhere=not torch.cuda.is_available())
+        resources = settings.resources
+        on_gpus = bool(resources.gpus_per_learner or resources.gpus_per_runner)
+        planned = on_gpus and resources.address is None and not torch.cuda.is_available()  # for another machine
+        check_settings(settings, elsewhere=planned)
         print("\n".join(describe_run(settings)))
         return 0
     run = TrainingRun(

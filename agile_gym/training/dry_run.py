@@ -97,7 +97,8 @@ def check_memory(settings: RunSettings) -> None:
 def _what_fits(shapes: ModelShapes, load: Load, room: float) -> str:
     """Return the changes each of which is enough, or a sentence that none of them is."""
     changes = {
-        f'sharding = "full" in [resources] with {load.learners} learners': replace(load, sharded=True),
+        f'sharding = "full" in [grpo] with {load.learners} learners': replace(load, sharded=True),
+        "cpu_offload = true in [grpo]": replace(load, offloaded=load.sharded),
         "twice as many learners": replace(load, learners=2 * load.learners),
         "gradient_checkpointing = true in [model]": replace(load, checkpointed=True),
         "half of micro_batch_tokens in [grpo]": replace(load, batch_tokens=load.batch_tokens // 2),
@@ -123,8 +124,8 @@ def _load(settings: RunSettings, grpo: Any, tokens: TokenPlan) -> Load:  # noqa:
     return Load(
         learners=max(1, resources.learners),
         runners=runners,
-        sharded=getattr(grpo, "sharding", "none") == "full",
-        offloaded=bool(getattr(grpo, "offload", False)),
+        sharded=grpo.sharding == "full",
+        offloaded=grpo.cpu_offload,
         half=resolve_autocast(options, on_gpu=on_gpu) is not None,
         checkpointed=options.gradient_checkpointing,
         batch_tokens=max(grpo.micro_batch_tokens, episode),

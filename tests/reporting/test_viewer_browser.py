@@ -1,5 +1,7 @@
 """The page in a browser: the list, and episodes."""
 
+from urllib.parse import unquote
+
 import numpy as np
 import pytest
 
@@ -142,7 +144,17 @@ def test_keys_follow_the_list_and_stop_at_its_ends(page):
 
 
 def test_deep_links(browser, address):
-    page = Page(browser, f"{address}#2x2-L0-3/4")
+    # A tab of its own: Chromium prunes a tab's history at 50 entries, and a step back then misses an entry at times.
+    first = browser.current_window_handle
+    browser.switch_to.new_window("tab")
+    try:
+        follow_deep_links(Page(browser, f"{address}#2x2-L0-3/4"))
+    finally:
+        browser.close()
+        browser.switch_to.window(first)
+
+
+def follow_deep_links(page):
     assert page.title() == "2x2-L0-3"
     assert page.js("return document.activeElement.id") == "turn-4"
     assert page.browser.title == "2x2-L0-3 \u2013 A run <b>"
@@ -154,9 +166,9 @@ def test_deep_links(browser, address):
     assert page.find("main").text == 'There is no episode "no-such-episode%" in this page.'
     page.open("__proto__")
     assert page.find("main").text == 'There is no episode "__proto__" in this page.'
-    page.browser.back()
-    page.browser.back()
-    page.browser.back()
+    for place in ("no-such-episode%", "2x2-L0-3/999", "2x2-L0-3/4"):
+        page.js("history.back()")  # one at a time: a step back while another one is pending may be dropped
+        page.wait(lambda place=place: unquote(page.js("return location.hash")) == f"#{place}")
     page.wait(lambda: page.title() == "2x2-L0-3")
     page.find(".row").click()
     page.wait(lambda: page.title() == "2x2-L0-0")

@@ -229,7 +229,9 @@ def test_agile_fits_its_own_machine_sharded_only(seven, capsys):
     with pytest.raises(ConfigurationError, match=r"does not hold the phase 'update', which takes 1\d\d GiB") as error:
         check_settings(unsharded, elsewhere=True)
     assert "optimiser" in str(error.value)
-    assert 'sharding = "full"' in str(error.value)
+    assert 'sharding = "full" in [grpo] with 8 learners' in str(error.value)
+    offloaded = settings.changed({"grpo.cpu_offload": True})
+    assert totals(describe_run(offloaded))["Play"] < totals(lines)["Play"] - 8  # the optimiser's state among others
 
 
 def test_what_does_not_fit_is_refused_with_what_would(seven):

@@ -57,6 +57,7 @@ ALLOWED = {
     "evaluation": {"blank_looks": [True], "interval": [0], "seed": [0]},
     "resources": {
         "cpus_per_learner": [0], "cpus_per_runner": [0], "gpus_per_learner": [0], "gpus_per_runner": [0],
+        "gpu_memory": [1.5],
         "learners": [0], "runners": [0],
     },
 }  # fmt: skip
@@ -127,6 +128,7 @@ def test_every_key_of_every_section(section):
         ({"resources__cpus_per_runner": -1}, "[resources] cpus_per_runner = -1"),
         ({"resources__cpus_per_learner": 1.5}, "a part from 0 to 1, or a whole number"),
         ({"resources__gpus_per_learner": 2}, "a process uses one GPU at most"),
+        ({"resources__learners": 3, "resources__gpus_per_learner": 0.5}, "Ray may give two of them one GPU"),
         ({"sft__epochs": 0}, "[sft] epochs = 0 is not allowed; give a number above 0, up to 1,000,000."),
         ({"sft__freeze": ["sight"]}, "[sft] freeze = 'sight' is not allowed."),
         ({"sft__replay_count": 10**7}, "[sft] replay_count = 10000000 is not allowed; give at least 1, up to"),
@@ -211,8 +213,8 @@ def test_files_of_wrong_types(tmp_path, text, expected):
     [
         ({"resources__gpus_per_learner": 1}, r"\[resources\] gpus_per_learner = 1 with learners = 0: .*finds no GPU"),
         (
-            {"resources__learners": 3, "resources__gpus_per_learner": 0.5},
-            r"\[resources\] This needs 1.5 GPUs \(3 learners with 0.5\), and Ray has 0\..*gpus_per_learner",
+            {"resources__learners": 3, "resources__gpus_per_learner": 0.75},
+            r"\[resources\] This needs 2.25 GPUs \(3 learners with 0.75\), and Ray has 0\..*gpus_per_learner",
         ),
         ({"resources__runners": 1, "resources__gpus_per_runner": 1}, "needs 1 GPUs .1 runner with 1., and Ray has 0"),
     ],

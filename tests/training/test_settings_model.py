@@ -208,15 +208,17 @@ def test_the_page_of_settings_has_every_key_with_a_meaning():
     page = (Path(__file__).parents[2] / "docs/settings.md").read_text("utf-8")
     parts = dict(re.findall(r"^## \[(\w+)\]\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE))
     assert list(parts) == list(SECTIONS)
+    presets = re.findall(r"`(\w+)`", next(line for line in page.splitlines() if line.startswith("| Key ")))
+    assert sorted(presets) == ["agile_3b_lora", "agile_7b", "qwen3_vl", "tiny", "tiny_crops"]
     for section, text in parts.items():
         rows = [re.split(r" ?(?<!\\)\| ?", line)[1:-1] for line in text.splitlines() if line.startswith("| `")]
         assert [row[0] for row in rows] == [f"`{key}`" for key in section_class(section).model_fields]
-        for key, kind, _, tiny, agile, meaning in rows:
+        for key, kind, _, *cells, meaning in rows:
             assert kind, key
             assert len(meaning.split()) >= 3, key
             assert meaning.endswith("."), key
             assert "``" not in meaning
-            for name, cell in (("tiny", tiny), ("agile_7b", agile)):
+            for name, cell in zip(presets, cells, strict=True):
                 preset = tomllib.loads(preset_text(name)).get(section, {})
                 default = section_class(section).model_fields[key.strip("`")].default
                 shown = tomllib.loads(f"shown = {cell.strip('`')}")["shown"] if cell else default
