@@ -5,18 +5,14 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.from_config import NotProvided
 
-from agile_gym.envs.contract import JIGSAW
 from agile_gym.envs.jigsaw.config import JigsawConfig
-from agile_gym.envs.jigsaw.reward import cost_of_looking, get_reward
 from agile_gym.errors import (
     ConfigurationError,
     check_types,
@@ -29,6 +25,8 @@ from agile_gym.errors import (
     require,
     require_seed,
 )
+from agile_gym.learner.checks import check_engine, check_evaluation, warn_of_costly_looks
+from agile_gym.learner.correction import CORRECTIONS
 from agile_gym.learner.groups import TaskMix
 from agile_gym.learner.losses import LOSSES, clip_range
 from agile_gym.learner.options import SCHEDULES, ModelOptions, mute_notices
@@ -43,21 +41,12 @@ if TYPE_CHECKING:
 
 __all__ = ["GRPOConfig"]
 
-_logger = logging.getLogger(__name__)
-
 RewardFunction = Callable[[Transcript], float]
 _BELOW_ONE = 1 - 1e-9
 _WHOLE = 10**9
 _NOT_GIVEN: Any = NotProvided
-_EVALUATION_KEYS = frozenset({"env_config", "explore"})
 
 mute_notices()
-
-
-@cache
-def _warn(text: str) -> None:
-    """Log a warning once in a process: configurations are checked several times."""
-    _logger.warning(text)
 
 
 class GRPOConfig(AlgorithmConfig):
@@ -120,6 +109,10 @@ class GRPOConfig(AlgorithmConfig):
         self.max_new_tokens = 512
         self.window: int | None = None
         self.reuse_cache = True
+        self.engine = "hf"
+        self.engine_options: Mapping[str, Any] | None = None
+        self.mismatch_correction: str | None = None
+        self.mismatch_cap = 3.0
         self.rollout_batch = 64
         self.policy_class: Any = None
         self.group_retries = 3
@@ -196,6 +189,10 @@ class GRPOConfig(AlgorithmConfig):
         max_new_tokens: int = _NOT_GIVEN,
         window: int | None = _NOT_GIVEN,
         reuse_cache: bool = _NOT_GIVEN,
+        engine: str = _NOT_GIVEN,
+        engine_options: Mapping[str, Any] | None = _NOT_GIVEN,
+        mismatch_correction: str | None = _NOT_GIVEN,
+        mismatch_cap: float = _NOT_GIVEN,
         rollout_batch: int = _NOT_GIVEN,
         policy_class: Callable[..., Any] | None = _NOT_GIVEN,
         group_retries: int = _NOT_GIVEN,
@@ -251,6 +248,13 @@ class GRPOConfig(AlgorithmConfig):
             max_new_tokens: Largest number of tokens of a turn.
             window: Number of last turns whose images stay in the context; None keeps all.
             reuse_cache: True if key-value caches are kept from turn to turn.
+            engine: Engine that writes turns: ``"hf"``, transformers, or ``"vllm"``.
+            engine_options: Arguments of ``vllm.LLM``, such as ``max_model_len`` and ``gpu_memory_utilization``.
+            mismatch_correction: Correction of the difference between the sampler's probabilities and the learner's:
+                ``"none"``, ``"token_truncate"`` weights tokens by their ratio, at most ``mismatch_cap``, and
+                ``"sequence_mask"`` sequences by theirs, leaving out those above. None for ``"sequence_mask"`` with
+                vLLM, else ``"none"``.
+            mismatch_cap: Largest ratio of the learner's probability to the sampler's.
             rollout_batch: Episodes that a runner plays in one batch.
             policy_class: Class of the policy that plays; takes the arguments of `HFVLMPolicy`.
             group_retries: Number of times that a group is played again after its runner died or its environment raised.
@@ -285,6 +289,12 @@ class GRPOConfig(AlgorithmConfig):
         """Distances below and above 1 at which ratios are clipped: as set, or the loss's own by default."""
         low, high = clip_range(self.loss)
         return low if self.clip_low is None else self.clip_low, high if self.clip_high is None else self.clip_high
+
+    @property
+    def correction(self) -> str:
+        """Correction of the mismatch: as set, or the engine's own by default."""
+        default = "sequence_mask" if self.engine == "vllm" else "none"
+        return default if self.mismatch_correction is None else self.mismatch_correction
 
     def loss_arguments(self) -> dict[str, Any]:
         """Return the options of the loss."""
@@ -360,8 +370,8 @@ class GRPOConfig(AlgorithmConfig):
         self._check(self.clip_low is None or is_number(self.clip_low, 0, 1), "clip_low", "a number from 0 to 1")
         high = self.clip_high
         self._check(high is None or is_number(high, 0, 1e6), "clip_high", "a number of at least 0")
-        small = all(is_number(beta, 0, _BELOW_ONE) for beta in self.adam_betas)
-        self._check(small, "adam_betas", "two numbers from 0, below 1")
+        betas = all(is_number(beta, 0, _BELOW_ONE) for beta in self.adam_betas)
+        self._check(betas, "adam_betas", "two numbers from 0, below 1")
         self._check(is_number(self.temperature, 1e-3, 100), "temperature", "a number above 0, up to 100")
         self._check(is_number(self.lr, 1e-30, 100), "lr", "a number above 0; its course is set with lr_schedule")
         clip: Any = self.grad_clip  # RLlib declares a float
@@ -376,10 +386,14 @@ class GRPOConfig(AlgorithmConfig):
             ("credit", ("episode", "turn")),
             ("lr_schedule", SCHEDULES),
             ("sharding", ("none", "full")),
+            ("engine", ("hf", "vllm")),
         ):
             value = getattr(self, name)
             if value not in allowed:
                 raise ConfigurationError(f"{name}={value!r} is not allowed. {did_you_mean(value, allowed)}")
+        self._check(self.correction in CORRECTIONS, "mismatch_correction", f"one of {', '.join(CORRECTIONS)}")
+        self._check(is_number(self.mismatch_cap, 1e-3, 1e6), "mismatch_cap", "a number above 0")
+        check_engine(self)
         self.task_mix()
         ModelOptions.from_mapping(self._model_config if isinstance(self._model_config, Mapping) else {})
 
@@ -401,8 +415,9 @@ class GRPOConfig(AlgorithmConfig):
             )
         if self.is_multi_agent:
             raise ConfigurationError("GRPO trains one model; a multi-agent configuration is not supported.")
-        self._check_evaluation()
-        self._check_reward()
+        check_evaluation(self)
+        if self.loss != SUPERVISED:
+            warn_of_costly_looks(self)
         check_sharding(self)
 
     def build_learner_group(self, **kwargs: Any) -> TokenLearnerGroup:  # noqa: ANN401 -- RLlib's
@@ -418,26 +433,6 @@ class GRPOConfig(AlgorithmConfig):
             env=kwargs.pop("env", None), spaces=kwargs.pop("spaces", None)
         )
         return TokenLearnerGroup(config=self.copy(), module_spec=spec, placement_group=kwargs.get("placement_group"))
-
-    def _check_reward(self) -> None:
-        """Warn of a reward of the jigsaw that leaves nothing for looking."""
-        if self.loss != SUPERVISED and self.env == JIGSAW:
-            names = vars(JigsawConfig()).keys() & self.env_config.keys()
-            rules = JigsawConfig(**{name: self.env_config[name] for name in names})
-            turns: Any = rules.max_turns  # checked by the environment
-            if is_whole(turns, _WHOLE) and (warning := cost_of_looking(get_reward(rules.reward), turns)):
-                _warn(warning)
-
-    def _check_evaluation(self) -> None:
-        """Check that the evaluation's changes can be made by its runners."""
-        changes: Any = self.evaluation_config or {}
-        if self.in_evaluation or not isinstance(changes, Mapping) or self.evaluation_num_env_runners:
-            return
-        for name in sorted(set(changes) - _EVALUATION_KEYS):
-            raise ConfigurationError(
-                f"evaluation_config: {name!r} cannot differ from training where the runners of training evaluate, too; "
-                "set evaluation(evaluation_num_env_runners=1), or change only 'env_config' and 'explore'."
-            )
 
     def _check(self, condition: bool, name: str, allowed: str) -> None:
         require(condition, name, getattr(self, name), allowed)

@@ -128,6 +128,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         self.env: Any = None
         self.module: VLMModule | None = None
         self._policies: dict[bool, Policy] = {}
+        self._engine: Any = "hf"
         self._pools: dict[bool, EnvironmentPool] = {}
         self.mistake: str | None = None
         try:
@@ -190,13 +191,18 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         """Load the model."""
         spec = self.config.get_rl_module_spec(spaces=self.get_spaces(), inference_only=True)
         module: Any = spec.build()
-        self.share_module(module.to(self._device))
+        on_device = self.config.engine == "hf"  # else vLLM has the device to itself
+        self.share_module(module.to(self._device) if on_device else module)
 
     def share_module(self, module: VLMModule) -> None:
         """Play with a module that is at hand, such as that of a learner in this process."""
         module.model.eval()
         self.module = module
         self._policies = {}
+        if self.config.engine != "hf" and self.config.policy_class is None:
+            from agile_gym.models.vllm_engine import VLLMEngine
+
+            self._engine = VLLMEngine(module.vlm, module.chat, options=self.config.engine_options)
 
     def _policy(self, *, explore: bool) -> Policy:
         if explore not in self._policies:
@@ -212,6 +218,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
                     temperature=config.temperature if explore else 0.0,
                     max_new_tokens=config.max_new_tokens,
                     reuse_cache=config.reuse_cache,
+                    **({} if self._engine == "hf" else {"engine": self._engine}),
                 )
             )
         return self._policies[explore]
@@ -365,6 +372,8 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
                 if isinstance(weights, ray.ObjectRef):
                     weights = ray.get(weights)
                 self.module.set_state(weights.get(DEFAULT_MODULE_ID, weights))
+            if self._engine != "hf":
+                self._engine.take_weights()
             self._weights_seq_no = number or self._weights_seq_no
         self._sampled = state.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, self._sampled)
 

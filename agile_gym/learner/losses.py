@@ -252,6 +252,8 @@ def _clipped(
     advantages = batch.advantages if batch.advantages.ndim == 2 else batch.advantages[:, None]
     advantages = only(advantages.expand_as(on), on).to(ratios)
     losses = -torch.minimum(ratios * advantages, ratios.clamp(1 - low, 1 + high) * advantages)
+    if batch.weights is not None:
+        losses = losses * only(batch.weights, on).to(ratios)
     with torch.no_grad():
         change = difference(batch.logps, batch.old_logps, on).to(ratios)
         sums = {

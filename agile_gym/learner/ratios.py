@@ -162,6 +162,8 @@ class TokenBatch:
             several rows; None if each row is an episode.
         ref_logps: (B, T) floating, the log-probability of each token under the reference, for its KL term.
         entropies: (B, T) floating, the entropy of the distribution that each token was drawn from, in nats.
+        weights: (B, T) floating, a factor of the policy's loss of each token; None for 1. See
+            `agile_gym.learner.correction`.
     """
 
     logps: Tensor
@@ -171,6 +173,7 @@ class TokenBatch:
     lengths: Tensor | None = None
     ref_logps: Tensor | None = None
     entropies: Tensor | None = None
+    weights: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Check shapes and types.
@@ -184,6 +187,7 @@ class TokenBatch:
             old_logps=self.old_logps,
             ref_logps=self.ref_logps,
             entropies=self.entropies,
+            weights=self.weights,
         )
         shape = self.loss_mask.shape
         if self.advantages.shape not in (shape, shape[:1]):

@@ -39,7 +39,7 @@ _COMPARING = frozenset(
             "filter_zero_variance_groups",
             "resample_rounds",
         ),
-        *("mask_truncated", "curriculum", "credit", "turn_discount"),
+        *("mask_truncated", "curriculum", "credit", "turn_discount", "mismatch_correction", "mismatch_cap"),
     }
 )
 """Settings of GRPO that have no meaning where episodes are not compared."""

@@ -32,7 +32,7 @@ from agile_gym.learner.sharding import (
     save_shards,
     set_local_state,
 )
-from agile_gym.learner.updating import ProcessGroup, Reference, StepOptions, Updater
+from agile_gym.learner.updating import SUPERVISED, ProcessGroup, Reference, StepOptions, Updater
 from agile_gym.models.scoring import PreparedSegment
 
 __all__ = ["COMPLETE", "TokenLearner", "check_learner_class", "make_learner_connector"]
@@ -132,6 +132,8 @@ class TokenLearner(TorchLearner):
             micro_batch_tokens=config.micro_batch_tokens,
             grad_clip=config.grad_clip,
             autocast=resolve_autocast(module.options, on_gpu=device.type == "cuda"),
+            correction=config.correction,
+            correction_cap=config.mismatch_cap,
         )
         scorer = module.scorer(temperature=config.temperature)
         return Updater(
@@ -172,8 +174,11 @@ class TokenLearner(TorchLearner):
         start = time.perf_counter()
         logged: list[dict[str, float]] = []
         skipped, empty = self._updater.skipped, self._updater.empty
-        module.model.train()
+        compared: dict[str, float] = {}
         try:
+            if config.loss != SUPERVISED and config.correction != "none":
+                compared = self._updater.compare(samples)
+            module.model.train()
             for epoch in range(config.num_epochs):
                 for number in range(config.num_minibatches):
                     rate = self._set_learning_rate()
@@ -185,8 +190,9 @@ class TokenLearner(TorchLearner):
             self._updater.forget()  # the next samples show others, and would fill the memory
         metrics = _mean(logged)
         first = next((entry for entry in logged if entry.get("tokens")), {})  # the weights are still the sampler's
-        metrics["max_log_ratio_first"] = first.get("max_log_ratio", 0.0)
-        metrics["approx_kl_first"] = first.get("approx_kl", 0.0)
+        metrics["max_log_ratio_first"] = compared.get("max_mismatch", first.get("max_log_ratio", 0.0))
+        metrics["approx_kl_first"] = compared.get("mismatch_kl", first.get("approx_kl", 0.0))
+        metrics |= compared
         metrics["skipped_steps"] = float(self._updater.skipped - skipped)
         metrics["empty_steps"] = float(self._updater.empty - empty)
         metrics[_STEPS] = float(self._steps)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from agile_gym.interruption import own_threads
+from agile_gym.learner.correction import mismatch, mismatch_weights
 from agile_gym.learner.data import Sample, micro_batches
 from agile_gym.learner.losses import LOSSES, LossResult, sft
 from agile_gym.learner.ratios import LossStats, TokenBatch, Totals
@@ -141,6 +142,8 @@ class StepOptions:
         micro_batch_tokens: Tokens of a micro-batch at most, padding included; a single sample may have more.
         grad_clip: Largest norm of the gradient, or None.
         autocast: ``"bfloat16"`` computes matrix products in it; None does not.
+        correction: Correction of the mismatch; one of `agile_gym.learner.correction.CORRECTIONS`.
+        correction_cap: Its largest ratio.
     """
 
     loss: str
@@ -148,6 +151,8 @@ class StepOptions:
     micro_batch_tokens: int = 16384
     grad_clip: float | None = 1.0
     autocast: str | None = None
+    correction: str = "none"
+    correction_cap: float = 3.0
 
 
 class Updater:
@@ -180,8 +185,47 @@ class Updater:
         self._options = options
         self._process_group = process_group
         self._reference = reference
+        self._compared: dict[int, tuple[Tensor, Tensor]] = {}
         self.skipped = 0
         self.empty = 0
+
+    def compare(self, samples: Sequence[Sample]) -> dict[str, float]:
+        """Compare the sampler's log-probabilities with those of the weights as they are, before the first step.
+
+        With a correction, the steps that follow until `forget` start from the latter, and weight the tokens' losses.
+
+        Args:
+            samples: This learner's shard of all minibatches, which may be empty.
+
+        Returns:
+            The mismatch of all learners, by token; see `agile_gym.learner.correction.mismatch`. Empty without tokens.
+        """
+        options, scorer = self._options, self._scorer
+        sums: dict[str, Tensor] = {}
+        given: dict[str, Any] = {"correction": options.correction, "cap": options.correction_cap}
+        with own_threads(scorer.vlm.model), torch.no_grad():
+            for micro in micro_batches(samples, options.micro_batch_tokens):
+                rows = [scorer.prepare(sample.segment, sample.images) for sample in micro]
+                with autocast(options.autocast, scorer.vlm.device):
+                    scores = scorer(rows)
+                old = self._sampled(micro, scores.loss_mask)
+                logps, mask = scores.logps, scores.loss_mask
+                weights = mismatch_weights(logps, old, mask, **given)
+                for row, sample in enumerate(micro):
+                    length = len(sample.segment.ids)
+                    self._compared[id(sample)] = (logps[row, :length], weights[row, :length])
+                for name, value in mismatch(logps, old, mask, **given).items():
+                    known = sums.get(name, torch.zeros_like(value))
+                    sums[name] = torch.maximum(known, value) if name.startswith("max_") else known + value
+        nothing = torch.zeros(1, 1)
+        names = list(mismatch(nothing, nothing, nothing.bool(), **given))  # a learner may have no samples
+        values = [sums.get(name, torch.zeros((), dtype=torch.float64)).cpu() for name in names]
+        added, largest = self._process_group.reduce(torch.stack(values[:-1]), torch.stack(values[-1:]))
+        told = dict(zip(names, [*added.tolist(), *largest.tolist()], strict=True))
+        tokens = told.pop("tokens")
+        if not tokens:
+            return {}
+        return {name: value if name.startswith("max_") else value / tokens for name, value in told.items()}
 
     def step(self, samples: Sequence[Sample]) -> dict[str, float]:
         """Take a step.
@@ -220,7 +264,8 @@ class Updater:
         return {**self._metrics(stats), "grad_norm": norm}
 
     def forget(self) -> None:
-        """Drop the images of samples that were trained on."""
+        """Drop the images of samples that were trained on, and how they compared."""
+        self._compared = {}
         self._scorer.forget()
 
     def _loss(self, micro: Sequence[Sample], totals: Totals) -> LossResult:
@@ -233,22 +278,35 @@ class Updater:
         if options.loss == SUPERVISED:
             return sft(scores.logps, scores.loss_mask, totals, entropies=scores.entropies)
         shape = tuple(scores.loss_mask.shape)
-        old, advantages = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        advantages = np.zeros(shape, np.float32)
         for row, sample in enumerate(micro):
             segment = sample.segment
-            old[row, : len(segment.ids)] = segment.logps
             if segment.advantages is not None:
                 advantages[row, : len(segment.ids)] = segment.advantages
+        old, weights = self._sampled(micro, scores.loss_mask), None
+        if self._compared:
+            weights = torch.ones(shape, device=device)
+            for row, sample in enumerate(micro):
+                logps, factors = self._compared[id(sample)]
+                old[row, : len(logps)], weights[row, : len(logps)] = logps, factors
         batch = TokenBatch(
             scores.logps,
-            torch.from_numpy(old).to(device),
+            old,
             scores.loss_mask,
             torch.from_numpy(advantages).to(device),
             lengths=torch.tensor([sample.length for sample in micro], device=device),
             ref_logps=None if self._reference is None else self._reference(rows),
             entropies=scores.entropies,
+            weights=weights,
         )
         return LOSSES[options.loss](batch, totals, **options.loss_options)
+
+    def _sampled(self, micro: Sequence[Sample], loss_mask: Tensor) -> Tensor:
+        """Return the sampler's log-probabilities of samples, in the shape of their loss mask (B, T)."""
+        old = np.zeros(tuple(loss_mask.shape), np.float32)
+        for row, sample in enumerate(micro):
+            old[row, : len(sample.segment.ids)] = sample.segment.logps
+        return torch.from_numpy(old).to(loss_mask.device)
 
     def _metrics(self, stats: LossStats | None) -> dict[str, float]:
         """Return the metrics of all learners; one that had nothing to do has none of its own."""

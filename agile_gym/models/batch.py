@@ -245,6 +245,14 @@ class Generator(Protocol):
         """
         ...
 
+    def take_weights(self) -> None:
+        """Take over the model's weights, after they have changed."""
+        ...
+
+    def reset(self) -> None:
+        """Drop what was kept for contexts that do not go on."""
+        ...
+
 
 class HFGenerator:
     """Generator of turns with a Hugging Face model in this process.
@@ -274,6 +282,12 @@ class HFGenerator:
         self._stop = StopTexts(chat, options.stop)
         self._filler = int(self.forbidden.logical_not().nonzero()[0])  # one that stands for no image
         self._reach = attention_reach(vlm.text_config)
+
+    def take_weights(self) -> None:
+        """Do nothing: the weights are the model's own."""
+
+    def reset(self) -> None:
+        """Do nothing: contexts hold their caches."""
 
     @torch.inference_mode()
     def generate(self, contexts: Sequence[Context], rngs: Sequence[np.random.Generator]) -> list[Generated]:

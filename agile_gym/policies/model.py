@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,11 @@ from agile_gym.policies.base import GivenUp, Observation, slot_of
 from agile_gym.transcripts.record import PolicyRecord, TurnUsage
 
 if TYPE_CHECKING:
+    from agile_gym.models.batch import Generator
+    from agile_gym.models.chat import ChatFormat
     from agile_gym.models.inputs import Reader
+    from agile_gym.models.loading import VLM
+    from agile_gym.models.sampling import SamplingOptions
 
 __all__ = ["HFVLMPolicy"]
 
@@ -64,6 +68,8 @@ class HFVLMPolicy:
         system: str | None = None,
         window: int | None = None,
         reuse_cache: bool = True,
+        engine: Any = "hf",  # noqa: ANN401 -- a name, or a VLLMEngine
+        engine_options: Mapping[str, Any] | None = None,
         seed: int | None = 0,
         **sampling: Any,  # noqa: ANN401 -- see SamplingOptions
     ) -> None:
@@ -78,6 +84,9 @@ class HFVLMPolicy:
             system: A system prompt, or None.
             window: Number of turns of feedback whose images are kept; older ones become words. None keeps all.
             reuse_cache: True to keep the key-value cache from turn to turn.
+            engine: Engine that writes: ``"hf"``, transformers with this library's own cache; ``"vllm"``; or an
+                `agile_gym.models.vllm_engine.VLLMEngine` with this model's weights, which several policies may share.
+            engine_options: Arguments of ``vllm.LLM`` for ``"vllm"``, such as ``max_model_len``.
             seed: Seed of sampling, until `reset` is called.
             **sampling: ``temperature``, ``top_p``, ``top_k``, ``max_new_tokens`` and ``stop``; see
                 `agile_gym.models.SamplingOptions`.
@@ -86,6 +95,8 @@ class HFVLMPolicy:
             ModelError: If the model, its processor or its adapter cannot be used.
             ConfigurationError: If an option is not allowed.
             MissingDependencyError: If a package is missing.
+
+        With vLLM, the model itself may stay on the CPU (``device="cpu"``): vLLM has a copy of its weights.
         """
         import_optional("torch", extra="vlm", purpose="run a vision-language model")
         from agile_gym.models.batch import HFGenerator
@@ -122,7 +133,12 @@ class HFVLMPolicy:
         self.chat = ChatFormat(self.vlm.processor, system=system)
         self.window = window
         self._system = system
-        self._generator = HFGenerator(self.vlm, self.chat, self.options, reuse_cache=reuse_cache)
+        if engine == "hf":
+            if engine_options:
+                raise ConfigurationError("engine_options are those of vLLM; set engine='vllm', or leave them out.")
+            self._generator: Generator = HFGenerator(self.vlm, self.chat, self.options, reuse_cache=reuse_cache)
+        else:
+            self._generator = _vllm_generator(self.vlm, self.chat, self.options, engine, engine_options)
         self.reset(seed)
 
     def reset(self, seed: int | None = None) -> None:
@@ -134,6 +150,17 @@ class HFVLMPolicy:
         self._seed = int(np.random.SeedSequence(check_seed(seed)).generate_state(1)[0])
         self._begun = 0
         self._episodes: dict[int, _Episode] = {}
+
+    def take_weights(self) -> None:
+        """Write with the model's weights as they are now; called after they have changed.
+
+        Episodes that have begun are dropped: what was computed of them is that of the old weights.
+
+        Raises:
+            ModelError: If the engine does not take them.
+        """
+        self._episodes = {}
+        self._generator.take_weights()
 
     def act(self, observations: Sequence[Observation], infos: Sequence[dict[str, Any]]) -> list[str]:
         """Write the next turn of each episode.
@@ -264,6 +291,21 @@ class HFVLMPolicy:
             seed = int(np.random.SeedSequence([self._seed, self._begun]).generate_state(1)[0])
         self._begun += 1
         return _Episode(Context(window=self.window), seed)
+
+
+def _vllm_generator(vlm: VLM, chat: ChatFormat, options: SamplingOptions, engine: Any, given: Any) -> Generator:  # noqa: ANN401 -- as in `HFVLMPolicy`
+    """Return a generator of vLLM's."""
+    if isinstance(engine, str) and engine != "vllm":
+        raise ConfigurationError(f"engine={engine!r} is not allowed. {did_you_mean(engine, ('hf', 'vllm'))}")
+    from agile_gym.models.vllm_engine import VLLMEngine, VLLMGenerator
+
+    if isinstance(engine, VLLMEngine):
+        if engine.vlm.model is not vlm.model:
+            raise ConfigurationError("engine: this VLLMEngine has the weights of another model.")
+        return VLLMGenerator(engine, chat, options)
+    if isinstance(engine, str):
+        return VLLMGenerator(VLLMEngine(vlm, chat, options=given), chat, options)
+    raise ConfigurationError(f"engine={engine!r:.200} is not allowed; give 'hf', 'vllm' or a VLLMEngine.")
 
 
 class _Episode:

@@ -24,7 +24,7 @@ from agile_gym.coldstart.config import EXPERT, ColdStartConfig, prepare
 from agile_gym.envs.contract import find_env, probe_env
 from agile_gym.envs.jigsaw.config import JigsawConfig, resolve
 from agile_gym.envs.jigsaw.env import open_source
-from agile_gym.errors import ConfigurationError, one_line, require
+from agile_gym.errors import ConfigurationError, MissingDependencyError, one_line, require
 from agile_gym.evaluation.run import prepare_plan
 from agile_gym.images.sources import check_fraction
 from agile_gym.interruption import STOP_SIGNALS, StopSignals, stops_blocked
@@ -293,6 +293,7 @@ def check_settings(settings: RunSettings, *, elsewhere: bool = False) -> None:
         plan = stages.evaluation_plan(settings, options.path)
     with naming("evaluation"):
         prepare_plan(plan)
+    _check_engine(options, grpo)
     if options.path != TINY:
         with naming("model", "path", options.path):
             _check_files(options.path)
@@ -380,6 +381,9 @@ def _check_tokens(settings: RunSettings, grpo: Any) -> None:  # noqa: ANN401 -- 
     context = getattr(load_config(options.path).get_text_config(), "max_position_embeddings", None)
     if not isinstance(context, int) or grpo.policy_class is not None:
         return
+    longest: object = (grpo.engine_options or {}).get("max_model_len")
+    limited = isinstance(longest, int) and longest < context
+    context = longest if isinstance(longest, int) and limited else context
     chat = ChatFormat(load_processor(options.path), system=options.system)
     for task in stages.tasks_of(settings):
         given = stages.environment_options(settings, test=False) | task.env_options()
@@ -390,11 +394,27 @@ def _check_tokens(settings: RunSettings, grpo: Any) -> None:  # noqa: ANN401 -- 
         if least > context:
             look = max((entry.board for entry in plan.feedback), default=0)
             raise ConfigurationError(
-                f"[model] path = {options.path!r}: its context of {context:,} tokens is too short for an episode of "
+                f"[model] path = {options.path!r}: its context of {context:,} tokens"
+                f"{' (max_model_len in [grpo] engine_options)' if limited else ''} is too short for an episode of "
                 f"{plan.turns} turns: it takes {least:,} even if turns are written in {plan.shortest_turn:,}, with "
                 f"{plan.opening:,} of the prompt and {look:,} of each look. Set a smaller image_size or fewer "
                 "max_turns in [environment], or [grpo] window, so that only the last images stay in the context."
             )
+
+
+def _check_engine(options: ModelOptions, grpo: Any) -> None:  # noqa: ANN401 -- a GRPOConfig
+    """Check that vLLM is installed, if it is to write turns, and takes the model."""
+    if grpo.engine == "vllm" and grpo.policy_class is None:
+        from agile_gym.models.loading import load_config
+        from agile_gym.models.vllm_inputs import check_family
+
+        if find_spec("vllm") is None:
+            raise MissingDependencyError(
+                "[grpo] engine = 'vllm' needs the package 'vllm'. Install it with: pip install 'agile-gym[vllm]' "
+                "-c constraints-vllm.txt; or set engine = 'hf'."
+            )
+        if options.path != TINY:
+            check_family(load_config(options.path).model_type, options.path)
 
 
 def _check_packages(options: ModelOptions) -> None:

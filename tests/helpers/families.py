@@ -51,7 +51,8 @@ def _ids(tokenizer):
     }
 
 
-def qwen2_5_vl():
+def qwen2_5_vl(*, head=8):
+    """Qwen2.5-VL, with heads of a width; vLLM takes those of 32 and more on a CPU."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
     tokenizer = _chatml_tokenizer("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -61,14 +62,15 @@ def qwen2_5_vl():
         text_config={
             **TEXT,
             **_ids(tokenizer),
-            "rope_parameters": {"rope_type": "default", "mrope_section": _mrope_section(), "rope_theta": 10000.0},
+            "hidden_size": 4 * head,
+            "rope_parameters": {"rope_type": "default", "mrope_section": _mrope_section(head), "rope_theta": 10000.0},
         },
         vision_config={
             "depth": 2,
-            "hidden_size": 32,
+            "hidden_size": 4 * head,
             "intermediate_size": 64,
             "num_heads": 4,
-            "out_hidden_size": TEXT["hidden_size"],
+            "out_hidden_size": 4 * head,
             "fullatt_block_indexes": [1],
             "window_size": 56,
         },
@@ -77,7 +79,8 @@ def qwen2_5_vl():
     return Qwen2_5_VLForConditionalGeneration(config), processor
 
 
-def qwen3_vl():
+def qwen3_vl(*, head=8):
+    """Qwen3-VL, with heads of a width; see `qwen2_5_vl`."""
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
     tokenizer = _chatml_tokenizer("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -87,20 +90,21 @@ def qwen3_vl():
         text_config={
             **TEXT,
             **_ids(tokenizer),
-            "head_dim": 8,
+            "hidden_size": 4 * head,
+            "head_dim": head,
             "rope_parameters": {
                 "rope_type": "default",
-                "mrope_section": [2, 1, 1],
+                "mrope_section": [head // 4, head // 8, head // 8],
                 "mrope_interleaved": True,
                 "rope_theta": 10000.0,
             },
         },
         vision_config={
             "depth": 3,
-            "hidden_size": 32,
+            "hidden_size": 4 * head,
             "intermediate_size": 64,
             "num_heads": 4,
-            "out_hidden_size": 32,
+            "out_hidden_size": 4 * head,
             "num_position_embeddings": 64,
             "deepstack_visual_indexes": [0, 1],
         },
@@ -109,8 +113,8 @@ def qwen3_vl():
     return Qwen3VLForConditionalGeneration(config), processor
 
 
-def _mrope_section():
-    half = TEXT["hidden_size"] // TEXT["num_attention_heads"] // 2
+def _mrope_section(head):
+    half = head // 2
     return [half - 2 * (half // 3), half // 3, half // 3]
 
 

@@ -52,7 +52,7 @@ ALLOWED = {
     "grpo": {
         "clip_high": [0, 1.5], "clip_low": [0], "curriculum": [True], "filter_zero_variance_groups": [True],
         "entropy_coef": [0, 1.5], "iterations": [0], "kl_coef": [0, 1.5], "leave_one_out": [True],
-        "mask_truncated": [True], "resample_rounds": [0], "tasks": [[]], "turn_discount": [0],
+        "mask_truncated": [True], "mismatch_cap": [1.5], "resample_rounds": [0], "tasks": [[]], "turn_discount": [0],
     },
     "evaluation": {"blank_looks": [True], "interval": [0], "seed": [0]},
     "resources": {
@@ -63,7 +63,8 @@ ALLOWED = {
 }  # fmt: skip
 """Values of `BAD` that the documentation of each setting allows."""
 OF_BOTH = {
-    "check_resources": [True], "grad_clip": [1.5, HUGE], "learner_snapshots": [True], "lr": [1.5], "min_lr_ratio": [0],
+    "check_resources": [True], "engine_options": [{}],
+    "grad_clip": [1.5, HUGE], "learner_snapshots": [True], "lr": [1.5], "min_lr_ratio": [0],
     "lr_warmup_steps": [0], "reuse_cache": [True], "temperature": [1.5], "weight_decay": [0, 1.5],
 }  # fmt: skip
 """The same, of the settings that supervised training and GRPO share."""

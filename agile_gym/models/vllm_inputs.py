@@ -1,0 +1,120 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# The types of torch and transformers are incomplete.
+"""Weights, images and arguments as vLLM takes them: names of parameters, merged adapters, places of images, checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from agile_gym.errors import ConfigurationError, ModelError
+from agile_gym.models.chat import Chunk
+
+__all__ = ["FAMILIES", "check_family", "check_options", "image_ranges", "named_weights", "vllm_name"]
+
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava")
+"""Types of models that vLLM takes with this library's pixels, as tests check."""
+_ONE_PROCESS = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+_FIXED = (
+    *("model", "tokenizer", "load_format", "logprobs_mode", "logits_processors", "additional_config", "quantization"),
+    *("mm_processor_cache_gb", "mm_device_do_normalize", "skip_tokenizer_init", "trust_remote_code", "enable_lora"),
+    "enable_prefix_caching",
+)
+"""Arguments of vLLM that this module sets."""
+_NAMES = (
+    # (type of model, part of a name in transformers, the same in vLLM)
+    ("llava", "vision_tower.embeddings", "vision_tower.vision_model.embeddings"),
+    ("llava", "vision_tower.encoder", "vision_tower.vision_model.encoder"),
+    ("llava", "vision_tower.post_layernorm", "vision_tower.vision_model.post_layernorm"),
+)
+"""Names of parameters that vLLM does not map itself."""
+
+
+def vllm_name(name: str, model_type: str) -> str:
+    """Return the name that vLLM knows a parameter of transformers by.
+
+    Args:
+        name: Name of the parameter, without an adapter's parts.
+        model_type: The model's type.
+    """
+    for kind, ours, theirs in _NAMES:
+        if kind == model_type:
+            name = name.replace(ours, theirs)
+    return name
+
+
+def named_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:  # noqa: ANN401 -- transformers is untyped
+    """Yield the weights of a model as vLLM names them, with an adapter merged into those that it changes.
+
+    Tied weights are yielded under each of their names. The model is left as it is.
+
+    Args:
+        model: A Hugging Face model, or a PEFT model with one LoRA adapter.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    kind = base.config.model_type
+    adapted = {
+        f"{name}.weight": layer
+        for name, layer in base.named_modules()
+        if hasattr(layer, "base_layer") and hasattr(layer, "get_delta_weight")
+    }
+    for full, tensor in base.state_dict().items():
+        if "lora_" in full:
+            continue
+        name = full.replace(".base_layer.", ".")
+        layer = adapted.get(name)
+        if layer is not None and not layer.disable_adapters and not layer.merged:
+            for adapter in layer.active_adapters:
+                if adapter in layer.lora_A or adapter in layer.lora_embedding_A:
+                    tensor = tensor + layer.get_delta_weight(adapter).to(tensor)
+        yield vllm_name(name, kind), tensor.detach()
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Check arguments for vLLM that this library cannot hand on.
+
+    Raises:
+        ConfigurationError: If there is one.
+    """
+    for name in options:
+        if name in _FIXED:
+            raise ConfigurationError(f"engine_options: {name!r} is set by this library, as it follows from the model.")
+    for name in _ONE_PROCESS:
+        if options.get(name, 1) != 1:
+            raise ConfigurationError(
+                f"engine_options: {name}={options[name]!r} is not supported; each runner plays on one GPU. Set more "
+                "runners instead."
+            )
+
+
+def check_family(model_type: str, name: str) -> None:
+    """Check that vLLM can write turns of a type of model with this library's pixels.
+
+    Raises:
+        ModelError: If it cannot.
+    """
+    if model_type not in FAMILIES:
+        raise ModelError(
+            f"{name!r} is a model of the type {model_type!r}, which engine='vllm' does not take; it takes "
+            f"{', '.join(map(repr, FAMILIES))}. Set engine='hf'."
+        )
+
+
+def image_ranges(chunk: Chunk) -> list[tuple[int, int]]:
+    """Return place and number of the placeholders of each image of a chunk.
+
+    Raises:
+        ModelError: If they cannot be told apart.
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], chunk.is_image, [False]]).astype(np.int8)))
+    runs = [(int(start), int(end - start)) for start, end in edges.reshape(-1, 2)]
+    if len(runs) == chunk.images:
+        return runs
+    total = sum(length for _, length in runs)
+    each, rest = divmod(total, chunk.images)
+    if rest or any(length % each for _, length in runs):
+        raise ModelError(f"{total} image placeholders in {len(runs)} stretches cannot be told apart as images.")
+    return [(start + number * each, each) for start, length in runs for number in range(length // each)]
