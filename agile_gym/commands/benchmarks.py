@@ -128,15 +128,7 @@ def eval_benchmarks(
 
 
 def _files(options: argparse.Namespace) -> dict[str, Path]:
-    from agile_gym.questions.opening import find_benchmarks, get_benchmark
+    from agile_gym.questions.opening import find_benchmarks, name_files
 
     found = {} if options.benchmarks is None else find_benchmarks(options.benchmarks)
-    given: dict[str, Path] = {}
-    for text in options.benchmark or ():
-        key, equals, file = text.partition("=")
-        if not equals or not file:
-            raise ConfigurationError(f"--benchmark {text} is not of the form NAME=FILE, such as mmvp=MMVP.tsv.")
-        if get_benchmark(key).key in given:
-            raise ConfigurationError(f"--benchmark {text}: {key} is given twice; leave one of the two out.")
-        given[key] = Path(file)
-    return {**found, **given}
+    return {**found, **name_files(options.benchmark or (), "--benchmark")}

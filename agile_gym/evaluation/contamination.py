@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,13 +11,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from agile_gym.errors import printable
+from agile_gym.errors import ConfigurationError, printable
 from agile_gym.evaluation.run import EpisodeResult
+from agile_gym.files import write_text
+from agile_gym.images.formats import describe_error
 from agile_gym.images.sources import ImageCollection, ImageSource, alike_images, is_copy
 from agile_gym.questions.opening import BENCHMARKS, open_questions
 from agile_gym.questions.records import MAX_PIXELS, Picture
 
 __all__ = [
+    "OVERLAPS",
     "BenchmarkOverlap",
     "Match",
     "Overlap",
@@ -25,8 +29,12 @@ __all__ = [
     "find_overlap",
     "find_training_pictures",
     "overlap_text",
+    "read_overlaps",
+    "write_overlaps",
 ]
 
+OVERLAPS = "training_images.json"
+"""File of a run that has the training images among the pictures of benchmarks."""
 SHOWN = 10
 """Matches that are printed; all are in the results."""
 
@@ -276,3 +284,43 @@ def overlap_text(overlaps: Mapping[str, BenchmarkOverlap]) -> str:
     if unread:
         lines.append(f"{unread:,} training images could not be read, and were compared by their bytes alone.")
     return "\n".join(lines)
+
+
+def write_overlaps(path: Path, overlaps: Mapping[str, BenchmarkOverlap]) -> None:
+    """Write the result of `find_training_pictures` to a JSON file.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    with write_text(path) as file:
+        file.write(json.dumps([asdict(one) for one in overlaps.values()], indent=1) + "\n")
+
+
+def read_overlaps(path: Path) -> dict[str, BenchmarkOverlap]:
+    """Read the result of `write_overlaps`.
+
+    Raises:
+        ConfigurationError: If it is none.
+    """
+    try:
+        found = [_overlap(value) for value in json.loads(path.read_text("utf-8"))]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ConfigurationError(
+            f"{path} does not hold the training images among benchmarks' pictures ({describe_error(error)}). Remove it."
+        ) from error
+    return {one.benchmark: one for one in found}
+
+
+def _overlap(value: Any) -> BenchmarkOverlap:  # noqa: ANN401 -- any value
+    """Read one benchmark of `write_overlaps`; errors are those of Python."""
+    matches: list[PictureMatch] = []
+    for match in value["matches"]:
+        kind: Kind = "same" if match["kind"] == "same" else "copy"
+        questions = tuple(map(str, match["questions"]))
+        matches.append(PictureMatch(str(match["name"]), str(match["training_name"]), kind, questions))
+    names = ("pictures", "questions", "training_images", "unread")
+    if value["benchmark"] not in BENCHMARKS or not all(type(value[name]) is int for name in names):
+        raise ValueError("a value that it cannot have")
+    pictures, questions, images, unread = (value[name] for name in names)
+    affected = tuple(map(str, value["affected"]))
+    return BenchmarkOverlap(value["benchmark"], pictures, questions, images, unread, tuple(matches), affected)

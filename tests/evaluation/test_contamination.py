@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from agile_gym.cli import main
+from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation.benchmarks import plan_benchmark, score_benchmark
-from agile_gym.evaluation.contamination import find_training_pictures
+from agile_gym.evaluation.contamination import find_training_pictures, read_overlaps, write_overlaps
 from agile_gym.evaluation.run import evaluate
 from agile_gym.images.folder import PHOTOGRAPHS
 from agile_gym.images.opening import open_images
@@ -117,3 +118,15 @@ def test_the_command_reports_them(planted, tmp_path, monkeypatch, capsys):
     assert [one["overlap"]["affected"] for one in scores] == [["0", "1"], ["1", "2"], []]
     report = json.loads((tmp_path / "agile-eval-vstar.json").read_text("utf-8"))
     assert [one["training_name"] for one in report["training_overlap"]["matches"]] == ["same.jpg", "small.jpg"]
+
+
+def test_it_is_read_as_it_was_written(planted, tmp_path):
+    files, training = planted
+    found = find_training_pictures(files, open_images(str(training)))
+    path = tmp_path / "found.json"
+    write_overlaps(path, found)
+    assert read_overlaps(path) == found
+    for text in ("{", "[1]", "{}x", '[{"benchmark": "mmvp"}]', path.read_text("utf-8").replace('"vstar"', '"other"')):
+        path.write_text(text, "utf-8")
+        with pytest.raises(ConfigurationError, match="Remove it"):
+            read_overlaps(path)
