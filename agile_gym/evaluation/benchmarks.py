@@ -14,6 +14,7 @@ from typing import Any
 
 from agile_gym.envs.questions import UNREADABLE
 from agile_gym.errors import ConfigurationError, printable
+from agile_gym.evaluation.contamination import BenchmarkOverlap, overlap_text
 from agile_gym.evaluation.metrics import Estimate, bootstrap_mean
 from agile_gym.evaluation.plan import EnvironmentEntry, EvaluationPlan
 from agile_gym.evaluation.report import grid_lines, short_name
@@ -99,6 +100,8 @@ class BenchmarkScore:
         expected: Questions that the benchmark has.
         skipped: Questions that cannot be asked.
         rule: Name of the rule for answers.
+        overlap: Training images among its pictures; None if no training images were given.
+        unseen: Fraction right of the questions that show none of these; None if there are no such questions.
     """
 
     key: str
@@ -109,6 +112,8 @@ class BenchmarkScore:
     expected: int
     skipped: tuple[Skipped, ...]
     rule: str
+    overlap: BenchmarkOverlap | None = None
+    unseen: float | None = None
 
 
 def counted(results: Iterable[EpisodeResult]) -> list[EpisodeResult]:
@@ -124,7 +129,9 @@ def _faults(results: Iterable[EpisodeResult]) -> dict[int, str]:
     return {number: label.removeprefix(UNREADABLE) for number, label in sorted(labels.items())}
 
 
-def score_benchmark(plan: EvaluationPlan, results: Iterable[EpisodeResult], rule: str) -> BenchmarkScore:
+def score_benchmark(
+    plan: EvaluationPlan, results: Iterable[EpisodeResult], rule: str, overlap: BenchmarkOverlap | None = None
+) -> BenchmarkScore:
     """Compute a benchmark's scores from its finished episodes.
 
     Of questions that were asked several times, the tables are the means over the samples. Questions with a picture that
@@ -134,6 +141,7 @@ def score_benchmark(plan: EvaluationPlan, results: Iterable[EpisodeResult], rule
         plan: Result of `plan_benchmark`.
         results: The episodes.
         rule: Name of the rule for answers.
+        overlap: Training images among the benchmark's pictures, if they were looked for.
 
     Raises:
         ConfigurationError: If no episode is there.
@@ -156,6 +164,8 @@ def score_benchmark(plan: EvaluationPlan, results: Iterable[EpisodeResult], rule
         for sample in sorted({result.sample for result in ordered})
     ]
     right = [float(result.solved) for result in ordered]
+    seen = frozenset(() if overlap is None else overlap.affected)
+    unseen = [result.solved for result in ordered if opened.asked[result.episode].id not in seen]
     return BenchmarkScore(
         key,
         fmean(figure for figure, _ in scored),
@@ -165,6 +175,8 @@ def score_benchmark(plan: EvaluationPlan, results: Iterable[EpisodeResult], rule
         BENCHMARKS[key].count,
         tuple(skipped),
         rule,
+        overlap,
+        None if overlap is None or not unseen else fmean(unseen),
     )
 
 
@@ -215,12 +227,24 @@ def format_benchmarks(scores: Sequence[BenchmarkScore], policy: str) -> str:
         ["  questions", *(str(one.asked) for one in scores), ""],
         ["  skipped", *(str(len(one.skipped)) for one in scores), ""],
     ]
+    if any(one.overlap for one in scores):
+        rows += [
+            ["  show training images", *(str(len(one.overlap.affected)) if one.overlap else "" for one in scores), ""],
+            [
+                "  right, of the others",
+                *("" if one.unseen is None else f"{100 * one.unseen:.1f}" for one in scores),
+                "",
+            ],
+        ]
     for model, values in paper_rows().items():
         paper = [values[title] for title in titles]
         rows.append([f"paper: {model}", *(f"{value:.1f}" for value in paper), f"{fmean(paper):.1f}"])
     parts = [f"Benchmarks (%)\n{grid_lines(['', *titles, 'mean'], rows)}"]
     for one in scores:
         parts.append(_own_table(one))
+    overlaps = {one.key: one.overlap for one in scores if one.overlap}
+    if overlaps:
+        parts.append(f"Training images\n{overlap_text(overlaps)}")
     parts.append(
         "Intervals: 95% of the questions that are right, by the bootstrap over first pictures. HallusionBench's figure "
         "is the mean of aAcc, fAcc and qAcc; MMVP's counts questions, with pairs in its own table; BLINK's weighs each "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +14,15 @@ from agile_gym.questions.records import Question, Questions, Skipped
 from agile_gym.questions.spool import Spool
 from agile_gym.questions.tables import Row, TsvTable, parquet_columns, parquet_rows
 
-__all__ = ["BENCHMARKS", "Benchmark", "find_benchmarks", "get_benchmark", "open_questions", "read_questions"]
+__all__ = [
+    "BENCHMARKS",
+    "Benchmark",
+    "find_benchmarks",
+    "get_benchmark",
+    "name_files",
+    "open_questions",
+    "read_questions",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +82,27 @@ def get_benchmark(key: str) -> Benchmark:
     if key not in BENCHMARKS:
         raise ConfigurationError(f"There is no benchmark {key!r:.80}. {did_you_mean(key, BENCHMARKS)}")
     return BENCHMARKS[key]
+
+
+def name_files(given: Iterable[str], option: str) -> dict[str, Path]:
+    """Return benchmarks' files by key.
+
+    Args:
+        given: Texts of the form ``NAME=FILE``.
+        option: Name of the option that has them, for errors.
+
+    Raises:
+        ConfigurationError: If one is not of that form, or a benchmark is not known, or is given twice.
+    """
+    files: dict[str, Path] = {}
+    for text in given:
+        key, equals, file = text.partition("=")
+        if not equals or not file:
+            raise ConfigurationError(f"{option} {text} is not of the form NAME=FILE, such as mmvp=MMVP.tsv.")
+        if get_benchmark(key).key in files:
+            raise ConfigurationError(f"{option} {text}: {key} is given twice; leave one of the two out.")
+        files[key] = Path(file)
+    return files
 
 
 _PARQUET_COLUMNS = {
