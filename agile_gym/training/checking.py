@@ -24,7 +24,7 @@ from agile_gym.coldstart.config import EXPERT, ColdStartConfig, prepare
 from agile_gym.envs.contract import find_env, probe_env
 from agile_gym.envs.jigsaw.config import JigsawConfig, resolve
 from agile_gym.envs.jigsaw.env import open_source
-from agile_gym.errors import ConfigurationError, MissingDependencyError, one_line, require
+from agile_gym.errors import ConfigurationError, one_line, require
 from agile_gym.evaluation.run import prepare_plan
 from agile_gym.images.sources import check_fraction
 from agile_gym.interruption import STOP_SIGNALS, StopSignals, stops_blocked
@@ -409,13 +409,10 @@ def _check_engine(options: ModelOptions, grpo: Any) -> None:  # noqa: ANN401 -- 
     """Check that vLLM is installed, if it is to write turns, and takes the model."""
     if grpo.engine == "vllm" and grpo.policy_class is None:
         from agile_gym.models.loading import load_config
-        from agile_gym.models.vllm_inputs import check_family
+        from agile_gym.models.vllm_inputs import check_family, check_installed
 
-        if find_spec("vllm") is None:
-            raise MissingDependencyError(
-                "[grpo] engine = 'vllm' needs the package 'vllm'. Install it with: pip install 'agile-gym[vllm]' "
-                "-c constraints-vllm.txt; or set engine = 'hf'."
-            )
+        with naming("grpo"):
+            check_installed()
         if options.path != TINY:
             check_family(load_config(options.path).model_type, options.path)
 
