@@ -200,7 +200,9 @@ class TrainingRun:
                     self._table.update(self._log.add("vision", entry.step, figures))
                 self._stops.check()
 
-            target, probes = run_vision_pretraining(folder, images, config, begin, progress)
+            target, probes = run_vision_pretraining(
+                folder, images, config, begin, progress, layers=settings.vision.layers
+            )
             for probe in probes:
                 self._table.print_above(stages.describe_probe(probe))
                 figures.update({f"probe/{probe.grid}/{name}": value for name, value in probe_figures(probe).items()})

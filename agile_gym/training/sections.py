@@ -165,6 +165,7 @@ class VisionSettings(Section):
 
     source = "agile_gym.models.tiny.pretraining:VisionPretrainingConfig"
     elsewhere = {"seed": "it is that of the run; set seed"}
+    layers: int = Field(2, ge=1, le=64, description="Layers of the vision transformer.")
 
 
 class ColdStartSettings(Section):

@@ -29,7 +29,7 @@ from agile_gym.images.sources import ImageSource
 from agile_gym.learner.groups import TaskMix
 from agile_gym.learner.options import TINY, ModelOptions
 from agile_gym.models.processors import save_processor
-from agile_gym.models.tiny.build import build_tiny
+from agile_gym.models.tiny.build import TinySizes, build_tiny
 from agile_gym.models.tiny.pretraining import (
     ProbeResult,
     StateError,
@@ -332,6 +332,7 @@ def run_vision_pretraining(
     begin: Callable[[int], None],
     progress: Callable[[VisionProgress], None],
     *,
+    layers: int = TinySizes.vision_layers,
     save_every: int = SAVE_EVERY,
 ) -> tuple[Path, list[ProbeResult]]:
     """Pretrain the tiny model's vision, from the last checkpoint on if there is one, and write the model.
@@ -342,6 +343,7 @@ def run_vision_pretraining(
         config: Settings of the stage. The seed is also the model's.
         begin: Called with the number of steps that were done before.
         progress: Called after every step. If it raises, the training is saved.
+        layers: Layers of the model's vision transformer.
         save_every: Steps from one checkpoint to the next.
 
     Returns:
@@ -351,7 +353,7 @@ def run_vision_pretraining(
         ConfigurationError: If the checkpoint cannot be read, or has other settings.
     """
     checkpoint, target = folder / "checkpoint.pt", folder / "model"
-    model, processor = build_tiny(config.seed)
+    model, processor = build_tiny(config.seed, sizes=TinySizes(vision_layers=layers))
     state = _read(checkpoint) if checkpoint.exists() else None
     folder.mkdir(parents=True, exist_ok=True)
 

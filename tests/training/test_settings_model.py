@@ -209,7 +209,7 @@ def test_the_page_of_settings_has_every_key_with_a_meaning():
     parts = dict(re.findall(r"^## \[(\w+)\]\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE))
     assert list(parts) == list(SECTIONS)
     presets = re.findall(r"`(\w+)`", next(line for line in page.splitlines() if line.startswith("| Key ")))
-    assert sorted(presets) == ["agile_3b_lora", "agile_7b", "qwen3_vl", "tiny", "tiny_crops"]
+    assert sorted(presets) == ["agile_3b_lora", "agile_7b", "qwen3_vl", "tiny", "tiny_3x3", "tiny_crops"]
     for section, text in parts.items():
         rows = [re.split(r" ?(?<!\\)\| ?", line)[1:-1] for line in text.splitlines() if line.startswith("| `")]
         assert [row[0] for row in rows] == [f"`{key}`" for key in section_class(section).model_fields]

@@ -66,6 +66,8 @@ class VisionPretrainingConfig:
         batch: Boards a step: four arrangements of each part of a photograph.
         seams: Views of single seams a step, as a share of the boards, and the weight of their loss.
         pieces: Single pieces a step, likewise.
+        exchanged: Share of the wrong boards on which two pieces are exchanged; of large boards hardly one is otherwise,
+            and they are what the end of a game looks like.
         lr: Largest learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
         warmup: Steps over which the learning rate rises. In the second half it falls to a twentieth.
@@ -83,6 +85,7 @@ class VisionPretrainingConfig:
     batch: int = 256
     seams: float = 0.125
     pieces: float = 0.125
+    exchanged: float = 0.0
     lr: float = 2e-3
     weight_decay: float = 0.05
     warmup: int = 100
@@ -106,7 +109,7 @@ class VisionPretrainingConfig:
         for name in ("steps", "batch", "probes"):
             value = getattr(self, name)
             require(is_whole(value, _MOST), name, value, f"a whole number from 1 to {_MOST:,}")
-        for name in ("seams", "pieces"):
+        for name in ("seams", "pieces", "exchanged"):
             value = getattr(self, name)
             require(is_number(value, 0, 1), name, value, "a share of the boards from 0 to 1")
         require(is_number(self.held_out, 0, 0.9), "held_out", self.held_out, "a share of the photographs from 0 to 0.9")
@@ -215,7 +218,8 @@ class ExerciseDrawer:
         config = self._config
         grid = int(self._choices.integers(len(self._drawers)))
         seams, pieces = (round(share * config.batch) for share in (config.seams, config.pieces))
-        boards = self._drawers[grid].draw(config.batch, seams=seams, pieces=pieces, varied=self._varied)
+        shares = {"varied": self._varied, "exchanged": config.exchanged}
+        boards = self._drawers[grid].draw(config.batch, seams=seams, pieces=pieces, **shares)
         return Exercise(grid, boards, self.get_state())
 
     def draw_ahead(self, count: int) -> Generator[Exercise]:

@@ -98,18 +98,21 @@ def sound(arranged: NDArray[np.int64], rows: int, cols: int) -> NDArray[np.bool_
     return (down & (after == before + cols)) | (~down & beside)
 
 
-def arrange(rng: np.random.Generator, count: int, pieces: int) -> NDArray[np.int64]:
+def arrange(rng: np.random.Generator, count: int, pieces: int, exchanged: float = 0.0) -> NDArray[np.int64]:
     """Draw arrangements: a fifth right; of the others, half shuffled, half with some pieces shuffled, from 2 to all.
 
     Args:
         rng: Source of all draws.
         count: Number of boards.
         pieces: Pieces of each.
+        exchanged: Share of the wrong boards that have two pieces exchanged instead.
 
     Returns:
         (count, pieces) int64, for each place the place where its piece belongs.
     """
     moved = np.where(rng.random(count) < _ALL, pieces, rng.integers(2, pieces + 1, count))
+    if exchanged:
+        moved[rng.random(count) < exchanged] = 2
     moved[rng.random(count) < _RIGHT] = 0
     chosen = rng.random((count, pieces)).argsort(1)  # the first ``moved`` of these places change their pieces
     columns = np.arange(pieces)
@@ -182,7 +185,9 @@ class BoardDrawer:
         """Go on with the draws from where others were."""
         set_random_state(self._rng, state)
 
-    def draw(self, count: int, *, seams: int = 0, pieces: int = 0, varied: float = 0.0) -> Boards:
+    def draw(
+        self, count: int, *, seams: int = 0, pieces: int = 0, varied: float = 0.0, exchanged: float = 0.0
+    ) -> Boards:
         """Draw some boards.
 
         Args:
@@ -190,6 +195,7 @@ class BoardDrawer:
             seams: Number of views of seams, at most that of the boards.
             pieces: Number of pieces, rounded up to whole puzzles; at most those of all parts.
             varied: Share of the parts that are changed by `vary`.
+            exchanged: Share of the wrong boards that have two pieces exchanged; 0 for those that happen to have.
         """
         rng, layout = self._rng, self._layout
         places = layout.rows * layout.cols
@@ -198,7 +204,7 @@ class BoardDrawer:
             parts = vary(parts, rng, varied)
         cells = parts.reshape(len(parts), layout.rows, layout.piece_height, layout.cols, layout.piece_width, 3)
         cells = cells.swapaxes(2, 3).reshape(len(parts), places, layout.piece_height, layout.piece_width, 3)
-        arranged = arrange(rng, count, places)
+        arranged = arrange(rng, count, places, exchanged)
         shown = np.arange(count) // BOARDS_OF_A_PART
         images = np.full((count, layout.height, layout.width, 3), WHITE, np.uint8)
         for place, (rows, cols) in enumerate(layout.cells):
