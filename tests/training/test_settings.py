@@ -39,7 +39,7 @@ ALLOWED = {
         "lora_targets": [["x"]],  # without an adapter
         "system": ["x", ""],
     },
-    "vision": {
+    "vision": {"exchanged": [0],
         "few": [0], "held_out": [0], "hidden": [0], "lr": [1.5], "pieces": [0], "seams": [0], "warmup": [0],
         "weight_decay": [0, 1.5],
     },
