@@ -128,7 +128,8 @@ def cold_starts(settings: RunSettings) -> dict[str, ColdStartConfig]:
         if share < 1:
             raise ConfigurationError(f"count={count} is too few: each of {len(weights)} tasks gets some by its weight.")
         if name == _MAIN:
-            found[_MAIN] = replace(cold_start_config(settings), count=share)
+            options = environment_options(settings, test=False)
+            found[name] = _cold_start(settings.environment.id, options, {**shared, "count": share}, settings.seed)
             continue
         env, options = task_options(settings, separate[name], test=False)
         given = {**(shared if env == settings.environment.id else {}), **own.get(name, {})}
@@ -139,8 +140,10 @@ def cold_starts(settings: RunSettings) -> dict[str, ColdStartConfig]:
                 "the task out of the cold start; or count = 0 to leave the cold start out."
             )
         seed = (settings.seed + _SEEDS * (number + 1)) % (MAX_SEED + 1)
-        with naming("cold_start", f"tasks, {name}", own.get(name, {})):
+        try:
             found[name] = _cold_start(env, options, {**given, "count": share}, seed)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"tasks, {name}: {error}") from error
     return found
 
 
