@@ -80,6 +80,12 @@ def test_tasks_are_left_out_of_the_cold_start_where_the_settings_say_so():
     )
 
 
+def test_what_is_left_over_goes_to_the_largest_remainders():
+    assert divide(10, [1, 1, 1]) == [4, 3, 3]
+    assert divide(7, [0.6, 0.4]) == [4, 3]
+    assert divide(100, [1, 2, 4]) == [14, 29, 57]
+
+
 @given(st.integers(0, 10_000), st.lists(st.integers(1, 10**6), min_size=1, max_size=6))
 def test_parts_add_up_and_keep_to_their_weights(count, weights):
     parts = divide(count, [float(weight) for weight in weights])
