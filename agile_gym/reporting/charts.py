@@ -25,6 +25,8 @@ __all__ = [
     "duration",
     "require_matplotlib",
     "shown",
+    "task_figures",
+    "tasks_in",
 ]
 
 STAGE_TITLES = {"vision": "vision pretraining", "sft": "cold start", "grpo": "GRPO"}
@@ -72,6 +74,32 @@ def shown(figure: Figure, record: Mapping[str, float]) -> str | None:
     if figure.form == "percent":
         return f"{100 * value:.1f}%"
     return f"{value:+.3f}" if figure.form == "signed" else format(value, figure.form)
+
+
+TASK_FIGURES = (
+    Figure("acc", "Acc", "percent"),
+    Figure("return", "return", "signed"),
+    Figure("turns", "turns", ".2f"),
+)
+"""Figures of each task, where there are several."""
+
+
+def tasks_in(record: Mapping[str, float], prefix: str = "") -> list[str]:
+    """Return the tasks that a record has figures of.
+
+    Args:
+        record: The record.
+        prefix: ``"eval/"`` for those of a held-out evaluation.
+    """
+    before = f"{prefix}{TASK_FIGURES[0].key}/"
+    return sorted(key.removeprefix(before) for key in record if key.startswith(before))
+
+
+def task_figures(record: Mapping[str, float], task: str) -> str:
+    """Return the figures of a task as a text, such as ``"Acc 25.0%, return +0.250, turns 1.50"``."""
+    figures = [figure._replace(key=f"{figure.key}/{task}") for figure in TASK_FIGURES]
+    cells = [(figure.label, shown(figure, record)) for figure in figures]
+    return ", ".join(f"{label} {value}" for label, value in cells if value is not None)
 
 
 def duration(seconds: float) -> str:
