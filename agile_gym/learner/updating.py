@@ -139,7 +139,8 @@ class StepOptions:
     Attributes:
         loss: ``"sft"``, or one of `agile_gym.learner.losses.LOSSES`.
         loss_options: Its options.
-        micro_batch_tokens: Tokens of a micro-batch at most, padding included; a single sample may have more.
+        micro_batch_tokens: Tokens of a micro-batch at most, padding included if the scorer pads; a single sample may
+            have more.
         grad_clip: Largest norm of the gradient, or None.
         autocast: ``"bfloat16"`` computes matrix products in it; None does not.
         correction: Correction of the mismatch; one of `agile_gym.learner.correction.CORRECTIONS`.
@@ -204,7 +205,7 @@ class Updater:
         sums: dict[str, Tensor] = {}
         given: dict[str, Any] = {"correction": options.correction, "cap": options.correction_cap}
         with own_threads(scorer.vlm.model), torch.no_grad():
-            for micro in micro_batches(samples, options.micro_batch_tokens):
+            for micro in self._micro_batches(samples):
                 rows = [scorer.prepare(sample.segment, sample.images) for sample in micro]
                 with autocast(options.autocast, scorer.vlm.device):
                     scores = scorer(rows)
@@ -247,8 +248,7 @@ class Updater:
         self._optimizer.zero_grad(set_to_none=True)
         stats: LossStats | None = None
         if totals.tokens:
-            own = micro_batches(samples, options.micro_batch_tokens)
-            for micro in process_group.level(own, self._scorer.chat):
+            for micro in process_group.level(self._micro_batches(samples), self._scorer.chat):
                 result = self._loss(micro, totals)
                 result.loss.backward()
                 stats = result.stats if stats is None else stats + result.stats
@@ -267,6 +267,10 @@ class Updater:
         """Drop the images of samples that were trained on, and how they compared."""
         self._compared = {}
         self._scorer.forget()
+
+    def _micro_batches(self, samples: Sequence[Sample]) -> list[list[Sample]]:
+        """Put samples together as the scorer computes them."""
+        return micro_batches(samples, self._options.micro_batch_tokens, packing=self._scorer.packing)
 
     def _loss(self, micro: Sequence[Sample], totals: Totals) -> LossResult:
         options, scorer = self._options, self._scorer
