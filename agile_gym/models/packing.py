@@ -60,9 +60,7 @@ def find_obstacle(model: Any) -> str | None:  # noqa: ANN401 -- transformers is 
     """Return the reason why a model cannot score packed sequences, or None."""
     kind = model.config.model_type
     if kind not in FAMILIES:
-        return (
-            f"models of type {kind!r} are not known to keep packed sequences apart; {', '.join(sorted(FAMILIES))} do."
-        )
+        return f"models of type {kind!r} are not tested with packed sequences, as {', '.join(sorted(FAMILIES))} are."
     config = _decoder_config(model)
     layers = set(getattr(config, "layer_types", None) or ())
     windowed = not layers and getattr(config, "sliding_window", None) is not None
@@ -144,7 +142,7 @@ def _attend(
     lengths = attention_mask.flatten().tolist()
     parts = zip(*(tensor.split(lengths, 2) for tensor in (query, key, value)), strict=True)
     options["is_causal"] = True
-    return torch.cat([sdpa_attention_forward(module, *part, None, **options)[0] for part in parts], 1), None
+    return torch.cat([sdpa_attention_forward(module, q, k, v, None, **options)[0] for q, k, v in parts], 1), None
 
 
 def _decoder_config(model: Any) -> Any:  # noqa: ANN401 -- transformers is untyped
