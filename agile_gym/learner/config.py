@@ -42,12 +42,10 @@ if TYPE_CHECKING:
 
 __all__ = ["GRPOConfig"]
 
-
 RewardFunction = Callable[[Transcript], float]
 _BELOW_ONE = 1 - 1e-9
 _WHOLE = 10**9
 _NOT_GIVEN: Any = NotProvided
-_EVALUATION_KEYS = frozenset({"env_config", "explore"})
 
 mute_notices()
 

@@ -30,7 +30,8 @@ from agile_gym.errors import ConfigurationError, ModelError, import_optional, on
 from agile_gym.models.batch import Generated
 from agile_gym.models.cache import Context
 from agile_gym.models.chat import ChatFormat, Chunk
-from agile_gym.models.loading import VLM, save_processor
+from agile_gym.models.loading import VLM
+from agile_gym.models.processors import save_processor
 from agile_gym.models.sampling import SamplingOptions, StopTexts, end_tokens, forbidden_tokens
 from agile_gym.models.vllm_inputs import check_family, check_options, image_ranges, named_weights
 
