@@ -293,7 +293,7 @@ def check_settings(settings: RunSettings, *, elsewhere: bool = False) -> None:
         plan = stages.evaluation_plan(settings, options.path)
     with naming("evaluation"):
         prepare_plan(plan)
-    _check_engine(options, grpo)
+    _check_engine(options, grpo, installed=not elsewhere)
     if options.path != TINY:
         with naming("model", "path", options.path):
             _check_files(options.path)
@@ -402,13 +402,13 @@ def _check_tokens(settings: RunSettings, grpo: Any) -> None:  # noqa: ANN401 -- 
             )
 
 
-def _check_engine(options: ModelOptions, grpo: Any) -> None:  # noqa: ANN401 -- a GRPOConfig
-    """Check that vLLM is installed, if it is to write turns, and takes the model."""
+def _check_engine(options: ModelOptions, grpo: Any, *, installed: bool) -> None:  # noqa: ANN401 -- a GRPOConfig
+    """Check that vLLM takes the model, if it is to write turns, and, if it must be, is installed."""
     if grpo.engine == "vllm" and grpo.policy_class is None:
         from agile_gym.models.loading import load_config
         from agile_gym.models.vllm_inputs import check_family
 
-        if find_spec("vllm") is None:
+        if installed and find_spec("vllm") is None:
             raise MissingDependencyError(
                 "[grpo] engine = 'vllm' needs the package 'vllm'. Install it with: pip install 'agile-gym[vllm]' "
                 "-c constraints-vllm.txt; or set engine = 'hf'."
