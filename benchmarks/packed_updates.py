@@ -1,6 +1,6 @@
 """Speed of updates on episodes of unequal lengths: packed in one row, against padded to one length.
 
-Usage: python benchmarks/packed_updates.py [--model tiny|qwen|PATH] [--vocabulary N] [--episodes 24] [--repeats 7]
+Usage: python benchmarks/packed_updates.py [--model tiny|qwen|PATH] [--episodes 24] [--repeats 7]
 
 Episodes of one to six turns are played, of at most a number of tokens each and with an image of the board after each
 turn but the last. The same steps are then taken on them, padded and packed in turns, with micro-batches of several
@@ -98,7 +98,6 @@ def main():
     """Play, measure both ways in one run and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny", help="tiny, qwen (a random Qwen2.5-VL), or the path of a model")
-    parser.add_argument("--vocabulary", type=int, default=None, help="tokens that the model's logits are widened to")
     parser.add_argument("--episodes", type=int, default=24)
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--image-size", type=int, default=64)
@@ -115,12 +114,6 @@ def main():
                 part.save_pretrained(folder)
         elif model == "qwen":
             model = str(random_qwen(folder))
-        if options.vocabulary:
-            wide = load_vlm(model, device="cpu", dtype="float32")
-            wide.model.resize_token_embeddings(options.vocabulary)
-            model = folder
-            wide.model.save_pretrained(folder)
-            wide.processor.save_pretrained(folder)
         samples = play(model, options)
         lengths = sorted(map(len, samples))
         lines = [measure(model, samples, options, size) for size in options.sizes]
