@@ -28,11 +28,10 @@ def _warn(text: str) -> None:
 
 
 def check_engine(config: Any) -> None:  # noqa: ANN401 -- a GRPOConfig
-    """Check that the engine is installed, and takes its options.
+    """Check that the engine takes its options.
 
     Raises:
-        ConfigurationError: If it does not take them.
-        MissingDependencyError: If it is not installed.
+        ConfigurationError: If it does not.
     """
     if config.engine == "hf":
         require(not config.engine_options, "engine_options", config.engine_options, "nothing without engine='vllm'")

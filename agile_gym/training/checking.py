@@ -24,7 +24,7 @@ from agile_gym.coldstart.config import EXPERT, ColdStartConfig, prepare
 from agile_gym.envs.contract import find_env, probe_env
 from agile_gym.envs.jigsaw.config import JigsawConfig, resolve
 from agile_gym.envs.jigsaw.env import open_source
-from agile_gym.errors import ConfigurationError, MissingDependencyError, one_line, require
+from agile_gym.errors import ConfigurationError, one_line, require
 from agile_gym.evaluation.run import prepare_plan
 from agile_gym.images.sources import check_fraction
 from agile_gym.interruption import STOP_SIGNALS, StopSignals, stops_blocked
@@ -406,13 +406,11 @@ def _check_engine(options: ModelOptions, grpo: Any, *, installed: bool) -> None:
     """Check that vLLM takes the model, if it is to write turns, and, if it must be, is installed."""
     if grpo.engine == "vllm" and grpo.policy_class is None:
         from agile_gym.models.loading import load_config
-        from agile_gym.models.vllm_inputs import check_family
+        from agile_gym.models.vllm_inputs import check_family, check_installed
 
-        if installed and find_spec("vllm") is None:
-            raise MissingDependencyError(
-                "[grpo] engine = 'vllm' needs the package 'vllm'. Install it with: pip install 'agile-gym[vllm]' "
-                "-c constraints-vllm.txt; or set engine = 'hf'."
-            )
+        if installed:
+            with naming("grpo"):
+                check_installed()
         if options.path != TINY:
             check_family(load_config(options.path).model_type, options.path)
 

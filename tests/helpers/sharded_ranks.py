@@ -41,6 +41,7 @@ KINDS = {
     "offload": {"cpu_offload": True},
     "packed": {"packing": True},
     "bfloat16": {"autocast": "bfloat16"},
+    "corrected": {"correction": "token_truncate"},
 }
 
 
@@ -78,6 +79,7 @@ class Learner:
         options = dict(KINDS[kind])
         autocast, offload = options.pop("autocast", None), options.pop("cpu_offload", False)
         packing = options.pop("packing", False)
+        self.correction = options.pop("correction", "none")
         model = prepared(small_vlm().model, ModelOptions(**options))
         vlm = VLM(model, small_vlm().processor, "small")
         chat = ChatFormat(vlm.processor)
@@ -91,11 +93,20 @@ class Learner:
         self.model = model
         self.optimizer = make_optimizer(self.named, lr=1e-3, betas=(0.9, 0.999), weight_decay=0.01)
         step = StepOptions(**{**OPTIONS, "micro_batch_tokens": micro_batch_tokens, "autocast": autocast})
+        step = replace(step, correction=self.correction)
         self.updater = Updater(scorer, self.optimizer, step, self.group)
 
     def train(self, steps=range(STEPS)):
         self.model.train()
-        return [self.updater.step(shares_of(step, self.group.size)[self.group.rank]) for step in steps]
+        return [self.take(shares_of(step, self.group.size)[self.group.rank]) for step in steps]
+
+    def take(self, share):
+        """Take a step, and return its metrics and the mismatch before it."""
+        if self.correction != "none":
+            self.updater.compare(share)
+        told = self.updater.step(share) | self.updater.mismatch
+        self.updater.forget()
+        return told
 
     def weights(self):
         return {name: value.float().numpy().copy() for name, value in gathered(self.named, CPU)}

@@ -17,6 +17,7 @@ from agile_gym.models.vllm_engine import VLLMGenerator  # noqa: E402 -- after th
 from agile_gym.models.vllm_inputs import (  # noqa: E402 -- after the skip
     check_family,
     check_options,
+    check_version,
     image_ranges,
     named_weights,
     vllm_name,
@@ -96,6 +97,14 @@ def test_images_are_told_apart_by_their_placeholders():
 def test_options_that_cannot_be_handed_on_are_refused(options, told):
     with pytest.raises(ConfigurationError, match=told):
         check_options(options)
+
+
+def test_a_version_that_is_not_tested_is_refused():
+    check_version("0.32.0")
+    check_version("0.32.1+cpu")
+    for version in ("0.3", "0.31.9", "0.320.0", "1.0.0"):
+        with pytest.raises(ConfigurationError, match=rf"vLLM {version} is installed.*0\.32 is.*constraints-vllm.txt"):
+            check_version(version)
 
 
 def test_a_family_that_is_not_known_is_refused():

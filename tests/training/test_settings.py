@@ -4,6 +4,7 @@ import json
 import re
 import socket
 import time
+from importlib.util import find_spec
 
 import pytest
 
@@ -15,7 +16,7 @@ import torch
 
 from agile_gym.cli import main
 from agile_gym.coldstart import ColdStartConfig
-from agile_gym.errors import AgileGymError, ConfigurationError, ModelError
+from agile_gym.errors import AgileGymError, ConfigurationError, MissingDependencyError, ModelError
 from agile_gym.evaluation import EvaluationPlan
 from agile_gym.learner import GRPOConfig
 from agile_gym.learner.options import ModelOptions
@@ -23,7 +24,7 @@ from agile_gym.models.tiny import build_tiny, save_tiny
 from agile_gym.models.tiny.pretraining import VisionPretrainingConfig
 from agile_gym.training import checking as cluster
 from agile_gym.training import stages
-from agile_gym.training.checking import check_settings
+from agile_gym.training.checking import _check_tokens, check_settings
 from agile_gym.training.settings import SECTIONS, RunSettings, read_settings, section_class
 
 NAN, INF, HUGE = float("nan"), float("inf"), 10**30
@@ -369,6 +370,22 @@ def test_looks_that_a_context_has_no_room_for(tmp_path):
     long = settings.changed({"environment.max_turns": 12})
     with pytest.raises(ConfigurationError, match=r"its context of 96 tokens is too short for an episode of 12 turns"):
         check_settings(long)
+
+
+def test_looks_that_the_engine_has_no_room_for(tmp_path):
+    path = save_tiny(tmp_path / "tiny")
+    settings = read_settings("tiny", {"model.path": str(path), "environment.max_turns": 12})
+    check_settings(settings)
+    short = settings.changed({"grpo.engine": "vllm", "grpo.engine_options": {"max_model_len": 96}})
+    wanted = r"its context of 96 tokens \(max_model_len in \[grpo\] engine_options\) is too short"
+    with pytest.raises(ConfigurationError, match=wanted):
+        _check_tokens(short, stages.grpo_config(short, str(path)))
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
+def test_an_engine_that_is_not_installed_is_named_before_the_run():
+    with pytest.raises(MissingDependencyError, match=r"engine='vllm' needs.*agile-gym\[vllm\].*engine='hf'"):
+        check_settings(read_settings("tiny", {"grpo.engine": "vllm"}))
 
 
 def test_a_model_that_is_not_there_is_named():
