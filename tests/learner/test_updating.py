@@ -90,8 +90,8 @@ def test_packed_episodes_compare_with_the_sampler_as_padded_ones():
         options = {"correction": "token_truncate", "correction_cap": 1.01, "loss_options": {"kl_coef": 0.1}}
         updater = make_updater(vlm, ALONE, reference=reference, packing=packing, **options)
         chosen = samples()
-        compared = updater.compare(chosen)
-        told.append({**compared, **updater.step(chosen)})
+        updater.compare(chosen)
+        told.append({**updater.mismatch, **updater.step(chosen)})
     assert told[0]["max_mismatch"] > 1e-3
     assert told[0]["kl_ref"] > 1e-6
     assert told[1] == pytest.approx(told[0], rel=1e-4, abs=1e-6)
