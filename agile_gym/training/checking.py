@@ -299,7 +299,7 @@ def check_settings(settings: RunSettings, *, elsewhere: bool = False) -> None:
         prepare_plan(plan)
         for key, file in stages.benchmark_files(settings).items():
             open_questions(file, key)
-    _check_engine(options, grpo)
+    _check_engine(options, grpo, installed=not elsewhere)
     if options.path != TINY:
         with naming("model", "path", options.path):
             _check_files(options.path)
@@ -414,14 +414,15 @@ def _check_tokens(settings: RunSettings, grpo: Any) -> None:  # noqa: ANN401 -- 
             )
 
 
-def _check_engine(options: ModelOptions, grpo: Any) -> None:  # noqa: ANN401 -- a GRPOConfig
-    """Check that vLLM is installed, if it is to write turns, and takes the model."""
+def _check_engine(options: ModelOptions, grpo: Any, *, installed: bool) -> None:  # noqa: ANN401 -- a GRPOConfig
+    """Check that vLLM takes the model, if it is to write turns, and, if it must be, is installed."""
     if grpo.engine == "vllm" and grpo.policy_class is None:
         from agile_gym.models.loading import load_config
         from agile_gym.models.vllm_inputs import check_family, check_installed
 
-        with naming("grpo"):
-            check_installed()
+        if installed:
+            with naming("grpo"):
+                check_installed()
         if options.path != TINY:
             check_family(load_config(options.path).model_type, options.path)
 

@@ -199,7 +199,8 @@ class SFTSettings(Section):
 
     source = "agile_gym.learner.sft:SFTConfig"
     as_in_grpo: ClassVar = (
-        *("max_new_tokens", "rollout_batch", "temperature", "window", "micro_batch_tokens", "sharding", "cpu_offload"),
+        *("max_new_tokens", "rollout_batch", "temperature", "window", "micro_batch_tokens", "packing", "sharding"),
+        "cpu_offload",
     )
     """Keys that are as in GRPO unless they are set."""
     elsewhere = {
