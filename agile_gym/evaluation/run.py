@@ -12,8 +12,6 @@ from typing import Any, NamedTuple, cast
 
 import gymnasium
 
-from agile_gym.actions.primitives import ActionError, Answer
-from agile_gym.actions.tags import read_answer, read_tags
 from agile_gym.envs.contract import env_name, label_of, make_env, probe_env
 from agile_gym.envs.jigsaw.config import JigsawConfig, default_crop
 from agile_gym.envs.jigsaw.env import JigsawVisionEnv, open_source
@@ -22,7 +20,7 @@ from agile_gym.evaluation.plan import EnvironmentEntry, EvaluationPlan, PuzzleKe
 from agile_gym.images.sources import ImageSource
 from agile_gym.policies.base import Policy, RecordingPolicy
 from agile_gym.rollout.play import EpisodeSpec, play_episodes
-from agile_gym.transcripts.record import Transcript, TurnUsage, count_looks
+from agile_gym.transcripts.record import Transcript, TurnUsage, answer_of, count_looks
 
 __all__ = [
     "GIVEN_UP_LIMIT",
@@ -165,7 +163,7 @@ def result_of(task: Task, transcript: Transcript) -> EpisodeResult:
     Returns:
         The result.
     """
-    turns, answer = transcript.turns, _answer(transcript)
+    turns, answer = transcript.turns, answer_of(transcript)
     given_up: Mapping[str, str] = transcript.details.get("given_up") or {}
     return EpisodeResult(
         grid=task.grid,
@@ -203,24 +201,6 @@ def _tokens(usage: Sequence[TurnUsage]) -> dict[str, int | None]:
         "computed": total([turn.computed_tokens for turn in usage]),
         "new": total([turn.new_tokens for turn in usage]),
     }
-
-
-def _answer(transcript: Transcript) -> list[Any] | None:
-    """Return the answer that ended the episode; of another environment than the jigsaw, as the text that it is."""
-    last = transcript.turns[-1]
-    if last.primitives != (Answer.__name__,):
-        return None
-    try:
-        body, task = read_tags(last.text, "code").bodies[0], transcript.task
-        if "rotations" not in task:
-            return [body]
-        answer = read_answer(body, task["names"], rotations=bool(task["rotations"]))
-    except ActionError as error:  # a dialect of one's own may write answers otherwise
-        error.forget()
-        return None
-    if answer.turns is None:
-        return list(answer.order)
-    return [[name, angle] for name, angle in zip(answer.order, answer.turns, strict=True)]
 
 
 KEEP_DEFAULT = 10
