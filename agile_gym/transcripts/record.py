@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ __all__ = [
     "Turn",
     "TurnUsage",
     "answer_of",
+    "arrangement_of",
     "boards_seen",
     "count_looks",
     "first_board",
@@ -291,7 +292,7 @@ def first_board(transcript: Transcript) -> Arrangement:
 
 def places_right(transcript: Transcript, board: Arrangement) -> int:
     """Return the number of pieces of a board that are in their place."""
-    return _equal(board, _arrangement(transcript.solution))
+    return _equal(board, arrangement_of(transcript.solution))
 
 
 def boards_seen(transcript: Transcript, answer: Sequence[Any] | None = None) -> list[SeenBoard]:
@@ -311,7 +312,7 @@ def boards_seen(transcript: Transcript, answer: Sequence[Any] | None = None) -> 
     boards: list[tuple[Arrangement, bool]] = []
     numbers: list[int] = []
     for number, turn in enumerate(turns):
-        before, state = state, _arrangement(turn.state)
+        before, state = state, arrangement_of(turn.state)
         if boards and state != before:
             boards[-1] = boards[-1][0], True
         shown = _shown_board(turn, before, state) if number + 1 < len(turns) else None
@@ -321,7 +322,7 @@ def boards_seen(transcript: Transcript, answer: Sequence[Any] | None = None) -> 
     last = turns[-1] if turns else None
     answered = last is not None and last.primitives == (Answer.__name__,) and last.error is None
     given = _read_answer(answer, names, turned=turned) if answered and answer is not None else None
-    solutions = [_arrangement(transcript.solution)]
+    solutions = [arrangement_of(transcript.solution)]
     if transcript.solved and given is not None:  # another one, where pieces look alike
         solutions.append(given)
     places = [max(_equal(board, right) for right in solutions) for board, _ in boards]
@@ -334,8 +335,9 @@ def boards_seen(transcript: Transcript, answer: Sequence[Any] | None = None) -> 
     return found
 
 
-def _arrangement(state: Sequence[Any]) -> Arrangement:
-    return tuple(entry if isinstance(entry, str) else tuple(entry) for entry in state)
+def arrangement_of(state: Sequence[Any]) -> Arrangement:
+    """Return a state as it can be compared with others."""
+    return tuple(tuple(cast("list[Any]", entry)) if isinstance(entry, list) else entry for entry in state)
 
 
 def _equal(board: Arrangement, other: Arrangement) -> int:
