@@ -20,6 +20,7 @@ from agile_gym.evaluation.plan import EnvironmentEntry, EvaluationPlan, PuzzleKe
 from agile_gym.images.sources import ImageSource
 from agile_gym.policies.base import Policy, RecordingPolicy
 from agile_gym.rollout.play import EpisodeSpec, play_episodes
+from agile_gym.transcripts.behaviours import BEHAVIOURS, find_behaviours
 from agile_gym.transcripts.record import Transcript, TurnUsage, answer_of, count_looks
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
 
 MAX_COUNT = 2**53
 """Largest number of a result that is read."""
+_OPTIONAL = ("label", "looks", "behaviours")
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class EpisodeResult:
         reason: The reason that it gave, in one line, or None.
         label: Of another environment than the jigsaw, the label that it gives the episode, or ``""``.
         looks: Result of `agile_gym.transcripts.record.count_looks`; None if it was not recorded.
+        behaviours: True for each behaviour that was shown, False for the others that can be seen in such an episode, as
+            `agile_gym.transcripts.behaviours.find_behaviours` finds them; None if it was not recorded.
     """
 
     grid: str
@@ -87,6 +91,7 @@ class EpisodeResult:
     reason: str | None = None
     label: str | None = None
     looks: Mapping[str, int] | None = None
+    behaviours: Mapping[str, bool] | None = None
 
     @property
     def written(self) -> bool:
@@ -101,7 +106,7 @@ class EpisodeResult:
     def to_json(self) -> dict[str, Any]:
         """Return it in JSON's types."""
         values = asdict(self)
-        return {name: value for name, value in values.items() if value is not None or name not in ("label", "looks")}
+        return {name: value for name, value in values.items() if value is not None or name not in _OPTIONAL}
 
     @classmethod
     def from_json(cls, values: object) -> EpisodeResult:
@@ -133,6 +138,7 @@ class EpisodeResult:
             or not all(type(number) is int and 0 <= number <= MAX_COUNT for number in (*whole, *counts))
             or result.turns == 0
             or not _are_looks(result.looks)
+            or not _are_behaviours(result.behaviours)
             or not all(is_number(number, -MAX_COUNT, MAX_COUNT) for number in numbers)
         ):
             raise ValueError("a value that no episode has")
@@ -145,6 +151,14 @@ def _are_looks(looks: Mapping[str, int] | None) -> bool:
     if set(looks) != {"images", "wrong", "noticed", "mended", "right", "spoiled"}:
         return False
     return looks["mended"] <= looks["noticed"] <= looks["wrong"] and looks["spoiled"] <= looks["right"]
+
+
+def _are_behaviours(found: Mapping[str, bool] | None) -> bool:
+    if found is None:
+        return True
+    return (
+        isinstance(found, dict) and BEHAVIOURS.keys() >= found.keys() and all(type(x) is bool for x in _values(found))
+    )
 
 
 def _values(table: object) -> list[Any]:
@@ -188,6 +202,7 @@ def result_of(task: Task, transcript: Transcript) -> EpisodeResult:
         reason=given_up.get("reason"),
         label=None if pieces_of(task.grid) else label_of(transcript.task),
         looks=count_looks(transcript, answer),
+        behaviours={name: turn is not None for name, turn in find_behaviours(transcript).items()},
     )
 
 

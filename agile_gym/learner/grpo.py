@@ -31,7 +31,7 @@ from ray.rllib.utils.metrics import (
 from ray.tune import registry
 
 from agile_gym.errors import ConfigurationError
-from agile_gym.evaluation.metrics import bootstrap_mean, wilson
+from agile_gym.evaluation.estimates import bootstrap_mean, wilson
 from agile_gym.learner.config import GRPOConfig
 from agile_gym.learner.data import (
     GroupAdvantages,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from agile_gym.evaluation.metrics import AVERAGE, Estimate, looks_shown
+from agile_gym.evaluation.estimates import Estimate
+from agile_gym.evaluation.metrics import AVERAGE, looks_shown
 from agile_gym.evaluation.plan import pieces_of
 from agile_gym.evaluation.report import INTERVALS, Interval, metric_title, reference_rows, short_name
 from agile_gym.reporting.charts import Chart, Series, draw_chart, draw_points, require_matplotlib

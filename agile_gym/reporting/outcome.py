@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from agile_gym.errors import ConfigurationError, is_number
 from agile_gym.evaluation.compare import LOOK_TITLES, compare_reports
-from agile_gym.evaluation.metrics import AVERAGE, LOOK_FRACTIONS, Estimate
+from agile_gym.evaluation.estimates import Estimate
+from agile_gym.evaluation.metrics import AVERAGE, LOOK_FRACTIONS
 from agile_gym.evaluation.report import Report, metric_title, read_report, reference_rows
 from agile_gym.evaluation.run import MAX_COUNT
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 from agile_gym.actions.primitives import Answer, Crop, Zoom
 from agile_gym.actions.tags import MAX_TEXT, thoughts
@@ -60,10 +60,7 @@ def find_behaviours(transcript: Transcript) -> dict[str, int | None]:
     """
     task, found = transcript.task, dict[str, int | None]()
     turns = turns_played(transcript)
-    given: Any = task.get("names")
-    names: tuple[str, ...] = tuple(given) if isinstance(given, list | tuple) else ()
-    if not all(isinstance(name, str) for name in names) or len(names) > MAX_NAMES:
-        names = ()
+    names = _names(task.get("names"))
     if names:
         texts = [reasoning_of(turn.text) for turn in turns]
         found["compare_edges"] = _first([compares_edges(text, names) for text in texts])
@@ -75,6 +72,13 @@ def find_behaviours(transcript: Transcript) -> dict[str, int | None]:
         found["mend_mistake"] = _mended(transcript)
         found["check_answer"] = _checked(transcript)
     return found
+
+
+def _names(given: object) -> tuple[str, ...]:
+    """Return the names of the pieces; none where they are no texts, or there are more than a puzzle has pieces."""
+    names = cast("Sequence[object]", given) if isinstance(given, list | tuple) else ()
+    known = tuple(name for name in names if isinstance(name, str))
+    return known if len(known) == len(names) <= MAX_NAMES else ()
 
 
 def _first(flags: Sequence[bool]) -> int | None:
