@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from agile_gym.evaluation.estimates import Estimate
 from agile_gym.evaluation.metrics import AVERAGE, LOOK_FRACTIONS
 from agile_gym.evaluation.report import Report, metric_title, read_report, reference_rows
 from agile_gym.evaluation.run import MAX_COUNT
+from agile_gym.transcripts.behaviours import BEHAVIOURS
 
 __all__ = [
     "EVALUATIONS",
@@ -20,6 +21,8 @@ __all__ = [
     "StageResult",
     "Table",
     "Verdict",
+    "behaviour_tables",
+    "behaviours_of",
     "look_tables",
     "read_results",
     "result_tables",
@@ -125,6 +128,8 @@ def _checked(report: Report) -> Report:
     try:
         for grid, columns in report.summary.items():
             values = [*_numbers_of_looks(columns[AVERAGE].get("looks"))]
+            behaviours: Mapping[str, Any] = columns[AVERAGE].get("behaviours") or {}
+            values += _numbers_of_fractions(behaviours[name] for name in BEHAVIOURS if name in behaviours)
             if grid in (report.blank_looks or {}):
                 pair = (report.blank_looks or {})[grid][AVERAGE]
                 values += [*Estimate(**pair["blanked"]["acc"]), *(pair["acc"][key] for key in _DIFFERENCE)]
@@ -146,12 +151,16 @@ def _numbers_of_looks(looks: Mapping[str, Any] | None) -> list[Any]:
     if looks is None:
         return []
     shown = [*looks["by_looks"].values(), *(looks[name] for name in LOOK_FRACTIONS if name in looks)]
-    values: list[Any] = []
     if not all(number.isascii() and number.isdecimal() and int(number) <= MAX_COUNT for number in looks["by_looks"]):
         raise ValueError("a number of looks that is none")
-    for entry in shown:
+    return _numbers_of_fractions(shown)
+
+
+def _numbers_of_fractions(entries: Iterable[Mapping[str, Any]]) -> list[Any]:
+    values: list[Any] = []
+    for entry in entries:
         if not (type(entry["count"]) is type(entry["of"]) is int and 0 <= entry["count"] <= entry["of"] <= MAX_COUNT):
-            raise ValueError("a fraction of looks that is none")
+            raise ValueError("a fraction that is none")
         values += [entry[key] for key in ("value", "low", "high") if entry["of"]]
     return values
 
@@ -263,6 +272,37 @@ def look_tables(results: Sequence[StageResult]) -> dict[str, Table]:
                 rows.append(Row(label, [_fraction_cell(entry.get(name)) for entry in looks]))
         tables[grid] = Table(f"{grid}: looks (%)", [result.title for result in mine], rows)
     return tables
+
+
+def behaviour_tables(results: Sequence[StageResult]) -> dict[str, Table]:
+    """Return for each grid the table of behaviours after each stage; none where no stage records any.
+
+    Args:
+        results: The evaluations, in the order of the stages.
+    """
+    tables: dict[str, Table] = {}
+    for grid, mine in behaviours_of(results).items():
+        rows = [
+            Row(label, [_fraction_cell(found.get(name)) for found in mine.values()])
+            for name, label in BEHAVIOURS.items()
+            if any(name in found for found in mine.values())
+        ]
+        tables[grid] = Table(f"{grid}: episodes that ... (%)", list(mine), rows)
+    return tables
+
+
+def behaviours_of(results: Sequence[StageResult]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Return for each grid with behaviours, by the title of each stage, the fractions over all levels."""
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for grid in dict.fromkeys(grid for result in results for grid in result.report.summary):
+        mine: dict[str, Mapping[str, Any]] = {
+            result.title: result.report.summary[grid][AVERAGE].get("behaviours") or {}
+            for result in results
+            if grid in result.report.summary
+        }
+        if any(mine.values()):
+            found[grid] = mine
+    return found
 
 
 _NO_CELL = ("\u2013", "")

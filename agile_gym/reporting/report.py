@@ -17,8 +17,15 @@ from agile_gym.evaluation.plan import pieces_of
 from agile_gym.outputs import check_replaceable, is_generated
 from agile_gym.reporting.alarms import alarm_spans
 from agile_gym.reporting.charts import STAGE_TITLES, duration
-from agile_gym.reporting.curves import curves, look_charts, stage_times
-from agile_gym.reporting.outcome import StageResult, look_tables, read_results, result_tables, verdicts
+from agile_gym.reporting.curves import behaviour_charts, curves, look_charts, stage_times
+from agile_gym.reporting.outcome import (
+    StageResult,
+    behaviour_tables,
+    look_tables,
+    read_results,
+    result_tables,
+    verdicts,
+)
 from agile_gym.reporting.record import puzzle_of
 from agile_gym.reporting.runlog import Record, read_records
 from agile_gym.reporting.viewer import BOARD, EpisodeBlocks, write_html
@@ -81,6 +88,8 @@ def write_report(folder: str | Path, output: str | Path, *, title: str | None = 
         tables=result_tables(results),
         look_tables=look_tables(results),
         look_charts=look_charts(results),
+        behaviour_tables=behaviour_tables(results),
+        behaviour_charts=behaviour_charts(results),
         charts=curves(records, results),
         records=records,
         spans=alarm_spans(records),
