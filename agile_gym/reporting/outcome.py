@@ -128,8 +128,7 @@ def _checked(report: Report) -> Report:
     try:
         for grid, columns in report.summary.items():
             values = [*_numbers_of_looks(columns[AVERAGE].get("looks"))]
-            behaviours: Mapping[str, Any] = columns[AVERAGE].get("behaviours") or {}
-            values += _numbers_of_fractions(behaviours[name] for name in BEHAVIOURS if name in behaviours)
+            values += _numbers_of_fractions(_behaviours(columns[AVERAGE]).values())
             if grid in (report.blank_looks or {}):
                 pair = (report.blank_looks or {})[grid][AVERAGE]
                 values += [*Estimate(**pair["blanked"]["acc"]), *(pair["acc"][key] for key in _DIFFERENCE)]
@@ -296,13 +295,19 @@ def behaviours_of(results: Sequence[StageResult]) -> dict[str, dict[str, Mapping
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
     for grid in dict.fromkeys(grid for result in results for grid in result.report.summary):
         mine: dict[str, Mapping[str, Any]] = {
-            result.title: result.report.summary[grid][AVERAGE].get("behaviours") or {}
+            result.title: _behaviours(result.report.summary[grid][AVERAGE])
             for result in results
             if grid in result.report.summary
         }
         if any(mine.values()):
             found[grid] = mine
     return found
+
+
+def _behaviours(column: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the fractions of a column by behaviour; none where they are not recorded, or cannot be seen."""
+    found = (column.get("behaviours") or {}).items()
+    return {name: entry for name, entry in found if name in BEHAVIOURS}
 
 
 _NO_CELL = ("\u2013", "")

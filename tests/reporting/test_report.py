@@ -290,6 +290,7 @@ def test_bad_input_is_told(run, tmp_path):
         (("summary", "2x2", "avg", "looks", "spoiled"), None),
         (("summary", "2x2", "avg", "behaviours"), "x"),
         (("summary", "2x2", "avg", "behaviours", "look_closer"), {}),
+        (("summary", "2x2", "avg", "behaviours"), ["look_closer"]),
         (("summary", "2x2", "avg", "behaviours", "look_closer", "count"), -1),
         (("summary", "2x2", "avg", "behaviours", "look_closer", "high"), "<script>"),
         (("blank_looks", "2x2"), {}),
