@@ -306,8 +306,8 @@ def behaviours_of(results: Sequence[StageResult]) -> dict[str, dict[str, Mapping
 
 def _behaviours(column: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Return the fractions of a column by behaviour; none where they are not recorded, or cannot be seen."""
-    found = (column.get("behaviours") or {}).items()
-    return {name: entry for name, entry in found if name in BEHAVIOURS}
+    found: Mapping[str, Mapping[str, Any]] = column.get("behaviours") or {}
+    return {name: entry for name, entry in found.items() if name in BEHAVIOURS}
 
 
 _NO_CELL = ("\u2013", "")
