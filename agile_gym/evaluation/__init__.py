@@ -5,13 +5,16 @@ suite      lists of puzzles in TOML files
 run        plays a plan in this process; the result of each episode
 workers    plays it in several
 journal    keeps finished episodes and their transcripts
-metrics    figures with intervals, pass@k, paired tests
+estimates  intervals, pass@k, paired tests
+metrics    figures by grid and level: Acc, looks, behaviours
 report     the file of results, and its tables beside the paper's
 benchmarks questions of nine benchmarks: plans, scores, tables
+behaviours table of the behaviours
 compare    two evaluations of the same puzzles
 contamination  images that are also in a training set
 """
 
+from agile_gym.evaluation.behaviours import format_behaviours
 from agile_gym.evaluation.compare import (
     LooksReport,
     compare_blanked,
@@ -21,19 +24,17 @@ from agile_gym.evaluation.compare import (
     looks_report,
 )
 from agile_gym.evaluation.contamination import Overlap, find_overlap
-from agile_gym.evaluation.journal import Journal, read_journal
-from agile_gym.evaluation.metrics import (
+from agile_gym.evaluation.estimates import (
     Estimate,
     bootstrap_difference,
     bootstrap_mean,
     mcnemar,
     pass_at_k,
     sign_flip,
-    summarize,
-    summarize_cost,
-    summarize_looks,
     wilson,
 )
+from agile_gym.evaluation.journal import Journal, read_journal
+from agile_gym.evaluation.metrics import summarize, summarize_behaviours, summarize_cost, summarize_looks
 from agile_gym.evaluation.plan import (
     EnvironmentEntry,
     EvaluationPlan,
@@ -75,6 +76,7 @@ __all__ = [
     "compare_reports",
     "evaluate",
     "find_overlap",
+    "format_behaviours",
     "format_comparison",
     "format_cost",
     "format_looks",
@@ -93,6 +95,7 @@ __all__ = [
     "sign_flip",
     "suite_names",
     "summarize",
+    "summarize_behaviours",
     "summarize_cost",
     "summarize_looks",
     "wilson",

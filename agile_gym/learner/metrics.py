@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from agile_gym.evaluation.metrics import bootstrap_mean, wilson
+from agile_gym.evaluation.estimates import bootstrap_mean, wilson
 from agile_gym.transcripts.record import Transcript
 
 __all__ = ["episode_metrics", "evaluation_metrics", "task_metrics"]

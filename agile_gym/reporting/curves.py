@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from agile_gym.errors import printable
-from agile_gym.evaluation.metrics import AVERAGE, Estimate, looks_shown
+from agile_gym.evaluation.estimates import Estimate
+from agile_gym.evaluation.metrics import AVERAGE, looks_shown
 from agile_gym.evaluation.plan import pieces_of
 from agile_gym.evaluation.report import INTERVALS, Interval, metric_title, reference_rows, short_name
-from agile_gym.reporting.charts import Chart, Series, draw_chart, draw_points, require_matplotlib
-from agile_gym.reporting.outcome import StageResult
+from agile_gym.reporting.charts import Chart, Series, draw_chart, draw_points, draw_rows, require_matplotlib
+from agile_gym.reporting.outcome import StageResult, behaviours_of
 from agile_gym.reporting.runlog import Record
+from agile_gym.transcripts.behaviours import BEHAVIOURS
 
-__all__ = ["StageTime", "curves", "look_charts", "plot_summary", "stage_times"]
+__all__ = ["StageTime", "behaviour_charts", "curves", "look_charts", "plot_summary", "stage_times"]
 
 
 class _Plot(NamedTuple):
@@ -125,6 +127,23 @@ def look_charts(results: Sequence[StageResult]) -> dict[str, Chart]:
             charts[grid] = draw_points(
                 f"{grid}: Acc by number of looks", series, "looks before the answer, and episodes"
             )
+    return charts
+
+
+def behaviour_charts(results: Sequence[StageResult]) -> dict[str, Chart]:
+    """Draw the fractions of episodes that show each behaviour after each stage, for each grid that has any.
+
+    Args:
+        results: The evaluations, in the order of the stages.
+    """
+    charts: dict[str, Chart] = {}
+    for grid, mine in behaviours_of(results).items():
+        series = {
+            title: {label: found[name] for name, label in BEHAVIOURS.items() if name in found}
+            for title, found in mine.items()
+            if found
+        }
+        charts[grid] = draw_rows(f"{grid}: episodes by behaviour", series)
     return charts
 
 
