@@ -124,5 +124,5 @@ class GeneratedQuestions:
                 return Asked(name, made.text, made.key, made.images, made.image_id, kind.name, made.box, facts)
         raise ImageError(
             f"No question of kind {kind.name!r} and difficulty {level} could be made in {TRIES} tries: these "
-            "photographs are too uniform. Give others, or leave the kind out."
+            "photographs are too uniform, or the pictures too small. Give others, or leave the kind out."
         )

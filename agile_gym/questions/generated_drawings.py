@@ -95,7 +95,8 @@ WORD = Kind(
 COLOURS = {"red": (255, 0, 0), "yellow": (255, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
 SHAPES = ("circle", "square", "triangle")
 _PLURALS = {"circle": "circles", "square": "squares", "triangle": "triangles"}
-SMALLEST = 9
+SMALLEST = 7
+"""Least side of a shape, in pixels."""
 _PLACES = 400
 """Places drawn for a shape before there counts as no room for it."""
 
@@ -148,9 +149,10 @@ def _draw(drawn: Pixels, kind: _Shape, top: int, left: int, side: int) -> None:
         cv2.rectangle(drawn, (left, top), (right, bottom), outline, cv2.FILLED)
         cv2.rectangle(drawn, (left + 1, top + 1), (right - 1, bottom - 1), colour, cv2.FILLED)
     elif kind.shape == "circle":
-        centre, radius = (left + (side - 1) // 2, top + (side - 1) // 2), (side - 1) // 2
-        cv2.circle(drawn, centre, radius, outline, cv2.FILLED)
-        cv2.circle(drawn, centre, radius - 1, colour, cv2.FILLED)
+        distance = np.hypot(*(np.mgrid[:side, :side] - (side - 1) / 2))  # (side, side), to the centre
+        part = drawn[top : top + side, left : left + side]
+        part[distance <= side / 2] = outline
+        part[distance <= side / 2 - 1] = colour
     else:
         corners = np.array([[left + (side - 1) // 2, top], [right, bottom], [left, bottom]], np.int32)
         cv2.fillPoly(drawn, [corners], colour)
@@ -164,7 +166,7 @@ COUNT = Kind(
         {"shapes": (2, 5), "others": 2, "side": 0.13},
         {"shapes": (4, 8), "others": 4, "side": 0.11},
         {"shapes": (6, 11), "others": 7, "side": 0.09},
-        {"shapes": (9, 16), "others": 10, "side": 0.07},
+        {"shapes": (9, 14), "others": 8, "side": 0.07},
     ),
     _count,
 )

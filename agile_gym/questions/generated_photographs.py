@@ -18,9 +18,10 @@ from agile_gym.questions.visual import Box
 
 __all__ = ["CHANGED", "HALF", "MARGIN", "TURNED", "WHERE", "WHICH", "blueness", "brightness"]
 
-MARGIN = 20.0
+MARGIN = 24.0
 """Least difference of a crop from every other place where it could be thought to lie."""
-LEAST_CONTRAST = 15.0
+LEAST_CONTRAST = 22.0
+"""Least standard deviation of a part's pixels, so that it is no plain sky."""
 SMALLEST = 8
 """Smallest side of a part, in pixels."""
 Rng = np.random.Generator
@@ -159,12 +160,13 @@ WHICH = Kind(
 
 def brightness(part: Pixels) -> float:
     """Return the mean brightness of a part: 0.299 red + 0.587 green + 0.114 blue, 0 to 255."""
-    return float(part.reshape(-1, 3).mean(axis=0) @ (0.299, 0.587, 0.114))
+    red, green, blue, _ = cv2.mean(part)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
 def blueness(part: Pixels) -> float:
     """Return the mean blue of a part less the mean of its red and green, -255 to 255."""
-    red, green, blue = part.reshape(-1, 3).mean(axis=0).tolist()
+    red, green, blue, _ = cv2.mean(part)
     return blue - (red + green) / 2
 
 
@@ -183,7 +185,7 @@ def _half(rng: Rng, photographs: Photographs, level: int) -> Made | None:
     across, right, margin = int(rng.integers(2)), int(rng.integers(2)), float(rng.uniform(low, high))
     picture, image_id = photographs.picture(rng)
     middle = photographs.side // 2
-    picture = picture[: 2 * middle, : 2 * middle]
+    picture = np.ascontiguousarray(picture[: 2 * middle, : 2 * middle])
 
     def halves(image: Pixels) -> tuple[Pixels, Pixels]:
         return (image[:middle], image[middle:]) if across else (image[:, :middle], image[:, middle:])
@@ -192,13 +194,12 @@ def _half(rng: Rng, photographs: Photographs, level: int) -> Made | None:
         first, second = map(measure, halves(image))
         return second - first if right else first - second
 
-    if gap(picture) < 0:
-        picture = picture[::-1] if across else picture[:, ::-1]
+    if gap(picture) < 0 and not across:
+        picture = np.ascontiguousarray(picture[:, ::-1])
     made, shift = picture, 0.0
     for _ in range(_CORRECTIONS):
         found = gap(made)
         if low <= found <= high:
-            made = np.ascontiguousarray(made)
             text = f"Which half of the picture is {words}?"
             facts = {"margin": round(found, 3)}
             return Made(text, choice([f"the {side} half" for side in _HALVES[across]], right), (made,), image_id, None, facts)

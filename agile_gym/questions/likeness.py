@@ -26,12 +26,12 @@ WINDOW = (0.6, 1.0)
 
 def difference(first: Pixels, second: Pixels) -> float:
     """Return the root mean square difference of two pictures of one size, in grey levels (0 to 255)."""
-    return math.sqrt(float(np.square(first.astype(np.float32) - second).mean()))
+    return cv2.norm(first, second, cv2.NORM_L2) / math.sqrt(first.size)
 
 
 def contrast(part: Pixels) -> float:
     """Return the standard deviation of a part's pixels about the mean of each channel, in grey levels."""
-    return float(part.reshape(-1, 3).astype(np.float32).std(axis=0).mean())
+    return float(np.mean(cv2.meanStdDev(part)[1]))
 
 
 def least_difference(picture: Pixels, part: Pixels, place: tuple[int, int] | None = None) -> float:

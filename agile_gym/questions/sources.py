@@ -284,10 +284,7 @@ def open_rows(
             raise ConfigurationError(f"{source} does not exist. {_ACCEPTED}")
         files = _files(path) if path.is_dir() else [path]
         stamps = tuple((str(one), one.stat().st_mtime_ns, one.stat().st_size) for one in files)
-        try:
-            return _opened(stamps, source, json.dumps(dict(columns), sort_keys=True), options)
-        except (TypeError, OSError) as error:
-            raise ConfigurationError(f"{source} cannot be read ({error!s:.200}). {_ACCEPTED}") from error
+        return _opened(stamps, source, json.dumps(dict(columns), sort_keys=True, default=repr), options)
     given: Any = questions
     reader = _Reader(columns, options)
     if is_dataset(given):
