@@ -66,8 +66,8 @@ _TOOL_FUNCTIONS = (
     "zoom(image, factor): scale an image; rotate(image, angle): rotate an image counter-clockwise."
 )
 _TOOL_LOOKS = (
-    'A tool call is JSON such as {"name": "crop", "arguments": {"image": "image_1", "box": [0.5, 0, 1, 1]}}. A turn can '
-    "hold several, each in tags of its own. The tools are\n"
+    'A tool call is JSON such as {"name": "crop", "arguments": {"image": "image_1", "box": [0.5, 0, 1, 1]}}. A turn '
+    "can hold several, each in tags of its own. The tools are\n"
     "crop(image, box): a part of an image, where box is [x1, y1, x2, y2] from 0 to 1, from its top left;\n"
     "zoom(image, factor): scale an image; rotate(image, angle): rotate an image counter-clockwise. Results can be used "
     "by their names, such as crop_image_1."

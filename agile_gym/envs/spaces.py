@@ -141,8 +141,8 @@ class UnicodeText(Text):
 class ActionText(UnicodeText):
     """All turns that a model can write; `sample` draws turns that the environment can carry out.
 
-    A sampled turn swaps, observes, crops, zooms or answers, at random, written in the environment's dialect; where there
-    is no board, it crops, zooms or answers with a letter, a number, yes or no.
+    A sampled turn swaps, observes, crops, zooms or answers, at random, written in the environment's dialect; where
+    there is no board, it crops, zooms or answers with a letter, a number, yes or no.
     """
 
     def __init__(

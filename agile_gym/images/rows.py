@@ -18,7 +18,16 @@ from agile_gym.images.decode import decode_image, read_file
 from agile_gym.images.formats import SMALLEST, Size, describe_error, header_problem, size_problem
 from agile_gym.images.items import Item, SkippedImage, decode_checked, hash_bytes, hash_pixels, shared_cache
 
-__all__ = ["ParquetTable", "RowItem", "TableLike", "file_inside", "find_column", "list_rows", "parquet_images", "quoted"]
+__all__ = [
+    "ParquetTable",
+    "RowItem",
+    "TableLike",
+    "file_inside",
+    "find_column",
+    "list_rows",
+    "parquet_images",
+    "quoted",
+]
 
 _PROBED = 100
 """Largest number of rows that are searched for the column of images."""

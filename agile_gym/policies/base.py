@@ -272,7 +272,7 @@ def _load(maker: object, name: str) -> object:
         raise ConfigurationError(f"The policy {name!r} cannot be loaded: {error}.{hint}") from error
 
 
-_ALSO = dict.fromkeys(("RandomPolicy", "OraclePolicy"), " and VisualQA")
+_ALSO: dict[str, str] = dict.fromkeys(("RandomPolicy", "OraclePolicy"), " and VisualQA")
 
 
 def jigsaw_task(info: dict[str, Any], policy: str) -> JigsawTask:
@@ -284,8 +284,8 @@ def jigsaw_task(info: dict[str, Any], policy: str) -> JigsawTask:
     task = info.get("task")
     if not isinstance(task, JigsawTask):
         raise ConfigurationError(
-            f"{policy} plays only the jigsaw{_ALSO.get(policy, '')}; give another environment a policy of its own, such as 'hf:PATH', "
-            "'api:MODEL' or 'module:Class'."
+            f"{policy} plays the jigsaw{_ALSO.get(policy, '')} only; give another environment a policy of its own, "
+            "such as 'hf:PATH', 'api:MODEL' or 'module:Class'."
         )
     return task
 
@@ -293,9 +293,9 @@ def jigsaw_task(info: dict[str, Any], policy: str) -> JigsawTask:
 class RandomPolicy:
     """Policy of uniform random answers: right with probability 1/n! (times 1/4^n for turned pieces).
 
-    To a question about pictures it answers with a random option, yes or no, or a number. The answer to a puzzle depends on the puzzle's image and on the seed only: that of the episode,
-    ``info["policy_seed"]``, if there is one, else that of the policy. So it is the same in every batch, on every worker
-    and after an interruption.
+    To a question about pictures it answers with a random option, yes or no, or a number. The answer depends on the
+    image and on the seed only: that of the episode, ``info["policy_seed"]``, if there is one, else that of the policy.
+    So it is the same in every batch, on every worker and after an interruption.
     """
 
     def __init__(self, seed: int | None = None) -> None:

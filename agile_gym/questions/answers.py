@@ -27,6 +27,7 @@ MAX_ANSWER = 1000
 _AROUND = " \t\r\n.,;:!?()[]{}*'\"`"
 _LETTER = re.compile(r"\(?\s*(?:option\s+|answer\s*:?\s*)?\(?([A-Za-z])\s*(?:[).:]\s*(.*))?", re.DOTALL | re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d{1,2}(?!\d))?")
+_PLAIN = re.compile(r"[-+]?[\d,]*\.?\d+")
 _DIGIT = re.compile(r"\d")
 _ARTICLES = frozenset(("a", "an", "the"))
 _DROPPED = re.compile(r"(?<!\d)[.'\u2019]|[.'\u2019](?!\d)")
@@ -82,7 +83,9 @@ def infer_rule(answers: Sequence[str], choices: Mapping[str, str]) -> Rule:
         return "choice"
     if all(answer.strip().casefold() in ("yes", "no") for answer in answers):
         return "yes_no"
-    if all(re.fullmatch(r"[-+]?[\d,]*\.?\d+", answer.strip()) and read_number(answer) is not None for answer in answers):
+    if all(
+        re.fullmatch(r"[-+]?[\d,]*\.?\d+", answer.strip()) and read_number(answer) is not None for answer in answers
+    ):
         return "number"
     return "text"
 
@@ -180,7 +183,7 @@ class AnswerKey:
         if text in self.choices:
             return text
         found = _LETTER.fullmatch(text.strip(" \t\r\n*'\"`"))
-        letter = found[1].upper() if found else None
+        letter = found[1].upper() if found else ""
         if found and letter in self.choices:
             rest = (found[2] or "").strip(_AROUND)
             if not rest or normalise(rest) == normalise(self.choices[letter]):

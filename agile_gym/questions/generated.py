@@ -7,7 +7,7 @@ two places, is not asked: another one is drawn.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -37,7 +37,7 @@ def parse_kinds(kinds: object) -> tuple[str, ...]:
     given: Any = plain(kinds)
     if given is None:
         return tuple(KINDS)
-    names: list[Any] = list(given) if isinstance(given, list | tuple) else [given]
+    names = list(cast("list[Any]", given)) if isinstance(given, list | tuple) else [given]
     for name in names or [""]:
         if name not in KINDS:
             raise ConfigurationError(f"There is no kind of question {name!r:.80}. {did_you_mean(name, KINDS)}")
@@ -57,7 +57,7 @@ def parse_difficulty(difficulty: object) -> tuple[int, ...]:
         low, dash, high = given.partition("-")
         if low.strip().isdecimal() and (not dash or high.strip().isdecimal()):
             given = list(range(int(low[:9]), min(int(high[:9]) if dash else int(low[:9]), 100) + 1))
-    numbers: list[Any] = list(given) if isinstance(given, list | tuple | range) else [given]
+    numbers: list[Any] = list(cast("list[Any]", given)) if isinstance(given, list | tuple) else [given]
     if not numbers or not all(type(number) is int and 1 <= number <= DIFFICULTIES for number in numbers):
         raise ConfigurationError(
             f"difficulty={difficulty!r:.80} is not allowed; give a number from 1 to {DIFFICULTIES}, a list of them, a "

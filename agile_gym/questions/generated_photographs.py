@@ -6,7 +6,6 @@ Sizes are fractions of the picture's side, differences grey levels (0 to 255).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import cv2
 import numpy as np
@@ -60,7 +59,7 @@ def _cell_place(rng: Rng, picture: int, side: int, grid: int) -> tuple[int, int,
 def _where(rng: Rng, photographs: Photographs, level: int) -> Made | None:
     picture, image_id = photographs.picture(rng)
     measures = WHERE.levels[level - 1]
-    side, grid = _side(measures["side"], photographs.side), int(measures["grid"])
+    side, grid = _side(measures["side"], photographs.side), int(measures["rows"])
     cell, top, left = _cell_place(rng, photographs.side, side, grid)
     crop = _cut(picture, top, left, side)
     if contrast(crop) < LEAST_CONTRAST or least_difference(picture, crop, (top, left)) < MARGIN:
@@ -74,11 +73,11 @@ def _where(rng: Rng, photographs: Photographs, level: int) -> Made | None:
 WHERE = Kind(
     "where",
     (
-        {"side": 0.4, "grid": 2},
-        {"side": 0.28, "grid": 2},
-        {"side": 0.22, "grid": 3},
-        {"side": 0.16, "grid": 3},
-        {"side": 0.12, "grid": 3},
+        {"side": 0.4, "rows": 2},
+        {"side": 0.28, "rows": 2},
+        {"side": 0.22, "rows": 3},
+        {"side": 0.16, "rows": 3},
+        {"side": 0.12, "rows": 3},
     ),
     _where,
 )
@@ -94,11 +93,11 @@ def _which(rng: Rng, photographs: Photographs, level: int) -> Made | None:
     measures = WHICH.levels[level - 1]
     size, side = photographs.side, _side(measures["side"], photographs.side)
     photo, image_id = photographs.draw(rng)
-    height, width = photo.shape[:2]
+    height, width = int(photo.shape[0]), int(photo.shape[1])
     shown = max(1, round(_SHOWN * min(height, width)))
     top, left = int(rng.integers(height - shown + 1)), int(rng.integers(width - shown + 1))
     picture = resize(photo[top : top + shown, left : left + shown], size, size)
-    y, x = (int(value) for value in rng.integers(0, size - side + 1, 2))
+    y, x = int(rng.integers(size - side + 1)), int(rng.integers(size - side + 1))
     crops = [_cut(picture, y, x, side)]
     same = 3 if len(photographs) < 4 else int(measures["same"])
     part = max(1, round(side * shown / size))
@@ -114,8 +113,7 @@ def _which(rng: Rng, photographs: Photographs, level: int) -> Made | None:
             if other_id in ids:
                 continue
             ids.add(other_id)
-            oy, ox = (int(value) for value in rng.integers(0, size - side + 1, 2))
-            crops.append(_cut(other, oy, ox, side))
+            crops.append(_cut(other, int(rng.integers(size - side + 1)), int(rng.integers(size - side + 1)), side))
     if any(contrast(crop) < LEAST_CONTRAST for crop in crops):
         return None
     if any(difference(one, crops[other]) < MARGIN for place, one in enumerate(crops) for other in range(place)):
@@ -131,7 +129,7 @@ def _which(rng: Rng, photographs: Photographs, level: int) -> Made | None:
 
 def _outside(rng: Rng, photo: Pixels, window: tuple[int, int, int], side: int) -> Pixels | None:
     """Draw a square part of a photograph outside of a square window, or None where there is no room for it."""
-    height, width = photo.shape[:2]
+    height, width = int(photo.shape[0]), int(photo.shape[1])
     top, left, shown = window
     if side > min(height, width):
         return None
@@ -180,7 +178,7 @@ _CORRECTIONS = 8
 
 
 def _half(rng: Rng, photographs: Photographs, level: int) -> Made | None:
-    low, high = HALF.levels[level - 1]["margin"]
+    low, high = (float(bound) for bound in HALF.levels[level - 1]["margin"])
     words, measure, channels = _LOOKS[int(rng.integers(len(_LOOKS)))]
     across, right, margin = int(rng.integers(2)), int(rng.integers(2)), float(rng.uniform(low, high))
     picture, image_id = photographs.picture(rng)
@@ -202,7 +200,8 @@ def _half(rng: Rng, photographs: Photographs, level: int) -> Made | None:
         if low <= found <= high:
             text = f"Which half of the picture is {words}?"
             facts = {"margin": round(found, 3)}
-            return Made(text, choice([f"the {side} half" for side in _HALVES[across]], right), (made,), image_id, None, facts)
+            key = choice([f"the {side} half" for side in _HALVES[across]], right)
+            return Made(text, key, (made,), image_id, None, facts)
         shift += margin - found
         changed = picture.astype(np.float32)
         one, other = halves(changed)  # pyright: ignore[reportArgumentType] -- floats for now
@@ -235,7 +234,7 @@ def _turned(rng: Rng, photographs: Photographs, level: int) -> Made | None:
     measures = TURNED.levels[level - 1]
     size, side = photographs.side, _side(measures["side"], photographs.side)
     picture, image_id = photographs.picture(rng)
-    top, left = (int(value) for value in rng.integers(0, size - side + 1, 2))
+    top, left = int(rng.integers(size - side + 1)), int(rng.integers(size - side + 1))
     piece = _cut(picture, top, left, side)
     turns = [np.ascontiguousarray(np.rot90(piece, -number)) for number in range(4)]
     if contrast(piece) < LEAST_CONTRAST or min(difference(piece, other) for other in turns[1:]) < MARGIN:
@@ -261,7 +260,7 @@ def _shifted(part: Pixels, amount: float) -> Pixels:
 
 
 def _grey(part: Pixels, _: float) -> Pixels:
-    return np.repeat(cv2.cvtColor(part, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    return np.asarray(cv2.cvtColor(cv2.cvtColor(part, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB), np.uint8)
 
 
 def _blurred(part: Pixels, _: float) -> Pixels:
@@ -300,7 +299,6 @@ def _changed(rng: Rng, photographs: Photographs, level: int) -> Made | None:
         order: list[int] = rng.permutation(len(_EDITS)).tolist()
         text, key = text + "What was done to that part?", choice([_EDITS[n][0] for n in order], order.index(right))
     return Made(text, key, (picture, after), image_id, _box(top, left, side, size), dict(measures))
-
 
 
 CHANGED = Kind(

@@ -201,7 +201,7 @@ def _rule(value: object, default: Rule | None) -> Rule | None:
         return default
     if value not in RULES:
         raise RowProblem(f"the rule {value!r:.40} is none of {', '.join(RULES)}")
-    return cast("Rule", value)
+    return value
 
 
 def _choices(values: Sequence[Any]) -> dict[str, str]:
@@ -245,12 +245,16 @@ def _letter(answer: Any, choices: Mapping[str, str]) -> str:  # noqa: ANN401 -- 
             raise RowProblem(f"the answer {answer} is none of the {len(letters)} choices, counted from 0")
         return letters[answer]
     text = _text(answer).strip()
+    if not text:
+        raise RowProblem("there is no answer")
     bare = text.strip("(). ").upper()
     if text in choices or (len(bare) == 1 and bare in choices and len(text) <= len("(A).")):
         return text if text in choices else bare
     named = [letter for letter, option in choices.items() if option == text]
     if len(named) != 1:
-        raise RowProblem(f"the answer {text!r:.40} is none of the choices {', '.join(letters)}" if text else "no answer")
+        raise RowProblem(
+            f"the answer {text!r:.40} is none of the choices {', '.join(letters)}" if text else "no answer"
+        )
     return named[0]
 
 
@@ -263,10 +267,12 @@ def _box(value: Any, form: str) -> Box | None:  # noqa: ANN401 -- any value
         value = None if numbers is None else [float(number) for number in numbers if re.fullmatch(r"[\d.+-]+", number)]
     if value is None or (isinstance(value, list | tuple) and not value):
         return None
-    boxes: Any = plain(value)
-    boxes = [boxes] if isinstance(boxes, list | tuple) and not isinstance(boxes[0], list | tuple) else boxes
+    given: Any = plain(value)
+    boxes = list(cast("list[Any]", given)) if isinstance(given, list | tuple) else [None]
+    if not isinstance(boxes[0], list | tuple):
+        boxes = [boxes]
     sides: list[list[float]] = []
-    for box in cast("list[Any]", boxes) if isinstance(boxes, list | tuple) else [None]:
+    for box in boxes:
         if not isinstance(box, list | tuple) or len(cast("list[Any]", box)) != 4:
             raise RowProblem("the box is no list of four numbers")
         if not all(is_number(side, 0, 1e6) for side in cast("list[Any]", box)):
@@ -294,8 +300,7 @@ def _marked(text: str, count: int) -> str:
 def _pictures(values: Sequence[Any], options: RowOptions) -> list[Item]:
     items: list[Item] = []
     for value in values:
-        given: Any = value
-        entries: list[Any] = list(given) if isinstance(given, list | tuple) else [given]
+        entries: list[Any] = list(cast("Sequence[Any]", value)) if isinstance(value, list | tuple) else [value]
         for entry in entries:
             if entry is None or (isinstance(entry, str) and not entry.strip()):
                 continue

@@ -196,10 +196,10 @@ def _holds_texts(table: TableLike, column: str) -> bool:
     select = getattr(table, "select_columns", None)
     alone = cast("TableLike", select([column])) if callable(select) else table
     for row in range(min(len(table), 100)):
-        value: Any = alone[row][column]
-        value = value[0] if isinstance(value, list) and value else value
-        if value is not None:
-            return isinstance(value, str)
+        value: object = alone[row][column]
+        first = next(iter(cast("list[object]", value)), None) if isinstance(value, list) else value
+        if first is not None:
+            return isinstance(first, str)
     return False
 
 
@@ -229,7 +229,7 @@ def _json_rows(path: Path) -> list[object]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return the tables of a folder: those of the first ending of `ENDINGS` that it has, in the order of their paths."""
+    """Return the tables of a folder, of the first ending of `ENDINGS` that it has, in the order of their paths."""
     for ending in ENDINGS:
         found = sorted(
             path

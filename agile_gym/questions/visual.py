@@ -169,7 +169,7 @@ class ListedQuestions:
         Raises:
             ImageError: If none of many questions has pictures that can be decoded.
         """
-        number = options.get("question")
+        number: int | None = options.get("question")
         if number is not None:
             return self._ask(self.questions[number])
         problem: ImageError | None = None

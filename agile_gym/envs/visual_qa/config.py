@@ -171,7 +171,9 @@ def open_source(rules: VisualQARules) -> QuestionSource:
     kinds, difficulties = parse_kinds(config.kinds), parse_difficulty(config.difficulty)
     if generated:
         side = min(rules.canvas) if config.picture_size is None else config.picture_size
-        require(side >= LEAST_PICTURE, "canvas_size", config.canvas_size, f"at least {LEAST_PICTURE}, or a picture_size")
+        require(
+            side >= LEAST_PICTURE, "canvas_size", config.canvas_size, f"at least {LEAST_PICTURE}, or a picture_size"
+        )
         source = open_images(
             config.images, split=config.split, test_fraction=config.test_fraction, max_pixels=config.max_pixels
         )

@@ -185,7 +185,10 @@ class VisualQAEnv(gymnasium.Env[Observation, str]):
         """Write turns that are answered by long explanations of their errors."""
         tag = self.dialect.action_tag
         bodies = (
-            *(json.dumps({"name": "crop", "arguments": {"image": "image_1", "box": box}}) for box in ([1, 1, 1, 1], "")),
+            *(
+                json.dumps({"name": "crop", "arguments": {"image": "image_1", "box": box}})
+                for box in ([1, 1, 1, 1], "")
+            ),
             "crop(image_1, [1, 1, 1, 1])",
             "crop(nothing, [1, 1, 1, 1])",
             'swap("A", "B")',

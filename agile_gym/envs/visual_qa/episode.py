@@ -202,8 +202,8 @@ class VisualQAEpisode:
     def describe(self) -> EpisodeDescription:
         """Describe the question for the record, with the right answer; see `agile_gym.envs.contract`."""
         asked = self.asked
-        facts = {**self._public(), **asked.facts, **({} if asked.box is None else {"box": list(asked.box)})}
-        return EpisodeDescription(facts, asked.label, list(asked.key.answers))
+        facts = {"facts": dict(asked.facts), "box": None if asked.box is None else list(asked.box)}
+        return EpisodeDescription({**self._public(), **facts}, asked.label, list(asked.key.answers))
 
     def state(self) -> list[Any]:
         """Return the names of the images that can be looked at, and the answer once there is one."""

@@ -15,8 +15,8 @@ __all__ = ["EXAMPLES", "first_text"]
 _RULES = (
     "Answer a question about {pictures}. You have {turns}, the answer included. In each, write your reasoning in "
     "<think>...</think> and then exactly one block:\n"
-    "<{tag}>...</{tag}> looks closer: it asks for one image, which you see in the next message, with the turns left. Use "
-    "one image operation a turn. What cannot be carried out costs a turn, too.\n"
+    "<{tag}>...</{tag}> looks closer: it asks for one image, which you see in the next message, with the turns left. "
+    "Use one image operation a turn. What cannot be carried out costs a turn, too.\n"
     "<answer>...</answer> gives your answer and ends the task. {form}\n"
     "{functions}\n"
     "An example shows the form of the turns; it is not this question:\n"
