@@ -26,7 +26,9 @@ MAX_ANSWER = 1000
 
 _AROUND = " \t\r\n.,;:!?()[]{}*'\"`"
 _LETTER = re.compile(r"\(?\s*(?:option\s+|answer\s*:?\s*)?\(?([A-Za-z])\s*(?:[).:]\s*(.*))?", re.DOTALL | re.IGNORECASE)
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d{1,2}(?!\d))?")
+_NUMBER = re.compile(
+    r"(?<![\w.])[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,2}(?!\d))?", re.ASCII
+)
 _PLAIN = re.compile(r"[-+]?[\d,]*\.?\d+")
 _DIGIT = re.compile(r"\d")
 _ARTICLES = frozenset(("a", "an", "the"))
@@ -58,8 +60,10 @@ def read_number(text: str) -> Fraction | None:
     text = text.lstrip(_AROUND.replace(".", "")).rstrip(_AROUND)
     if text.casefold() in _WORDS:
         return Fraction(_WORDS.index(text.casefold()))
-    found = [match[0] for match in _NUMBER.finditer(text) if _DIGIT.search(match[0])]
-    if any(len(number) > _MAX_DIGITS for number in found) or sum(map(len, found)) < len(_DIGIT.findall(text)):
+    found = _NUMBER.findall(text)
+    if any(len(number) > _MAX_DIGITS for number in found) or len(_DIGIT.findall("".join(found))) < len(
+        _DIGIT.findall(text)
+    ):
         return None
     if len(found) == 2 and re.search(rf"{re.escape(found[0])}\s*/\s*{re.escape(found[1])}", text):
         above, below = (_fraction(number) for number in found)
@@ -165,7 +169,7 @@ class AnswerKey:
 
     def _need(self, read: _T | None, text: str) -> _T:
         if read is None:
-            raise ActionError("bad_answer", f"{self.form()} {quote(text)} is not.")
+            raise ActionError("bad_answer", f"{self.form()} {quote(' '.join(text.split()))} is not.")
         return read
 
     def _near(self, number: Fraction) -> bool:
