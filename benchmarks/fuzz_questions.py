@@ -1,9 +1,9 @@
 """Feeds generated texts to questions about pictures, to find one that breaks the environment.
 
 Texts are those of `fuzz.py`, and answers of every kind: letters, options, numbers in many forms, words, and tokens in
-any order. After each turn it is checked that nothing was raised or warned of, that an error changed nothing and its text
-names the mistake, that no mark, tag or control character of the text came back, and that an answer is right if and only
-if the rule of the question, asked again, calls it so.
+any order. After each turn it is checked that nothing was raised or warned of, that an error changed nothing and its
+text names the mistake, that no mark, tag or control character of the text came back, and that an answer is right if and
+only if the rule of the question, asked again, calls it so.
 
     python benchmarks/fuzz_questions.py --inputs 1000000 --workers 1
 """
@@ -26,7 +26,24 @@ from tqdm import tqdm
 from agile_gym.actions.primitives import Answer
 from agile_gym.envs.visual_qa import VisualQAEnv
 
-WORDS = ("A", "b", "(C)", "D.", "a: red", "red", "yes", "No.", "42", "4.2e1", "1,000", "1/2", "three", "the cat", "-0", "")
+WORDS = (
+    "A",
+    "b",
+    "(C)",
+    "D.",
+    "a: red",
+    "red",
+    "yes",
+    "No.",
+    "42",
+    "4.2e1",
+    "1,000",
+    "1/2",
+    "three",
+    "the cat",
+    "-0",
+    "",
+)
 CONFIGS = ({}, {"reward": "official_code"}, {"questions": "generated", "difficulty": "1-3"})
 
 

@@ -35,6 +35,7 @@ from agile_gym.images import clear_cache, open_images
 from agile_gym.images.folder import PHOTOGRAPHS
 from agile_gym.policies import make_policy
 from agile_gym.policies.edge import solve_by_edges
+from agile_gym.questions.generated import KINDS
 
 HERE = Path(__file__).parent
 
@@ -178,6 +179,30 @@ def reset_section(images, seconds):
     return table(["", "ms", "ratio"], rows)
 
 
+def questions_section(seconds):
+    """Turns a second of looks at questions about pictures, beside those at a jigsaw, and time of a reset by kind."""
+    looks = [
+        f"<think>a</think>\n<code>\nx = {call}\n</code>"
+        for call in ("crop({}, [0.1, 0.1, 0.6, 0.6])", "zoom({}, 0.5)", "crop({}, [0.5, 0.5, 1.0, 1.0])")
+    ] * 6
+    options = {"max_turns": 100}
+    question = gymnasium.make("VisualQA-v0", kinds="word", **options).unwrapped
+    jigsaw = gymnasium.make("JigsawVision-v0", grid=(1, 2), level=None, image_size=(448, 896), **options).unwrapped
+    rates = {}
+    for name, env, image in (("VisualQA-v0", question, "image_1"), ("JigsawVision, 1x2", jigsaw, "image_list[0]")):
+        rates[name] = turn_rate(env, [text.format(image) for text in looks], seconds=seconds)
+    rows = [[f"{name}, crops and zooms of a picture of 448 x 448", f"{rate:,.0f}"] for name, rate in rates.items()]
+    resets = []
+    for kind in KINDS:
+        env, times = gymnasium.make("VisualQA-v0", kinds=kind, difficulty="all").unwrapped, []
+        for seed in range(60):
+            start = time.perf_counter()
+            env.reset(seed=seed)
+            times.append(1e3 * (time.perf_counter() - start))
+        resets.append([kind, f"{np.median(times[10:]):.1f}", f"{np.max(times[10:]):.0f}"])
+    return table(["", "turns a second"], rows) + "\n\n" + table(["reset", "median, ms", "slowest, ms"], resets)
+
+
 def policy_section(images, quick):
     """Acc and Score of the baselines over all levels, beside the paper's best model."""
     rows = []
@@ -272,6 +297,7 @@ def main():
         "is what an environment holds besides the observation it returned, as a multiple of that observation.\n\n"
         + vector_section(seconds, counts),
         "## Reset\n\n" + reset_section(options.images, seconds),
+        "## Questions about pictures\n\n" + questions_section(seconds),
         f"## Baselines\n\nWhole photographs (largest centred square, 448 pixels), {names}, all levels.\n\n" + edge,
         "### Time of `EdgePolicy`'s solver\n\n" + solver_section(options.images),
         "### Tables\n\n" + tables,

@@ -56,7 +56,9 @@ def test_the_oracle_needs_the_solution():
 
 def test_guesses_are_right_by_chance():
     episodes = played(make_policy("random"), 60, kinds=["half", "turned"])
-    rates = {kind: np.mean([one.solved for one in episodes if one.task["label"] == kind]) for kind in ("half", "turned")}
+    rates = {
+        kind: np.mean([one.solved for one in episodes if one.task["label"] == kind]) for kind in ("half", "turned")
+    }
     assert 0.25 < rates["half"] < 0.75
     assert rates["turned"] < 0.5
     texts = Counter(one.turns[0].text for one in episodes)

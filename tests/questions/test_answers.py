@@ -16,8 +16,8 @@ CHOICE = AnswerKey("choice", ("B",), {"A": "a dog", "B": "the cat", "C": "Dog"})
     ("text", "number"),
     [
         ("12", 12), ("1,234.5", Fraction(2469, 2)), ("-3", -3), ("\u22123", -3), ("about 12 apples", 12), ("$5.00", 5),
-        ("1/2", Fraction(1, 2)), ("\u00bd", Fraction(1, 2)), ("twelve", 12), ("Seven.", 7), ("12.", 12), ("1e5", 100000),
-        (".5", Fraction(1, 2)), ("50%", 50), ("x = -2.50", Fraction(-5, 2)), ("\uff11\uff12", 12),
+        ("1/2", Fraction(1, 2)), ("\u00bd", Fraction(1, 2)), ("twelve", 12), ("Seven.", 7), ("12.", 12),
+        ("1e5", 100000), (".5", Fraction(1, 2)), ("50%", 50), ("x = -2.50", Fraction(-5, 2)), ("\uff11\uff12", 12),
         ("12 13", None), ("3 / 0", None), ("1e999", None), ("9" * 61, None), ("1,2", None), ("1 000", None),
         ("1.2.3", None), ("state0", None), ("5-3", None), ("", None), ("nan", None), ("inf", None), ("0x1f", None),
     ],
@@ -111,8 +111,9 @@ TEXTS = st.one_of(st.text(max_size=40), st.text(alphabet="0123456789.,-+/eE% ABC
 def test_any_text_is_right_or_wrong_or_no_answer(text, rule):
     answers = {"choice": "A", "yes_no": "no", "number": "12", "text": "cat", "exact": "cat"}
     key = AnswerKey(rule, (answers[rule],), {"A": "x", "B": "y"} if rule == "choice" else {}, tolerance=1.0)
+    error = None
     try:
         assert key.judge(text) in (True, False)
-    except ActionError as error:
-        assert error.kind == "bad_answer"
-        assert error.message.startswith(key.form())
+    except ActionError as refused:
+        error = refused
+    assert error is None or (error.kind == "bad_answer" and error.message.startswith(key.form()))

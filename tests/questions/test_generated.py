@@ -66,7 +66,9 @@ def test_where_is_the_one_place_of_the_crop(photographs, level):
         first, last = np.floor(place * rows / 96), np.floor((place + side - 1) * rows / 96)
         np.testing.assert_array_equal(first, last)  # it does not lie across a border
         assert answer(question) == names[int(centre[0]) * rows + int(centre[1])]
-        assert question.box == pytest.approx((place[1] / 96, place[0] / 96, (place[1] + side) / 96, (place[0] + side) / 96))
+        assert question.box == pytest.approx(
+            (place[1] / 96, place[0] / 96, (place[1] + side) / 96, (place[0] + side) / 96)
+        )
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -67,7 +67,9 @@ def written(folder, form):
         lines = ["index\tquestion\tA\tB\tanswer\tcategory\timage"]
         for number, row in enumerate(rows()):
             image = base64.b64encode(png(PICTURES[number])).decode()
-            lines.append("\t".join([row["id"], row["question"], *row["choices"], row["answer"], row["category"], image]))
+            lines.append(
+                "\t".join([row["id"], row["question"], *row["choices"], row["answer"], row["category"], image])
+            )
         (folder / "questions.tsv").write_text("\n".join(lines) + "\n")
         return folder / "questions.tsv"
     pa = pytest.importorskip("pyarrow")
@@ -112,7 +114,7 @@ def test_columns_are_mapped_and_images_may_be_several():
     assert (second.text, second.key.rule, second.key.answers) == ("How many?", "number", ("3",))
     with pytest.raises(ConfigurationError, match=r"no column 'missing'. Its columns: 'q', 'a'"):
         open_rows(given, columns={"question": "missing"})
-    with pytest.raises(ConfigurationError, match="columns has no part 'quesion'. Did you mean 'question'"):
+    with pytest.raises(ConfigurationError, match=r"columns has no part 'quesion'. Did you mean 'question'"):
         open_rows(given, columns={"quesion": "q"})
     with pytest.raises(ConfigurationError, match=r"no column for the question: looked for were question, query"):
         open_rows(given)

@@ -22,7 +22,8 @@ PLAYED = settings(
     derandomize=True, database=None, deadline=None, max_examples=60, suppress_health_check=list(HealthCheck)
 )
 ENVS = {
-    dialect: VisualQAEnv(questions=ROWS, canvas_size=64, max_turns=1000, dialect=dialect) for dialect in ("code", "tools")
+    dialect: VisualQAEnv(questions=ROWS, canvas_size=64, max_turns=1000, dialect=dialect)
+    for dialect in ("code", "tools")
 }
 IMAGES = st.sampled_from(["image_1", "image_2", "image_9", "crop_image_1", "x", "A", "", "state", "image_list"])
 NUMBERS = st.one_of(st.floats(), st.integers(-9, 99), st.floats(-0.2, 1.2))

@@ -96,7 +96,9 @@ def test_rewards_are_the_papers(turns, total, parts):
     assert tuple(info["reward"][name] for name in ("accuracy", "format", "step")) == pytest.approx(parts)
     assert (info["solved"], info["score"]) == (parts[0] == 1, parts[0])
     assert (terminated, truncated) == (len(turns) < 5, len(turns) == 5)
-    assert env.describe_state() == ([turns[-1].partition("answer>")[2].partition("<")[0]] if terminated else ["image_1"])
+    assert env.describe_state() == (
+        [turns[-1].partition("answer>")[2].partition("<")[0]] if terminated else ["image_1"]
+    )
 
 
 def test_other_rewards():
@@ -139,7 +141,7 @@ def test_answers_by_rule(number, right, wrong, unread):
 def test_what_is_revealed():
     _, _, info = begun(0)
     assert not {"solution", "box", "facts"} & info.keys()
-    env, _, info = begun(0, reveal=True)
+    _, _, info = begun(0, reveal=True)
     assert (info["solution"], info["box"], info["facts"]) == (["B"], [0.1, 0.2, 0.3, 0.4], {})
     generated = VisualQAEnv(reveal=True, canvas_size=64, kinds="count", difficulty=2)
     _, info = generated.reset(seed=0)
