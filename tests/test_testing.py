@@ -308,7 +308,7 @@ def test_a_policy_on_a_server_need_not_repeat_itself():
     check_policy(drawing, repeatable=False)
     with pytest.raises(ConfigurationError, match="is not a policy"):
         check_policy("edge")
-    with pytest.raises(ConfigurationError, match="plays the jigsaw and VisualQA only"):
+    with pytest.raises(ConfigurationError, match="plays the jigsaw only"):
         check_policy(EdgePolicy(), Right)
     check_policy(FunctionPolicy(lambda observation: observation["text"]))
 
