@@ -242,6 +242,17 @@ def test_photographs_that_are_too_few_or_too_uniform():
         grey.draw(np.random.default_rng(0), {"kind": kind})
 
 
+@pytest.mark.parametrize(("kind", "level"), [("where", 3), ("which", 4), ("turned", 4)])
+def test_parts_that_occur_twice_are_not_asked_about(kind, level):
+    tile = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8), (0, 0), 5).astype(float)
+    tile = sum(np.rot90(tile, number) for number in range(4))
+    tile = (tile - tile.min()) / (tile.max() - tile.min()) * 255
+    lattice = np.tile(tile.astype(np.uint8), (8, 8, 1))  # looks the same 60 pixels on, and a quarter turn on
+    source = GeneratedQuestions(open_images([lattice]), 96, (kind,), (level,))
+    with pytest.raises(ImageError, match=f"No question of kind '{kind}'"):
+        source.draw(np.random.default_rng(0), {})
+
+
 def test_difficulties_and_kinds_are_checked():
     assert [parse_difficulty(value) for value in (2, "3", "2-4", "all", [5, 1], "1 - 2", np.int64(4))] == [
         (2,), (3,), (2, 3, 4), (1, 2, 3, 4, 5), (5, 1), (1, 2), (4,),
