@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_benchmarks", "eval_benchmarks"]
 
-_JIGSAW = ("env", "suite", "grid", "levels", "images", "training_images")
+_JIGSAW = ("env", "suite", "grid", "levels", "images")
 
 
 def add_benchmarks(command: argparse.ArgumentParser) -> None:
@@ -52,15 +53,18 @@ def eval_benchmarks(
         ConfigurationError: If a flag is of the jigsaw, or a file is not right.
     """
     from agile_gym.evaluation.benchmarks import (
+        counted,
         format_benchmarks,
         is_benchmarks,
         plan_benchmark,
         score_benchmark,
         write_benchmarks,
     )
+    from agile_gym.evaluation.contamination import BenchmarkOverlap, find_training_pictures
     from agile_gym.evaluation.journal import Session
     from agile_gym.evaluation.report import write_report
     from agile_gym.evaluation.run import KEEP_DEFAULT, prepare_plan
+    from agile_gym.images.opening import open_images
     from agile_gym.outputs import check_replaceable
     from agile_gym.questions.judging import rule_of
 
@@ -86,6 +90,9 @@ def eval_benchmarks(
         )
         for key, file in named.items()
     }
+    overlaps: dict[str, BenchmarkOverlap] = {}
+    if options.training_images is not None:  # before anything is played, as a file may be wrong
+        overlaps = find_training_pictures(named, open_images(options.training_images))
     policy = make(next(iter(plans.values())), options.workers)
     prepared = {key: prepare_plan(plan) for key, plan in plans.items()}
     paths = {key: output.with_name(f"{output.stem}-{key}.json") for key in plans}
@@ -106,11 +113,13 @@ def eval_benchmarks(
         for session in sessions.values():
             play(session, policy, options)
     scores = [
-        score_benchmark(plans[key], session.journal.results, rule_of(key, own.get("rule")))
+        score_benchmark(plans[key], session.journal.results, rule_of(key, own.get("rule")), overlaps.get(key))
         for key, session in sessions.items()
     ]
     for key, session in sessions.items():
-        write_report(paths[key], session.journal.results, plan=plans[key].to_json(), photographs={})
+        overlap = asdict(overlaps[key]) if key in overlaps else None
+        results = counted(session.journal.results)
+        write_report(paths[key], results, plan=plans[key].to_json(), photographs={}, overlap=overlap)
         written.append(f"{paths[key]} (results)")
     write_benchmarks(output, scores, options.policy)
     print(format_benchmarks(scores, options.policy))
@@ -119,15 +128,7 @@ def eval_benchmarks(
 
 
 def _files(options: argparse.Namespace) -> dict[str, Path]:
-    from agile_gym.questions.opening import find_benchmarks, get_benchmark
+    from agile_gym.questions.opening import find_benchmarks, name_files
 
     found = {} if options.benchmarks is None else find_benchmarks(options.benchmarks)
-    given: dict[str, Path] = {}
-    for text in options.benchmark or ():
-        key, equals, file = text.partition("=")
-        if not equals or not file:
-            raise ConfigurationError(f"--benchmark {text} is not of the form NAME=FILE, such as mmvp=MMVP.tsv.")
-        if get_benchmark(key).key in given:
-            raise ConfigurationError(f"--benchmark {text}: {key} is given twice; leave one of the two out.")
-        given[key] = Path(file)
-    return {**found, **given}
+    return {**found, **name_files(options.benchmark or (), "--benchmark")}

@@ -53,7 +53,7 @@ def add_eval_command(commands: Subparsers) -> None:
     add("--resume", action="store_true", help="go on with an evaluation that was interrupted")
     add("--overwrite", action="store_true", help="begin anew even if the output holds puzzles")
     add("--interval", default="puzzle", help="unit of the intervals: puzzle or photograph (default: %(default)s)")
-    add("--training-images", default=None, metavar="IMAGES", help="report photographs that are also among these")
+    add("--training-images", default=None, metavar="IMAGES", help="report photographs or pictures that are among these")
     add("--plots", action="store_true", help="also draw Acc and Score by level, beside the output")
     command.set_defaults(run=_eval)
 
@@ -70,7 +70,8 @@ def add_compare_command(commands: Subparsers) -> None:
 
 
 def _eval(options: argparse.Namespace) -> int:
-    from agile_gym.evaluation.compare import compare_blanked, find_overlap, format_looks
+    from agile_gym.evaluation.compare import compare_blanked, format_looks
+    from agile_gym.evaluation.contamination import find_overlap
     from agile_gym.evaluation.journal import Session, blanked_path
     from agile_gym.evaluation.report import format_cost, format_tables, is_report, write_report
     from agile_gym.evaluation.run import prepare_plan

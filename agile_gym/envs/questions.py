@@ -14,17 +14,21 @@ from numpy.typing import NDArray
 
 from agile_gym.envs.contract import EpisodeDescription, make_info
 from agile_gym.envs.spaces import ImageBox, UnicodeText
-from agile_gym.errors import ConfigurationError
+from agile_gym.errors import ConfigurationError, ImageError
 from agile_gym.questions.judging import judge, rule_of, unwrap
 from agile_gym.questions.opening import get_benchmark, open_questions
 from agile_gym.questions.prompts import write_prompt
 from agile_gym.questions.records import Question
 
-__all__ = ["QuestionEnv"]
+__all__ = ["UNREADABLE", "QuestionEnv"]
 
 CANVAS = 224
 """Side of an observation's canvas, which shows the first picture scaled down; ``info["images"]`` has them whole."""
+UNREADABLE = "unreadable picture: "
+"""Beginning of the label of an episode whose question is left out, since a picture cannot be decoded."""
+MAX_REASON = 300
 MAX_TEXT = 1_000_000
+_LEFT_OUT = "A picture of this question cannot be read, so that it is not counted."
 MAX_KEPT = 2000
 """Longest part of a reply that is kept in the description of the state, in characters."""
 
@@ -39,7 +43,14 @@ class QuestionEnv(gymnasium.Env[dict[str, Any], str]):
     max_turns = 1
 
     def __init__(
-        self, benchmark: str, file: str, rule: str | None = None, *, unwrap: bool = False, questions: str | None = None
+        self,
+        benchmark: str,
+        file: str,
+        rule: str | None = None,
+        *,
+        unwrap: bool = False,
+        questions: str | None = None,
+        skip_unreadable: bool = False,
     ) -> None:
         """Open a benchmark's file.
 
@@ -50,6 +61,8 @@ class QuestionEnv(gymnasium.Env[dict[str, Any], str]):
             unwrap: True to judge only the content of a reply's last answer tag, or what follows its thoughts.
             questions: Identity of the questions that are expected (`digest`), so that an evaluation goes on with no
                 others; None for any.
+            skip_unreadable: True for an episode without pictures, whose label begins with `UNREADABLE`, where a picture
+                cannot be decoded, instead of an `ImageError`. It must not be counted.
 
         Raises:
             ConfigurationError: If the benchmark or the rule is not known, the file cannot be read, or holds others.
@@ -60,16 +73,18 @@ class QuestionEnv(gymnasium.Env[dict[str, Any], str]):
         opened = open_questions(Path(file), benchmark)
         if questions is not None and questions != opened.digest:
             raise ConfigurationError(
-                f"{file} holds other questions than this evaluation was begun with. Give that file."
+                f"{file} holds other questions or pictures than this evaluation was begun with. Give that file."
             )
         self.questions: tuple[Question, ...] = opened.asked
         self.unwrap = unwrap
+        self.skip_unreadable = skip_unreadable
         sizes = Box(0, CANVAS, (2,), np.int64)
         canvas = ImageBox((CANVAS, CANVAS, 3))
         self.observation_space = Dict({"image": canvas, "image_size": sizes, "text": UnicodeText(MAX_TEXT)})
         self.action_space = UnicodeText(MAX_TEXT)
         self._question: Question | None = None
         self._state: list[Any] = []
+        self._fault: str | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -78,7 +93,7 @@ class QuestionEnv(gymnasium.Env[dict[str, Any], str]):
 
         Raises:
             ConfigurationError: If there is no question of this number.
-            ImageError: If a picture cannot be decoded.
+            ImageError: If a picture cannot be decoded, unless `skip_unreadable` is true.
         """
         super().reset(seed=seed)
         count = len(self.questions)
@@ -87,9 +102,15 @@ class QuestionEnv(gymnasium.Env[dict[str, Any], str]):
             number = int(self.np_random.integers(count))
         if not isinstance(number, int) or not 0 <= number < count:
             raise ConfigurationError(f"episode={number!r:.80} is not allowed; give a number from 0 to {count - 1:,}.")
-        self._question, self._state = self.questions[number], []
+        self._question, self._state, self._fault = self.questions[number], [], None
         text, pictures = write_prompt(self._question)
-        loaded = [picture.load() for picture in pictures]
+        try:
+            loaded = [picture.load() for picture in pictures]
+        except ImageError as error:
+            if not self.skip_unreadable:
+                raise
+            self._fault = str(error)[:MAX_REASON]
+            return _observation(_LEFT_OUT, None), make_info([], turn=0, task=self._task())
         images = [image for image, _ in loaded]
         info = make_info(images, turn=0, task=self._task())
         info["image_id"] = loaded[0][1]
@@ -107,8 +128,10 @@ class QuestionEnv(gymnasium.Env[dict[str, Any], str]):
         verdict = judge(self._question, reply, self.rule)
         self._state = [self._question.id, verdict.answer and verdict.answer[:MAX_KEPT], list(self._question.answers)]
         error = None if verdict.answer is not None else "no_answer"
-        primitives = () if error else ("Answer",)
         right = verdict.right
+        if self._fault is not None:
+            self._state[1], error, right = None, "unreadable_picture", False
+        primitives = () if error else ("Answer",)
         info = make_info([], turn=1, task=self._task(), error=error, primitives=primitives, solved=right)
         return _observation("", None), float(right), True, False, info
 
@@ -117,7 +140,8 @@ class QuestionEnv(gymnasium.Env[dict[str, Any], str]):
         question = self._question
         if question is None:
             return EpisodeDescription()
-        return EpisodeDescription(self._task(), question.category, list(question.answers))
+        label = question.category if self._fault is None else UNREADABLE + self._fault
+        return EpisodeDescription(self._task(), label, list(question.answers))
 
     def describe_state(self) -> Sequence[Any]:
         """Return the question's id, the answer that was read (None for none), and the right answers."""

@@ -7,19 +7,19 @@ journal    keeps finished episodes and their transcripts
 metrics    figures with intervals, pass@k, paired tests
 report     the file of results, and its tables beside the paper's
 benchmarks questions of nine benchmarks: plans, scores, tables
-compare    two evaluations of the same puzzles; photographs that are also in a training set
+compare    two evaluations of the same puzzles
+contamination  images that are also in a training set
 """
 
 from agile_gym.evaluation.compare import (
     LooksReport,
-    Overlap,
     compare_blanked,
     compare_reports,
-    find_overlap,
     format_comparison,
     format_looks,
     looks_report,
 )
+from agile_gym.evaluation.contamination import Overlap, find_overlap
 from agile_gym.evaluation.journal import Journal, read_journal
 from agile_gym.evaluation.metrics import (
     Estimate,

@@ -12,7 +12,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from agile_gym.envs.questions import UNREADABLE
 from agile_gym.errors import ConfigurationError, printable
+from agile_gym.evaluation.contamination import BenchmarkOverlap, overlap_text
 from agile_gym.evaluation.metrics import Estimate, bootstrap_mean
 from agile_gym.evaluation.plan import EnvironmentEntry, EvaluationPlan
 from agile_gym.evaluation.report import grid_lines, short_name
@@ -26,6 +28,7 @@ from agile_gym.questions.scores import Scored
 __all__ = [
     "ENV",
     "BenchmarkScore",
+    "counted",
     "format_benchmarks",
     "is_benchmarks",
     "paper_rows",
@@ -73,7 +76,13 @@ def plan_benchmark(
         entries=[EnvironmentEntry(ENV, count, numbered=True)],
         samples=samples,
         seed=seed,
-        options={"benchmark": key, "file": str(file), "questions": opened.digest, **(options or {})},
+        options={
+            "benchmark": key,
+            "file": str(file),
+            "questions": opened.digest,
+            "skip_unreadable": True,
+            **(options or {}),
+        },
         policy_options=dict(policy_options or {}),
     )
 
@@ -91,6 +100,8 @@ class BenchmarkScore:
         expected: Questions that the benchmark has.
         skipped: Questions that cannot be asked.
         rule: Name of the rule for answers.
+        overlap: Training images among its pictures; None if no training images were given.
+        unseen: Fraction right of the questions that show none of these; None if there are no such questions.
     """
 
     key: str
@@ -101,27 +112,49 @@ class BenchmarkScore:
     expected: int
     skipped: tuple[Skipped, ...]
     rule: str
+    overlap: BenchmarkOverlap | None = None
+    unseen: float | None = None
 
 
-def score_benchmark(plan: EvaluationPlan, results: Iterable[EpisodeResult], rule: str) -> BenchmarkScore:
+def counted(results: Iterable[EpisodeResult]) -> list[EpisodeResult]:
+    """Return the episodes that count, ordered: those of questions whose pictures could be decoded in all samples."""
+    found = sorted(results, key=lambda result: result.key)
+    faults = _faults(found)
+    return [result for result in found if result.episode not in faults]
+
+
+def _faults(results: Iterable[EpisodeResult]) -> dict[int, str]:
+    """Return the reasons for the questions that were left out, by their number."""
+    labels = {result.episode: result.label or "" for result in results if (result.label or "").startswith(UNREADABLE)}
+    return {number: label.removeprefix(UNREADABLE) for number, label in sorted(labels.items())}
+
+
+def score_benchmark(
+    plan: EvaluationPlan, results: Iterable[EpisodeResult], rule: str, overlap: BenchmarkOverlap | None = None
+) -> BenchmarkScore:
     """Compute a benchmark's scores from its finished episodes.
 
-    Of questions that were asked several times, the tables are the means over the samples.
+    Of questions that were asked several times, the tables are the means over the samples. Questions with a picture that
+    could not be decoded are skipped.
 
     Args:
         plan: Result of `plan_benchmark`.
         results: The episodes.
         rule: Name of the rule for answers.
+        overlap: Training images among the benchmark's pictures, if they were looked for.
 
     Raises:
         ConfigurationError: If no episode is there.
     """
     key, file = plan.options["benchmark"], Path(plan.options["file"])
     opened = open_questions(file, key)
-    ordered = sorted(results, key=lambda result: result.key)
+    played = list(results)
+    ordered, faults = counted(played), _faults(played)
+    skipped = [*opened.skipped, *(Skipped(opened.asked[number].id, reason) for number, reason in faults.items())]
     if not ordered:
-        raise ConfigurationError(f"No question of {BENCHMARKS[key].title} was answered.")
-    complete = not opened.skipped and len(opened.asked) == len({result.episode for result in ordered})
+        why = f" The first one was left out: {skipped[0].reason}" if skipped else ""
+        raise ConfigurationError(f"No question of {BENCHMARKS[key].title} was answered.{why}")
+    complete = not skipped and len(opened.asked) == len({result.episode for result in ordered})
     scored = [
         score(
             key,
@@ -131,6 +164,8 @@ def score_benchmark(plan: EvaluationPlan, results: Iterable[EpisodeResult], rule
         for sample in sorted({result.sample for result in ordered})
     ]
     right = [float(result.solved) for result in ordered]
+    seen = frozenset(() if overlap is None else overlap.affected)
+    unseen = [result.solved for result in ordered if opened.asked[result.episode].id not in seen]
     return BenchmarkScore(
         key,
         fmean(figure for figure, _ in scored),
@@ -138,8 +173,10 @@ def score_benchmark(plan: EvaluationPlan, results: Iterable[EpisodeResult], rule
         _average([table for _, table in scored]),
         len(ordered) // len(scored),
         BENCHMARKS[key].count,
-        opened.skipped,
+        tuple(skipped),
         rule,
+        overlap,
+        None if overlap is None or not unseen else fmean(unseen),
     )
 
 
@@ -190,12 +227,24 @@ def format_benchmarks(scores: Sequence[BenchmarkScore], policy: str) -> str:
         ["  questions", *(str(one.asked) for one in scores), ""],
         ["  skipped", *(str(len(one.skipped)) for one in scores), ""],
     ]
+    if any(one.overlap for one in scores):
+        rows += [
+            ["  show training images", *(str(len(one.overlap.affected)) if one.overlap else "" for one in scores), ""],
+            [
+                "  right, of the others",
+                *("" if one.unseen is None else f"{100 * one.unseen:.1f}" for one in scores),
+                "",
+            ],
+        ]
     for model, values in paper_rows().items():
         paper = [values[title] for title in titles]
         rows.append([f"paper: {model}", *(f"{value:.1f}" for value in paper), f"{fmean(paper):.1f}"])
     parts = [f"Benchmarks (%)\n{grid_lines(['', *titles, 'mean'], rows)}"]
     for one in scores:
         parts.append(_own_table(one))
+    overlaps = {one.key: one.overlap for one in scores if one.overlap}
+    if overlaps:
+        parts.append(f"Training images\n{overlap_text(overlaps)}")
     parts.append(
         "Intervals: 95% of the questions that are right, by the bootstrap over first pictures. HallusionBench's figure "
         "is the mean of aAcc, fAcc and qAcc; MMVP's counts questions, with pairs in its own table; BLINK's weighs each "

@@ -1,11 +1,11 @@
-"""Comparison of evaluations: two of the same puzzles, pair by pair; and of their photographs with a training set."""
+"""Comparison of evaluations: two of the same puzzles, pair by pair, and with looks blanked."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from agile_gym.errors import ConfigurationError, one_line
 from agile_gym.evaluation.metrics import (
@@ -20,17 +20,13 @@ from agile_gym.evaluation.metrics import (
 from agile_gym.evaluation.plan import EvaluationPlan, pieces_of
 from agile_gym.evaluation.report import EpisodeRow, Report, grid_lines, short_name
 from agile_gym.evaluation.run import EpisodeResult, evaluate, prepare_plan
-from agile_gym.images.sources import ImageSource, alike_images, is_copy
 from agile_gym.policies.base import Observation, Policy, as_policy
 
 __all__ = [
     "LOOK_TITLES",
     "LooksReport",
-    "Match",
-    "Overlap",
     "compare_blanked",
     "compare_reports",
-    "find_overlap",
     "format_comparison",
     "format_looks",
     "is_comparison",
@@ -337,100 +333,3 @@ def format_looks(
 def _look_row(label: str, estimate: Mapping[str, Any], of: str, *, form: str = ".1f") -> list[str]:
     cells = [format(100 * estimate[key], form) if key in estimate else "-" for key in ("value", "low", "high")]
     return [label, *cells, of]
-
-
-class Match(NamedTuple):
-    """A photograph that is also in the training set.
-
-    Attributes:
-        image_id: Hash of its content.
-        name: Its name.
-        training_name: Its name in the training set.
-        kind: ``"same"``: the same bytes; ``"copy"``: a copy in another size, format or quality.
-    """
-
-    image_id: str
-    name: str
-    training_name: str
-    kind: Literal["same", "copy"]
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """Common photographs of an evaluation and a training set.
-
-    Attributes:
-        photographs: Photographs that the evaluation played.
-        training_images: Images of the training set.
-        unread: Number of these that could not be read, and were compared by their bytes alone.
-        matches: The photographs that are in both, each once.
-        episodes: Episodes of the evaluation that show one of them.
-        total: Episodes of the evaluation.
-    """
-
-    photographs: int
-    training_images: int
-    unread: int
-    matches: tuple[Match, ...]
-    episodes: int
-    total: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it in JSON's types."""
-        return {**asdict(self), "matches": [match._asdict() for match in self.matches]}
-
-    def text(self) -> str:
-        """Return it in words."""
-        if not self.matches:
-            return (
-                f"None of the {self.photographs} photographs is among the {self.training_images} training images, as "
-                "the same file or as a copy in another size or quality."
-            )
-        lines = [
-            f"{len(self.matches)} of {self.photographs} photographs are also among the {self.training_images} training "
-            f"images; {self.episodes} of {self.total} episodes show them:"
-        ]
-        lines += [f"  {match.name} is {match.training_name} ({match.kind})" for match in self.matches[:10]]
-        if len(self.matches) > 10:
-            lines.append(f"  and {len(self.matches) - 10} more, listed in the results.")
-        return "\n".join(lines)
-
-
-def find_overlap(source: ImageSource, training: ImageSource, results: Sequence[EpisodeResult]) -> Overlap:
-    """Find the photographs of an evaluation that are also in a training set.
-
-    Files with the same bytes are found, and copies that were scaled, compressed again or saved in another format. Parts
-    of a photograph, and mirrored ones, are not.
-
-    Args:
-        source: The photographs of the evaluation.
-        training: The training images.
-        results: The episodes that were played.
-
-    Returns:
-        What they have in common.
-    """
-    played = {result.image_id for result in results}
-    indices = [index for index in range(len(source)) if source.content_hash(index) in played]
-    hashes = {training.content_hash(index): index for index in range(len(training))}
-    matches = {
-        index: Match(source.content_hash(index), source.name(index), training.name(hashes[content]), "same")
-        for index in indices
-        if (content := source.content_hash(index)) in hashes
-    }
-    rest = [index for index in indices if index not in matches]
-    unread = 0
-    for index, number in alike_images(source, rest, training):
-        if number is None:
-            unread += 1
-        elif index not in matches and is_copy(source.load(index), training.load(number)):
-            matches[index] = Match(source.content_hash(index), source.name(index), training.name(number), "copy")
-    found = {match.image_id for match in matches.values()}
-    return Overlap(
-        photographs=len(indices),
-        training_images=len(training),
-        unread=unread,
-        matches=tuple(matches[index] for index in sorted(matches)),
-        episodes=sum(result.image_id in found for result in results),
-        total=len(results),
-    )

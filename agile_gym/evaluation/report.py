@@ -128,7 +128,7 @@ def write_report(
         results: Every episode.
         plan: The settings, in JSON's types.
         photographs: Identity of the photographs, see `PreparedPlan.photographs`.
-        overlap: Result of `Overlap.to_json`, if training images were given.
+        overlap: Result of `Overlap.to_json`, or a `BenchmarkOverlap` in JSON's types, if training images were given.
         blank_looks: Result of `compare_blanked`, if the puzzles were also played with blanked looks.
 
     Returns:

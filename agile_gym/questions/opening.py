@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,9 +11,18 @@ from pathlib import Path
 from agile_gym.errors import ConfigurationError, did_you_mean
 from agile_gym.questions.parsing import BLINK_TASKS, PARSERS
 from agile_gym.questions.records import Question, Questions, Skipped
+from agile_gym.questions.spool import Spool
 from agile_gym.questions.tables import Row, TsvTable, parquet_columns, parquet_rows
 
-__all__ = ["BENCHMARKS", "Benchmark", "find_benchmarks", "get_benchmark", "open_questions", "read_questions"]
+__all__ = [
+    "BENCHMARKS",
+    "Benchmark",
+    "find_benchmarks",
+    "get_benchmark",
+    "name_files",
+    "open_questions",
+    "read_questions",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,27 @@ def get_benchmark(key: str) -> Benchmark:
     if key not in BENCHMARKS:
         raise ConfigurationError(f"There is no benchmark {key!r:.80}. {did_you_mean(key, BENCHMARKS)}")
     return BENCHMARKS[key]
+
+
+def name_files(given: Iterable[str], option: str) -> dict[str, Path]:
+    """Return benchmarks' files by key.
+
+    Args:
+        given: Texts of the form ``NAME=FILE``.
+        option: Name of the option that has them, for errors.
+
+    Raises:
+        ConfigurationError: If one is not of that form, or a benchmark is not known, or is given twice.
+    """
+    files: dict[str, Path] = {}
+    for text in given:
+        key, equals, file = text.partition("=")
+        if not equals or not file:
+            raise ConfigurationError(f"{option} {text} is not of the form NAME=FILE, such as mmvp=MMVP.tsv.")
+        if get_benchmark(key).key in files:
+            raise ConfigurationError(f"{option} {text}: {key} is given twice; leave one of the two out.")
+        files[key] = Path(file)
+    return files
 
 
 _PARQUET_COLUMNS = {
@@ -187,9 +217,10 @@ def read_questions(path: Path, key: str) -> list[Question]:
         _check(benchmark, path, rows, table.columns, parquet=False)
         return [tsv(key, number, row) for number, row in enumerate(rows)]
     questions: list[Question] = []
+    spool = Spool()
     for shard in _shards(benchmark, path):
         columns = parquet_columns(shard)
-        rows = parquet_rows(shard, benchmark.images)
+        rows = parquet_rows(shard, benchmark.images, spool)
         _check(benchmark, shard, rows, columns, parquet=True)
         questions += [parquet(key, len(questions) + number, row) for number, row in enumerate(rows)]
     _refuse_twice(path, questions)
@@ -228,6 +259,7 @@ def open_questions(path: Path, key: str) -> Questions:
 def _opened(path: Path, key: str, stamps: object) -> Questions:
     asked: list[Question] = []
     skipped: list[Skipped] = []
+    hashes: list[tuple[str, ...]] = []
     for question in read_questions(path, key):
         if key == "mmmu" and question.split != MMMU_SPLIT:
             continue
@@ -236,14 +268,18 @@ def _opened(path: Path, key: str, stamps: object) -> Questions:
             problem = "its index does not tell set, figure and question"
         if problem is None and key.startswith("hrbench") and not question.facts.get("cycle"):
             problem = "it has no cycle"
+        checks = [] if problem else [picture.check() for picture in question.pictures]
+        for picture, (_, fault) in zip(question.pictures, checks, strict=False):
+            problem = problem or (fault and f"{picture.name}: {fault}")
         if problem is None:
             asked.append(question)
+            hashes.append(tuple(content for content, _ in checks))
         else:
             skipped.append(Skipped(question.id, problem))
     if not asked:
         why = f" The first one: {skipped[0].reason}." if skipped else ""
         raise ConfigurationError(f"{path} has no question of {get_benchmark(key).title} that can be asked.{why}")
-    return Questions(key, tuple(asked), tuple(skipped))
+    return Questions(key, tuple(asked), tuple(skipped), tuple(hashes))
 
 
 def find_benchmarks(folder: Path) -> dict[str, Path]:

@@ -36,12 +36,13 @@ class Picture:
     name: str
     read: Callable[[], bytes]
 
-    def problem(self) -> str | None:
-        """Return the reason why it cannot be used, from its header alone, or None."""
+    def check(self) -> tuple[str, str | None]:
+        """Return the SHA-256 of the encoded bytes, and the reason why it cannot be used, from its header alone."""
         try:
-            return header_problem(io.BytesIO(self.read()), MAX_PIXELS)
+            data = self.read()
         except ImageError as error:
-            return str(error)
+            return "", str(error)
+        return hashlib.sha256(data).hexdigest(), header_problem(io.BytesIO(data), MAX_PIXELS)
 
     def load(self) -> tuple[NDArray[np.uint8], str]:
         """Return the pixels, (H, W, 3) uint8, read-only, and the SHA-256 of the encoded bytes.
@@ -88,7 +89,7 @@ class Question:
     layout: str = "tsv"
 
     def problem(self) -> str | None:
-        """Return the reason why it cannot be asked, or None; the headers of its pictures are read."""
+        """Return the reason why it cannot be asked, whatever its pictures are, or None."""
         if not self.text.strip():
             return "there is no question"
         if not self.answers or not all(answer.strip() for answer in self.answers):
@@ -97,9 +98,7 @@ class Question:
             return f"the answer {self.answers[0]!r:.40} is none of the choices {', '.join(self.choices) or '(none)'}"
         if self.kind == "yes_no" and not set(self.answers) <= {"Yes", "No"}:
             return f"the answer {self.answers[0]!r:.40} is neither Yes nor No"
-        if not self.pictures:
-            return "there is no image"
-        return next((f"{one.name}: {problem}" for one in self.pictures if (problem := one.problem())), None)
+        return None if self.pictures else "there is no image"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,18 +122,21 @@ class Questions:
         benchmark: Key of the benchmark.
         asked: Those that can be asked, in the order of the file.
         skipped: Those that cannot.
+        hashes: For each that can be asked, the SHA-256 of the encoded bytes of its pictures.
     """
 
     benchmark: str
     asked: tuple[Question, ...]
     skipped: tuple[Skipped, ...] = ()
+    hashes: tuple[tuple[str, ...], ...] = ()
 
     @property
     def digest(self) -> str:
-        """Identity of the questions that can be asked, of their answers and options, not of the pictures."""
+        """Identity of the questions that can be asked, of their answers, options and pictures."""
         known = hashlib.sha256()
-        for one in self.asked:
-            known.update(repr((one.id, one.text, one.answers, sorted(one.choices.items()), one.split)).encode())
+        for one, hashes in zip(self.asked, self.hashes, strict=True):
+            values = (one.id, one.text, one.answers, sorted(one.choices.items()), one.split, hashes)
+            known.update(repr(values).encode())
         return known.hexdigest()[:16]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import warnings
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from agile_gym.errors import ConfigurationError, ImageError, reason_of
 from agile_gym.images.folder import encoded_column, is_dataset, load_dataset, parse_dataset_spec
+from agile_gym.images.formats import header_problem
 from agile_gym.images.items import Item, decode_checked, hash_bytes, shared_cache
 from agile_gym.images.rows import ParquetTable, RowItem, TableLike, list_rows
 from agile_gym.questions.records import Picture, Skipped
@@ -149,10 +151,11 @@ class _Reader:
         def read(texts: Mapping[str, str], found: Sequence[Picture]) -> tuple[Mapping[str, Any], Sequence[Item]]:
             items: list[Item] = []
             for picture in found:
-                problem = picture.problem()
+                data = picture.read()
+                problem = header_problem(io.BytesIO(data), options.max_pixels)
                 if problem is not None:
                     raise RowProblem(f"{picture.name}: {problem}")
-                items.append(_TsvItem(picture.name, hash_bytes(picture.read()), picture))
+                items.append(_TsvItem(picture.name, hash_bytes(data), picture))
             return texts, items
 
         for row in table.rows():

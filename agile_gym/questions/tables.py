@@ -9,8 +9,7 @@ import ast
 import csv
 import io
 import os
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from agile_gym.errors import ConfigurationError, ImageError, import_optional, re
 from agile_gym.images.decode import read_file
 from agile_gym.images.formats import describe_error
 from agile_gym.questions.records import Picture, from_base64
+from agile_gym.questions.spool import Spool
 
 __all__ = ["MAX_FIELD", "Row", "TsvTable", "parquet_columns", "parquet_rows", "read_list", "tsv_columns"]
 
@@ -240,109 +240,85 @@ def parquet_columns(path: Path) -> list[str]:
         ConfigurationError: If it is none, or damaged.
         MissingDependencyError: If pyarrow is not installed.
     """
-    return list(_ParquetFile(path).open().schema_arrow.names)
+    return list(_open_parquet(path).schema_arrow.names)
 
 
-def parquet_rows(path: Path, images: Sequence[str]) -> list[Row]:
-    """Read the rows of a Parquet file.
+def parquet_rows(path: Path, images: Sequence[str], spool: Spool) -> list[Row]:
+    """Read the rows of a Parquet file, whose pictures are copied to a temporary file.
+
+    Parquet has no access to single rows: a page, which can be a whole group of rows, is read for each. So the columns
+    of images are read once, and the page that is in memory is let go.
 
     Args:
         path: The file.
         images: Columns that hold images: structures with bytes, or base64 texts. Empty cells are no pictures.
+        spool: Takes the pictures.
 
     Returns:
         The rows, without the images themselves.
 
     Raises:
-        ConfigurationError: If the file cannot be read.
+        ConfigurationError: If the file cannot be read, or the pictures cannot be copied.
         MissingDependencyError: If pyarrow is not installed.
     """
-    source = _ParquetFile(path)
-    names = source.open().schema_arrow.names
-    light = [name for name in names if name not in images]
-    held = [name for name in images if name in names]
+    file = _open_parquet(path)
+    names = file.schema_arrow.names
     rows: list[Row] = []
     try:
-        for batch in source.open().iter_batches(batch_size=256, columns=light):
+        for batch in file.iter_batches(batch_size=256, columns=[name for name in names if name not in images]):
             for values in batch.to_pylist():
                 texts = {name: "" if value is None else str(value) for name, value in values.items()}
                 rows.append(Row(texts, values))
-        present = {name: source.present(name) for name in held}
+        for name in images:
+            if name in names:
+                _add_pictures(path, name, rows, spool)
+    except ConfigurationError:
+        raise
     except Exception as error:
         raise ConfigurationError(f"{path} cannot be read ({describe_error(error)}). Get it again.") from error
-    for number, row in enumerate(rows):
-        row.pictures = [
-            Picture(f"{name} of row {number} of {path.name}", partial(source.image, number, name))
-            for name in held
-            if present[name][number]
-        ]
     return rows
 
 
-class _ParquetFile:
-    """Images in a Parquet file, read in a stream, as a group of rows may have gigabytes."""
+def _open_parquet(path: Path) -> Any:  # noqa: ANN401 -- pyarrow is untyped
+    module = import_optional("pyarrow.parquet", extra="data", purpose="read questions from Parquet files")
+    try:
+        return module.ParquetFile(str(path), memory_map=True, pre_buffer=False)
+    except Exception as error:
+        raise ConfigurationError(
+            f"{path} is not a Parquet file, or damaged ({describe_error(error)}). Get it again."
+        ) from error
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file: Any = None
-        self._ends: list[int] = []
-        self._streams: dict[str, tuple[Iterator[Any], int, Any]] = {}
 
-    def open(self) -> Any:  # noqa: ANN401 -- pyarrow is untyped
-        if self._file is None:
-            module = import_optional("pyarrow.parquet", extra="data", purpose="read questions from Parquet files")
-            try:
-                self._file = module.ParquetFile(str(self.path), buffer_size=1 << 20, pre_buffer=False)
-            except Exception as error:
-                raise ConfigurationError(
-                    f"{self.path} is not a Parquet file, or damaged ({describe_error(error)}). Get it again."
-                ) from error
-            meta = self._file.metadata
-            counts = [meta.row_group(group).num_rows for group in range(meta.num_row_groups)]
-            self._ends = [sum(counts[: group + 1]) for group in range(len(counts))]
-        return self._file
+def _add_pictures(path: Path, column: str, rows: Sequence[Row], spool: Spool) -> None:
+    """Copy the images of a column, row by row, and add them to the rows."""
+    module = import_optional("pyarrow", extra="data", purpose="read questions from Parquet files")
+    batches = _open_parquet(path).iter_batches(batch_size=1, columns=[column])
+    for number, (row, batch) in enumerate(zip(rows, batches, strict=True)):
+        value: Any = batch.column(0)[0].as_py()
+        if isinstance(value, dict):
+            cell = cast("dict[str, Any]", value)
+            value = cell if cell.get("bytes") or cell.get("path") else None
+        if value is not None and value != "":
+            name = f"{column} of row {number} of {path.name}"
+            row.pictures.append(Picture(name, _reader_of(value, column, f"row {number} of {path.name}", spool)))
+    del batches
+    module.default_memory_pool().release_unused()
 
-    def present(self, column: str) -> list[bool]:
-        """Return, for each row, whether it has an image in a column."""
-        found: list[bool] = []
-        for batch in self.open().iter_batches(batch_size=1, columns=[column]):
-            value = batch.column(0)[0].as_py()
-            found.append(bool(value.get("bytes") or value.get("path")) if isinstance(value, dict) else bool(value))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType] -- pyarrow
-        return found
 
-    def image(self, row: int, column: str) -> bytes:
-        """Return the encoded image of a row.
-
-        Raises:
-            ImageError: If there is none, or it cannot be read.
-        """
-        label = f"row {row} of {self.path.name}"
-        try:
-            value = self._value(row, column)
-        except ConfigurationError:
-            raise
-        except Exception as error:
-            raise ImageError(f"{label} cannot be read ({describe_error(error)})") from error
+def _reader_of(value: object, column: str, label: str, spool: Spool) -> Callable[[], bytes]:
+    """Copy an image, and return a function that reads it, or raises the error that it has."""
+    data: Any = value
+    try:
         if isinstance(value, str):
-            return from_base64(value, label)
-        data: Any = cast("dict[str, Any]", value).get("bytes") if isinstance(value, dict) else value
+            data = from_base64(value, label)
+        elif isinstance(value, dict):
+            data = cast("dict[str, Any]", value).get("bytes")
         if not isinstance(data, bytes) or not data:
             raise ImageError(f"{label} has no image in {column!r}")
-        return data
+    except ImageError as error:
+        return partial(_refuse, str(error))
+    return partial(spool.read, spool.add(data))
 
-    def _value(self, row: int, column: str) -> object:
-        file = self.open()
-        stream, reached, value = self._streams.get(column, (iter(()), -1, None))
-        if reached == row:
-            return value
-        group = bisect_right(self._ends, row)
-        first = self._ends[group - 1] if group else 0
-        if (
-            not first - 1 <= reached < row or reached < 0
-        ):  # from the group's beginning; another column's stream is let go
-            stream = file.iter_batches(batch_size=1, row_groups=list(range(group, len(self._ends))), columns=[column])
-            reached = first - 1
-        for _ in range(row - reached):
-            value = next(stream).column(0)[0].as_py()
-        self._streams[column] = (stream, row, value)
-        return value
+
+def _refuse(message: str) -> bytes:
+    raise ImageError(message)

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 from agile_gym.errors import ConfigurationError, is_number
 from agile_gym.evaluation.compare import LOOK_TITLES, compare_reports
+from agile_gym.evaluation.contamination import BenchmarkOverlap
 from agile_gym.evaluation.metrics import AVERAGE, LOOK_FRACTIONS, Estimate
 from agile_gym.evaluation.report import Report, metric_title, read_report, reference_rows
 from agile_gym.evaluation.run import MAX_COUNT
+from agile_gym.questions.opening import BENCHMARKS
 
 __all__ = [
     "EVALUATIONS",
@@ -20,6 +22,7 @@ __all__ = [
     "Table",
     "Verdict",
     "look_tables",
+    "overlap_table",
     "read_results",
     "result_tables",
     "verdicts",
@@ -262,6 +265,17 @@ def look_tables(results: Sequence[StageResult]) -> dict[str, Table]:
                 rows.append(Row(label, [_fraction_cell(entry.get(name)) for entry in looks]))
         tables[grid] = Table(f"{grid}: looks (%)", [result.title for result in mine], rows)
     return tables
+
+
+def overlap_table(overlaps: Mapping[str, BenchmarkOverlap]) -> Table:
+    """Return the table of training images among the pictures of benchmarks."""
+    rows = [
+        Row(BENCHMARKS[key].title, [(f"{count:,}", "") for count in (one.found, one.pictures, len(one.affected))])
+        for key, one in overlaps.items()
+    ]
+    total = next((one.training_images for one in overlaps.values()), 0)
+    header = ["training images in it", "its pictures", "questions that show one"]
+    return Table(f"Of the {total:,} training images", header, rows)
 
 
 _NO_CELL = ("\u2013", "")

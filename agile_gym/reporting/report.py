@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from agile_gym.errors import ConfigurationError
+from agile_gym.evaluation.contamination import OVERLAPS, overlap_text, read_overlaps
 from agile_gym.evaluation.metrics import AVERAGE
 from agile_gym.evaluation.plan import pieces_of
 from agile_gym.outputs import check_replaceable, is_generated
 from agile_gym.reporting.alarms import alarm_spans
 from agile_gym.reporting.charts import STAGE_TITLES, duration
 from agile_gym.reporting.curves import curves, look_charts, stage_times
-from agile_gym.reporting.outcome import StageResult, look_tables, read_results, result_tables, verdicts
+from agile_gym.reporting.outcome import StageResult, look_tables, overlap_table, read_results, result_tables, verdicts
 from agile_gym.reporting.record import puzzle_of
 from agile_gym.reporting.runlog import Record, read_records
 from agile_gym.reporting.viewer import BOARD, EpisodeBlocks, write_html
@@ -42,7 +43,7 @@ def write_report(folder: str | Path, output: str | Path, *, title: str | None = 
 
     Args:
         folder: The run's folder, with ``metrics.jsonl``, ``settings.toml`` and, in ``evaluation``, the results
-            ``untrained.json``, ``coldstart.json`` and ``grpo.json`` with their transcripts.
+            ``untrained.json``, ``coldstart.json`` and ``grpo.json`` with their transcripts; perhaps `OVERLAPS`.
         output: The file; it is replaced only when the page is complete.
         title: Title of the page; by default the folder's name.
         pairs: Most puzzles that are shown as they were played before and after.
@@ -68,6 +69,7 @@ def write_report(folder: str | Path, output: str | Path, *, title: str | None = 
             "agile-gym train."
         )
     chosen, titles = _pairs(results, pairs)
+    overlaps = read_overlaps(run / OVERLAPS) if (run / OVERLAPS).is_file() else {}
     blocks = EpisodeBlocks(IMAGE_SIDE, QUALITY)
     settings = run / "settings.toml"
     write_html(
@@ -81,6 +83,8 @@ def write_report(folder: str | Path, output: str | Path, *, title: str | None = 
         tables=result_tables(results),
         look_tables=look_tables(results),
         look_charts=look_charts(results),
+        overlap_table=overlap_table(overlaps) if overlaps else None,
+        overlap_text=overlap_text(overlaps),
         charts=curves(records, results),
         records=records,
         spans=alarm_spans(records),

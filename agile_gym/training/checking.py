@@ -31,6 +31,7 @@ from agile_gym.interruption import STOP_SIGNALS, StopSignals, stops_blocked
 from agile_gym.learner.options import TINY, ModelOptions, build_vlm
 from agile_gym.learner.resources import actor_needs, check_fits
 from agile_gym.policies.base import POLICIES, check_policy, make_policy
+from agile_gym.questions.opening import open_questions
 from agile_gym.rollout.plan import plan_tokens
 from agile_gym.training import stages
 from agile_gym.training.dry_run import check_memory
@@ -293,6 +294,8 @@ def check_settings(settings: RunSettings, *, elsewhere: bool = False) -> None:
         plan = stages.evaluation_plan(settings, options.path)
     with naming("evaluation"):
         prepare_plan(plan)
+        for key, file in stages.benchmark_files(settings).items():
+            open_questions(file, key)
     if options.path != TINY:
         with naming("model", "path", options.path):
             _check_files(options.path)

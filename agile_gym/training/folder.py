@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from agile_gym.errors import ConfigurationError, reason_of
+from agile_gym.evaluation.contamination import OVERLAPS
 from agile_gym.files import Lock, sweep, write_text
 from agile_gym.learner.checkpoint import CHECKPOINT_FILES
 from agile_gym.outputs import (
@@ -59,7 +60,7 @@ _TRANSCRIPTS = (
 
 def _known() -> Known:
     """Return the files that a run writes."""
-    names = [SETTINGS, STATE, "metrics.jsonl", "metrics.csv", "report.html", "wandb-id.txt", "wandb/**"]
+    names = [SETTINGS, STATE, "metrics.jsonl", "metrics.csv", OVERLAPS, "report.html", "wandb-id.txt", "wandb/**"]
     names += ["vision/checkpoint.pt", "vision/probe.json"]
     for stage in ("vision", "sft", "grpo"):
         names += [f"{stage}/model/{name}" for name in _MODEL]

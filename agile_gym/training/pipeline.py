@@ -16,6 +16,7 @@ from agile_gym.envs.jigsaw.config import JigsawConfig
 from agile_gym.envs.jigsaw.env import open_source
 from agile_gym.errors import import_optional, reason_of
 from agile_gym.evaluation.compare import compare_blanked
+from agile_gym.evaluation.contamination import OVERLAPS, find_training_pictures, overlap_text, write_overlaps
 from agile_gym.evaluation.journal import Session, blanked_path
 from agile_gym.evaluation.report import write_report
 from agile_gym.evaluation.run import EpisodeResult, PreparedPlan, prepare_plan
@@ -137,6 +138,7 @@ class TrainingRun:
             self._stops.on_held = lambda: table.status("saving; interrupt it again to stop at once")
             model = stages.model_options(self.settings).path
             try:
+                self._look_for_training_images()
                 if stages.has_vision_pretraining(self.settings):
                     model = self._pretrain_vision()
                 if self.settings.has_cold_start:
@@ -151,6 +153,19 @@ class TrainingRun:
             finally:
                 self._stops.on_held = None
                 stop_ray(self._stops)
+
+    def _look_for_training_images(self) -> None:
+        """Look for training images in the benchmarks' files that are given, and write them down for the report."""
+        files, found = stages.benchmark_files(self.settings), self.folder / OVERLAPS
+        if not files:
+            found.unlink(missing_ok=True)
+            return
+        self._table.status("looking for training images in the benchmarks")
+        images = open_source(JigsawConfig.from_options(stages.environment_options(self.settings, test=False)))
+        overlaps = find_training_pictures(files, images)
+        write_overlaps(found, overlaps)
+        self._table.print_above(overlap_text(overlaps))
+        self._stops.check()
 
     def _start_ray(self) -> None:
         self._table.status("starting Ray")

@@ -221,6 +221,9 @@ class EvaluationSettings(Section):
     seed: int = Field(0, ge=0, le=MAX_SEED, description="Seed of the puzzles.")
     workers: int = Field(1, ge=1, le=MAX_WORKERS, description="Processes that play after each stage.")
     blank_looks: bool = Field(False, description="True to play again with looks blanked, after cold start and GRPO.")
+    benchmarks: list[str] = Field(
+        [], description="`NAME=FILE` of benchmarks: the report has the training images among their pictures."
+    )
 
 
 class ResourceSettings(Section):

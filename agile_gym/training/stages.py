@@ -40,10 +40,12 @@ from agile_gym.models.tiny.pretraining import (
 )
 from agile_gym.outputs import fingerprints
 from agile_gym.puzzle.board import parse_level
+from agile_gym.questions.opening import name_files
 from agile_gym.training.settings import RunSettings, SFTSettings
 
 __all__ = [
     "SAVE_EVERY",
+    "benchmark_files",
     "cold_start_config",
     "content_of",
     "describe_probe",
@@ -302,6 +304,21 @@ def _evaluation_policy(settings: RunSettings, model: str) -> dict[str, Any]:
         if value is not None:
             chosen[name] = value
     return chosen
+
+
+def benchmark_files(settings: RunSettings) -> dict[str, Path]:
+    """Return the files of the benchmarks in which training images are looked for, by key.
+
+    Raises:
+        ConfigurationError: If one is not of the right form, or the environment has images of its own.
+    """
+    given = settings.evaluation.benchmarks
+    if given and settings.env is not None:
+        raise ConfigurationError(
+            f"benchmarks are compared with the photographs of the jigsaw; leave them out, as the environment is "
+            f"{settings.env}."
+        )
+    return name_files(given, "benchmarks:")
 
 
 SAVE_EVERY = 100

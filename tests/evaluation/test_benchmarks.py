@@ -1,5 +1,6 @@
 """Benchmarks played end to end from small files of both layouts, with scores that are known."""
 
+import base64
 import json
 import os
 import re
@@ -12,14 +13,14 @@ import pytest
 
 from agile_gym.cli import main
 from agile_gym.envs.questions import QuestionEnv
-from agile_gym.errors import ConfigurationError
+from agile_gym.errors import ConfigurationError, ImageError
 from agile_gym.evaluation.benchmarks import paper_rows, plan_benchmark, score_benchmark
 from agile_gym.evaluation.run import evaluate
 from agile_gym.policies.base import as_policy
 from agile_gym.questions.opening import BENCHMARKS
 from agile_gym.testing import check_env
 from tests.helpers import ROOT
-from tests.helpers.benchmark_files import ANSWERS, tsv_rows, write_parquet, write_tsv
+from tests.helpers.benchmark_files import ANSWERS, png, text64, tsv_rows, write_parquet, write_tsv
 from tests.helpers.faulty_server import FaultyServer, say
 
 FIRST = {  # the figure for one who writes "A" to choices, "Yes" to the rest: counted by hand from ANSWERS
@@ -155,6 +156,44 @@ def test_skipped_questions_are_shown(here, capsys):
     assert re.search(r"^  skipped +1$", printed, re.MULTILINE)
 
 
+@pytest.mark.parametrize("samples", [1, 2])
+def test_a_question_whose_pixels_are_broken_is_skipped_and_counted(samples, here, capsys):
+    rows = list(tsv_rows("mmvp"))
+    rows[2]["image"] = base64.b64encode(png(2)[:-900]).decode()  # the header is whole
+    write_tsv(here, "mmvp", rows)
+    words = ["eval", "--policy", "first_policy:first", "--benchmark", "mmvp=MMVP.tsv", "--samples", str(samples)]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^  questions +3$", printed, re.MULTILINE)
+    assert re.search(r"^  skipped +1$", printed, re.MULTILINE)
+    assert re.search(r"skipped: 3: .*row 3.* cannot be decoded", printed)
+    (scores,) = json.loads((here / "agile-eval.json").read_text("utf-8"))["benchmarks"]
+    assert scores["table"] == {"Average": 1 / 3, "Overall": 0.0}  # questions 1, 2 and 4; the pair of 1 and 2
+    assert [skip["id"] for skip in scores["skipped"]] == ["3"]
+    report = json.loads((here / "agile-eval-mmvp.json").read_text("utf-8"))
+    assert len(report["rows"]) == report["episodes"] == 3 * samples
+    assert main([*words, "--resume"]) == 0
+    assert re.search(r"^  questions +3$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_broken_pixels_raise_unless_they_are_to_be_skipped(tmp_path):
+    rows = list(tsv_rows("vstar"))
+    rows[1]["image"] = base64.b64encode(png(1)[:-900]).decode()
+    path = str(write_tsv(tmp_path, "vstar", rows))
+    with pytest.raises(ImageError, match="row 1"):
+        QuestionEnv("vstar", path).reset(options={"episode": 1})
+    env = QuestionEnv("vstar", path, skip_unreadable=True)
+    check_env(env)
+    _, info = env.reset(options={"episode": 1})
+    assert info["images"] == ()
+    *_, info = env.step(ANSWERS["vstar"][1])  # the right answer does not count either
+    assert (info["solved"], info["error"]) == (False, "unreadable_picture")
+    rows = [{**row, "image": rows[1]["image"]} for row in rows]
+    plan = plan_benchmark("vstar", write_tsv(tmp_path, "vstar", rows), "first")
+    with pytest.raises(ConfigurationError, match=r"No question of V\* was answered.*cannot be decoded"):
+        score_benchmark(plan, evaluate(as_policy(first), plan), "any")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -191,6 +230,26 @@ def test_an_endpoint_plays(here, capsys):
 
 
 @pytest.mark.slow
+def test_a_model_plays(here, capsys):
+    from agile_gym.models.tiny import save_tiny
+
+    for benchmark in ("mmvp", "mmmu"):  # one picture a question; pictures within the text, and an open question
+        write_tsv(here, benchmark)
+    model = save_tiny(here / "tiny", seed=0)
+    words = ["eval", "--policy", f"hf:{model}", "--policy-option", "max_new_tokens=8", "--benchmarks", "."]
+    assert main([*words, "--batch", "2"]) == 0
+    assert re.search(r"MMVP +MMMU +mean\n-+", capsys.readouterr().out)
+    scores = json.loads((here / "agile-eval.json").read_text("utf-8"))["benchmarks"]
+    assert [(one["key"], one["asked"], one["skipped"]) for one in scores] == [("mmvp", 4, []), ("mmmu", 3, [])]
+    for key, count in (("mmvp", 4), ("mmmu", 3)):
+        lines = (here / f"agile-eval-{key}.jsonl").read_text("utf-8").splitlines()[1:]
+        played = [json.loads(line) for line in lines]
+        assert len(played) == count
+        assert all(one["given_up"] is None and 1 <= one["tokens"]["new"] <= 8 for one in played)
+    assert main(["view", "agile-eval-mmmu.json", "--output", "page.html"]) == 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_evaluation_that_was_killed_goes_on(workers, here, capsys):
     write_tsv(here, "hrbench4k")
@@ -214,11 +273,15 @@ def test_an_evaluation_that_was_killed_goes_on(workers, here, capsys):
     assert [one["asked"] for one in scores] == [8, 4]
 
 
-@pytest.mark.slow
-def test_it_does_not_go_on_with_other_questions(here, capsys):
+@pytest.mark.parametrize(
+    ("old", "new"), [("question 1?", "question 7?"), (text64(2), text64(8))], ids=["questions", "pictures"]
+)
+def test_it_does_not_go_on_with_others(old, new, here, capsys):
     path = write_tsv(here, "mmvp")
     words = ["eval", "--policy", "first_policy:first", "--benchmark", "mmvp=MMVP.tsv"]
     assert main(words) == 0
-    path.write_text(path.read_text("utf-8").replace("question 1?", "question 7?"), "utf-8")
+    text = path.read_text("utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), "utf-8")
     assert main([*words, "--resume"]) != 0
     assert "questions" in capsys.readouterr().err

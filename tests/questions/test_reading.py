@@ -177,3 +177,24 @@ def test_pictures_are_not_kept(tmp_path):
     question = open_questions(path, "vstar").asked[0]
     path.write_bytes(path.read_bytes().replace(text64(0).encode(), text64(7).encode()))
     assert question.pictures[0].read() == png(7)
+
+
+@pytest.mark.parametrize("layout", ["base64", "structures"])
+def test_a_page_of_pictures_is_not_held(layout, tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    pictures = [png(number, (250, 200)) for number in range(16)]  # 150 KB each
+    cells = [base64.b64encode(one).decode() for one in pictures]
+    if layout == "structures":
+        cells = [{"bytes": one, "path": None} for one in pictures]
+    rows = [{**row, "index": n, "image": cells[n // 2]} for n, row in enumerate(4 * list(tsv_rows("hrbench8k")))]
+    path = tmp_path / "hr_bench_8k.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, use_dictionary=False)  # one page
+    before = pyarrow.total_allocated_bytes()
+    found = open_questions(path, "hrbench8k")
+    assert pyarrow.total_allocated_bytes() - before < 150_000
+    path.unlink()
+    order = [31, 0, 15, 30]
+    assert [found.asked[number].pictures[0].read() == pictures[number // 2] for number in order] == [True] * 4
+    assert pyarrow.total_allocated_bytes() - before < 150_000

@@ -157,6 +157,14 @@ def test_broken_rows_are_counted_and_skipped(change, reason):
         open_rows([row | {"image": None} for row in rows(2)])
 
 
+def test_pictures_that_are_too_large_are_skipped_when_a_table_is_opened(tmp_path):
+    path = written(tmp_path, "tsv")
+    with pytest.warns(SkippedQuestionWarning, match="2 of 4 rows skipped"):
+        source = open_rows(path, options=RowOptions(max_pixels=7 * 9))
+    assert [one.id for one in source.questions] == ["q0", "q1"]
+    assert all("pixels" in one.reason for one in source.skipped)
+
+
 def test_paths_do_not_leave_the_folder_and_lines_that_are_no_json_are_skipped(tmp_path):
     (tmp_path / "outside.png").write_bytes(png(PICTURES[0]))
     folder = tmp_path / "inside"

@@ -1,5 +1,6 @@
 """Whole trainings in processes of their own: what they leave, and how they go on after kills and interruptions."""
 
+import base64
 import contextlib
 import csv
 import itertools
@@ -21,19 +22,26 @@ pytest.importorskip("torch")
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation import read_report
+from agile_gym.images.folder import PHOTOGRAPHS
 from agile_gym.training.folder import RunFolder
 from agile_gym.training.settings import read_settings
 from agile_gym.transcripts import read_transcripts
 from tests.helpers import ROOT
+from tests.helpers.benchmark_files import tsv_rows, write_tsv
 from tests.helpers.trainings import SMALL, command, environment, grpo_iterations, run, weights
 
 pytestmark = pytest.mark.slow
+PLANTED = Path(PHOTOGRAPHS, "train", "coffee.jpg")
+"""A photograph that is trained on, and in a benchmark's file."""
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("train") / "run"
-    result = run(folder, **{"evaluation.blank_looks": True})
+    rows = list(tsv_rows("vstar"))
+    rows[1]["image"] = base64.b64encode(PLANTED.read_bytes()).decode()
+    files = [f"vstar={write_tsv(folder.parent, 'vstar', rows)}", f"mmvp={write_tsv(folder.parent, 'mmvp')}"]
+    result = run(folder, **{"evaluation.blank_looks": True, "evaluation.benchmarks": files})
     assert result.returncode == 0, result.stderr
     return folder, result
 
@@ -74,6 +82,21 @@ def test_the_last_evaluations_are_also_played_with_blanked_looks(finished):
         assert all(one.details["blank_looks"] for one in read_transcripts(folder / f"{stage}-blanked-transcripts"))
         assert f"{stage}, looks blanked: Acc {100 * solved[0]:.1f}% on 6" in finished[1].stdout + finished[1].stderr
     assert "Acc, looks blanked" in (finished[0] / "report.html").read_text()
+
+
+def test_training_images_in_benchmarks_are_reported(finished):
+    folder, result = finished
+    count = len(list(PLANTED.parent.iterdir()))
+    line = rf"V\*: 1 of the {count} training images are among its pictures; 1 of 3 questions show one:"
+    assert re.search(line, result.stdout + result.stderr)
+    found = json.loads((folder / "training_images.json").read_text("utf-8"))
+    assert [(one["benchmark"], one["affected"], one["training_images"]) for one in found] == [
+        ("vstar", ["1"], count),
+        ("mmvp", [], count),
+    ]
+    page = (folder / "report.html").read_text("utf-8")
+    assert re.search(r'<th scope="row">V\*</th><td>1</td><td>3</td><td>1</td>', page)
+    assert re.search(rf"{PLANTED.stem}.* \(same\): the image of row 1, questions: 1", page)
 
 
 def test_the_model_is_an_ordinary_one(finished):

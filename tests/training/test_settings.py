@@ -54,7 +54,7 @@ ALLOWED = {
         "entropy_coef": [0, 1.5], "iterations": [0], "kl_coef": [0, 1.5], "leave_one_out": [True],
         "mask_truncated": [True], "resample_rounds": [0], "tasks": [[]], "turn_discount": [0],
     },
-    "evaluation": {"blank_looks": [True], "interval": [0], "seed": [0]},
+    "evaluation": {"benchmarks": [[]], "blank_looks": [True], "interval": [0], "seed": [0]},
     "resources": {
         "cpus_per_learner": [0], "cpus_per_runner": [0], "gpus_per_learner": [0], "gpus_per_runner": [0],
         "gpu_memory": [1.5],
@@ -137,6 +137,8 @@ def test_every_key_of_every_section(section):
         ({"cold_start__teacher_options": {"mistakes": 3}}, "mistakes = 3 is not allowed; give a fraction from 0 to 1."),
         ({"cold_start__episodes": "/nowhere"}, "[cold_start] episodes = '/nowhere' is not allowed; give a folder"),
         ({"evaluation__workers": 1000}, "[evaluation] workers = 1000 is not allowed; give a whole number from"),
+        ({"evaluation__benchmarks": ["mmpv=x.tsv"]}, "[evaluation] There is no benchmark 'mmpv'. Did you mean 'mmvp'"),
+        ({"evaluation__benchmarks": ["mmvp=/x.tsv"]}, "[evaluation] /x.tsv does not exist. Give a file of MMVP"),
         ({"images__test": "/nowhere"}, "[images] test = '/nowhere' is neither a folder"),
         ({"environment__test_fraction": 2}, "[environment] test_fraction = 2"),
         ({"seed": 99999999999}, "seed=99999999999 is not a seed; give a whole number of at least 0, up to"),
