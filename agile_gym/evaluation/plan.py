@@ -149,16 +149,16 @@ class EnvironmentEntry:
     Attributes:
         env: Its id, or ``"module:Class"``; see `agile_gym.envs.contract.find_env`.
         episodes: Number of episodes, at least 1.
-        numbered: True for an environment whose ``reset`` takes the number of the episode, as ``options["episode"]``.
         name: Name that stands where the grid of a jigsaw does; the environment's short name by default.
         options: Its options, photographs among them; None for those of the plan.
+        numbered: True for an environment whose ``reset`` takes the number of the episode, as ``options["episode"]``.
     """
 
     env: str
     episodes: int = DEFAULT_EPISODES
-    numbered: bool = False
     name: str = ""
     options: Mapping[str, Any] | None = None
+    numbered: bool = False
     levels: ClassVar[tuple[int, ...]] = (0,)
 
     def __post_init__(self) -> None:
