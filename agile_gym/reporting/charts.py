@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agile_gym.errors import import_optional, printable
+from agile_gym.evaluation.metrics import Estimate
 
 __all__ = [
     "KEY_FIGURES",
@@ -22,6 +23,7 @@ __all__ = [
     "Series",
     "draw_chart",
     "draw_points",
+    "draw_values",
     "duration",
     "require_matplotlib",
     "shown",
@@ -283,6 +285,66 @@ def draw_points(title: str, series: Mapping[str, Mapping[str, Mapping[str, float
     totals = {label: f"{sum(entry['of'] for entry in entries.values()):,.0f}" for label, entries in series.items()}
     legend = [(number, label, total) for number, (label, total) in enumerate(totals.items(), 1)]
     told = "; ".join(f"{label}, {total} episodes" for label, total in totals.items())
+    return Chart(title, legend, _inline(file.getvalue(), f"{title}: {told}"))
+
+
+def draw_values(title: str, series: Mapping[str, Mapping[str, Estimate]], *, ordered: bool, across: str = "") -> Chart:
+    """Draw fractions with their intervals: over names in an order as curves, others one below the other.
+
+    Args:
+        title: Title of the chart.
+        series: For each label the fractions by name; the names of the first one give the order.
+        ordered: True if the names are in an order, such as numbers of photographs.
+        across: Title of ordered names.
+
+    Returns:
+        The drawing, the same bytes for the same figures.
+
+    Raises:
+        MissingDependencyError: If matplotlib is not installed.
+    """
+    figures = require_matplotlib()
+    from matplotlib import style, ticker
+
+    names = list(dict.fromkeys(name for entries in series.values() for name in entries))
+    file = io.StringIO()
+    height = HEIGHT if ordered else 46 + 22 * max(2, len(names))
+    with style.context(["default", {**_STYLE, "svg.hashsalt": title}]):
+        figure = figures.Figure(figsize=(WIDTH / 72, height / 72))
+        pane = figure.subplots()
+        longest = max(map(len, names))
+        left = _MARGINS["left"] if ordered else min(0.5, (24 + 6.2 * longest) / WIDTH)
+        bottom = (42 if across and ordered else 26) / height
+        figure.subplots_adjust(left=left, right=1 - 16 / WIDTH, top=1 - 10 / height, bottom=bottom)
+        for row, (colour, entries) in enumerate(zip(_COLOURS, series.values(), strict=False)):
+            shift = 0.1 * (row - (len(series) - 1) / 2)
+            places = [names.index(name) + shift for name in entries]
+            values, low, high = (_numbers(entry[part] for entry in entries.values()) for part in range(3))
+            line = {"color": colour, "marker": "o", "clip_on": False}
+            if ordered:
+                pane.vlines(places, low, high, color=colour, clip_on=False)
+                pane.plot(places, values, linestyle="-" if len(values) > 1 else "", **line)
+            else:
+                pane.hlines(places, low, high, color=colour, clip_on=False)
+                pane.plot(values, places, linestyle="", **line)
+        most = max(entry.high for entries in series.values() for entry in entries.values())
+        ticks = ticker.MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(0, min(1.0, max(most, 0.05)))
+        axis, other = (pane.yaxis, pane.xaxis) if ordered else (pane.xaxis, pane.yaxis)
+        axis.set_ticks(ticks[ticks <= 1])
+        axis.set_major_formatter(ticker.PercentFormatter(1, decimals=None))
+        other.set_ticks(range(len(names)), names, parse_math=False)
+        if ordered:
+            pane.set(xlim=(-0.4, len(names) - 0.6), ylim=(0, axis.get_ticklocs()[-1]))
+            pane.set_xlabel(across, labelpad=4, color=_QUIET, parse_math=False)
+        else:
+            pane.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, axis.get_ticklocs()[-1]))
+            pane.grid(visible=False)
+            pane.grid(axis="x")
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    legend = [(number, label, "") for number, label in enumerate(series, 1)] if len(series) > 1 else []
+    told = "; ".join(
+        f"{label} {name} {100 * at.value:.1f}%" for label, at_names in series.items() for name, at in at_names.items()
+    )
     return Chart(title, legend, _inline(file.getvalue(), f"{title}: {told}"))
 
 
