@@ -137,7 +137,7 @@ def _interval(
 
 
 def _quantile(probability: float, freedom: float) -> float:
-    from scipy.stats import t  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType] -- scipy has no types
+    from scipy.stats import t  # pyright: ignore[reportMissingTypeStubs] -- scipy has no types
 
     return float(cast("Any", t).ppf(probability, freedom))
 
@@ -167,7 +167,7 @@ def describe_difference(evaluation: str, arm: str, reference: str, found: Estima
 
 
 def describe_trend(
-    evaluation: str, factor: str, ends: tuple[str, str], accs: tuple[float, float], found: Estimate
+    evaluation: str, factor: str, ends: tuple[str, str], accs: tuple[float, float], found: Estimate, paper: str = ""
 ) -> Finding:
     """Return the sentence on a trend.
 
@@ -177,13 +177,19 @@ def describe_trend(
         ends: Its first and last value.
         accs: Acc at both.
         found: The rise along the line.
+        paper: The paper's rise, as a part of the sentence, or ``""``.
     """
+    more = f"; {paper}" if paper else ""
     change = f"{100 * accs[0]:.1f}% at {ends[0]} and {100 * accs[1]:.1f}% at {ends[1]}"
     if found.low <= 0 <= found.high:
-        return Finding("none", f"{evaluation}: no difference seen over {factor}: Acc is {change} ({points(found)}).")
+        return Finding(
+            "none", f"{evaluation}: no difference seen over {factor}: Acc is {change} ({points(found)}{more})."
+        )
     word = "rises" if found.low > 0 else "falls"
     kind = "gain" if found.low > 0 else "loss"
-    return Finding(kind, f"{evaluation}: Acc {word} over {factor}: it is {change} (along the line {points(found)}).")
+    return Finding(
+        kind, f"{evaluation}: Acc {word} over {factor}: it is {change} (along the line {points(found)}{more})."
+    )
 
 
 def points(found: Estimate) -> str:

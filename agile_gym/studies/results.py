@@ -116,7 +116,7 @@ def put_together(study: Study, arms: Sequence[Arm], outcomes: Sequence[Outcomes]
         results = Results(entry.name, acc, played["score"], differences)
         lines = _lines(study, arms, acc)
         for line in lines:
-            results.findings.extend(_trend(entry.name, line, acc, len(lines)))
+            results.findings.extend(_trend(study, entry.name, line, acc, len(lines)))
         if not lines:
             for name, estimate in differences.items():
                 text = describe_difference(entry.name, name, reference, estimate, _paper(study, name, reference))
@@ -171,7 +171,7 @@ def _lines(study: Study, arms: Sequence[Arm], acc: Mapping[str, Played]) -> list
     return found
 
 
-def _trend(evaluation: str, line: _Line, acc: Mapping[str, Played], comparisons: int) -> list[Finding]:
+def _trend(study: Study, evaluation: str, line: _Line, acc: Mapping[str, Played], comparisons: int) -> list[Finding]:
     values = list(line.arms)
     played = [acc[name] for name in line.arms.values()]
     estimate = trend(played, comparisons)
@@ -179,7 +179,8 @@ def _trend(evaluation: str, line: _Line, acc: Mapping[str, Played], comparisons:
         return []
     accs = mean(played[0]).value, mean(played[-1]).value
     title = line.factor.title + (f" ({line.others})" if line.others else "")
-    return [describe_trend(evaluation, title, (values[0], values[-1]), accs, estimate)]
+    paper = _paper(study, line.arms[values[-1]], line.arms[values[0]])
+    return [describe_trend(evaluation, title, (values[0], values[-1]), accs, estimate, paper)]
 
 
 def _paper(study: Study, arm: str, reference: str) -> str:
@@ -196,7 +197,7 @@ def tables(study: Study, arms: Sequence[Arm], results: Results) -> Table:
     reference = study.reference or arms[0].name
     header = ["Acc", "Score", f"Acc less {reference}", *(f"seed {seed}" for seed in study.seeds)]
     if study.paper:
-        header.append(f"the paper: {study.paper_figure}" if study.paper_figure else "the paper")
+        header.append("the paper")
     rows: list[Row] = []
     for arm in arms:
         acc = results.acc.get(arm.name)
@@ -213,6 +214,8 @@ def tables(study: Study, arms: Sequence[Arm], results: Results) -> Table:
     puzzles = max((len(played.clusters) for played in results.acc.values()), default=0)
     photographs = max((len(set(played.clusters)) for played in results.acc.values()), default=0)
     caption = f"{results.name}: {puzzles:,} held-out puzzles of {photographs:,} photographs"
+    if study.paper and study.paper_figure:
+        caption += f"; the paper: {study.paper_figure}"
     return Table(caption, header, rows)
 
 

@@ -235,14 +235,16 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigurationError: If a key is given in both forms.
     """
-    found: dict[str, Any] = {}
+    pairs: list[tuple[str, Any]] = []
     for name, value in settings.items():
-        section = isinstance(value, Mapping) and "." not in name
-        inner = cast("Mapping[str, Any]", value) if section else {}
-        for key, entry in {f"{name}.{key}": inner[key] for key in inner}.items() if section else [(name, value)]:
-            if key in found:
-                raise ConfigurationError(f"{key} is set twice; leave one of the two out.")
-            found[key] = entry
+        if isinstance(value, Mapping) and "." not in name:
+            pairs += [(f"{name}.{key}", entry) for key, entry in cast("Mapping[str, Any]", value).items()]
+        else:
+            pairs.append((name, value))
+    found = dict(pairs)
+    for key in found:
+        if [name for name, _ in pairs].count(key) > 1:
+            raise ConfigurationError(f"{key} is set twice; leave one of the two out.")
     return found
 
 
@@ -311,7 +313,8 @@ def _evaluation(entry: object, place: int) -> Evaluation:
         given = {**given, "grid": grid_name(given["grid"])}
     name = given.get("name", given.get("grid", given.get("env", "")))
     _check_name(f"{at}name", name)
-    return Evaluation(**{**given, "name": name})
+    settings: dict[str, Any] = {**given, "name": name}
+    return Evaluation(**settings)
 
 
 def _check_keys(values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]], place: str) -> None:
