@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from agile_gym.envs.jigsaw.config import JigsawConfig
 from agile_gym.envs.jigsaw.env import open_source
 from agile_gym.errors import ConfigurationError
+from agile_gym.interruption import stop_signals
 from agile_gym.studies.arms import Run
 from agile_gym.studies.spec import Evaluation, Study
 from agile_gym.training import stages
+from agile_gym.training.checking import start_ray, stop_ray
 from agile_gym.training.dry_run import measure_iteration, model_seconds
 from agile_gym.training.settings import RunSettings
 
@@ -48,7 +50,12 @@ def measure(settings: RunSettings) -> Speed:
     """
     if settings.resources.gpus_per_learner:
         return Speed(*model_seconds(settings))
-    seconds = measure_iteration(settings)
+    with stop_signals() as stops:
+        start_ray(settings, stops)
+        try:
+            seconds = measure_iteration(settings)
+        finally:
+            stop_ray(stops)
     vision = 0.0
     if stages.has_vision_pretraining(settings):
         from agile_gym.models.tiny.build import build_tiny
