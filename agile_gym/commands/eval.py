@@ -204,9 +204,9 @@ def _plan(options: argparse.Namespace) -> EvaluationPlan:
         EnvironmentEntry,
         EvaluationPlan,
         choose_entries,
-        load_suite,
         restrict_levels,
     )
+    from agile_gym.evaluation.suite import load_suite
 
     env = env_of(options, {"suite": "--suite", "grid": "--grid", "levels": "--levels"})
     if env is not None:

@@ -1,6 +1,7 @@
 """Evaluation: playing fixed puzzles and reporting Acc and Score.
 
-plan       puzzles of an evaluation, each with its seeds; suites
+plan       puzzles of an evaluation, each with its seeds
+suite      lists of puzzles in TOML files
 run        plays a plan in this process; the result of each episode
 workers    plays it in several
 journal    keeps finished episodes and their transcripts
@@ -36,12 +37,9 @@ from agile_gym.evaluation.metrics import (
 from agile_gym.evaluation.plan import (
     EnvironmentEntry,
     EvaluationPlan,
-    Suite,
     SuiteEntry,
     Task,
     choose_entries,
-    load_suite,
-    suite_names,
 )
 from agile_gym.evaluation.report import Report, format_cost, format_tables, read_report, reference_rows, write_report
 from agile_gym.evaluation.run import (
@@ -53,6 +51,7 @@ from agile_gym.evaluation.run import (
     prepare_plan,
     result_of,
 )
+from agile_gym.evaluation.suite import Suite, load_suite, suite_names
 from agile_gym.evaluation.workers import play_in_workers
 
 __all__ = [

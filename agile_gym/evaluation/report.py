@@ -162,7 +162,7 @@ def write_report(
         json.dumps(
             [
                 *(*result.key, result.seed, images[result.image_id], result.solved, result.score),
-                *([result.label] if labelled else []),
+                *([] if result.label is None else [result.label]),
             ]
         )
         for result in ordered

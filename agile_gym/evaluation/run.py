@@ -14,7 +14,7 @@ import gymnasium
 
 from agile_gym.actions.primitives import ActionError, Answer
 from agile_gym.actions.tags import read_answer, read_tags
-from agile_gym.envs.contract import env_name, label_of, make_env, probe_env
+from agile_gym.envs.contract import label_of, make_env, probe_env
 from agile_gym.envs.jigsaw.config import JigsawConfig, default_crop
 from agile_gym.envs.jigsaw.env import JigsawVisionEnv, open_source
 from agile_gym.errors import AgileGymError, is_number
@@ -280,18 +280,25 @@ def prepare_plan(plan: EvaluationPlan) -> PreparedPlan:
             not keep the contract.
         ImageError: If no photographs are found.
     """
-    if plan.env is not None:
-        options = dict(plan.options) if plan.images is None else {**plan.options, "images": plan.images}
-        probe_env(plan.env, options)
-        return PreparedPlan(plan, None, {env_name(plan.env): partial(make_env, plan.env, options)})
+    others: dict[str, Callable[[], gymnasium.Env[Any, Any]]] = {}
+    for entry in plan.entries:
+        if isinstance(entry, EnvironmentEntry):
+            own = dict(plan.options if entry.options is None else entry.options)
+            if entry.options is None and plan.images is not None:
+                own["images"] = plan.images
+            probe_env(entry.env, own)
+            others[entry.grid] = partial(make_env, entry.env, own)
+    if not plan.plays_jigsaw:
+        return PreparedPlan(plan, None, others)
     options = {"crop": default_crop(plan.images), **plan.options}
     config = JigsawConfig.from_options({"images": plan.images, **options})
     source = open_source(config)
     options.update(images=source, split=None, level="all")
-    makers = {grid: partial(JigsawVisionEnv, grid=grid, **options) for grid in plan.grids}
+    grids = [grid for grid in plan.grids if grid not in others]
+    makers = {grid: partial(JigsawVisionEnv, grid=grid, **options) for grid in grids}
     for make in makers.values():
         make().close()
-    return PreparedPlan(plan, source, makers)
+    return PreparedPlan(plan, source, makers | others)
 
 
 def play_tasks(
@@ -321,7 +328,7 @@ def play_tasks(
         for task in tasks:
             playing[task.name] = task
             kept = keep is None or task.episode < keep
-            options = {"level": task.level} if plan.env is None else {}
+            options = {"level": task.level} if pieces_of(task.grid) else {}
             if isinstance(plan.entries[0], EnvironmentEntry) and plan.entries[0].numbered:
                 options = {"episode": task.episode}
             yield EpisodeSpec(task.grid, task.seed, options, task.policy_seed, task.name, kept, plan.blank_looks)

@@ -231,8 +231,9 @@ class GRPOConfig(AlgorithmConfig):
             resample_rounds: Number of times that groups left out are replaced by new ones, in an iteration (DAPO).
             mask_truncated: Leaves out episodes with a turn that was cut off by ``max_new_tokens``.
             reward_fn: Gives the return of an episode from its transcript, instead of the environment's reward.
-            tasks: The mix of puzzles: mappings with ``grid``, ``level``, ``weight`` and ``options``. By default, the
-                environment's.
+            tasks: The mix of tasks: mappings with ``name``, ``weight`` and ``options``, and ``grid`` and ``level``, or
+                ``env`` (another environment), ``images`` and ``test_images``; see `agile_gym.learner.groups.TaskMix`.
+                By default, the environment's.
             curriculum: Plays tasks more often the more of their groups have variance.
             num_minibatches: Steps of the optimiser for each epoch.
             micro_batch_tokens: Tokens that are computed at once, padding included.
@@ -308,7 +309,8 @@ class GRPOConfig(AlgorithmConfig):
             "entropy_coef": self.entropy_coef,
         }
         if self.loss == "dr_grpo":
-            turns = self.env_config.get("max_turns", JigsawConfig().max_turns)
+            given = [task.resolve(self.env, self.env_config, test=False)[1] for task in self.task_mix()]
+            turns = max(options.get("max_turns", JigsawConfig().max_turns) for options in given)
             arguments["max_tokens"] = self.max_loss_tokens or self.max_new_tokens * turns
         return arguments
 

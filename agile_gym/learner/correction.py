@@ -8,12 +8,15 @@ weights make up for it, or leave out what is too far off; they are constants, an
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from agile_gym.learner.ratios import difference, k3, log_ratios
 
-__all__ = ["CORRECTIONS", "mismatch", "mismatch_weights"]
+__all__ = ["CORRECTIONS", "MismatchMeter", "mismatch", "mismatch_weights"]
 
 CORRECTIONS = ("none", "token_truncate", "sequence_mask")
 """The corrections, by name."""
@@ -79,3 +82,42 @@ def mismatch(logps: Tensor, sampled: Tensor, loss_mask: Tensor, *, correction: s
             "mismatch_clipped": (above & on).sum().double(),
             "max_mismatch": apart.amax().double() if apart.numel() else apart.new_zeros(()).double(),
         }
+
+
+class MismatchMeter:
+    """Mismatch of many micro-batches, on all learners."""
+
+    def __init__(self, *, correction: str, cap: float) -> None:
+        """Begin.
+
+        Args:
+            correction: As in `mismatch_weights`.
+            cap: As in `mismatch_weights`.
+        """
+        self._options: dict[str, Any] = {"correction": correction, "cap": cap}
+        nothing = torch.zeros(1, 1)
+        self._values = mismatch(nothing, nothing, nothing.bool(), **self._options)  # a learner may have no samples
+
+    def add(self, logps: Tensor, sampled: Tensor, loss_mask: Tensor) -> None:
+        """Take the tokens of a micro-batch; the arguments are those of `mismatch`."""
+        for name, value in mismatch(logps, sampled, loss_mask, **self._options).items():
+            known, new = self._values[name], value.cpu()
+            self._values[name] = torch.maximum(known, new) if name.startswith("max_") else known + new
+
+    def mean(self, reduce: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> dict[str, float]:
+        """Return the mismatch by token, and the largest.
+
+        Args:
+            reduce: Function that returns sums and maxima over all learners, each of which must call it.
+
+        Returns:
+            The values of `mismatch` by their names, but for ``tokens``. Empty without tokens.
+        """
+        names = sorted(self._values, key=lambda name: name.startswith("max_"))
+        sums = [self._values[name] for name in names if not name.startswith("max_")]
+        added, largest = reduce(torch.stack(sums), torch.stack([self._values[name] for name in names[len(sums) :]]))
+        told = dict(zip(names, [*added.tolist(), *largest.tolist()], strict=True))
+        tokens = told.pop("tokens")
+        if not tokens:
+            return {}
+        return {name: value if name.startswith("max_") else value / tokens for name, value in told.items()}

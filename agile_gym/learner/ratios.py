@@ -120,8 +120,8 @@ def k3(logps: Tensor, ref_logps: Tensor, loss_mask: Tensor) -> Tensor:
 def entropy(logps: Tensor) -> Tensor:
     """Return the entropy of distributions.
 
-    logps: (..., V) floating, log-probabilities of the whole vocabulary; -inf for tokens that cannot be drawn.
-        logps: (..., V) floating, log-probabilities of the whole vocabulary; -inf for what cannot be drawn.
+    Args:
+        logps: (..., V) floating, log-probabilities of the whole vocabulary; -inf for tokens that cannot be drawn.
 
     Returns:
         (...) of the same type, in nats.

@@ -174,10 +174,10 @@ class TokenLearner(TorchLearner):
         start = time.perf_counter()
         logged: list[dict[str, float]] = []
         skipped, empty = self._updater.skipped, self._updater.empty
-        compared: dict[str, float] = {}
+        compared: Mapping[str, float] = {}
         try:
             if config.loss != SUPERVISED and config.correction != "none":
-                compared = self._updater.compare(samples)
+                self._updater.compare(samples)
             module.model.train()
             for epoch in range(config.num_epochs):
                 for number in range(config.num_minibatches):
@@ -185,13 +185,13 @@ class TokenLearner(TorchLearner):
                     chosen = [sample for sample in samples if sample.minibatches[epoch] == number]
                     logged.append({**self._updater.step(chosen), "lr": rate})
                     self._steps += 1
+            compared = self._updater.mismatch
         finally:
             module.model.eval()
             self._updater.forget()  # the next samples show others, and would fill the memory
         metrics = _mean(logged)
-        first = next((entry for entry in logged if entry.get("tokens")), {})  # the weights are still the sampler's
-        metrics["max_log_ratio_first"] = compared.get("max_mismatch", first.get("max_log_ratio", 0.0))
-        metrics["approx_kl_first"] = compared.get("mismatch_kl", first.get("approx_kl", 0.0))
+        metrics["max_log_ratio_first"] = compared.get("max_mismatch", 0.0)
+        metrics["approx_kl_first"] = compared.get("mismatch_kl", 0.0)
         metrics |= compared
         metrics["skipped_steps"] = float(self._updater.skipped - skipped)
         metrics["empty_steps"] = float(self._updater.empty - empty)

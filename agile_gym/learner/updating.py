@@ -15,7 +15,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from agile_gym.interruption import own_threads
-from agile_gym.learner.correction import mismatch, mismatch_weights
+from agile_gym.learner.correction import MismatchMeter, mismatch_weights
 from agile_gym.learner.data import Sample, micro_batches
 from agile_gym.learner.losses import LOSSES, LossResult, sft
 from agile_gym.learner.ratios import LossStats, TokenBatch, Totals
@@ -161,6 +161,9 @@ class Updater:
     Attributes:
         skipped: Steps that were not taken, as the gradient was not finite.
         empty: Steps that were not taken, as no learner had a token to train on.
+        mismatch: Mismatch of the sampler and the weights before the first step since `forget`, by token; see
+            `agile_gym.learner.correction.mismatch`. Of all samples after `compare`, else of those of the first step
+            that had any. Empty before, and in supervised training.
     """
 
     def __init__(
@@ -188,44 +191,35 @@ class Updater:
         self._compared: dict[int, tuple[Tensor, Tensor]] = {}
         self.skipped = 0
         self.empty = 0
+        self.mismatch: dict[str, float] = {}
 
-    def compare(self, samples: Sequence[Sample]) -> dict[str, float]:
+    def compare(self, samples: Sequence[Sample]) -> None:
         """Compare the sampler's log-probabilities with those of the weights as they are, before the first step.
 
         With a correction, the steps that follow until `forget` start from the latter, and weight the tokens' losses.
 
         Args:
             samples: This learner's shard of all minibatches, which may be empty.
-
-        Returns:
-            The mismatch of all learners, by token; see `agile_gym.learner.correction.mismatch`. Empty without tokens.
         """
-        options, scorer = self._options, self._scorer
-        sums: dict[str, Tensor] = {}
-        given: dict[str, Any] = {"correction": options.correction, "cap": options.correction_cap}
+        options, scorer, meter = self._options, self._scorer, self._meter()
+        own = {id(sample) for sample in samples}  # learners with fewer compute blank ones, too
         with own_threads(scorer.vlm.model), torch.no_grad():
-            for micro in micro_batches(samples, options.micro_batch_tokens):
+            for micro in self._process_group.level(micro_batches(samples, options.micro_batch_tokens), scorer.chat):
                 rows = [scorer.prepare(sample.segment, sample.images) for sample in micro]
                 with autocast(options.autocast, scorer.vlm.device):
                     scores = scorer(rows)
                 old = self._sampled(micro, scores.loss_mask)
                 logps, mask = scores.logps, scores.loss_mask
-                weights = mismatch_weights(logps, old, mask, **given)
+                weights = mismatch_weights(logps, old, mask, correction=options.correction, cap=options.correction_cap)
                 for row, sample in enumerate(micro):
                     length = len(sample.segment.ids)
-                    self._compared[id(sample)] = (logps[row, :length], weights[row, :length])
-                for name, value in mismatch(logps, old, mask, **given).items():
-                    known = sums.get(name, torch.zeros_like(value))
-                    sums[name] = torch.maximum(known, value) if name.startswith("max_") else known + value
-        nothing = torch.zeros(1, 1)
-        names = list(mismatch(nothing, nothing, nothing.bool(), **given))  # a learner may have no samples
-        values = [sums.get(name, torch.zeros((), dtype=torch.float64)).cpu() for name in names]
-        added, largest = self._process_group.reduce(torch.stack(values[:-1]), torch.stack(values[-1:]))
-        told = dict(zip(names, [*added.tolist(), *largest.tolist()], strict=True))
-        tokens = told.pop("tokens")
-        if not tokens:
-            return {}
-        return {name: value if name.startswith("max_") else value / tokens for name, value in told.items()}
+                    if id(sample) in own:
+                        self._compared[id(sample)] = (logps[row, :length], weights[row, :length])
+                meter.add(logps, old, mask)
+        self.mismatch = meter.mean(self._process_group.reduce)
+
+    def _meter(self) -> MismatchMeter:
+        return MismatchMeter(correction=self._options.correction, cap=self._options.correction_cap)
 
     def step(self, samples: Sequence[Sample]) -> dict[str, float]:
         """Take a step.
@@ -246,12 +240,15 @@ class Updater:
         totals = Totals(*process_group.add([float(sum(parts)), episodes]))
         self._optimizer.zero_grad(set_to_none=True)
         stats: LossStats | None = None
+        meter = None if self.mismatch or options.loss == SUPERVISED else self._meter()
         if totals.tokens:
             own = micro_batches(samples, options.micro_batch_tokens)
             for micro in process_group.level(own, self._scorer.chat):
-                result = self._loss(micro, totals)
+                result = self._loss(micro, totals, meter)
                 result.loss.backward()
                 stats = result.stats if stats is None else stats + result.stats
+        if meter is not None:
+            self.mismatch = meter.mean(process_group.reduce)
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         process_group.add_gradients(parameters)
         norm = process_group.clip(parameters, options.grad_clip)
@@ -266,9 +263,10 @@ class Updater:
     def forget(self) -> None:
         """Drop the images of samples that were trained on, and how they compared."""
         self._compared = {}
+        self.mismatch = {}
         self._scorer.forget()
 
-    def _loss(self, micro: Sequence[Sample], totals: Totals) -> LossResult:
+    def _loss(self, micro: Sequence[Sample], totals: Totals, meter: MismatchMeter | None = None) -> LossResult:
         options, scorer = self._options, self._scorer
         device = scorer.vlm.device
         rows = [scorer.prepare(sample.segment, sample.images) for sample in micro]
@@ -284,11 +282,13 @@ class Updater:
             if segment.advantages is not None:
                 advantages[row, : len(segment.ids)] = segment.advantages
         old, weights = self._sampled(micro, scores.loss_mask), None
+        if meter is not None:
+            meter.add(scores.logps.detach(), old, scores.loss_mask)
         if self._compared:
             weights = torch.ones(shape, device=device)
             for row, sample in enumerate(micro):
-                logps, factors = self._compared[id(sample)]
-                old[row, : len(logps)], weights[row, : len(logps)] = logps, factors
+                if (known := self._compared.get(id(sample))) is not None:
+                    old[row, : len(known[0])], weights[row, : len(known[1])] = known
         batch = TokenBatch(
             scores.logps,
             old,

@@ -27,6 +27,8 @@ VALID_LEAST = 0.5
 CUT_SHARE = 0.1
 MISMATCH = 0.002
 """Nats a token. Rounding in bfloat16 is far below; a temperature of 0.8 for 1 gives several times as much."""
+ABOVE_SHARE = 0.1
+"""Fraction of the tokens whose ratio, or whose sequence's, is above the cap of the correction."""
 CLIP_SHARE = 0.3
 RETRY_SHARE = 0.25
 MEMORY = 500
@@ -251,6 +253,17 @@ def _mismatch(history: History) -> str | None:
     )
 
 
+def _above_cap(history: History) -> str | None:
+    now = _recent(history, "learner/mismatch_clipped")
+    if now is None or now <= ABOVE_SHARE:
+        return None
+    return (
+        f"{_percent(now)} of the tokens, or of those in sequences that are masked as a whole, have become likelier "
+        "than mismatch_cap allows, only because the learner computes otherwise than the sampler. Use one type in both, "
+        "or mismatch_correction = 'token_truncate', which goes by single tokens and leaves none out."
+    )
+
+
 def _clipped(history: History) -> str | None:
     low, high = _recent(history, "learner/clip_frac_low"), _recent(history, "learner/clip_frac_high")
     if low is None or high is None or low + high <= CLIP_SHARE:
@@ -304,6 +317,7 @@ _CHECKS: tuple[tuple[str, Callable[[History], str | None]], ...] = (
     ("return", _return_falls),
     ("held_out", _held_out_falls),
     ("mismatch", _mismatch),
+    ("above_cap", _above_cap),
     ("clipped", _clipped),
     ("cut_short", _cut_short),
     ("retries", _retries),

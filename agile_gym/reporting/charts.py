@@ -27,6 +27,8 @@ __all__ = [
     "duration",
     "require_matplotlib",
     "shown",
+    "task_figures",
+    "tasks_in",
 ]
 
 STAGE_TITLES = {"vision": "vision pretraining", "sft": "cold start", "grpo": "GRPO"}
@@ -74,6 +76,32 @@ def shown(figure: Figure, record: Mapping[str, float]) -> str | None:
     if figure.form == "percent":
         return f"{100 * value:.1f}%"
     return f"{value:+.3f}" if figure.form == "signed" else format(value, figure.form)
+
+
+TASK_FIGURES = (
+    Figure("acc", "Acc", "percent"),
+    Figure("return", "return", "signed"),
+    Figure("turns", "turns", ".2f"),
+)
+"""Figures of each task, where there are several."""
+
+
+def tasks_in(record: Mapping[str, float], prefix: str = "") -> list[str]:
+    """Return the tasks that a record has figures of.
+
+    Args:
+        record: The record.
+        prefix: ``"eval/"`` for those of a held-out evaluation.
+    """
+    before = f"{prefix}{TASK_FIGURES[0].key}/"
+    return sorted(key.removeprefix(before) for key in record if key.startswith(before))
+
+
+def task_figures(record: Mapping[str, float], task: str) -> str:
+    """Return the figures of a task as a text, such as ``"Acc 25.0%, return +0.250, turns 1.50"``."""
+    figures = [figure._replace(key=f"{figure.key}/{task}") for figure in TASK_FIGURES]
+    cells = [(figure.label, shown(figure, record)) for figure in figures]
+    return ", ".join(f"{label} {value}" for label, value in cells if value is not None)
 
 
 def duration(seconds: float) -> str:
@@ -312,21 +340,16 @@ def draw_values(title: str, series: Mapping[str, Mapping[str, Estimate]], *, ord
     with style.context(["default", {**_STYLE, "svg.hashsalt": title}]):
         figure = figures.Figure(figsize=(WIDTH / 72, height / 72))
         pane = figure.subplots()
-        longest = max(map(len, names))
-        left = _MARGINS["left"] if ordered else min(0.5, (24 + 6.2 * longest) / WIDTH)
+        left = _MARGINS["left"] if ordered else min(0.5, (24 + 6.2 * max(map(len, names))) / WIDTH)
         bottom = (42 if across and ordered else 26) / height
         figure.subplots_adjust(left=left, right=1 - 16 / WIDTH, top=1 - 10 / height, bottom=bottom)
         for row, (colour, entries) in enumerate(zip(_COLOURS, series.values(), strict=False)):
             shift = 0.1 * (row - (len(series) - 1) / 2)
             places = [names.index(name) + shift for name in entries]
             values, low, high = (_numbers(entry[part] for entry in entries.values()) for part in range(3))
-            line = {"color": colour, "marker": "o", "clip_on": False}
-            if ordered:
-                pane.vlines(places, low, high, color=colour, clip_on=False)
-                pane.plot(places, values, linestyle="-" if len(values) > 1 else "", **line)
-            else:
-                pane.hlines(places, low, high, color=colour, clip_on=False)
-                pane.plot(values, places, linestyle="", **line)
+            (pane.vlines if ordered else pane.hlines)(places, low, high, color=colour, clip_on=False)
+            points, line = (places, values) if ordered else (values, places), "-" if ordered and len(values) > 1 else ""
+            pane.plot(*points, color=colour, marker="o", linestyle=line, clip_on=False)
         most = max(entry.high for entries in series.values() for entry in entries.values())
         ticks = ticker.MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(0, min(1.0, max(most, 0.05)))
         axis, other = (pane.yaxis, pane.xaxis) if ordered else (pane.xaxis, pane.yaxis)
@@ -342,9 +365,7 @@ def draw_values(title: str, series: Mapping[str, Mapping[str, Estimate]], *, ord
             pane.grid(axis="x")
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     legend = [(number, label, "") for number, label in enumerate(series, 1)] if len(series) > 1 else []
-    told = "; ".join(
-        f"{label} {name} {100 * at.value:.1f}%" for label, at_names in series.items() for name, at in at_names.items()
-    )
+    told = "; ".join(f"{name} {100 * at.value:.1f}%" for entries in series.values() for name, at in entries.items())
     return Chart(title, legend, _inline(file.getvalue(), f"{title}: {told}"))
 
 

@@ -18,6 +18,7 @@ from agile_gym.studies.spec import BASE, STAGES, Evaluation, Factor, Study, no_d
 from agile_gym.training import stages
 from agile_gym.training.sections import SFTSettings
 from agile_gym.training.settings import RunSettings, read_settings
+from agile_gym.training.tasks import environment_options
 
 __all__ = [
     "Arm",
@@ -278,7 +279,7 @@ def evaluation_of(entry: Evaluation, settings: RunSettings, model: str) -> Evalu
             options=extra,
             policy_options=own.policy_options,
         )
-    options = stages.environment_options(settings, test=True)
+    options = environment_options(settings, test=True)
     if settings.env is not None:
         source, options = options.get("images"), {"split": "test"}
     else:

@@ -19,6 +19,7 @@ from agile_gym.training import stages
 from agile_gym.training.checking import start_ray, stop_ray
 from agile_gym.training.dry_run import measure_iteration, model_seconds
 from agile_gym.training.settings import RunSettings
+from agile_gym.training.tasks import cold_starts, environment_options
 
 __all__ = ["Speed", "check_budget", "hours_of", "measure", "work_seconds"]
 
@@ -62,7 +63,7 @@ def measure(settings: RunSettings) -> Speed:
         from agile_gym.models.tiny.pretraining import pretrain_vision
 
         config = replace(stages.vision_config(settings), steps=_STEPS, probes=8, few=0)
-        images = open_source(JigsawConfig.from_options(stages.environment_options(settings, test=False)))
+        images = open_source(JigsawConfig.from_options(environment_options(settings, test=False)))
         marks: list[float] = []
         pretrain_vision(build_tiny(0)[0], images, config, lambda _: marks.append(time.perf_counter()))
         vision = (marks[-1] - marks[0]) / (len(marks) - 1)
@@ -84,7 +85,7 @@ def work_seconds(run: Run, settings: RunSettings, evaluations: Sequence[Evaluati
         seconds += stages.vision_config(settings).steps * speed.vision
     evaluation = settings.evaluation.episodes * rollout
     if settings.has_cold_start and run.last != "cold_start":
-        count = stages.cold_start_config(settings).count
+        count = sum(cold.count for cold in cold_starts(settings).values())
         seconds += settings.sft.epochs * count * speed.update + evaluation
     grpo = stages.grpo_config(settings, model)
     iterations = settings.grpo.iterations

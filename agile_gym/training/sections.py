@@ -180,6 +180,9 @@ class ColdStartSettings(Section):
     }
     unless_set = {"grid": "as in `[environment]`", "level": "as in `[environment]`"}
     episodes: str | None = Field(None, description="A folder of episodes to learn from. None plays new ones.")
+    tasks: Mapping[str, Any] | None = Field(
+        None, description="Settings of tasks with an environment or images of their own, by name: `teacher`, ..."
+    )
 
 
 class GRPOSettings(Section):

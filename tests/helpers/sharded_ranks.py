@@ -40,6 +40,7 @@ KINDS = {
     "checkpointing": {"gradient_checkpointing": True},
     "offload": {"cpu_offload": True},
     "bfloat16": {"autocast": "bfloat16"},
+    "corrected": {"correction": "token_truncate"},
 }
 
 
@@ -76,6 +77,7 @@ class Learner:
     def __init__(self, kind, *, sharded, micro_batch_tokens=200):
         options = dict(KINDS[kind])
         autocast, offload = options.pop("autocast", None), options.pop("cpu_offload", False)
+        self.correction = options.pop("correction", "none")
         model = prepared(small_vlm().model, ModelOptions(**options))
         vlm = VLM(model, small_vlm().processor, "small")
         chat = ChatFormat(vlm.processor)
@@ -89,11 +91,20 @@ class Learner:
         self.model = model
         self.optimizer = make_optimizer(self.named, lr=1e-3, betas=(0.9, 0.999), weight_decay=0.01)
         step = StepOptions(**{**OPTIONS, "micro_batch_tokens": micro_batch_tokens, "autocast": autocast})
+        step = replace(step, correction=self.correction)
         self.updater = Updater(scorer, self.optimizer, step, self.group)
 
     def train(self, steps=range(STEPS)):
         self.model.train()
-        return [self.updater.step(shares_of(step, self.group.size)[self.group.rank]) for step in steps]
+        return [self.take(shares_of(step, self.group.size)[self.group.rank]) for step in steps]
+
+    def take(self, share):
+        """Take a step, and return its metrics and the mismatch before it."""
+        if self.correction != "none":
+            self.updater.compare(share)
+        told = self.updater.step(share) | self.updater.mismatch
+        self.updater.forget()
+        return told
 
     def weights(self):
         return {name: value.float().numpy().copy() for name, value in gathered(self.named, CPU)}

@@ -1,13 +1,19 @@
 """Correction of a mismatch, on literal numbers, in TRL's formulas, and in an update."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from agile_gym.learner.correction import CORRECTIONS, mismatch, mismatch_weights  # noqa: E402 -- after the skip
+from agile_gym.learner.correction import (  # noqa: E402 -- after the skip
+    CORRECTIONS,
+    MismatchMeter,
+    mismatch,
+    mismatch_weights,
+)
 from agile_gym.learner.losses import grpo  # noqa: E402 -- after the skip
 from agile_gym.learner.options import make_optimizer  # noqa: E402 -- after the skip
 from agile_gym.learner.ratios import TokenBatch, count  # noqa: E402 -- after the skip
@@ -19,7 +25,7 @@ from tests.helpers.tiny_learning import samples, small_vlm  # noqa: E402 -- afte
 LEARNER = torch.log(torch.tensor([[0.4, 0.3, 0.9], [0.8, 0.2, 0.5]], dtype=torch.float64))
 SAMPLER = torch.log(torch.tensor([[0.1, 0.6, 0.1], [0.2, 0.2, 0.25]], dtype=torch.float64))
 MASK = torch.tensor([[1, 1, 0], [1, 1, 1]])
-RATIOS = [[4.0, 0.5, 1.0], [4.0, 1.0, 2.0]]
+LN4 = math.log(4)
 
 
 def weights(correction, cap=3.0):
@@ -100,7 +106,8 @@ def updater(correction, *, cap=3.0):
 def test_an_update_without_a_mismatch_is_the_same_with_a_correction(correction):
     plain, corrected = updater("none"), updater(correction)
     given = samples()
-    told = corrected.compare(given)
+    corrected.compare(given)
+    told = corrected.mismatch
     assert told["max_mismatch"] < 1e-4
     assert told["mismatch_clipped"] == 0
     one, other = plain.step(given), corrected.step(given)
@@ -111,5 +118,43 @@ def test_an_update_without_a_mismatch_is_the_same_with_a_correction(correction):
 def test_sequences_that_are_far_off_are_not_trained_on():
     corrected = updater("sequence_mask", cap=1e-3)  # all are above
     given = samples()
-    assert corrected.compare(given)["mismatch_clipped"] == 1
+    corrected.compare(given)
+    assert corrected.mismatch["mismatch_clipped"] == 1
     assert corrected.step(given)["grad_norm"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("correction", ["none", "token_truncate"])
+def test_a_mismatch_is_measured_before_the_first_step_of_an_update(correction):
+    given = [replace(sample, segment=replace(sample.segment, logps=sample.segment.logps - LN4)) for sample in samples()]
+    learner = updater(correction)
+    learner.step([])
+    assert learner.mismatch == {}  # there was nothing to compare
+    if correction != "none":
+        learner.compare(given)
+    learner.step(given)
+    told = dict(learner.mismatch)
+    assert told["mismatch_mean"] == pytest.approx(LN4, abs=1e-4)
+    assert told["max_mismatch"] == pytest.approx(LN4, abs=1e-4)
+    assert told["mismatch_kl"] == pytest.approx(3 - LN4, abs=1e-3)  # the ratio is 4
+    assert told["mismatch_clipped"] == 1
+    learner.step(given)
+    assert learner.mismatch == told  # other weights by now
+    learner.forget()
+    learner.step(given)
+    assert learner.mismatch["max_mismatch"] != told["max_mismatch"]
+
+
+def test_a_mismatch_is_that_of_all_learners():
+    meters = [MismatchMeter(correction="none", cap=3.0) for _ in range(3)]
+    meters[0].add(LEARNER[:1], SAMPLER[:1], MASK[:1])
+    meters[2].add(LEARNER[1:], SAMPLER[1:], MASK[1:])
+    sent = []
+    for meter in meters:
+        meter.mean(lambda sums, maxima: sent.append((sums, maxima)) or (sums, maxima))
+    both = torch.stack([sums for sums, _ in sent]).sum(0), torch.stack([maxima for _, maxima in sent]).amax(0)
+    told = meters[1].mean(lambda sums, maxima: both)
+    assert told["mismatch_mean"] == pytest.approx(6 * math.log(2) / 5)
+    assert told["max_mismatch"] == pytest.approx(math.log(4))
+    assert told["mismatch_clipped"] == pytest.approx(2 / 5)
+    assert meters[1].mean(lambda sums, maxima: (sums, maxima)) == {}

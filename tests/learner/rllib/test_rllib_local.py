@@ -24,7 +24,10 @@ def test_trains_and_tells(make_config, build):
     result = algorithm.train()
     assert result["env_runners"]["num_env_steps_sampled_lifetime"] == 3 * 6 * 3 * 2
     assert result["env_runners"]["num_episodes_lifetime"] == 3 * 6 * 3
-    assert result["learners"]["default_policy"]["max_log_ratio_first"] < 1e-3
+    learner = result["learners"]["default_policy"]
+    assert learner["max_log_ratio_first"] == learner["max_mismatch"] < 1e-3
+    assert 0 < learner["mismatch_mean"] < learner["max_mismatch"]
+    assert learner["approx_kl_first"] == learner["mismatch_kl"] < 1e-6
 
 
 def test_runner_in_this_process_shares_the_module(make_config, build):
