@@ -153,8 +153,8 @@ def _settings_of(study: Study, arm: Arm, seed: int) -> dict[str, RunSettings]:
     found: dict[str, RunSettings] = {}
     for stage, changes in arm.changes.items():
         changed = {**changes, "seed": seed}
-        if _needs_test(study) and "images.test" not in changed and uses_photographs(changed.get("images.train")):
-            changed["images.test"] = "{test}"
+        if _needs_test(study):
+            changed.setdefault("images.test", "{test}")  # so that all arms are evaluated on the same photographs
         try:
             found[stage] = read_settings(study.preset, changed)
         except ConfigurationError as error:

@@ -174,12 +174,19 @@ def prepare_study(
     runs = plan_runs(study, arms)
     settings = {run.name: fill(run.settings, photographs) for run in runs}
     evaluations = fill_evaluations(study, photographs)
+    tested: dict[str, object] = {}
     for arm in arms:
         run = next(run for run in runs if run.arm == arm.name)
         try:
             check_settings(settings[run.name])
             for entry in evaluations:
-                prepare_plan(evaluation_of(entry, settings[run.name], stages.model_options(settings[run.name]).path))
+                model = stages.model_options(settings[run.name]).path
+                there = prepare_plan(evaluation_of(entry, settings[run.name], model)).photographs()
+                if tested.setdefault(entry.name, there) != there:
+                    raise ConfigurationError(
+                        f"the evaluation {entry.name!r} would have other photographs than those of the arm "
+                        f"{arms[0].name!r}. Set [images] test for all arms."
+                    )
         except ConfigurationError as error:
             raise type(error)(f"arm {arm.name!r}: {error}") from error
     work = {

@@ -240,7 +240,7 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, Mapping) and "." not in name:
             pairs += [(f"{name}.{key}", entry) for key, entry in cast("Mapping[str, Any]", value).items()]
         else:
-            pairs.append((name, value))
+            pairs.append((name, cast("Any", value)))
     found = dict(pairs)
     for key in found:
         if [name for name, _ in pairs].count(key) > 1:

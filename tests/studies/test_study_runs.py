@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("ray")
 pytest.importorskip("torch")
@@ -89,6 +91,7 @@ def test_two_arms_and_two_seeds_become_a_page_and_the_command_goes_on(tmp_path):
         (["--budget-hours", "0.0001"], "the budget of 0.0001 hours is too small: the study takes about"),
         (["--jobs", "0"], "--jobs"),
         (["--images", "missing"], "missing"),
+        (["--set=environment.max_turns=0"], "max_turns"),
     ],
 )
 def test_mistakes_are_told_before_anything_begins(words, message, tmp_path):
@@ -96,4 +99,17 @@ def test_mistakes_are_told_before_anything_begins(words, message, tmp_path):
     assert result.returncode == 1
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+@pytest.mark.slow
+def test_arms_that_would_be_evaluated_on_other_photographs_are_refused_before_anything_begins(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "mine").mkdir()
+    for number in range(4):
+        Image.fromarray(rng.integers(0, 256, (80, 80, 3), np.uint8)).save(tmp_path / "mine" / f"{number}.png")
+    text = STUDY.replace('"{images:3}"', '"mine"')
+    result = study(tmp_path, text=text)
+    assert result.returncode == 1
+    assert "arm '3': the evaluation '2x2' would have other photographs than those of the arm '0'" in result.stderr
     assert not (tmp_path / "out" / "runs").exists()
