@@ -78,7 +78,8 @@ def test_two_arms_and_two_seeds_become_a_page_and_the_command_goes_on(tmp_path):
 
     other = study(tmp_path, "--set=grpo.lr=1e-3")
     assert other.returncode == 1
-    assert "whose run 0-seed0 has other [grpo]" in other.stderr or "has other [sft]" in other.stderr
+    assert "out holds a study whose run " in other.stderr
+    assert "has other [grpo]. Give another --output" in other.stderr
 
 
 @pytest.mark.slow
