@@ -10,6 +10,7 @@ from pathlib import Path
 
 from agile_gym.commands.bench import add_plan_command
 from agile_gym.commands.eval import add_compare_command, add_eval_command
+from agile_gym.commands.study import add_study_command
 from agile_gym.commands.train import add_coldstart_command, add_tiny_command, add_train_command
 from agile_gym.commands.view import add_export_command, add_view_command
 from agile_gym.errors import AgileGymError, ConfigurationError, explain_os_error, one_line, show_all_characters
@@ -110,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     add_tiny_command(commands)
     add_coldstart_command(commands)
     add_train_command(commands)
+    add_study_command(commands)
 
     command = commands.add_parser("bench", help="measure the speed of the environment on this machine")
     command.add_argument("--seconds", type=float, default=1.0, help="time a figure (default: %(default)s)")

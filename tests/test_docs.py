@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.helpers import ROOT
 
-WITH_RAY = ("training.md",)
+WITH_RAY = ("studies.md", "training.md")
 SMALL = {  # so that a training takes seconds
     "vision.steps": 4,
     "vision.probes": 8,
@@ -59,10 +59,17 @@ def test_python_blocks_run(page, tmp_path):
         assert result.returncode == 0, f"{code}\n{result.stderr}"
 
 
+def shorten(study):
+    """Let a study play few puzzles."""
+    study.write_text(re.sub(r"episodes = \d+", "episodes = 4", study.read_text()))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_run(page, tmp_path):
     needs_ray(page)
+    for number, text in enumerate(blocks(page, "toml")):
+        (tmp_path / f"{number or page.stem.removesuffix('ies') + 'y'}.toml").write_text(text)
     for line in "".join(blocks(page, "console")).splitlines():
         program, *arguments = shlex.split(line)
         assert program == "agile-gym", f"no test knows how to run {line!r}"
@@ -70,6 +77,10 @@ def test_commands_run(page, tmp_path):
             arguments += ["--seconds", "0.05"]
         if arguments[0] == "train" and "--resume" not in arguments:
             arguments += [f"--set={key}={value}" for key, value in SMALL.items()]
+        if arguments[0] == "study" and "--output" in arguments:
+            arguments += [f"--set={key}={value}" for key, value in (SMALL | {"evaluation.episodes": 2}).items()]
+            arguments += ["--seeds", "0", "--budget-hours", "9"]
+            shorten(tmp_path / "study.toml")
         command = [sys.executable, "-m", "agile_gym", *arguments]
         result = subprocess.run(
             command, cwd=tmp_path, env=beside_examples(), input="answer\n", capture_output=True, text=True, check=False

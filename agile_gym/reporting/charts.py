@@ -1,4 +1,4 @@
-"""Key figures of a run as texts, and its curves as SVG, whose colours are those of the page."""
+"""Curves of a run and other charts as SVG, whose colours are those of the page."""
 
 from __future__ import annotations
 
@@ -13,102 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agile_gym.errors import import_optional, printable
+from agile_gym.evaluation.estimates import Estimate
+from agile_gym.reporting.figures import STAGE_TITLES
 
 __all__ = [
-    "KEY_FIGURES",
-    "STAGE_TITLES",
     "Chart",
-    "Figure",
     "Series",
     "draw_chart",
     "draw_points",
     "draw_rows",
-    "duration",
+    "draw_values",
     "require_matplotlib",
-    "shown",
-    "task_figures",
-    "tasks_in",
 ]
-
-STAGE_TITLES = {"vision": "vision pretraining", "sft": "cold start", "grpo": "GRPO"}
-"""Titles of the stages."""
-_MINUTE, _HOUR = 60, 3600
-
-
-class Figure(NamedTuple):
-    """A figure of a record.
-
-    Attributes:
-        key: Its name in the record.
-        label: Its label.
-        form: ``"percent"``, ``"signed"``, or a format of Python's.
-    """
-
-    key: str
-    label: str
-    form: str
-
-
-KEY_FIGURES = (
-    Figure("return", "return", "signed"),
-    Figure("acc", "Acc", "percent"),
-    Figure("score", "Score", "percent"),
-    Figure("turns", "turns", ".2f"),
-    Figure("valid", "valid", "percent"),
-    Figure("learner/loss", "loss", ".4f"),
-    Figure("learner/entropy", "entropy", ".3f"),
-    Figure("share_constant", "constant", "percent"),
-    Figure("learner/grad_norm", "grad norm", ".3g"),
-    Figure("episodes_per_second", "episodes/s", ".3g"),
-)
-"""Figures of an iteration that are shown, in this order, where present. The loss is that of supervised stages."""
-
-
-def shown(figure: Figure, record: Mapping[str, float]) -> str | None:
-    """Return a figure of a record as a text, or None if the record does not have it.
-
-    GRPO's loss is left out: it does not measure progress.
-    """
-    value = record.get(figure.key)
-    if value is None or (figure.key == "learner/loss" and "return" in record):
-        return None
-    if figure.form == "percent":
-        return f"{100 * value:.1f}%"
-    return f"{value:+.3f}" if figure.form == "signed" else format(value, figure.form)
-
-
-TASK_FIGURES = (
-    Figure("acc", "Acc", "percent"),
-    Figure("return", "return", "signed"),
-    Figure("turns", "turns", ".2f"),
-)
-"""Figures of each task, where there are several."""
-
-
-def tasks_in(record: Mapping[str, float], prefix: str = "") -> list[str]:
-    """Return the tasks that a record has figures of.
-
-    Args:
-        record: The record.
-        prefix: ``"eval/"`` for those of a held-out evaluation.
-    """
-    before = f"{prefix}{TASK_FIGURES[0].key}/"
-    return sorted(key.removeprefix(before) for key in record if key.startswith(before))
-
-
-def task_figures(record: Mapping[str, float], task: str) -> str:
-    """Return the figures of a task as a text, such as ``"Acc 25.0%, return +0.250, turns 1.50"``."""
-    figures = [figure._replace(key=f"{figure.key}/{task}") for figure in TASK_FIGURES]
-    cells = [(figure.label, shown(figure, record)) for figure in figures]
-    return ", ".join(f"{label} {value}" for label, value in cells if value is not None)
-
-
-def duration(seconds: float) -> str:
-    """Return a time as minutes and seconds, such as ``"4:05"``, or hours, such as ``"1:04:05"``."""
-    whole = max(0, round(seconds))
-    minutes = f"{whole // _MINUTE % _MINUTE:02d}:{whole % _MINUTE:02d}"
-    return f"{whole // _HOUR}:{minutes}" if whole >= _HOUR else minutes.removeprefix("0")
-
 
 WIDTH, HEIGHT = 400, 210
 """Size of a drawing in its own units, which the page scales to its column."""
@@ -359,6 +275,59 @@ def draw_rows(title: str, series: Mapping[str, Mapping[str, Mapping[str, float]]
         for label, entries in series.items()
     )
     return Chart(title, legend, _inline(file.getvalue(), f"{title}. {told}"))
+
+
+def draw_values(title: str, series: Mapping[str, Mapping[str, Estimate]], *, ordered: bool, across: str = "") -> Chart:
+    """Draw fractions with their intervals: over names in an order as curves, others one below the other.
+
+    Args:
+        title: Title of the chart.
+        series: For each label the fractions by name; the names of the first one give the order.
+        ordered: True if the names are in an order, such as numbers of photographs.
+        across: Title of ordered names.
+
+    Returns:
+        The drawing, the same bytes for the same figures.
+
+    Raises:
+        MissingDependencyError: If matplotlib is not installed.
+    """
+    figures = require_matplotlib()
+    from matplotlib import style, ticker
+
+    names = list(dict.fromkeys(name for entries in series.values() for name in entries))
+    file = io.StringIO()
+    height = HEIGHT if ordered else 46 + 22 * max(2, len(names))
+    with style.context(["default", {**_STYLE, "svg.hashsalt": title}]):
+        figure = figures.Figure(figsize=(WIDTH / 72, height / 72))
+        pane = figure.subplots()
+        left = _MARGINS["left"] if ordered else min(0.5, (24 + 6.2 * max(map(len, names))) / WIDTH)
+        bottom = (42 if across and ordered else 26) / height
+        figure.subplots_adjust(left=left, right=1 - 16 / WIDTH, top=1 - 10 / height, bottom=bottom)
+        for row, (colour, entries) in enumerate(zip(_COLOURS, series.values(), strict=False)):
+            shift = 0.1 * (row - (len(series) - 1) / 2)
+            places = [names.index(name) + shift for name in entries]
+            values, low, high = (_numbers(entry[part] for entry in entries.values()) for part in range(3))
+            (pane.vlines if ordered else pane.hlines)(places, low, high, color=colour, clip_on=False)
+            points, line = (places, values) if ordered else (values, places), "-" if ordered and len(values) > 1 else ""
+            pane.plot(*points, color=colour, marker="o", linestyle=line, clip_on=False)
+        most = max(entry.high for entries in series.values() for entry in entries.values())
+        ticks = ticker.MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(0, min(1.0, max(most, 0.05)))
+        axis, other = (pane.yaxis, pane.xaxis) if ordered else (pane.xaxis, pane.yaxis)
+        axis.set_ticks(ticks[ticks <= 1])
+        axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
+        other.set_ticks(range(len(names)), names, parse_math=False)
+        if ordered:
+            pane.set(xlim=(-0.4, len(names) - 0.6), ylim=(0, axis.get_ticklocs()[-1]))
+            pane.set_xlabel(across, labelpad=4, color=_QUIET, parse_math=False)
+        else:
+            pane.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, axis.get_ticklocs()[-1]))
+            pane.grid(visible=False)
+            pane.grid(axis="x")
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    legend = [(number, label, "") for number, label in enumerate(series, 1)] if len(series) > 1 else []
+    told = "; ".join(f"{name} {100 * at.value:.1f}%" for entries in series.values() for name, at in entries.items())
+    return Chart(title, legend, _inline(file.getvalue(), f"{title}: {told}"))
 
 
 def _draw_curve(pane: Any, series: Series, colour: str, records: Sequence[Mapping[str, float]]) -> None:  # noqa: ANN401 -- matplotlib has no types

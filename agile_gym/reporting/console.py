@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agile_gym.errors import one_line, printable
-from agile_gym.reporting.charts import KEY_FIGURES, STAGE_TITLES, duration, shown, task_figures, tasks_in
+from agile_gym.reporting.figures import KEY_FIGURES, STAGE_TITLES, duration, shown, task_figures, tasks_in
 
 __all__ = ["LiveTable", "Progress", "frame", "header_line", "plain_line", "started_line"]
 

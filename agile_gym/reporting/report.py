@@ -17,8 +17,8 @@ from agile_gym.evaluation.metrics import AVERAGE
 from agile_gym.evaluation.plan import pieces_of
 from agile_gym.outputs import check_replaceable, is_generated
 from agile_gym.reporting.alarms import alarm_spans
-from agile_gym.reporting.charts import STAGE_TITLES, duration
 from agile_gym.reporting.curves import behaviour_charts, curves, look_charts, stage_times
+from agile_gym.reporting.figures import STAGE_TITLES, duration
 from agile_gym.reporting.outcome import (
     StageResult,
     behaviour_tables,

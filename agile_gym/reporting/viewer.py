@@ -27,7 +27,7 @@ from PIL import features
 from agile_gym.errors import ConfigurationError
 from agile_gym.files import write_text
 from agile_gym.outputs import check_replaceable, is_generated
-from agile_gym.reporting.charts import STAGE_TITLES, duration
+from agile_gym.reporting.figures import STAGE_TITLES, duration
 from agile_gym.reporting.record import episode_record, index_row, puzzle_of, segment_record
 from agile_gym.transcripts.behaviours import BEHAVIOURS
 from agile_gym.transcripts.record import Image, Transcript

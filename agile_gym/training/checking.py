@@ -46,7 +46,7 @@ from agile_gym.training.tasks import (
 from agile_gym.training.texts import naming
 from agile_gym.transcripts.reading import read_headers
 
-__all__ = ["check_machines", "check_settings", "cluster_address", "start_ray", "stop_ray"]
+__all__ = ["check_machines", "check_settings", "cluster_address", "kill_children", "start_ray", "stop_ray"]
 
 CONNECT_SECONDS = 5.0
 """Seconds that a machine may take to accept a connection."""
@@ -182,7 +182,7 @@ def start_ray(settings: RunSettings, stops: StopSignals) -> None:
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     address, resources = cluster_address(settings), settings.resources
-    stops.on_end = _kill_children
+    stops.on_end = kill_children
     # Blocked until the handlers are back: a signal to the whole group leaves Ray's processes to this one. Ray itself
     # blocks SIGINT in them, so that here a second Ctrl-C gets through.
     blocked = stops_blocked(number for number in STOP_SIGNALS if number != signal.SIGINT)
@@ -254,7 +254,8 @@ def _kill(pids: Iterable[int]) -> None:
             process.kill()
 
 
-def _kill_children() -> None:
+def kill_children() -> None:
+    """Kill all processes that this one has started, and theirs."""
     import psutil
 
     _kill(process.pid for process in psutil.Process().children())

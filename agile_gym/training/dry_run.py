@@ -20,7 +20,7 @@ from agile_gym.training.settings import RunSettings
 from agile_gym.training.tasks import cold_starts, separate_tasks, task_options, tasks_of
 from agile_gym.transcripts.reading import read_headers
 
-__all__ = ["check_memory", "describe_run", "measure_iteration"]
+__all__ = ["check_memory", "describe_run", "measure_iteration", "model_seconds"]
 
 _MEASURED_GROUPS = 4
 """Groups of the iterations that are timed."""
@@ -156,6 +156,25 @@ def _modelled_time(
         f"{gpu.bandwidth / 1e12:g} TB/s, {gpu.read:.0%} of it",
         "            reached; every turn as long as it may be (max_new_tokens). Shorter turns take less",
     ]
+
+
+def model_seconds(settings: RunSettings) -> tuple[float, float]:
+    """Compute the time of an episode on GPUs; see `agile_gym.training.memory.iteration_time`.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        Seconds of playing one and of learning from one, if every turn is as long as it may be.
+    """
+    options = stages.model_options(settings)
+    vlm = build_vlm(options, for_training=True, on_gpu=True, shapes_only=True)
+    grpo = stages.grpo_config(settings, options.path)
+    tokens = _tokens(settings, grpo, vlm)
+    episodes = grpo.groups_per_iteration * grpo.group_size
+    load = _load(settings, grpo, tokens)
+    took = iteration_time(ModelShapes.of(vlm.model), load, episodes, tokens.turns * tokens.new_tokens, GPU())
+    return took.play / episodes, took.update / episodes
 
 
 def _tokens(settings: RunSettings, grpo: Any, vlm: Any) -> TokenPlan:  # noqa: ANN401 -- a GRPOConfig, a VLM

@@ -14,8 +14,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from agile_gym.reporting.charts import duration
 from agile_gym.reporting.console import LiveTable, Progress, frame
+from agile_gym.reporting.figures import duration
 from tests.helpers.terminals import Screen, Terminal
 
 RECORD = {
