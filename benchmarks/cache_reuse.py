@@ -53,6 +53,7 @@ def random_qwen(folder):
     width = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 8}
     families.TEXT.update(width, num_hidden_layers=6, max_position_embeddings=32768)
     families.SMALL.update(width)
+    families.FAMILIES["qwen2_5_vl"] = partial(families.qwen2_5_vl, head=32)
     return families.save("qwen2_5_vl", folder)
 
 

@@ -35,6 +35,7 @@ from agile_gym.images import clear_cache, open_images
 from agile_gym.images.folder import PHOTOGRAPHS
 from agile_gym.policies import make_policy
 from agile_gym.policies.edge import solve_by_edges
+from agile_gym.questions.generated import KINDS
 
 HERE = Path(__file__).parent
 
@@ -178,6 +179,28 @@ def reset_section(images, seconds):
     return table(["", "ms", "ratio"], rows)
 
 
+def questions_section(seconds):
+    """Turns a second of looks at questions about pictures, beside those at a jigsaw, and time of a reset by kind."""
+    calls = {"crop": "crop({}, [0.1, 0.1, 0.6, 0.6])", "zoom": "zoom({}, 0.5)"}
+    options = {"max_turns": 100}
+    question = gymnasium.make("VisualQA-v0", kinds="word", **options).unwrapped
+    jigsaw = gymnasium.make("JigsawVision-v0", grid=(1, 2), level=None, image_size=(448, 896), **options).unwrapped
+    rows = []
+    for name, env, image in (("VisualQA-v0", question, "image_1"), ("JigsawVision, 1x2", jigsaw, "image_list[0]")):
+        texts = [f"<think>a</think>\n<code>\nx = {call.format(image)}\n</code>" for call in calls.values()]
+        rows.append([name, *(f"{turn_rate(env, [text] * 18, seconds=seconds):,.0f}" for text in texts)])
+    resets = []
+    for kind in KINDS:
+        env, times = gymnasium.make("VisualQA-v0", kinds=kind, difficulty="all").unwrapped, []
+        for seed in range(60):
+            start = time.perf_counter()
+            env.reset(seed=seed)
+            times.append(1e3 * (time.perf_counter() - start))
+        resets.append([kind, f"{np.median(times[10:]):.1f}", f"{np.max(times[10:]):.0f}"])
+    header = ["turns a second, picture of 448 x 448", "crop to half", "zoom by 0.5"]
+    return table(header, rows) + "\n\n" + table(["reset", "median, ms", "slowest, ms"], resets)
+
+
 def policy_section(images, quick):
     """Acc and Score of the baselines over all levels, beside the paper's best model."""
     rows = []
@@ -272,6 +295,7 @@ def main():
         "is what an environment holds besides the observation it returned, as a multiple of that observation.\n\n"
         + vector_section(seconds, counts),
         "## Reset\n\n" + reset_section(options.images, seconds),
+        "## Questions about pictures\n\n" + questions_section(seconds),
         f"## Baselines\n\nWhole photographs (largest centred square, 448 pixels), {names}, all levels.\n\n" + edge,
         "### Time of `EdgePolicy`'s solver\n\n" + solver_section(options.images),
         "### Tables\n\n" + tables,

@@ -76,9 +76,9 @@ def now():
 class EndlessModule(VLMModule):
     """Scorer of turns in which no token can end a turn, as they were sampled."""
 
-    def scorer(self, *, temperature=1.0):
+    def scorer(self, **options):
         """Return a scorer that gives the tokens that end turns no probability."""
-        scorer = super().scorer(temperature=temperature)
+        scorer = super().scorer(**options)
         scorer._ends = ()
         return scorer
 

@@ -84,7 +84,10 @@ def _parse(dialect: CodeDialect | ToolDialect, text: str, workspace: Workspace, 
         kind, bodies, well_formed = read_tags(text, tag, several=several)
         has_code = kind == tag
         if not has_code:
-            answer = read_answer(bodies[0], workspace.names, rotations=workspace.rotations)
+            if workspace.board:
+                answer = read_answer(bodies[0], workspace.names, rotations=workspace.rotations)
+            else:
+                answer = Answer((), text=bodies[0])
             return ParsedTurn((answer,), well_formed, has_code)
         primitives, variables = dialect.read_bodies(bodies, workspace)
         return ParsedTurn(tuple(primitives), well_formed, has_code, None, variables)
@@ -108,6 +111,8 @@ def write_answer(answer: Answer, think: str = "") -> str:
     Returns:
         The text of a turn.
     """
+    if answer.text is not None:
+        return _tagged(think, "answer", [answer.text])
     entries: list[Any] = list(answer.order)
     if answer.turns is not None:
         entries = [[name, angle] for name, angle in zip(answer.order, answer.turns, strict=True)]
@@ -126,7 +131,7 @@ class CodeDialect:
 
     def instructions(self, workspace: Workspace) -> str:
         """Return the prompt's instructions for writing code."""
-        return code_instructions(rotations=workspace.rotations)
+        return code_instructions(rotations=workspace.rotations, board=workspace.board)
 
     def read_bodies(self, bodies: Sequence[str], workspace: Workspace) -> tuple[list[Primitive], dict[str, Any] | None]:
         """Read the code block; see `interpret`."""
@@ -148,7 +153,7 @@ class CodeDialect:
             return taken[-1]
 
         def image(key: str) -> str:
-            return f"image_list[{workspace.names.index(key)}]" if key in workspace.names else key
+            return f"image_list[{workspace.names.index(key)}]" if workspace.board and key in workspace.names else key
 
         match primitive:
             case Swap(a, b):
@@ -182,7 +187,7 @@ class ToolDialect:
 
     def instructions(self, workspace: Workspace) -> str:
         """Return the prompt's instructions for calling tools."""
-        return tool_instructions(rotations=workspace.rotations)
+        return tool_instructions(rotations=workspace.rotations, board=workspace.board)
 
     def read_bodies(self, bodies: Sequence[str], workspace: Workspace) -> tuple[list[Primitive], None]:
         """Read the calls, in order; see `agile_gym.actions.tools.read_calls`."""

@@ -22,8 +22,18 @@ from agile_gym.actions.primitives import (
     quote,
 )
 from agile_gym.actions.reading import piece_reader, read_whole
-from agile_gym.actions.syntax import Evaluator, Function, ImageValue, Value, check_name, is_list, number, parse_code
-from agile_gym.actions.workspace import Workspace
+from agile_gym.actions.syntax import (
+    ALLOWED,
+    Evaluator,
+    Function,
+    ImageValue,
+    Value,
+    check_name,
+    is_list,
+    number,
+    parse_code,
+)
+from agile_gym.actions.workspace import NO_BOARD, Workspace
 
 __all__ = ["FUNCTIONS", "interpret"]
 
@@ -41,7 +51,32 @@ def interpret(code: str, workspace: Workspace) -> tuple[list[Primitive], dict[st
     Raises:
         ActionError: If the code is not in the language, or is not valid here.
     """
-    return _Interpreter(workspace).run(parse_code(code))
+    try:
+        return _Interpreter(workspace).run(parse_code(code))
+    except ActionError as error:
+        if workspace.board:
+            raise
+        raise ActionError(error.kind, _of_pictures(error.message)) from None
+
+
+_ALLOWED_LOOKS = (
+    "Allowed: assignments to variables, lists, indices, numbers, + - * /, and calls of crop(image, [x1, y1, x2, y2]), "
+    "zoom(image, factor), rotate(image, angle)."
+)
+_PICTURE_WORDS = (
+    (ALLOWED, _ALLOWED_LOOKS),
+    ("state[0]", "image_list[0]"),
+    ("such as state or image_list,", "such as image_list,"),
+    (" a piece such as image_list[0]", " a picture such as image_1"),
+    (' Piece names are strings, such as "A".', ""),
+)
+"""Words of messages about boards, and those in their place where there is none."""
+
+
+def _of_pictures(message: str) -> str:
+    for of_board, of_picture in _PICTURE_WORDS:
+        message = message.replace(of_board, of_picture)
+    return message
 
 
 class _Interpreter(Evaluator):
@@ -54,12 +89,13 @@ class _Interpreter(Evaluator):
         self._pieces = piece_reader(self._names)
         self._order = workspace.order
         self._turns = workspace.turns
-        if "state" not in self.variables:
+        self._board = workspace.board
+        if self._board and "state" not in self.variables:
             names = self._names
             self.variables["state"] = [
                 (names[piece], self._turns[piece]) if workspace.rotations else names[piece] for piece in self._order
             ]
-        self._settled: list[Value] = list(self.variables["state"])
+        self._settled: list[Value] = list(self.variables["state"]) if self._board else []
         self._primitives: list[Primitive] = []
         self._new_keys: list[str] = []
 
@@ -78,15 +114,18 @@ class _Interpreter(Evaluator):
     def known(self, name: str) -> Value | None:
         """Return the image of a name, or, for ``image_list``, all pieces and the reference image, if there is one."""
         images = self._workspace.images
+        if name == "state" and not self._board:
+            raise ActionError("unknown_name", NO_BOARD)
         if name == "image_list":
             return [ImageValue(key) for key in (*self._names, *(["reference"] if "reference" in images else []))]
-        is_image = name in self._new_keys or (name in images and name not in self._names)
+        is_image = name in self._new_keys or (name in images and not (self._board and name in self._names))
         return ImageValue(name) if is_image else None
 
     # --- images
 
     def observe(self, arguments: list[Value], target: str | None) -> Value:
         """Show the state, or the state given."""
+        self._need_board()
         self._settle()
         shown = arguments[0] if arguments else self.variables["state"]
         if shown == self._settled:
@@ -146,6 +185,7 @@ class _Interpreter(Evaluator):
 
     def swap(self, arguments: list[Value], target: str | None) -> Value:
         """Exchange two pieces of the state, each named by its name or by its place."""
+        self._need_board()
         places = self._list(arguments[0] if len(arguments) == 3 else self.variables["state"])
         first, second = (self._place(argument, places) for argument in arguments[-2:])
         if first == second:
@@ -155,6 +195,7 @@ class _Interpreter(Evaluator):
 
     def turn(self, arguments: list[Value], target: str | None) -> Value:
         """Turn a piece of the state clockwise, in puzzles with rotated pieces."""
+        self._need_board()
         if not self._workspace.rotations:
             raise ActionError("unknown_function", "Pieces are upright in this puzzle; they are not turned.")
         places = self._list(self.variables["state"])
@@ -191,8 +232,17 @@ class _Interpreter(Evaluator):
             f"0 to {len(places) - 1}.",
         )
 
+    def _need_board(self) -> None:
+        """Refuse an action on the board where there is none."""
+        if not self._board:
+            raise ActionError("unknown_function", NO_BOARD)
+
     def _settle(self, *, final: bool = False) -> None:
         """Turn the changes of ``state`` into a primitive; incomplete ones may wait until the turn's end."""
+        if not self._board:
+            if "state" in self.variables:
+                raise ActionError("not_allowed", NO_BOARD)
+            return
         state = self.variables["state"]
         if state == self._settled:
             return

@@ -220,10 +220,12 @@ class Answer:
     Attributes:
         order: Names of the pieces, row by row; they need not be right, or even exist.
         turns: Degrees by which each of them is turned clockwise, in the same order; None where the answer has none.
+        text: The answer to a question about pictures, as it was written; None for an order of pieces.
     """
 
     order: tuple[str, ...]
     turns: tuple[int, ...] | None = None
+    text: str | None = None
 
 
 Primitive = Swap | Arrange | RotatePiece | Observe | Crop | Zoom | Rotate | Answer

@@ -49,6 +49,13 @@ _CODE_FUNCTIONS = (
     "zoom_image_1 = zoom(crop_image_1, 2.0)  (scale an image)\n"
     "rotate_image_1 = rotate(image_list[0], 90)  (rotate an image counter-clockwise)"
 )
+_CODE_LOOKS = (
+    "In a code block you can write lines such as\n"
+    "crop_image_1 = crop(image_1, [0.5, 0.0, 1.0, 1.0])  (a part of an image: x1, y1, x2, y2 from 0 to 1, from its top "
+    "left; every result can be used by its name)\n"
+    "zoom_image_1 = zoom(crop_image_1, 2.0)  (scale an image)\n"
+    "rotate_image_1 = rotate(image_1, 90)  (rotate an image counter-clockwise)"
+)
 _CODE_TURN = '\nturn("A", 90)  (turn a piece clockwise)'
 _TOOL_FUNCTIONS = (
     'A tool call is JSON such as {{"name": "swap", "arguments": {{"first": "A", "second": "B"}}}}. A turn can hold '
@@ -58,16 +65,27 @@ _TOOL_FUNCTIONS = (
     "[x1, y1, x2, y2] from 0 to 1;\n"
     "zoom(image, factor): scale an image; rotate(image, angle): rotate an image counter-clockwise."
 )
+_TOOL_LOOKS = (
+    'A tool call is JSON such as {"name": "crop", "arguments": {"image": "image_1", "box": [0.5, 0, 1, 1]}}. A turn '
+    "can hold several, each in tags of its own. The tools are\n"
+    "crop(image, box): a part of an image, where box is [x1, y1, x2, y2] from 0 to 1, from its top left;\n"
+    "zoom(image, factor): scale an image; rotate(image, angle): rotate an image counter-clockwise. Results can be used "
+    "by their names, such as crop_image_1."
+)
 _TOOL_TURN = " turn(piece, angle): turn a piece clockwise;"
 
 
-def code_instructions(*, rotations: bool) -> str:
-    """Return the instructions for writing actions in the code dialect."""
+def code_instructions(*, rotations: bool, board: bool = True) -> str:
+    """Return the instructions for writing actions in the code dialect; without a board, looks at pictures only."""
+    if not board:
+        return _CODE_LOOKS
     return _CODE_FUNCTIONS.format(turn=_CODE_TURN if rotations else "")
 
 
-def tool_instructions(*, rotations: bool) -> str:
-    """Return the instructions for writing actions as tool calls."""
+def tool_instructions(*, rotations: bool, board: bool = True) -> str:
+    """Return the instructions for writing actions as tool calls; without a board, looks at pictures only."""
+    if not board:
+        return _TOOL_LOOKS
     return _TOOL_FUNCTIONS.format(turn=_TOOL_TURN if rotations else "")
 
 
@@ -116,7 +134,8 @@ def result_text(
         picture = workspace.images[shown].operation
         if isinstance(picture, Board) and picture.order != workspace.order:
             image += " other order" if brief else " (it shows another order than the state)"
-    lines = [image, _state_line(workspace, brief=brief), turns_text(turns_left, brief=brief)]
+    state = [_state_line(workspace, brief=brief)] if workspace.board else []
+    lines = [image, *state, turns_text(turns_left, brief=brief)]
     if not well_formed:
         lines.append("think first" if brief else "Begin each turn with one <think>...</think> block.")
     return "\n".join(lines)
@@ -124,7 +143,10 @@ def result_text(
 
 def error_text(error: ActionError, workspace: Workspace, turns_left: int, *, brief: bool = False) -> str:
     """Return the feedback to a turn that could not be carried out; the brief one names the kind of error only."""
-    state, turns = _state_line(workspace, brief=brief), turns_text(turns_left, brief=brief)
+    turns = turns_text(turns_left, brief=brief)
+    if not workspace.board:
+        return f"{_error_line(error, brief=brief)}\n{turns}"
+    state = _state_line(workspace, brief=brief)
     unchanged = "" if brief else "Nothing was changed: "
     return f"{_error_line(error, brief=brief)}\n{unchanged}{state}\n{turns}"
 

@@ -244,10 +244,10 @@ class Evaluator:
         value = self.known(name)
         if value is not None:
             return value
-        known = ", ".join(list(self.variables)[:8])
+        known = ", ".join(["image_list", *list(self.variables)[:8]])
         raise ActionError(
             "unknown_name",
-            f'There is no variable {quote(name)}; there are image_list, {known}. Piece names are strings, such as "A".',
+            f'There is no variable {quote(name)}; there are {known}. Piece names are strings, such as "A".',
         )
 
     def walk_subscript(self, node: ast.Subscript, depth: int, _: str | None) -> Value:

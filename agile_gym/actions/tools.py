@@ -20,7 +20,7 @@ from agile_gym.actions.primitives import (
     quote,
 )
 from agile_gym.actions.reading import piece_reader, read_json, read_list, read_whole
-from agile_gym.actions.workspace import Workspace
+from agile_gym.actions.workspace import NO_BOARD, Workspace
 
 __all__ = ["MAX_CALL", "MAX_CALLS", "call_text", "read_calls", "tool_schemas", "write_calls"]
 
@@ -31,11 +31,14 @@ MAX_CALLS = 16
 
 _ARGUMENTS = ("arguments", "parameters", "args", "input")
 """The keys under which APIs and models hand over the arguments of a call."""
+_LOOK_FORM = 'A tool call is {"name": "zoom", "arguments": {"image": "image_1", "factor": 2}}.'
 _FORM = 'A tool call is {"name": "swap", "arguments": {"first": "A", "second": "B"}}.'
 
 _NUMBER = {"type": "number"}
 _PIECE = {"type": "string", "description": "Name of a piece, such as A."}
 _IMAGE = {"type": "string", "description": "Name of a piece, or of an image made before, such as crop_image_1."}
+_PICTURE = {"type": "string", "description": "Name of a picture, such as image_1, or of an image made before."}
+_LOOKS = ("crop", "zoom", "rotate")
 
 
 def _tool(name: str, description: str, properties: dict[str, Any], required: Sequence[str]) -> dict[str, Any]:
@@ -48,11 +51,12 @@ def _tool(name: str, description: str, properties: dict[str, Any], required: Seq
     return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
 
 
-def tool_schemas(*, rotations: bool = False) -> list[dict[str, Any]]:
+def tool_schemas(*, rotations: bool = False, board: bool = True) -> list[dict[str, Any]]:
     """Return the tools in OpenAI's function-calling format.
 
     Args:
         rotations: True if pieces can be turned; adds the tool ``turn``.
+        board: False for questions about pictures, where there are only crop, zoom and rotate.
 
     Returns:
         A new list that can be given to ``tools=`` of a chat completion, or to a chat template.
@@ -65,19 +69,22 @@ def tool_schemas(*, rotations: bool = False) -> list[dict[str, Any]]:
         "description": "x1, y1, x2, y2 as shares of the image from 0 to 1, from its top left.",
     }
     order = {"type": "array", "items": {"type": "string"}, "description": "All piece names, row by row, each once."}
+    image = _IMAGE if board else _PICTURE
     schemas = [
         _tool("swap", "Exchange two pieces on the board.", {"first": _PIECE, "second": _PIECE}, ("first", "second")),
         _tool("arrange", "Put all pieces into a new order.", {"order": order}, ("order",)),
         _tool("observe", "Show the board as it is now.", {}, ()),
-        _tool("crop", "Show a part of an image.", {"image": _IMAGE, "box": box}, ("image", "box")),
-        _tool("zoom", "Show an image scaled by a factor.", {"image": _IMAGE, "factor": _NUMBER}, ("image", "factor")),
+        _tool("crop", "Show a part of an image.", {"image": image, "box": box}, ("image", "box")),
+        _tool("zoom", "Show an image scaled by a factor.", {"image": image, "factor": _NUMBER}, ("image", "factor")),
         _tool(
             "rotate",
             "Show an image rotated counter-clockwise by degrees.",
-            {"image": _IMAGE, "angle": _NUMBER},
+            {"image": image, "angle": _NUMBER},
             ("image", "angle"),
         ),
     ]
+    if not board:
+        return [schema for schema in schemas if schema["function"]["name"] in _LOOKS]
     if rotations:
         # No enum, which some APIs take for strings only, and no bounds, as -90 and 450 are read, too.
         angle = {"type": "integer", "description": "Degrees, clockwise: 90, 180 or 270."}
@@ -105,7 +112,15 @@ def read_calls(bodies: Sequence[str], workspace: Workspace) -> list[Primitive]:
     order = list(workspace.order)
     primitives: list[Primitive] = []
     for body in bodies:
-        name, arguments = _read_body(body)
+        try:
+            name, arguments = _read_body(body)
+        except ActionError as error:
+            if workspace.board:
+                raise
+            message = error.message.replace(_FORM, _LOOK_FORM).replace(", ".join(_READERS), ", ".join(_LOOKS))
+            raise ActionError(error.kind, message) from None
+        if not workspace.board and name not in _LOOKS:
+            raise ActionError("unknown_function", NO_BOARD)
         primitive = _READERS[name](arguments, _Board(workspace, order))
         if isinstance(primitive, Swap):
             order[primitive.first], order[primitive.second] = order[primitive.second], order[primitive.first]
@@ -203,7 +218,8 @@ class _Board:
 
     def image(self, value: Any) -> str:  # noqa: ANN401 -- JSON
         if not isinstance(value, str):
-            raise ActionError("bad_argument", "An image is given by its name, such as A or crop_image_1.")
+            known = self.workspace.names[0]
+            raise ActionError("bad_argument", f"An image is given by its name, such as {known} or crop_image_1.")
         return self.workspace.image_key(value) or value.strip()
 
     def number(self, value: Any) -> float:  # noqa: ANN401 -- JSON

@@ -29,7 +29,17 @@ from agile_gym.actions.reading import piece_reader
 from agile_gym.puzzle.board import piece_names
 from agile_gym.puzzle.pixels import BoardLayout, compose_into, crop_box, rotate, rotated_size, zoom, zoomed_size
 
-__all__ = ["MAX_DEPTH", "MAX_IMAGES", "Board", "ImageRecipe", "PixelBox", "Workspace", "render_into", "render_recipe"]
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_IMAGES",
+    "NO_BOARD",
+    "Board",
+    "ImageRecipe",
+    "PixelBox",
+    "Workspace",
+    "render_into",
+    "render_recipe",
+]
 
 
 class Board(NamedTuple):
@@ -69,13 +79,16 @@ class ImageRecipe:
 
 
 def render_recipe(
-    recipe: ImageRecipe, pieces: NDArray[np.uint8], layout: BoardLayout, reference: NDArray[np.uint8] | None = None
+    recipe: ImageRecipe,
+    pieces: NDArray[np.uint8] | Sequence[NDArray[np.uint8]],
+    layout: BoardLayout,
+    reference: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
     """Make the pixels of an image.
 
     Args:
         recipe: The image.
-        pieces: (pieces, piece_height, piece_width, 3) uint8.
+        pieces: (pieces, piece_height, piece_width, 3) uint8; or pictures without a board, each (h, w, 3) uint8.
         layout: Sizes of board and pieces.
         reference: (H, W, 3) uint8, the reference image, where the puzzle has one.
 
@@ -88,7 +101,7 @@ def render_recipe(
             return pieces[operation]
         case Board(order, turns):
             board = np.empty((recipe.height, recipe.width, 3), np.uint8)
-            compose_into(board, pieces, layout, order, turns)
+            compose_into(board, np.asarray(pieces), layout, order, turns)
             return board
         case "reference":
             if reference is None:
@@ -145,13 +158,19 @@ MAX_IMAGES = 64
 """Images that a turn may make, and an episode, unless it has many turns."""
 MAX_DEPTH = 6
 """Largest number of operations one after the other on an image."""
+NO_BOARD = (
+    "There is no board here, only pictures: look closer with crop, zoom or rotate, or give your answer in answer tags."
+)
+"""Message of an action on a board where there is none."""
+_OF_BOARDS = (Swap, Arrange, RotatePiece, Observe)
 
 
 class Workspace:
     """State, images and variables of one episode.
 
     Attributes:
-        names: Names of the pieces.
+        names: Names of the pieces, or, without a board, of the pictures.
+        board: True if there is a board; without one, pictures are only looked at.
         order: The piece at each place, row by row.
         turns: Degrees by which each piece (not place) is turned clockwise.
         images: Every image that exists, by key: pieces under their names, results under the names they were given.
@@ -161,6 +180,7 @@ class Workspace:
 
     __slots__ = (
         "_free",
+        "board",
         "canvas",
         "images",
         "layout",
@@ -192,6 +212,7 @@ class Workspace:
             max_images: Largest number of images that can be made.
         """
         count = layout.rows * layout.cols
+        self.board = True
         self.layout = layout
         self.canvas = canvas
         self.names = piece_names(count)
@@ -207,6 +228,26 @@ class Workspace:
         self.max_images = max_images
         self._free: dict[str, int] = {}
         self.variables: dict[str, Any] = {}
+
+    @classmethod
+    def of_pictures(
+        cls, sizes: Sequence[tuple[int, int]], canvas: tuple[int, int], *, max_images: int = MAX_IMAGES
+    ) -> Workspace:
+        """Start an episode without a board, with pictures named ``image_1``, ``image_2`` and so on.
+
+        Args:
+            sizes: Height and width of each picture; they may be larger than the canvas.
+            canvas: Largest height and width of a scaled or turned image.
+            max_images: Largest number of images that can be made.
+        """
+        workspace = cls(BoardLayout(1, len(sizes), 1, 1), canvas, max_images=max_images)
+        workspace.board = False
+        workspace.names = tuple(f"image_{number}" for number in range(1, len(sizes) + 1))
+        workspace.images = {
+            name: ImageRecipe(height, width, number)
+            for number, (name, (height, width)) in enumerate(zip(workspace.names, sizes, strict=True))
+        }
+        return workspace
 
     def state_list(self, order: Sequence[int] | None = None, turns: Sequence[int] | None = None) -> list[Any]:
         """Return a state as a model writes it: names, or [name, angle] pairs where pieces can be turned.
@@ -244,7 +285,7 @@ class Workspace:
         bare = name.strip()
         if bare in self.images or bare in new:
             return bare
-        piece = piece_reader(self.names).find(bare)
+        piece = piece_reader(self.names).find(bare if self.board else bare.replace(" ", "_"))
         return None if piece is None else self.names[piece]
 
     def check_room(self, new: int) -> None:
@@ -269,6 +310,8 @@ class Workspace:
         Raises:
             ActionError: If one of them cannot be carried out; then nothing has changed.
         """
+        if not self.board and any(isinstance(primitive, _OF_BOARDS) for primitive in primitives):
+            raise ActionError("unknown_function", NO_BOARD)
         order, turns = self.order, self.turns
         new: dict[str, ImageRecipe] = {}
         shown: str | None = None
@@ -313,15 +356,19 @@ class Workspace:
         recipe = new.get(key) or self.images.get(key)
         if recipe is None:
             made = [name for name in self.images if name not in self.names]
+            first, last = self.names[0], self.names[-1]
+            pieces = f"There are the pieces {first} to {last}"
+            if not self.board:
+                pieces = f"There is {first}" if first == last else f"There are {first} to {last}"
             raise ActionError(
                 "unknown_image",
-                f"There is no image {quote(key)}. There are the pieces {self.names[0]} to {self.names[-1]}"
-                + (f" and {', '.join(made[-4:])}." if made else "."),
+                f"There is no image {quote(key)}. {pieces}" + (f" and {', '.join(made[-4:])}." if made else "."),
             )
         if recipe.depth >= MAX_DEPTH:
+            start = "a piece" if self.board else self.names[0]
             raise ActionError(
                 "too_deep",
-                f"This image was already made by {MAX_DEPTH} operations one after the other; start again from a piece.",
+                f"This image was already made by {MAX_DEPTH} operations one after the other; start again from {start}.",
             )
         return recipe
 

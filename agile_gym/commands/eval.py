@@ -70,6 +70,7 @@ def add_compare_command(commands: Subparsers) -> None:
 
 
 def _eval(options: argparse.Namespace) -> int:
+    from agile_gym.evaluation.behaviours import format_behaviours
     from agile_gym.evaluation.compare import compare_blanked, format_looks
     from agile_gym.evaluation.contamination import find_overlap
     from agile_gym.evaluation.journal import Session, blanked_path
@@ -138,8 +139,9 @@ def _eval(options: argparse.Namespace) -> int:
         written.append(f"{picture} (picture)")
     print(format_tables(summary, plan.policy, interval=options.interval))
     looks = format_looks(summary, blank_looks)
-    if looks:  # not so where all episodes are of an older version
-        print(f"\n{looks}")
+    for table in (looks, format_behaviours(summary)):
+        if table:  # not so where all episodes are of an older version
+            print(f"\n{table}")
     if overlap is not None:
         print(f"\nTraining images\n{overlap.text()}")
     print(f"\n{format_cost(cost)}")
@@ -205,9 +207,9 @@ def _plan(options: argparse.Namespace) -> EvaluationPlan:
         EnvironmentEntry,
         EvaluationPlan,
         choose_entries,
-        load_suite,
         restrict_levels,
     )
+    from agile_gym.evaluation.suite import load_suite
 
     env = env_of(options, {"suite": "--suite", "grid": "--grid", "levels": "--levels"})
     if env is not None:

@@ -24,6 +24,7 @@ from agile_gym.puzzle.pixels import resize
 
 __all__ = ["ActionText", "CanvasPool", "ImageBox", "UnicodeText", "ansi_text", "close_window", "render_text", "show"]
 
+_ANSWERS = ("A", "B", "C", "D", "yes", "no", "1", "2", "3")
 _KEPT = 2
 """Canvases kept: while one is drawn, the caller usually still holds the one before."""
 
@@ -140,7 +141,8 @@ class UnicodeText(Text):
 class ActionText(UnicodeText):
     """All turns that a model can write; `sample` draws turns that the environment can carry out.
 
-    A sampled turn swaps, observes, crops, zooms or answers, at random, written in the environment's dialect.
+    A sampled turn swaps, observes, crops, zooms or answers, at random, written in the environment's dialect; where
+    there is no board, it crops, zooms or answers with a letter, a number, yes or no.
     """
 
     def __init__(
@@ -164,7 +166,7 @@ class ActionText(UnicodeText):
         self._workspace = make_workspace()
 
     def sample(self, mask: None = None, probability: None = None) -> str:  # pyright: ignore[reportIncompatibleMethodOverride] -- no masks
-        """Draw a turn: half of them swap and observe, the others observe, crop, zoom or answer.
+        """Draw a turn: half of those with a board swap and observe, the others observe, crop, zoom or answer.
 
         Args:
             mask: Not supported.
@@ -183,6 +185,12 @@ class ActionText(UnicodeText):
         count = len(names)
         piece = names[int(rng.integers(count))]
         left, top = rng.uniform(0, 0.5, 2).round(2).tolist()
+        look = Crop(piece, (left, top, left + 0.5, top + 0.5))
+        if not self._workspace.board:
+            zoomed = Zoom(piece, round(float(rng.uniform(0.5, 1.0)), 2))
+            answer = Answer((), text=_ANSWERS[int(rng.integers(len(_ANSWERS)))])
+            turns: list[Primitive] = [look, look, zoomed, answer]
+            return self.dialect.write([turns[int(rng.integers(len(turns)))]], self._workspace, "A random turn.")
         shuffled: list[int] = rng.permutation(count).tolist()
         first, second = sorted(shuffled[:2])
         choices: list[list[Primitive]] = [
@@ -190,7 +198,7 @@ class ActionText(UnicodeText):
             [Swap(first, second), Observe()],
             [Swap(first, second), Observe()],
             [Observe()],
-            [Crop(piece, (left, top, left + 0.5, top + 0.5))],
+            [look],
             [Zoom(piece, round(float(rng.uniform(0.5, 1.0)), 2))],
             [Answer(tuple(names[place] for place in shuffled), self._answer_turns())],
         ]

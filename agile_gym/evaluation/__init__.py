@@ -1,16 +1,20 @@
 """Evaluation: playing fixed puzzles and reporting Acc and Score.
 
-plan       puzzles of an evaluation, each with its seeds; suites
+plan       puzzles of an evaluation, each with its seeds
+suite      lists of puzzles in TOML files
 run        plays a plan in this process; the result of each episode
 workers    plays it in several
 journal    keeps finished episodes and their transcripts
-metrics    figures with intervals, pass@k, paired tests
+estimates  intervals, pass@k, paired tests
+metrics    figures by grid and level: Acc, looks, behaviours
 report     the file of results, and its tables beside the paper's
 benchmarks questions of nine benchmarks: plans, scores, tables
+behaviours table of the behaviours
 compare    two evaluations of the same puzzles
 contamination  images that are also in a training set
 """
 
+from agile_gym.evaluation.behaviours import format_behaviours
 from agile_gym.evaluation.compare import (
     LooksReport,
     compare_blanked,
@@ -20,28 +24,23 @@ from agile_gym.evaluation.compare import (
     looks_report,
 )
 from agile_gym.evaluation.contamination import Overlap, find_overlap
-from agile_gym.evaluation.journal import Journal, read_journal
-from agile_gym.evaluation.metrics import (
+from agile_gym.evaluation.estimates import (
     Estimate,
     bootstrap_difference,
     bootstrap_mean,
     mcnemar,
     pass_at_k,
     sign_flip,
-    summarize,
-    summarize_cost,
-    summarize_looks,
     wilson,
 )
+from agile_gym.evaluation.journal import Journal, read_journal
+from agile_gym.evaluation.metrics import summarize, summarize_behaviours, summarize_cost, summarize_looks
 from agile_gym.evaluation.plan import (
     EnvironmentEntry,
     EvaluationPlan,
-    Suite,
     SuiteEntry,
     Task,
     choose_entries,
-    load_suite,
-    suite_names,
 )
 from agile_gym.evaluation.report import Report, format_cost, format_tables, read_report, reference_rows, write_report
 from agile_gym.evaluation.run import (
@@ -53,6 +52,7 @@ from agile_gym.evaluation.run import (
     prepare_plan,
     result_of,
 )
+from agile_gym.evaluation.suite import Suite, load_suite, suite_names
 from agile_gym.evaluation.workers import play_in_workers
 
 __all__ = [
@@ -76,6 +76,7 @@ __all__ = [
     "compare_reports",
     "evaluate",
     "find_overlap",
+    "format_behaviours",
     "format_comparison",
     "format_cost",
     "format_looks",
@@ -94,6 +95,7 @@ __all__ = [
     "sign_flip",
     "suite_names",
     "summarize",
+    "summarize_behaviours",
     "summarize_cost",
     "summarize_looks",
     "wilson",

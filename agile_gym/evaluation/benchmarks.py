@@ -15,7 +15,7 @@ from typing import Any
 from agile_gym.envs.questions import UNREADABLE
 from agile_gym.errors import ConfigurationError, printable
 from agile_gym.evaluation.contamination import BenchmarkOverlap, overlap_text
-from agile_gym.evaluation.metrics import Estimate, bootstrap_mean
+from agile_gym.evaluation.estimates import Estimate, bootstrap_mean
 from agile_gym.evaluation.plan import EnvironmentEntry, EvaluationPlan
 from agile_gym.evaluation.report import grid_lines, short_name
 from agile_gym.evaluation.run import EpisodeResult

@@ -8,15 +8,8 @@ from fractions import Fraction
 from typing import Any, NamedTuple, cast
 
 from agile_gym.errors import ConfigurationError, one_line
-from agile_gym.evaluation.metrics import (
-    AVERAGE,
-    bootstrap_difference,
-    column_name,
-    looks_shown,
-    mcnemar,
-    sign_flip,
-    summarize,
-)
+from agile_gym.evaluation.estimates import bootstrap_difference, mcnemar, sign_flip
+from agile_gym.evaluation.metrics import AVERAGE, column_name, looks_shown, summarize
 from agile_gym.evaluation.plan import EvaluationPlan, pieces_of
 from agile_gym.evaluation.report import EpisodeRow, Report, grid_lines, short_name
 from agile_gym.evaluation.run import EpisodeResult, evaluate, prepare_plan

@@ -23,9 +23,9 @@ from agile_gym.transcripts.store import TranscriptWriter, check_own_transcripts
 
 __all__ = ["JOURNAL_SCHEMA", "Journal", "Session", "blanked_path", "read_journal"]
 
-JOURNAL_SCHEMA = 3
-"""Version of the file's layout. 1 was a line with the plan alone, and results without samples; 2 had no looks."""
-_READ_SCHEMAS = (2, JOURNAL_SCHEMA)
+JOURNAL_SCHEMA = 4
+"""Version of the layout: 1 was a line with the plan, and had no samples; 2 had no looks; 3 had no behaviours."""
+_READ_SCHEMAS = (2, 3, JOURNAL_SCHEMA)
 _BEGINNING = b'{"schema":'
 
 

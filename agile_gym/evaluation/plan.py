@@ -1,44 +1,33 @@
 """Evaluation plans: lists of puzzles that follow from settings or from a suite, each with a seed of its own.
 
 Of another environment than the jigsaw, a plan has episodes with seeds alone. Its name then stands where the grid does,
-all levels are 0, and results are grouped by the labels that the environment gives.
-
-A suite's file has the keys ``summary`` (a sentence), ``seed``, ``samples``, ``images``, a table ``[options]`` with
-options of the environment, and one table ``[[puzzles]]`` for each grid, with ``grid``, ``levels`` (left out for all)
-and ``episodes`` (puzzles a level). Only ``puzzles`` is required.
+all levels are 0, and results are grouped by the labels that the environment gives. A plan can have both.
 """
 
 from __future__ import annotations
 
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.resources import files
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 
 from agile_gym.envs.contract import env_name
-from agile_gym.envs.jigsaw.config import JigsawConfig
-from agile_gym.errors import ConfigurationError, did_you_mean, is_whole, require, require_seed
+from agile_gym.errors import ConfigurationError, is_whole, require, require_seed
 from agile_gym.puzzle.board import parse_grid, parse_level
 
 __all__ = [
     "EnvironmentEntry",
     "EvaluationPlan",
     "PuzzleKey",
-    "Suite",
     "SuiteEntry",
     "Task",
     "choose_entries",
     "grid_name",
-    "load_suite",
     "names_result",
     "pieces_of",
-    "suite_names",
 ]
 
 DEFAULT_EPISODES = 300
@@ -160,11 +149,15 @@ class EnvironmentEntry:
     Attributes:
         env: Its id, or ``"module:Class"``; see `agile_gym.envs.contract.find_env`.
         episodes: Number of episodes, at least 1.
+        name: Name that stands where the grid of a jigsaw does; the environment's short name by default.
+        options: Its options, photographs among them; None for those of the plan.
         numbered: True for an environment whose ``reset`` takes the number of the episode, as ``options["episode"]``.
     """
 
     env: str
     episodes: int = DEFAULT_EPISODES
+    name: str = ""
+    options: Mapping[str, Any] | None = None
     numbered: bool = False
     levels: ClassVar[tuple[int, ...]] = (0,)
 
@@ -182,8 +175,13 @@ class EnvironmentEntry:
 
     @property
     def grid(self) -> str:
-        """Its short name, which stands where the grid of a jigsaw does."""
-        return env_name(self.env)
+        """Its name, which stands where the grid of a jigsaw does."""
+        return self.name or env_name(self.env)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings in JSON's types, if the options are of these types."""
+        values = asdict(self)
+        return {key: value for key, value in values.items() if value not in ("", None, False)}
 
 
 def choose_entries(
@@ -235,7 +233,7 @@ class EvaluationPlan:
     Attributes:
         policy: Name of the policy, for the record; where worker processes play, they make it by this name.
         entries: The puzzles; by default the paper's: 300 at every level of 2x2 and 3x3. Of another environment than
-            the jigsaw, one `EnvironmentEntry`.
+            the jigsaw, an `EnvironmentEntry`, which has ``options`` of its own unless it is the only entry.
         samples: Number of times that each puzzle is played, at least 1, each time with another seed of the policy.
         seed: Seed of all puzzles, 0 to `agile_gym.errors.MAX_SEED`.
         images: Source of the photographs, for the record and for the environment.
@@ -264,10 +262,13 @@ class EvaluationPlan:
         require(isinstance(cast(object, self.blank_looks), bool), "blank_looks", self.blank_looks, "True or False")
         require(bool(self.entries), "entries", self.entries, "at least one grid")
         require(is_whole(self.samples, MAX_SAMPLES), "samples", self.samples, f"a number from 1 to {MAX_SAMPLES:,}")
-        if self.env is not None and len(self.entries) > 1:
-            raise ConfigurationError("An evaluation of another environment than the jigsaw has one entry, its own.")
+        if len(self.entries) > 1 and any(isinstance(e, EnvironmentEntry) and e.options is None for e in self.entries):
+            raise ConfigurationError(
+                "An evaluation of another environment than the jigsaw has one entry, its own, or each environment has "
+                "options of its own."
+            )
         for name, flag in _SET_HERE.items():
-            if name in self.options and self.env is None:
+            if name in self.options and self.plays_jigsaw:
                 raise ConfigurationError(f"The option {name!r} is set by an evaluation itself: use {flag}.")
         columns = Counter((entry.grid, level) for entry in self.entries for level in entry.levels or ())
         twice = [f"{grid} L{level}" for (grid, level), count in columns.items() if count > 1]
@@ -276,8 +277,14 @@ class EvaluationPlan:
 
     @property
     def env(self) -> str | None:
-        """The environment, or None for the jigsaw."""
-        return next((entry.env for entry in self.entries if isinstance(entry, EnvironmentEntry)), None)
+        """The environment whose options are those of the plan, or None for the jigsaw."""
+        alone = (entry for entry in self.entries if isinstance(entry, EnvironmentEntry) and entry.options is None)
+        return next((entry.env for entry in alone), None)
+
+    @property
+    def plays_jigsaw(self) -> bool:
+        """True if there are puzzles by grid and level."""
+        return any(isinstance(entry, SuiteEntry) for entry in self.entries)
 
     @property
     def grids(self) -> tuple[str, ...]:
@@ -313,7 +320,7 @@ class EvaluationPlan:
         settings["entries"] = [
             {"grid": entry.grid, "levels": list(entry.levels or ()), "episodes": entry.episodes}
             if isinstance(entry, SuiteEntry)
-            else {name: value for name, value in asdict(entry).items() if name != "numbered" or value}
+            else entry.to_json()
             for entry in self.entries
         ]
         if not self.blank_looks:  # as before there was this setting
@@ -323,124 +330,3 @@ class EvaluationPlan:
 
 def _draw(entropy: Sequence[int], spawn_key: tuple[int, ...]) -> int:
     return int(np.random.SeedSequence(entropy, spawn_key=spawn_key).generate_state(1)[0])
-
-
-MAX_SUITE = 65_536
-"""Largest size of a suite's file, in bytes."""
-MAX_LINE = 4096
-"""Largest length of one of its lines: `tomllib` takes quadratic time for some."""
-
-_TYPES: dict[str, tuple[type, ...]] = {
-    "summary": (str,),
-    "seed": (int,),
-    "samples": (int,),
-    "images": (str,),
-    "options": (dict,),
-    "puzzles": (list,),
-}
-_ENTRY_TYPES: dict[str, tuple[type, ...]] = {"grid": (str, int), "levels": (list,), "episodes": (int,)}
-
-
-@dataclass(frozen=True)
-class Suite:
-    """A list of puzzles with a name.
-
-    Attributes:
-        name: Its name.
-        entries: Its puzzles.
-        summary: Its purpose, in a sentence.
-        seed: Seed of its puzzles.
-        samples: Number of times that each puzzle is played.
-        images: Source of the photographs; None for the built-in ones.
-        options: Options of the environment.
-    """
-
-    name: str
-    entries: tuple[SuiteEntry, ...]
-    summary: str = ""
-    seed: int = 0
-    samples: int = 1
-    images: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
-
-
-def suite_names() -> tuple[str, ...]:
-    """Return the names of the suites of this package."""
-    folder = files("agile_gym.evaluation").joinpath("suites")
-    return tuple(sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml")))
-
-
-def load_suite(name: str) -> Suite:
-    """Read a suite.
-
-    Args:
-        name: One of `suite_names`, or the path of a TOML file.
-
-    Returns:
-        The suite.
-
-    Raises:
-        ConfigurationError: If there is none, or its file is not right; file and key are named.
-    """
-    if name in suite_names():
-        text = files("agile_gym.evaluation").joinpath("suites", f"{name}.toml").read_text(encoding="utf-8")
-        return _parse(text, name, f"suite {name}")
-    path = Path(name)
-    if not path.is_file():
-        if path.suffix == ".toml":
-            raise ConfigurationError(f"There is no file {name}. Give the path of a suite's TOML file.")
-        raise ConfigurationError(
-            f"There is no suite {name!r}. {did_you_mean(name, suite_names())} The path of a TOML file names one of "
-            "your own."
-        )
-    with path.open("rb") as file:
-        data = file.read(MAX_SUITE + 1)
-    if len(data) > MAX_SUITE or max(map(len, data.splitlines()), default=0) > MAX_LINE:
-        raise ConfigurationError(
-            f"{path} has more than {MAX_SUITE:,} bytes, or {MAX_LINE:,} in a line, which no suite needs. Give another."
-        )
-    try:
-        return _parse(data.decode("utf-8"), path.stem, str(path))
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path}: this is not TOML: {error}") from error
-
-
-def _parse(text: str, name: str, origin: str) -> Suite:
-    """Read the text of a suite's file; ``origin`` is its name in messages."""
-    try:
-        values = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # a number can be too long, and lists nested too deep
-        raise ConfigurationError(f"{origin}: this is not TOML: {error}") from error
-    _check_keys(values, _TYPES, origin)
-    puzzles: list[Any] = values.pop("puzzles", [])
-    if not puzzles:
-        raise ConfigurationError(f'{origin}: there are no puzzles; add a table [[puzzles]] with grid = "2x2".')
-    entries: list[SuiteEntry] = []
-    for number, puzzle in enumerate(puzzles, 1):
-        place = f"{origin}: puzzles {number}"
-        if not isinstance(puzzle, dict):
-            raise ConfigurationError(f"{place}: {puzzle!r} is not a table; write [[puzzles]] and its keys below.")
-        entry = dict(cast("dict[str, Any]", puzzle))
-        _check_keys(entry, _ENTRY_TYPES, place)
-        if "grid" not in entry:
-            raise ConfigurationError(f"{place}: the key 'grid' is missing; write grid = \"2x2\".")
-        if "levels" in entry:
-            entry["levels"] = tuple(entry["levels"])
-        try:
-            entries.append(SuiteEntry(**entry))
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{place}: {error}") from error
-    try:
-        JigsawConfig.from_options(values.get("options", {}))
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{origin}: options: {error}") from error
-    return Suite(name, tuple(entries), **values)
-
-
-def _check_keys(values: Mapping[str, Any], types: Mapping[str, tuple[type, ...]], place: str) -> None:
-    for key, value in values.items():
-        if key not in types:
-            raise ConfigurationError(f"{place}: there is no key {key!r}. {did_you_mean(key, types)}")
-        if not isinstance(value, types[key]) or isinstance(value, bool):
-            wanted = " or ".join(kind.__name__ for kind in types[key])
-            raise ConfigurationError(f"{place}: {key} = {value!r:.100} must be of the type {wanted}.")

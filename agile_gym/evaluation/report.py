@@ -13,7 +13,8 @@ from statistics import fmean
 from typing import Any, Literal, NamedTuple, cast
 
 from agile_gym.errors import ConfigurationError, did_you_mean, is_number, printable, reason_of
-from agile_gym.evaluation.metrics import Estimate, summarize, summarize_cost
+from agile_gym.evaluation.estimates import Estimate
+from agile_gym.evaluation.metrics import summarize, summarize_cost
 from agile_gym.evaluation.plan import PuzzleKey, grid_name, names_result, pieces_of
 from agile_gym.evaluation.run import MAX_COUNT, EpisodeResult
 from agile_gym.files import write_text
@@ -162,7 +163,7 @@ def write_report(
         json.dumps(
             [
                 *(*result.key, result.seed, images[result.image_id], result.solved, result.score),
-                *([result.label] if labelled else []),
+                *([] if result.label is None else [result.label]),
             ]
         )
         for result in ordered
@@ -324,8 +325,7 @@ def format_tables(summary: Mapping[str, Mapping[str, Any]], policy: str, *, inte
     """
     if interval not in INTERVALS:
         raise ConfigurationError(f"interval={interval!r} is not known. {did_you_mean(interval, INTERVALS)}")
-    parts: list[str] = []
-    policy = short_name(policy)
+    parts, policy = list[str](), short_name(policy)
     for grid, columns in summary.items():
         names = list(columns)
         for metric in ("acc", "score"):

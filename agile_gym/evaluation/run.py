@@ -12,9 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import gymnasium
 
-from agile_gym.actions.primitives import ActionError, Answer
-from agile_gym.actions.tags import read_answer, read_tags
-from agile_gym.envs.contract import env_name, label_of, make_env, probe_env
+from agile_gym.envs.contract import label_of, make_env, probe_env
 from agile_gym.envs.jigsaw.config import JigsawConfig, default_crop
 from agile_gym.envs.jigsaw.env import JigsawVisionEnv, open_source
 from agile_gym.errors import AgileGymError, is_number
@@ -22,7 +20,8 @@ from agile_gym.evaluation.plan import EnvironmentEntry, EvaluationPlan, PuzzleKe
 from agile_gym.images.sources import ImageSource
 from agile_gym.policies.base import Policy, RecordingPolicy
 from agile_gym.rollout.play import EpisodeSpec, play_episodes
-from agile_gym.transcripts.record import Transcript, TurnUsage, count_looks
+from agile_gym.transcripts.behaviours import BEHAVIOURS, find_behaviours
+from agile_gym.transcripts.record import Transcript, TurnUsage, answer_of, count_looks
 
 __all__ = [
     "GIVEN_UP_LIMIT",
@@ -39,6 +38,7 @@ __all__ = [
 
 MAX_COUNT = 2**53
 """Largest number of a result that is read."""
+_OPTIONAL = ("label", "looks", "behaviours")
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ class EpisodeResult:
         reason: The reason that it gave, in one line, or None.
         label: Of another environment than the jigsaw, the label that it gives the episode, or ``""``.
         looks: Result of `agile_gym.transcripts.record.count_looks`; None if it was not recorded.
+        behaviours: True for each behaviour that was shown, False for the others that can be seen in such an episode, as
+            `agile_gym.transcripts.behaviours.find_behaviours` finds them; None if it was not recorded.
     """
 
     grid: str
@@ -89,6 +91,7 @@ class EpisodeResult:
     reason: str | None = None
     label: str | None = None
     looks: Mapping[str, int] | None = None
+    behaviours: Mapping[str, bool] | None = None
 
     @property
     def written(self) -> bool:
@@ -103,7 +106,7 @@ class EpisodeResult:
     def to_json(self) -> dict[str, Any]:
         """Return it in JSON's types."""
         values = asdict(self)
-        return {name: value for name, value in values.items() if value is not None or name not in ("label", "looks")}
+        return {name: value for name, value in values.items() if value is not None or name not in _OPTIONAL}
 
     @classmethod
     def from_json(cls, values: object) -> EpisodeResult:
@@ -135,6 +138,7 @@ class EpisodeResult:
             or not all(type(number) is int and 0 <= number <= MAX_COUNT for number in (*whole, *counts))
             or result.turns == 0
             or not _are_looks(result.looks)
+            or not _are_behaviours(result.behaviours)
             or not all(is_number(number, -MAX_COUNT, MAX_COUNT) for number in numbers)
         ):
             raise ValueError("a value that no episode has")
@@ -147,6 +151,14 @@ def _are_looks(looks: Mapping[str, int] | None) -> bool:
     if set(looks) != {"images", "wrong", "noticed", "mended", "right", "spoiled"}:
         return False
     return looks["mended"] <= looks["noticed"] <= looks["wrong"] and looks["spoiled"] <= looks["right"]
+
+
+def _are_behaviours(found: Mapping[str, bool] | None) -> bool:
+    if found is None:
+        return True
+    return (
+        isinstance(found, dict) and BEHAVIOURS.keys() >= found.keys() and all(type(x) is bool for x in _values(found))
+    )
 
 
 def _values(table: object) -> list[Any]:
@@ -165,7 +177,7 @@ def result_of(task: Task, transcript: Transcript) -> EpisodeResult:
     Returns:
         The result.
     """
-    turns, answer = transcript.turns, _answer(transcript)
+    turns, answer = transcript.turns, answer_of(transcript)
     given_up: Mapping[str, str] = transcript.details.get("given_up") or {}
     return EpisodeResult(
         grid=task.grid,
@@ -190,6 +202,7 @@ def result_of(task: Task, transcript: Transcript) -> EpisodeResult:
         reason=given_up.get("reason"),
         label=None if pieces_of(task.grid) else label_of(transcript.task),
         looks=count_looks(transcript, answer),
+        behaviours={name: turn is not None for name, turn in find_behaviours(transcript).items()},
     )
 
 
@@ -203,24 +216,6 @@ def _tokens(usage: Sequence[TurnUsage]) -> dict[str, int | None]:
         "computed": total([turn.computed_tokens for turn in usage]),
         "new": total([turn.new_tokens for turn in usage]),
     }
-
-
-def _answer(transcript: Transcript) -> list[Any] | None:
-    """Return the answer that ended the episode; of another environment than the jigsaw, as the text that it is."""
-    last = transcript.turns[-1]
-    if last.primitives != (Answer.__name__,):
-        return None
-    try:
-        body, task = read_tags(last.text, "code").bodies[0], transcript.task
-        if "rotations" not in task:
-            return [body]
-        answer = read_answer(body, task["names"], rotations=bool(task["rotations"]))
-    except ActionError as error:  # a dialect of one's own may write answers otherwise
-        error.forget()
-        return None
-    if answer.turns is None:
-        return list(answer.order)
-    return [[name, angle] for name, angle in zip(answer.order, answer.turns, strict=True)]
 
 
 KEEP_DEFAULT = 10
@@ -280,18 +275,25 @@ def prepare_plan(plan: EvaluationPlan) -> PreparedPlan:
             not keep the contract.
         ImageError: If no photographs are found.
     """
-    if plan.env is not None:
-        options = dict(plan.options) if plan.images is None else {**plan.options, "images": plan.images}
-        probe_env(plan.env, options)
-        return PreparedPlan(plan, None, {env_name(plan.env): partial(make_env, plan.env, options)})
+    others: dict[str, Callable[[], gymnasium.Env[Any, Any]]] = {}
+    for entry in plan.entries:
+        if isinstance(entry, EnvironmentEntry):
+            own = dict(plan.options if entry.options is None else entry.options)
+            if entry.options is None and plan.images is not None:
+                own["images"] = plan.images
+            probe_env(entry.env, own)
+            others[entry.grid] = partial(make_env, entry.env, own)
+    if not plan.plays_jigsaw:
+        return PreparedPlan(plan, None, others)
     options = {"crop": default_crop(plan.images), **plan.options}
     config = JigsawConfig.from_options({"images": plan.images, **options})
     source = open_source(config)
     options.update(images=source, split=None, level="all")
-    makers = {grid: partial(JigsawVisionEnv, grid=grid, **options) for grid in plan.grids}
+    grids = [grid for grid in plan.grids if grid not in others]
+    makers = {grid: partial(JigsawVisionEnv, grid=grid, **options) for grid in grids}
     for make in makers.values():
         make().close()
-    return PreparedPlan(plan, source, makers)
+    return PreparedPlan(plan, source, makers | others)
 
 
 def play_tasks(
@@ -314,6 +316,7 @@ def play_tasks(
     """
     plan = prepared.plan
     playing: dict[str, Task] = {}
+    numbered = {entry.grid for entry in plan.entries if isinstance(entry, EnvironmentEntry) and entry.numbered}
     if keep is None and not isinstance(policy, RecordingPolicy):
         keep = KEEP_DEFAULT
 
@@ -321,8 +324,8 @@ def play_tasks(
         for task in tasks:
             playing[task.name] = task
             kept = keep is None or task.episode < keep
-            options = {"level": task.level} if plan.env is None else {}
-            if isinstance(plan.entries[0], EnvironmentEntry) and plan.entries[0].numbered:
+            options = {"level": task.level} if pieces_of(task.grid) else {}
+            if task.grid in numbered:
                 options = {"episode": task.episode}
             yield EpisodeSpec(task.grid, task.seed, options, task.policy_seed, task.name, kept, plan.blank_looks)
 

@@ -38,6 +38,7 @@ __all__ = [
     "Scan",
     "builtin_images",
     "dataset_images",
+    "encoded_column",
     "is_dataset",
     "load_dataset",
     "parse_dataset_spec",
@@ -362,6 +363,11 @@ def dataset_images(
     column = find_column(dataset, column, lambda name: name in images)
     items, skipped = list_rows(_encoded(dataset, column), column, max_pixels, min_size)
     return ImageCollection(items, max_pixels=max_pixels, skipped=skipped)
+
+
+def encoded_column(dataset: DatasetLike, column: str) -> DatasetLike:
+    """Return one column of a dataset, with images encoded where the dataset can give them so."""
+    return _encoded(_reset_format(dataset), column)
 
 
 def _reset_format(dataset: DatasetLike) -> DatasetLike:

@@ -18,7 +18,16 @@ from agile_gym.images.decode import decode_image, read_file
 from agile_gym.images.formats import SMALLEST, Size, describe_error, header_problem, size_problem
 from agile_gym.images.items import Item, SkippedImage, decode_checked, hash_bytes, hash_pixels, shared_cache
 
-__all__ = ["ParquetTable", "TableLike", "find_column", "list_rows", "parquet_images", "quoted"]
+__all__ = [
+    "ParquetTable",
+    "RowItem",
+    "TableLike",
+    "file_inside",
+    "find_column",
+    "list_rows",
+    "parquet_images",
+    "quoted",
+]
 
 _PROBED = 100
 """Largest number of rows that are searched for the column of images."""
@@ -260,6 +269,28 @@ MAX_FILE = 256 * 1024 * 1024
 """Largest size of an image file that a row names, in bytes."""
 
 
+def file_inside(folder: str, path: str, table: str) -> str:
+    """Return the path of a file that a row names, relative to a folder; it need not exist.
+
+    Args:
+        folder: The folder.
+        path: The name in the row, with slashes of either kind.
+        table: Name of the table in messages, which lies in the folder.
+
+    Raises:
+        ImageError: If the path leads out of that folder, or to a file that is too large.
+    """
+    folder = os.path.realpath(folder)
+    parts = path.replace("\\", "/").split("/")
+    inside = "\0" not in path and ".." not in parts and not os.path.isabs(path) and not os.path.splitdrive(path)[0]
+    found = os.path.realpath(os.path.join(folder, *parts)) if inside else ""
+    if not inside or os.path.commonpath([folder, found]) != folder:
+        raise ImageError(f"the row names the file {path!r:.200}; only files in the folder of {table} are read")
+    if os.path.isfile(found) and os.path.getsize(found) > MAX_FILE:
+        raise ImageError(f"the row names the file {path!r:.200}, which has more than {MAX_FILE:,} bytes")
+    return found
+
+
 class ParquetTable:
     """The rows of a Parquet file.
 
@@ -323,17 +354,7 @@ class ParquetTable:
         Raises:
             ImageError: If the path leads out of that folder, or to a file that is too large.
         """
-        folder = os.path.realpath(os.path.dirname(self.path))
-        parts = path.replace("\\", "/").split("/")
-        inside = "\0" not in path and ".." not in parts and not os.path.isabs(path) and not os.path.splitdrive(path)[0]
-        found = os.path.realpath(os.path.join(folder, *parts)) if inside else ""
-        if not inside or os.path.commonpath([folder, found]) != folder:
-            raise ImageError(
-                f"the row names the file {path!r:.200}; only files in the folder of the Parquet file are read"
-            )
-        if os.path.isfile(found) and os.path.getsize(found) > MAX_FILE:
-            raise ImageError(f"the row names the file {path!r:.200}, which has more than {MAX_FILE:,} bytes")
-        return found
+        return file_inside(os.path.dirname(self.path), path, "the Parquet file")
 
     def _open(self) -> Any:  # noqa: ANN401 -- pyarrow is untyped
         if self._file is None:

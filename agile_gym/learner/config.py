@@ -33,6 +33,7 @@ from agile_gym.learner.options import SCHEDULES, ModelOptions, mute_notices
 from agile_gym.learner.resources import check_sharding, free_places
 from agile_gym.learner.updating import SUPERVISED
 from agile_gym.models.cache import MAX_WINDOW
+from agile_gym.models.packing import PACKING
 from agile_gym.models.sampling import SamplingOptions
 from agile_gym.transcripts.record import Transcript
 
@@ -99,6 +100,7 @@ class GRPOConfig(AlgorithmConfig):
         self.curriculum = False
         self.num_minibatches = 1
         self.micro_batch_tokens = 16384
+        self.packing = "off"
         self.adam_betas: tuple[float, float] = (0.9, 0.999)
         self.weight_decay = 0.0
         self.lr_schedule = "constant"
@@ -179,6 +181,7 @@ class GRPOConfig(AlgorithmConfig):
         curriculum: bool = _NOT_GIVEN,
         num_minibatches: int = _NOT_GIVEN,
         micro_batch_tokens: int = _NOT_GIVEN,
+        packing: str = _NOT_GIVEN,
         adam_betas: tuple[float, float] = _NOT_GIVEN,
         weight_decay: float = _NOT_GIVEN,
         lr_schedule: str = _NOT_GIVEN,
@@ -231,11 +234,14 @@ class GRPOConfig(AlgorithmConfig):
             resample_rounds: Number of times that groups left out are replaced by new ones, in an iteration (DAPO).
             mask_truncated: Leaves out episodes with a turn that was cut off by ``max_new_tokens``.
             reward_fn: Gives the return of an episode from its transcript, instead of the environment's reward.
-            tasks: The mix of puzzles: mappings with ``grid``, ``level``, ``weight`` and ``options``. By default, the
-                environment's.
+            tasks: The mix of tasks: mappings with ``name``, ``weight`` and ``options``, and ``grid`` and ``level``, or
+                ``env`` (another environment), ``images`` and ``test_images``; see `agile_gym.learner.groups.TaskMix`.
+                By default, the environment's.
             curriculum: Plays tasks more often the more of their groups have variance.
             num_minibatches: Steps of the optimiser for each epoch.
             micro_batch_tokens: Tokens that are computed at once, padding included.
+            packing: ``"on"`` computes episodes one behind the other in one row, without padding; ``"off"`` pads them to
+                one length; ``"auto"`` packs if model and attention can.
             adam_betas: Decay rates of AdamW's means of gradients, and of their squares.
             weight_decay: Weight decay of AdamW.
             lr_schedule: Course of the learning rate after the warm-up: ``"constant"``, or down by ``"linear"`` or
@@ -308,7 +314,8 @@ class GRPOConfig(AlgorithmConfig):
             "entropy_coef": self.entropy_coef,
         }
         if self.loss == "dr_grpo":
-            turns = self.env_config.get("max_turns", JigsawConfig().max_turns)
+            given = [task.resolve(self.env, self.env_config, test=False)[1] for task in self.task_mix()]
+            turns = max(options.get("max_turns", JigsawConfig().max_turns) for options in given)
             arguments["max_tokens"] = self.max_loss_tokens or self.max_new_tokens * turns
         return arguments
 
@@ -385,6 +392,7 @@ class GRPOConfig(AlgorithmConfig):
             ("advantage_scale", ("group", "batch", "none")),
             ("credit", ("episode", "turn")),
             ("lr_schedule", SCHEDULES),
+            ("packing", PACKING),
             ("sharding", ("none", "full")),
             ("engine", ("hf", "vllm")),
         ):

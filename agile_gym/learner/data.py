@@ -338,19 +338,32 @@ def shard_samples(samples: Sequence[Sample], learners: int) -> list[list[Sample]
     return shards
 
 
-def micro_batches(samples: Sequence[Sample], max_tokens: int) -> list[list[Sample]]:
-    """Put samples of like lengths together, as many as fit into a number of tokens, padding included.
+def micro_batches(samples: Sequence[Sample], max_tokens: int, *, packing: bool = False) -> list[list[Sample]]:
+    """Put samples together, as many as fit into a number of tokens.
+
+    Padded samples are put together with those of like lengths; packed ones each where it fits first, longest first.
 
     Args:
         samples: The samples.
-        max_tokens: Rows times the length of the longest; a single sample may have more.
+        max_tokens: Rows times the length of the longest, or, packed, the sum of the lengths; a single sample may have
+            more.
+        packing: True if samples are packed, False if they are padded.
 
     Returns:
         The micro-batches, longest samples first.
     """
     batches: list[list[Sample]] = []
+    room: list[int] = []
     for sample in sorted(samples, key=lambda sample: -len(sample)):
-        if batches and (len(batches[-1]) + 1) * len(batches[-1][0]) <= max_tokens:
+        if packing:
+            fitting = next((number for number, left in enumerate(room) if len(sample) <= left), None)
+            if fitting is None:
+                batches.append([sample])
+                room.append(max_tokens - len(sample))
+            else:
+                batches[fitting].append(sample)
+                room[fitting] -= len(sample)
+        elif batches and (len(batches[-1]) + 1) * len(batches[-1][0]) <= max_tokens:
             batches[-1].append(sample)
         else:
             batches.append([sample])

@@ -151,23 +151,23 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
                 if self.env is not None:
                     self.env.close()
                 try:
-                    self.env = self._make_env(task.env_options(), evaluation=evaluation)
+                    self.env = self._make_env(task, evaluation=evaluation)
                 except ConfigurationError:
                     raise
                 except Exception as error:  # a foreign environment may raise anything
                     raise ConfigurationError(
-                        f"The environment {self.config.env!r} cannot be made for task {task.name!r}: "
+                        f"The environment {task.env or self.config.env!r} cannot be made for task {task.name!r}: "
                         f"{type(error).__name__}: {error}"
                     ) from error
 
-    def _make_env(self, options: Mapping[str, Any], *, evaluation: bool = False) -> gymnasium.Env[Any, Any]:
-        """Make an environment, by any name that the configuration allows."""
-        env, settings = self.config.env, dict(self.config.env_config)
+    def _make_env(self, task: TaskMix, *, evaluation: bool = False) -> gymnasium.Env[Any, Any]:
+        """Make a task's environment, by any name that the configuration allows."""
+        settings = dict(self.config.env_config)
         if evaluation:
             changes = self.config.evaluation_config or {}
             changes = changes if isinstance(changes, Mapping) else changes.to_dict()
             settings |= cast("dict[str, Any]", changes.get("env_config") or {})
-        settings |= options
+        env, settings = task.resolve(self.config.env, settings, test=evaluation)
         if isinstance(env, str) and not _global_registry.contains(ENV_CREATOR, env):
             return make_env(env, settings)
         if isinstance(env, type) and not _takes_a_context(env):
@@ -181,7 +181,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         if evaluation not in self._pools:
             self._pools[evaluation] = EnvironmentPool(
                 {
-                    number: partial(self._make_env, task.env_options(), evaluation=evaluation)
+                    number: partial(self._make_env, task, evaluation=evaluation)
                     for number, task in enumerate(self._tasks)
                 }
             )

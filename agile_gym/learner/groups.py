@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from agile_gym.envs.contract import JIGSAW, env_name
 from agile_gym.errors import ConfigurationError, did_you_mean, is_number
 from agile_gym.policies.base import Policy
 from agile_gym.rollout.play import EnvironmentPool, EpisodeSpec, play_episodes
@@ -17,63 +19,127 @@ from agile_gym.transcripts.record import Transcript
 
 __all__ = ["Curriculum", "Group", "GroupPlay", "GroupSpec", "TaskMix", "make_group", "play_groups"]
 
-_KEYS = ("grid", "level", "weight", "options")
 _EXAMPLE = """{"grid": "2x2", "level": 0, "weight": 1}"""
+_NAME = re.compile(r"(?!\d+x\d+$)[A-Za-z0-9._-]{1,64}")
+_OTHER = re.compile(r"[^A-Za-z0-9._-]")
 
 
 @dataclass(frozen=True)
 class TaskMix:
-    """A kind of puzzle, and its weight.
+    """A kind of puzzle, or another environment, and its weight.
 
     Attributes:
         grid: As in `JigsawConfig`, such as ``"2x2"``; None for that of the environment.
         level: Pieces in place at the start; as in `JigsawConfig`, or None for that of the environment.
-        weight: Its weight among the tasks.
-        options: Further options of the environment; of another environment than the jigsaw, all of them.
+        weight: Its weight among the tasks; one of weight 0 is not trained on.
+        options: Further options of the environment; of another environment than the training's, all of them.
+        env: Another environment than the training's, as `agile_gym.envs.contract.find_env` reads it; None for that.
+        images: Photographs to train on, as the environment takes them; None for those of the training, or, of another
+            environment, its own.
+        test_images: Photographs to test on. None for the test split of ``images``, or, where it is not the jigsaw that
+            is played, for ``images``.
+        name: Name in tables and figures: letters, digits, ``.``, ``_`` and ``-``. By default it is made of the other
+            settings, such as ``"2x2-L0"``.
     """
 
     grid: str | None = None
     level: Any = None
     weight: float = 1.0
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    env: str | None = None
+    images: Any = None
+    test_images: Any = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the settings, and make a name unless there is one.
+
+        Raises:
+            ConfigurationError: If a value is not allowed.
+        """
+        given: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        if not isinstance(given["options"], Mapping):
+            raise ConfigurationError(f"tasks: options={self.options!r:.100} must be a mapping of options.")
+        if not is_number(self.weight, 0, 1e9):
+            raise ConfigurationError(f"tasks: weight={self.weight!r} must be a number from 0 to 1e9.")
+        if not (self.env is None or (isinstance(given["env"], str) and self.env)):
+            raise ConfigurationError(f"tasks: env={self.env!r:.100} must be a text: 'module:Class', or an id.")
+        if not self.name:
+            object.__setattr__(self, "name", self._made_name())
+        elif not (isinstance(given["name"], str) and _NAME.fullmatch(self.name)):
+            raise ConfigurationError(
+                f"tasks: name={self.name!r:.100} is not allowed; give up to 64 letters, digits, '.', '_' and '-', and "
+                "no grid such as '2x2'."
+            )
+
+    def _made_name(self) -> str:
+        given = "".join(f"-{key}={value}" for key, value in self.options.items())
+        board = f"{self.grid or 'default'}{'' if self.level is None else f'-L{self.level}'}"
+        if self.env is None:
+            return f"{board}{given}"
+        board = "" if self.grid is self.level is None else f"-{board}"
+        return _OTHER.sub("-", f"{env_name(self.env)}{board}{given}")[:100]
 
     @classmethod
     def from_mappings(cls, entries: Sequence[TaskMix | Mapping[str, Any]]) -> tuple[TaskMix, ...]:
         """Make tasks of mappings.
 
         Raises:
-            ConfigurationError: If a key or value is not allowed; there must be one task of a weight above 0.
+            ConfigurationError: If a key or value is not allowed, or two tasks have the same name; there must be one
+                task of a weight above 0.
         """
-        tasks: list[TaskMix] = []
+        tasks: dict[str, TaskMix] = {}
         if isinstance(entries, str | Mapping) or not isinstance(entries, Sequence):
             raise ConfigurationError(
                 f"tasks={entries!r:.100} is not allowed; give a list of mappings such as {_EXAMPLE}."
             )
+        keys = [field.name for field in fields(cls)]
         for entry in entries:
             if isinstance(entry, Mapping):
                 for key in entry:
-                    if key not in _KEYS:
-                        raise ConfigurationError(f"tasks: a task has no key {key!r}. {did_you_mean(key, _KEYS)}")
+                    if key not in keys:
+                        raise ConfigurationError(f"tasks: a task has no key {key!r}. {did_you_mean(key, keys)}")
                 entry = cls(**entry)
             if not isinstance(entry, TaskMix):
                 raise ConfigurationError(f"tasks: {entry!r:.100} is not a task; give a mapping such as {_EXAMPLE}.")
-            if not isinstance(cast("object", entry.options), Mapping):
-                raise ConfigurationError(f"tasks: options={entry.options!r:.100} must be a mapping of options.")
-            if not is_number(entry.weight, 0, 1e9):
-                raise ConfigurationError(f"tasks: weight={entry.weight!r} must be a number from 0 to 1e9.")
-            tasks.append(entry)
-        if not any(task.weight > 0 for task in tasks):
+            if entry.name in tasks:
+                raise ConfigurationError(f"tasks: two tasks have the name {entry.name!r}; give each a name of its own.")
+            tasks[entry.name] = entry
+        if not any(task.weight > 0 for task in tasks.values()):
             raise ConfigurationError("tasks: give at least one task with a weight above 0.")
-        return tuple(tasks)
+        return tuple(tasks.values())
 
-    @property
-    def name(self) -> str:
-        """A name for tables, such as ``"2x2-L0"``."""
-        given = "".join(f"-{key}={value}" for key, value in self.options.items())
-        return f"{self.grid or 'default'}{'' if self.level is None else f'-L{self.level}'}{given}"
+    def is_separate(self, env: object) -> bool:
+        """Return whether it has an environment or photographs of its own.
+
+        Args:
+            env: The training's environment.
+        """
+        return self._has_env(env) or self.images is not None or self.test_images is not None
+
+    def _has_env(self, env: object) -> bool:
+        return self.env is not None and self.env != env
+
+    def resolve(self, env: Any, options: Mapping[str, Any], *, test: bool) -> tuple[Any, dict[str, Any]]:  # noqa: ANN401 -- any environment of RLlib
+        """Return the environment that plays it, and its options.
+
+        Args:
+            env: The training's environment.
+            options: Options of that; another environment does not get them.
+            test: True to test; photographs of its own are then the others.
+        """
+        chosen, found = (self.env, {}) if self._has_env(env) else (env, dict(options))
+        if self.is_separate(env):
+            images = self.test_images if test and self.test_images is not None else self.images
+            if chosen == JIGSAW:
+                split = ("test" if test else "train") if self.test_images is None else None
+                found |= {"images": images, "split": split}
+            elif images is not None:
+                found["images"] = images
+        return chosen, found | self.env_options()
 
     def env_options(self) -> dict[str, Any]:
-        """Return the options of an environment that plays it."""
+        """Return the options of its own, but for photographs."""
         options = {"grid": self.grid, "level": self.level}
         return {key: value for key, value in options.items() if value is not None} | dict(self.options)
 

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 import ray
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.metrics import (
@@ -31,7 +31,6 @@ from ray.rllib.utils.metrics import (
 from ray.tune import registry
 
 from agile_gym.errors import ConfigurationError
-from agile_gym.evaluation.metrics import bootstrap_mean, wilson
 from agile_gym.learner.config import GRPOConfig
 from agile_gym.learner.data import (
     GroupAdvantages,
@@ -47,12 +46,12 @@ from agile_gym.learner.data import (
 )
 from agile_gym.learner.env_runner import VLMEnvRunner
 from agile_gym.learner.groups import Curriculum, Group, GroupSpec, make_group
+from agile_gym.learner.metrics import episode_metrics, evaluation_metrics, task_metrics
 from agile_gym.learner.module import VLMModule
 from agile_gym.learner.options import TINY, ModelOptions
 from agile_gym.learner.recovery import RecoverableAlgorithm, play_on_runners
 from agile_gym.learner.resources import check_cluster, places_for_learners
 from agile_gym.learner.torch_learner import TokenLearner, check_learner_class
-from agile_gym.transcripts.record import Transcript
 
 __all__ = [
     "GRPO",
@@ -61,76 +60,11 @@ __all__ = [
     "TokenLearner",
     "VLMEnvRunner",
     "VLMModule",
-    "episode_metrics",
-    "evaluation_metrics",
     "register",
 ]
 
 NAME = "AgileGRPO"
 """Name of the algorithm in Ray Tune's registry."""
-
-
-def episode_metrics(episodes: Sequence[Transcript], returns: ArrayLike) -> dict[str, float]:
-    """Describe the episodes of an iteration.
-
-    Args:
-        episodes: The episodes, at least one.
-        returns: (N,) the returns that they are trained on.
-
-    Returns:
-        Means over episodes: ``return``, ``acc``, ``score``, ``turns``, ``reward_accuracy``, ``reward_format``,
-        ``reward_step``, ``crop`` and ``zoom`` (fractions of episodes that use them), ``truncated`` (fraction whose
-        turns ran out), ``given_up`` (fraction that the policy gave up), ``tokens`` written; ``valid`` and
-        ``cut_short``, fractions of turns without an error, and of those cut off by the limit of tokens; and the counts
-        ``episodes``, ``turns_played`` and ``tokens_written``.
-    """
-    turns = [turn for episode in episodes for turn in episode.turns]
-    used = [{name for turn in episode.turns for name in turn.primitives} for episode in episodes]
-    tokens = sum(turn.usage.new_tokens or 0 for turn in turns)
-    cut = sum(int(episode.details.get("turns_cut_short", 0)) for episode in episodes)
-    count = len(episodes)
-    means = {
-        "return": float(np.mean(np.asarray(returns, np.float64))),
-        "acc": sum(episode.solved for episode in episodes) / count,
-        "score": sum(episode.score for episode in episodes) / count,
-        "turns": len(turns) / count,
-        "crop": sum("Crop" in names for names in used) / count,
-        "zoom": sum("Zoom" in names for names in used) / count,
-        "truncated": sum(episode.truncated for episode in episodes) / count,
-        "given_up": sum("given_up" in episode.details for episode in episodes) / count,
-        "tokens": tokens / count,
-    }
-    for part in ("accuracy", "format", "step"):
-        means[f"reward_{part}"] = sum(float(episode.reward[part]) for episode in episodes) / count
-    shares = {
-        "valid": sum(turn.error is None for turn in turns) / max(1, len(turns)),
-        "cut_short": cut / max(1, len(turns)),
-    }
-    counts = {"episodes": float(count), "turns_played": float(len(turns)), "tokens_written": float(tokens)}
-    return means | shares | counts
-
-
-def evaluation_metrics(episodes: Sequence[Transcript], tasks: Sequence[str]) -> dict[str, float]:
-    """Describe the episodes of an evaluation.
-
-    Args:
-        episodes: The episodes, one a puzzle, at least one.
-        tasks: The task of each.
-
-    Returns:
-        Metrics of `episode_metrics`, with 95% intervals ``acc_low``, ``acc_high`` (Wilson), ``score_low`` and
-        ``score_high`` (bootstrap), and ``acc/TASK`` for each task where there are several.
-    """
-    metrics = episode_metrics(episodes, [float(episode.reward["total"]) for episode in episodes])
-    acc = wilson(sum(episode.solved for episode in episodes), len(episodes))
-    score = bootstrap_mean([episode.score for episode in episodes])
-    metrics |= {"acc_low": acc.low, "acc_high": acc.high, "score_low": score.low, "score_high": score.high}
-    names = sorted(set(tasks))
-    if len(names) > 1:
-        for name in names:
-            mine = [episode.solved for episode, task in zip(episodes, tasks, strict=True) if task == name]
-            metrics[f"acc/{name}"] = sum(mine) / len(mine)
-    return metrics
 
 
 GRPO_RESULTS = "grpo"
@@ -265,7 +199,10 @@ class GRPO(RecoverableAlgorithm):
                 f"{next(reversed(lost.values()), 'no runner is alive')}"
             )
         episodes = [episode for group in batch.played for episode in group.episodes]
-        batch.metrics |= episode_metrics(episodes, self.returns(batch.played))
+        owners = [self._tasks[group.spec.task].name for group in batch.played for _ in group.episodes]
+        returns = self.returns(batch.played)
+        batch.metrics |= episode_metrics(episodes, returns)
+        batch.metrics |= task_metrics(episodes, returns, owners, [task.name for task in self._tasks])
         batch.metrics |= {
             "groups_played": float(len(batch.played)),
             "groups_trained": float(len(batch.groups)),
@@ -402,7 +339,7 @@ class GRPO(RecoverableAlgorithm):
         The likeliest tokens are taken, unless ``evaluation_config`` sets ``explore``.
 
         Returns:
-            Acc, Score and others, with 95% intervals; see `agile_gym.learner.grpo.evaluation_metrics`.
+            Acc, Score and others, with 95% intervals; see `agile_gym.learner.metrics.evaluation_metrics`.
         """
         config = self.config
         shares = [task.weight for task in self._tasks]

@@ -84,11 +84,11 @@ class VLMModule(TorchRLModule):
         compute = resolve_autocast(self.options, on_gpu=device.type == "cuda")
         self.sharding = Sharding(self.model, device, autocast=compute, cpu_offload=cpu_offload)
 
-    def scorer(self, *, temperature: float = 1.0) -> Scorer:
-        """Return the scorer of log-probabilities, for sampling and training alike."""
+    def scorer(self, *, temperature: float = 1.0, packing: bool = False) -> Scorer:
+        """Return the scorer of log-probabilities, for sampling and training alike; see `Scorer`."""
         if self.sharding is not None:
-            return self.sharding.scorer(self.vlm, self.chat, temperature=temperature)
-        return Scorer(self.vlm, self.chat, temperature=temperature)
+            return self.sharding.scorer(self.vlm, self.chat, temperature=temperature, packing=packing)
+        return Scorer(self.vlm, self.chat, temperature=temperature, packing=packing)
 
     @contextmanager
     def reference(self) -> Generator[None]:

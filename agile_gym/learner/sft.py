@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -60,7 +61,7 @@ class SFTConfig(GRPOConfig):
         super().__init__(algo_class=algo_class or SFT)
         self.loss = SUPERVISED
         self.lr = 1e-5
-        self.transcripts = ""
+        self.transcripts: str | Sequence[str] = ""
         self.replay = ""
         self.batch_size = 32
         self.replay_size = 0
@@ -70,7 +71,7 @@ class SFTConfig(GRPOConfig):
     def supervise(
         self,
         *,
-        transcripts: str | Path = _NOT_GIVEN,
+        transcripts: str | Path | Sequence[str | Path] = _NOT_GIVEN,
         replay: str | Path = _NOT_GIVEN,
         batch_size: int = _NOT_GIVEN,
         replay_size: int = _NOT_GIVEN,
@@ -80,7 +81,7 @@ class SFTConfig(GRPOConfig):
         """Set the training data.
 
         Args:
-            transcripts: Folder of transcripts, with their images.
+            transcripts: Folder of transcripts, with their images, or several.
             replay: Folder of other ones, against forgetting: only the content of their answers is trained on, not when
                 to answer.
             batch_size: Episodes in each step.
@@ -91,6 +92,8 @@ class SFTConfig(GRPOConfig):
         given = {name: value for name, value in locals().items() if name != "self"}
         for name, value in given.items():
             if value is not _NOT_GIVEN:
+                folders = isinstance(value, Sequence) and not isinstance(value, str)
+                value = [str(folder) for folder in value] if folders else value
                 setattr(self, name, str(value) if isinstance(value, Path) else value)
         return self
 
@@ -140,16 +143,17 @@ class SFT(GRPO):
         options = ModelOptions.from_mapping(settings.model_config)
         chat = ChatFormat(_load_processor(options.path), system=options.system)
 
-        def read(folder: str, *, only_answers: bool = False) -> list[Sample]:
+        def read(given: str | Sequence[str], *, only_answers: bool = False) -> list[Sample]:
+            folders = [given] if isinstance(given, str) else given
             samples = supervised_samples(
                 chat,
-                read_transcripts(folder),
+                chain.from_iterable(read_transcripts(folder) for folder in folders),
                 skip_mistakes=settings.skip_mistakes,
                 only_answers=only_answers,
                 max_tokens=settings.max_tokens,
             )
             if not samples:
-                raise ConfigurationError(f"{folder!r} holds no episode to learn from.")
+                raise ConfigurationError(f"{', '.join(map(repr, folders))} holds no episode to learn from.")
             return samples
 
         self._samples = read(settings.transcripts)

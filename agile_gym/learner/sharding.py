@@ -112,9 +112,9 @@ class Sharding:
         if cpu_offload:
             model.compute_device = device  # where parameters are is not where inputs go
 
-    def scorer(self, vlm: VLM, chat: ChatFormat, *, temperature: float) -> Scorer:
-        """Return a scorer with the sharded model."""
-        return _ShardedScorer(self._root, vlm, chat, temperature=temperature)
+    def scorer(self, vlm: VLM, chat: ChatFormat, *, temperature: float, packing: bool = False) -> Scorer:
+        """Return a scorer with the sharded model; see `Scorer`."""
+        return _ShardedScorer(self._root, vlm, chat, temperature=temperature, packing=packing)
 
 
 class _Whole(nn.Module):

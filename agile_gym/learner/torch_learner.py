@@ -33,7 +33,8 @@ from agile_gym.learner.sharding import (
     set_local_state,
 )
 from agile_gym.learner.updating import SUPERVISED, ProcessGroup, Reference, StepOptions, Updater
-from agile_gym.models.scoring import PreparedSegment
+from agile_gym.models.packing import resolve_packing
+from agile_gym.models.scoring import PreparedSegment, Scorer
 
 __all__ = ["COMPLETE", "TokenLearner", "check_learner_class", "make_learner_connector"]
 
@@ -135,18 +136,19 @@ class TokenLearner(TorchLearner):
             correction=config.correction,
             correction_cap=config.mismatch_cap,
         )
-        scorer = module.scorer(temperature=config.temperature)
-        return Updater(
-            scorer, self.get_optimizer(DEFAULT_MODULE_ID), options, self._process_group, self._make_reference(module)
-        )
+        optimizer, reference = self.get_optimizer(DEFAULT_MODULE_ID), self._make_reference(module)
+        return Updater(self._make_scorer(module), optimizer, options, self._process_group, reference)
+
+    def _make_scorer(self, module: VLMModule) -> Scorer:
+        packing = resolve_packing(self.config.packing, module.model)
+        return module.scorer(temperature=self.config.temperature, packing=packing)
 
     def _make_reference(self, module: VLMModule) -> Reference | None:
         """Return the scorer of the reference, the model before training, if one is required."""
         if not self.config.kl_coef:
             return None
-        temperature = self.config.temperature
         if module.options.train == "lora":
-            scorer = module.scorer(temperature=temperature)
+            scorer = self._make_scorer(module)
 
             def adapter_off(rows: Sequence[PreparedSegment]) -> torch.Tensor:
                 with torch.no_grad(), module.reference(), module.autocast():
@@ -159,7 +161,7 @@ class TokenLearner(TorchLearner):
             frozen.to(module.vlm.device)
         else:
             frozen.shard(module.sharding.device, cpu_offload=self.config.cpu_offload)
-        frozen_scorer = frozen.scorer(temperature=temperature)
+        frozen_scorer = self._make_scorer(frozen)
 
         def frozen_copy(rows: Sequence[PreparedSegment]) -> torch.Tensor:
             with torch.no_grad(), frozen.autocast():

@@ -139,7 +139,8 @@ class StepOptions:
     Attributes:
         loss: ``"sft"``, or one of `agile_gym.learner.losses.LOSSES`.
         loss_options: Its options.
-        micro_batch_tokens: Tokens of a micro-batch at most, padding included; a single sample may have more.
+        micro_batch_tokens: Tokens of a micro-batch at most, padding included if the scorer pads; a single sample may
+            have more.
         grad_clip: Largest norm of the gradient, or None.
         autocast: ``"bfloat16"`` computes matrix products in it; None does not.
         correction: Correction of the mismatch; one of `agile_gym.learner.correction.CORRECTIONS`.
@@ -204,7 +205,7 @@ class Updater:
         options, scorer, meter = self._options, self._scorer, self._meter()
         own = {id(sample) for sample in samples}  # learners with fewer compute blank ones, too
         with own_threads(scorer.vlm.model), torch.no_grad():
-            for micro in self._process_group.level(micro_batches(samples, options.micro_batch_tokens), scorer.chat):
+            for micro in self._process_group.level(self._micro_batches(samples), scorer.chat):
                 rows = [scorer.prepare(sample.segment, sample.images) for sample in micro]
                 with autocast(options.autocast, scorer.vlm.device):
                     scores = scorer(rows)
@@ -242,8 +243,7 @@ class Updater:
         stats: LossStats | None = None
         meter = None if self.mismatch or options.loss == SUPERVISED else self._meter()
         if totals.tokens:
-            own = micro_batches(samples, options.micro_batch_tokens)
-            for micro in process_group.level(own, self._scorer.chat):
+            for micro in process_group.level(self._micro_batches(samples), self._scorer.chat):
                 result = self._loss(micro, totals, meter)
                 result.loss.backward()
                 stats = result.stats if stats is None else stats + result.stats
@@ -265,6 +265,10 @@ class Updater:
         self._compared = {}
         self.mismatch = {}
         self._scorer.forget()
+
+    def _micro_batches(self, samples: Sequence[Sample]) -> list[list[Sample]]:
+        """Put samples together as the scorer computes them."""
+        return micro_batches(samples, self._options.micro_batch_tokens, packing=self._scorer.packing)
 
     def _loss(self, micro: Sequence[Sample], totals: Totals, meter: MismatchMeter | None = None) -> LossResult:
         options, scorer = self._options, self._scorer

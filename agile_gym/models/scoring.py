@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from agile_gym.models.chat import ChatFormat, Chunk
 from agile_gym.models.inputs import image_arguments, relative_positions, type_arguments
 from agile_gym.models.loading import VLM, process
+from agile_gym.models.packing import packed_arguments, prepare_packing
 from agile_gym.models.sampling import end_tokens, forbidden_tokens, log_probs
 from agile_gym.transcripts.record import Image, Segment
 
@@ -77,16 +78,21 @@ class Scorer:
         vlm: The model.
         chat: Its chat format.
         temperature: Divisor of the logits.
+        packing: True if the segments are packed in one row, instead of padded.
     """
 
-    def __init__(self, vlm: VLM, chat: ChatFormat, *, temperature: float = 1.0) -> None:
+    def __init__(self, vlm: VLM, chat: ChatFormat, *, temperature: float = 1.0, packing: bool = False) -> None:
         """Make a scorer.
 
         Args:
             vlm: The model.
             chat: Its chat format.
             temperature: Temperature of sampling; 0 counts as 1.
+            packing: True to pack segments; see `agile_gym.models.packing.resolve_packing`.
         """
+        self.packing = packing
+        if packing:
+            prepare_packing(vlm.model)
         self.vlm = vlm
         self.chat = chat
         self.temperature = temperature
@@ -126,7 +132,9 @@ class Scorer:
         return pixels
 
     def __call__(self, rows: Sequence[PreparedSegment], *, entropies: bool | str = False) -> TokenScores:
-        """Score segments, one a row.
+        """Score segments, one a row of the scores.
+
+        The model gets them as rows of one length, or, packed, one behind the other in a single row.
 
         Args:
             rows: The segments, at least one.
@@ -146,16 +154,23 @@ class Scorer:
             is_image[number, :count] = row.is_image
             places[:, number, :count] = row.positions
         mask[:, 0] = False  # nothing stands before the first token that could predict it
-        before: NDArray[np.bool_] = np.any(mask[:, 1:], axis=0)  # columns after which a model wrote
-        before[0] |= not before.any()
         device, model = self.vlm.device, self.vlm.model
         arguments = image_arguments(model, [pixels for row in rows for pixels in row.pixels])
+        tokens, marked = (torch.from_numpy(array).to(device) for array in (ids, mask))
+        if self.packing:
+            ids, is_image, mask = (array[used][None] for array in (ids, is_image, mask))  # (1, tokens of all)
+            places = places[:, used][:, None]
+        before: NDArray[np.bool_] = np.any(mask[:, 1:], axis=0)  # columns after which a model wrote
+        before[0] |= not before.any()
         arguments |= type_arguments(model, torch.from_numpy(is_image).to(device))
-        where, tokens, marked = (torch.from_numpy(array).to(device) for array in (places, ids, mask))
+        where = torch.from_numpy(places).to(device)
+        if self.packing:
+            arguments |= packed_arguments(model, list(map(len, rows)), where)
+        else:
+            arguments["attention_mask"] = torch.from_numpy(used).long().to(device)
+            arguments["position_ids"] = where if len(where) > 1 else where[0]
         logits = model(
-            input_ids=tokens,
-            attention_mask=torch.from_numpy(used).long().to(device),
-            position_ids=where if len(where) > 1 else where[0],
+            input_ids=torch.from_numpy(ids).to(device) if self.packing else tokens,
             use_cache=False,
             logits_to_keep=torch.from_numpy(np.flatnonzero(before)).to(device),  # the others would fill the memory
             **arguments,

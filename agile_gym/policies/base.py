@@ -15,6 +15,7 @@ from agile_gym.actions.dialects import write_answer
 from agile_gym.actions.primitives import Answer
 from agile_gym.envs.jigsaw.episode import JigsawTask
 from agile_gym.errors import AgileGymError, ConfigurationError, check_call, check_seed, did_you_mean, one_line
+from agile_gym.policies.questions import guess, is_question, look_or_answer
 
 if TYPE_CHECKING:
     from agile_gym.transcripts.record import PolicyRecord
@@ -271,6 +272,9 @@ def _load(maker: object, name: str) -> object:
         raise ConfigurationError(f"The policy {name!r} cannot be loaded: {error}.{hint}") from error
 
 
+_ALSO: dict[str, str] = dict.fromkeys(("RandomPolicy", "OraclePolicy"), " and VisualQA")
+
+
 def jigsaw_task(info: dict[str, Any], policy: str) -> JigsawTask:
     """Return the task of a jigsaw, for a policy that plays nothing else.
 
@@ -280,8 +284,8 @@ def jigsaw_task(info: dict[str, Any], policy: str) -> JigsawTask:
     task = info.get("task")
     if not isinstance(task, JigsawTask):
         raise ConfigurationError(
-            f"{policy} plays the jigsaw only; give another environment a policy of its own, such as 'hf:PATH', "
-            "'api:MODEL' or 'module:Class'."
+            f"{policy} plays the jigsaw{_ALSO.get(policy, '')} only; give another environment a policy of its own, "
+            "such as 'hf:PATH', 'api:MODEL' or 'module:Class'."
         )
     return task
 
@@ -289,9 +293,9 @@ def jigsaw_task(info: dict[str, Any], policy: str) -> JigsawTask:
 class RandomPolicy:
     """Policy of uniform random answers: right with probability 1/n! (times 1/4^n for turned pieces).
 
-    The answer to a puzzle depends on the puzzle's image and on the seed only: that of the episode,
-    ``info["policy_seed"]``, if there is one, else that of the policy. So it is the same in every batch, on every worker
-    and after an interruption.
+    To a question about pictures it answers with a random option, yes or no, or a number. The answer depends on the
+    image and on the seed only: that of the episode, ``info["policy_seed"]``, if there is one, else that of the policy.
+    So it is the same in every batch, on every worker and after an interruption.
     """
 
     def __init__(self, seed: int | None = None) -> None:
@@ -314,10 +318,13 @@ class RandomPolicy:
         """Write an answer for each episode."""
         texts: list[str] = []
         for observation, info in zip(observations, infos, strict=True):
-            task = jigsaw_task(info, "RandomPolicy")
             image: NDArray[np.uint8] = observation["image"]
             seed: int = info.get("policy_seed", self._seed)
             rng = np.random.default_rng([seed, zlib.crc32(np.ascontiguousarray(image).data)])
+            if is_question(info):
+                texts.append(guess(info, rng))
+                continue
+            task = jigsaw_task(info, "RandomPolicy")
             names = task.names
             places: list[int] = rng.permutation(len(names)).tolist()
             order = tuple(names[place] for place in places)
@@ -329,13 +336,14 @@ class RandomPolicy:
 class OraclePolicy:
     """Policy of right answers, from an environment with ``reveal=True``."""
 
-    def __init__(self, *, think: str = "I know the solution.") -> None:
+    def __init__(self, *, think: str | None = None, look: bool = False) -> None:
         """Set the thought that it writes.
 
         Args:
-            think: The thought, perhaps empty.
+            think: The thought of the answer, perhaps empty; None chooses one.
+            look: True to look at the part of a picture that holds the answer, before a question about it is answered.
         """
-        self._think = think
+        self._think, self._look = think, look
 
     def reset(self, seed: int | None = None) -> None:
         """Do nothing: the solution comes with every step."""
@@ -347,7 +355,10 @@ class OraclePolicy:
             ConfigurationError: If the environment does not give the solution.
         """
         texts: list[str] = []
-        for info in infos:
+        for observation, info in zip(observations, infos, strict=True):
+            if is_question(info):
+                texts.append(look_or_answer(observation, info, self._think, look=self._look))
+                continue
             jigsaw_task(info, "OraclePolicy")
             if "solution" not in info:
                 raise ConfigurationError("OraclePolicy needs the solution: make the environment with reveal=True.")
@@ -355,5 +366,5 @@ class OraclePolicy:
             rotated = not isinstance(solution[0], str)
             names = tuple(entry[0] for entry in solution) if rotated else tuple(solution)
             answer = Answer(names, tuple(entry[1] for entry in solution) if rotated else None)
-            texts.append(write_answer(answer, self._think))
+            texts.append(write_answer(answer, "I know the solution." if self._think is None else self._think))
         return texts

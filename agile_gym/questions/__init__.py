@@ -1,3 +1,3 @@
-"""Questions about images: records, readers of benchmarks' files, prompts, rules for answers, and aggregates."""
+"""Questions about images: benchmarks' files, prompts, rules and aggregates; tables of questions, and generated ones."""
 
 __all__: list[str] = []

@@ -22,9 +22,12 @@ __all__ = [
     "Series",
     "draw_chart",
     "draw_points",
+    "draw_rows",
     "duration",
     "require_matplotlib",
     "shown",
+    "task_figures",
+    "tasks_in",
 ]
 
 STAGE_TITLES = {"vision": "vision pretraining", "sft": "cold start", "grpo": "GRPO"}
@@ -72,6 +75,32 @@ def shown(figure: Figure, record: Mapping[str, float]) -> str | None:
     if figure.form == "percent":
         return f"{100 * value:.1f}%"
     return f"{value:+.3f}" if figure.form == "signed" else format(value, figure.form)
+
+
+TASK_FIGURES = (
+    Figure("acc", "Acc", "percent"),
+    Figure("return", "return", "signed"),
+    Figure("turns", "turns", ".2f"),
+)
+"""Figures of each task, where there are several."""
+
+
+def tasks_in(record: Mapping[str, float], prefix: str = "") -> list[str]:
+    """Return the tasks that a record has figures of.
+
+    Args:
+        record: The record.
+        prefix: ``"eval/"`` for those of a held-out evaluation.
+    """
+    before = f"{prefix}{TASK_FIGURES[0].key}/"
+    return sorted(key.removeprefix(before) for key in record if key.startswith(before))
+
+
+def task_figures(record: Mapping[str, float], task: str) -> str:
+    """Return the figures of a task as a text, such as ``"Acc 25.0%, return +0.250, turns 1.50"``."""
+    figures = [figure._replace(key=f"{figure.key}/{task}") for figure in TASK_FIGURES]
+    cells = [(figure.label, shown(figure, record)) for figure in figures]
+    return ", ".join(f"{label} {value}" for label, value in cells if value is not None)
 
 
 def duration(seconds: float) -> str:
@@ -284,6 +313,52 @@ def draw_points(title: str, series: Mapping[str, Mapping[str, Mapping[str, float
     legend = [(number, label, total) for number, (label, total) in enumerate(totals.items(), 1)]
     told = "; ".join(f"{label}, {total} episodes" for label, total in totals.items())
     return Chart(title, legend, _inline(file.getvalue(), f"{title}: {told}"))
+
+
+def draw_rows(title: str, series: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Chart:
+    """Draw fractions of episodes with their intervals, a row for each name.
+
+    Args:
+        title: Title of the chart.
+        series: For each label the fractions by name, each with ``value``, ``low``, ``high`` and ``of``.
+
+    Returns:
+        The drawing, the same bytes for the same figures. The legend has the number of episodes of each series.
+
+    Raises:
+        MissingDependencyError: If matplotlib is not installed.
+    """
+    figures = require_matplotlib()
+    from matplotlib import style, ticker
+
+    names = list(dict.fromkeys(name for entries in series.values() for name in entries))
+    file = io.StringIO()
+    height = 34 + (18 + 8 * len(series)) * len(names)
+    with style.context(["default", {**_STYLE, "svg.hashsalt": title}]):
+        figure = figures.Figure(figsize=(WIDTH / 72, height / 72))
+        pane = figure.subplots()
+        left = max(50, 16 + 6 * max(map(len, names)))
+        figure.subplots_adjust(left=left / WIDTH, right=1 - 18 / WIDTH, top=1 - 8 / height, bottom=24 / height)
+        for row, (colour, entries) in enumerate(zip(_COLOURS, series.values(), strict=False)):
+            places = [names.index(name) + 0.22 * (row - (len(series) - 1) / 2) for name in entries]
+            values, low, high = (_numbers(entry[key] for entry in entries.values()) for key in ("value", "low", "high"))
+            pane.hlines(places, low, high, color=colour, clip_on=False)
+            pane.plot(values, places, color=colour, marker="o", linestyle="", clip_on=False)
+        pane.set_ylim(len(names) - 0.5, -0.5)
+        pane.set_yticks(range(len(names)), names)
+        pane.set_xticks([0, 0.25, 0.5, 0.75, 1])
+        pane.set_xlim(0, 1)
+        pane.grid(visible=True, axis="x")
+        pane.grid(visible=False, axis="y")
+        pane.xaxis.set_major_formatter(ticker.PercentFormatter(1))
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    most = {label: max(entry["of"] for entry in entries.values()) for label, entries in series.items()}
+    legend = [(number, label, f"{of:,.0f}") for number, (label, of) in enumerate(most.items(), 1)]
+    told = "; ".join(
+        f"{label}: " + ", ".join(f"{name} {100 * entry['value']:.0f}%" for name, entry in entries.items())
+        for label, entries in series.items()
+    )
+    return Chart(title, legend, _inline(file.getvalue(), f"{title}. {told}"))
 
 
 def _draw_curve(pane: Any, series: Series, colour: str, records: Sequence[Mapping[str, float]]) -> None:  # noqa: ANN401 -- matplotlib has no types

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agile_gym.errors import one_line, printable
-from agile_gym.reporting.charts import KEY_FIGURES, STAGE_TITLES, duration, shown
+from agile_gym.reporting.charts import KEY_FIGURES, STAGE_TITLES, duration, shown, task_figures, tasks_in
 
 __all__ = ["LiveTable", "Progress", "frame", "header_line", "plain_line", "started_line"]
 
@@ -115,6 +115,8 @@ def _parts(progress: Progress, now: float, width: int) -> Iterator[RenderableTyp
         label, value = (max(len(cell[side]) for cell in cells) for side in (0, 1))
         texts = [_line(f"{name.ljust(label)} {text.rjust(value)}") for name, text in cells]
         yield Padding(Columns(texts, padding=(0, 3), equal=True), (0, 0, 0, 2), expand=False)
+    for task in tasks_in(progress.record):
+        yield _line(f"  {printable(task)}: {task_figures(progress.record, task)}")
     if progress.held_out:
         yield _line(f"  {_held_out(progress.held_out)}", "cyan")
     if progress.alarms:
@@ -144,7 +146,7 @@ def header_line(progress: Progress) -> str:
 
 
 def plain_line(progress: Progress, now: float) -> str:
-    """Return the last iteration as a line of aligned columns, and the held-out evaluation behind it."""
+    """Return the last iteration as a line of aligned columns; behind them its tasks, and the held-out evaluation."""
     left = progress.remaining(now)
     values = [shown(figure, progress.record) for figure in KEY_FIGURES]
     cells = [
@@ -154,6 +156,8 @@ def plain_line(progress: Progress, now: float) -> str:
         *(value for value in values if value is not None),
     ]
     line = "".join(_pad(cell) for cell in cells)
+    tasks = tasks_in(progress.record)
+    line += "".join(f"   {printable(task)}: {task_figures(progress.record, task)}" for task in tasks)
     return f"{line}   {_held_out(progress.record)}" if "eval/acc" in progress.record else line
 
 
@@ -171,6 +175,8 @@ def _held_out(record: Figures) -> str:
         text += f" ({100 * record['eval/acc_low']:.1f} to {100 * record['eval/acc_high']:.1f})"
     if "eval/score" in record:
         text += f", Score {100 * record['eval/score']:.1f}%"
+    tasks = [f"{printable(task)} {100 * record[f'eval/acc/{task}']:.1f}%" for task in tasks_in(record, "eval/")]
+    text += f"; Acc by task: {', '.join(tasks)}" if tasks else ""
     return f"{text} (iteration {int(record['iteration'])})" if "iteration" in record else text
 
 

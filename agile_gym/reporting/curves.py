@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from agile_gym.evaluation.metrics import AVERAGE, Estimate, looks_shown
+from agile_gym.errors import printable
+from agile_gym.evaluation.estimates import Estimate
+from agile_gym.evaluation.metrics import AVERAGE, looks_shown
 from agile_gym.evaluation.plan import pieces_of
 from agile_gym.evaluation.report import INTERVALS, Interval, metric_title, reference_rows, short_name
-from agile_gym.reporting.charts import Chart, Series, draw_chart, draw_points, require_matplotlib
-from agile_gym.reporting.outcome import StageResult
+from agile_gym.reporting.charts import Chart, Series, draw_chart, draw_points, draw_rows, require_matplotlib
+from agile_gym.reporting.outcome import StageResult, behaviours_of
 from agile_gym.reporting.runlog import Record
+from agile_gym.transcripts.behaviours import BEHAVIOURS
 
-__all__ = ["StageTime", "curves", "look_charts", "plot_summary", "stage_times"]
+__all__ = ["StageTime", "behaviour_charts", "curves", "look_charts", "plot_summary", "stage_times"]
 
 
 class _Plot(NamedTuple):
@@ -48,6 +51,8 @@ _PLOTS = (
         from_zero=True,
     ),
 )
+_MOST_TASKS = 4
+"""Tasks of a chart, each in a colour of its own."""
 
 
 def curves(records: Sequence[Record], results: Sequence[StageResult]) -> list[Chart]:
@@ -60,8 +65,28 @@ def curves(records: Sequence[Record], results: Sequence[StageResult]) -> list[Ch
     Returns:
         The drawings.
     """
-    drawings = (_draw(plot, records, results) for plot in _PLOTS)
+    drawings = (_draw(plot, records, results) for plot in (*_PLOTS, *_task_plots(records)))
     return [drawing for drawing in drawings if drawing is not None]
+
+
+def _task_plots(records: Sequence[Record]) -> list[_Plot]:
+    """Return the charts of each task's figures, where there are several tasks; a chart has `_MOST_TASKS` at most."""
+    plots: list[_Plot] = []
+    for title, key, percent in (
+        ("Acc by task", "acc", True),
+        ("Acc by task, held out", "eval/acc", True),
+        ("Return by task", "return", False),
+        ("Turns an episode by task", "turns", False),
+    ):
+        tasks = sorted(
+            {name.removeprefix(f"{key}/") for record in records for name in record if name.startswith(f"{key}/")}
+        )
+        for first in range(0, len(tasks), _MOST_TASKS):
+            shown = tasks[first : first + _MOST_TASKS]
+            part = f" ({first // _MOST_TASKS + 1})" if len(tasks) > _MOST_TASKS else ""
+            named = tuple((f"{key}/{task}", printable(task)) for task in shown)
+            plots.append(_Plot(f"{title}{part}", named, percent=percent, from_zero=key == "turns"))
+    return plots
 
 
 def _draw(plot: _Plot, records: Sequence[Record], results: Sequence[StageResult]) -> Chart | None:
@@ -102,6 +127,23 @@ def look_charts(results: Sequence[StageResult]) -> dict[str, Chart]:
             charts[grid] = draw_points(
                 f"{grid}: Acc by number of looks", series, "looks before the answer, and episodes"
             )
+    return charts
+
+
+def behaviour_charts(results: Sequence[StageResult]) -> dict[str, Chart]:
+    """Draw the fractions of episodes that show each behaviour after each stage, for each grid that has any.
+
+    Args:
+        results: The evaluations, in the order of the stages.
+    """
+    charts: dict[str, Chart] = {}
+    for grid, mine in behaviours_of(results).items():
+        series = {
+            title: {label: found[name] for name, label in BEHAVIOURS.items() if name in found}
+            for title, found in mine.items()
+            if found
+        }
+        charts[grid] = draw_rows(f"{grid}: episodes by behaviour", series)
     return charts
 
 

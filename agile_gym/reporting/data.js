@@ -58,5 +58,5 @@ const DATA = (() => {
     return haystacks[place].includes(text);
   }
 
-  return { rows: index.rows, places, episode, image, segments, vocabulary, contains };
+  return { rows: index.rows, behaviours: index.behaviours, places, episode, image, segments, vocabulary, contains };
 })();

@@ -41,7 +41,19 @@ function episodeHead(record, row) {
       ),
     ),
     element("p.facts", {}, facts.filter(Boolean).map((fact) => element("span", {}, fact))),
+    behaviourChips(row, (turn) => `#${encodeURIComponent(record.id)}/${turn}`),
     rewardParts(record.reward),
+  );
+}
+
+/** Return the behaviours that an episode shows, each leading to its first turn; null for none. */
+function behaviourChips(row, link) {
+  const shown = Object.entries(row.behaviours).filter(([, turn]) => turn !== null);
+  if (!shown.length) return null;
+  return element(
+    "p.behaviours",
+    {},
+    shown.map(([name, turn]) => element("a", { href: link(turn) }, `${DATA.behaviours[name]} (turn ${turn})`)),
   );
 }
 

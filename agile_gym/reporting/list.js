@@ -11,7 +11,7 @@ const SORTS = {
   seconds: ["time", (row) => row.seconds],
   tokens: ["tokens", (row) => row.tokens],
 };
-const SELECTS = ["grid", "level", "result", "error", "policy"];
+const SELECTS = ["grid", "level", "result", "error", "policy", "behaviour"];
 
 /** Return what the groups of episodes are called: grids and levels, or, of other environments, names and labels. */
 function groupNames() {
@@ -71,6 +71,9 @@ const LIST = (() => {
     options("result", [["", "all"], ["solved", "solved"], ["unsolved", "not solved"], ["truncated", "turns ran out"]]);
     const kinds = [...new Set(DATA.rows.flatMap((row) => Object.keys(row.errors)))].sort(compare);
     options("error", [["", "all"], ["any", "any error"], ["none", "no error"], ...kinds.map((kind) => [`=${kind}`, kind])]);
+    const behaviours = Object.keys(DATA.behaviours).filter((name) => DATA.rows.some((row) => name in row.behaviours));
+    options("behaviour", [["", "all"], ...behaviours.map((name) => [`=${name}`, DATA.behaviours[name]])]);
+    byId("behaviour-label").hidden = behaviours.length === 0;
     byId("policy-label").hidden = values("policy").length < 2;
     byId("filters").classList.toggle("one-policy", values("policy").length < 2);
     byId("sort").replaceChildren(...Object.entries(SORTS).map(([key, [name]]) => element("option", { value: key }, name)));
@@ -107,6 +110,7 @@ const LIST = (() => {
     if (chosen.error === "any" && errorCount(row) === 0) return false;
     if (chosen.error === "none" && errorCount(row) > 0) return false;
     if (chosen.error.startsWith("=") && !Object.hasOwn(row.errors, chosen.error.slice(1))) return false;
+    if (chosen.behaviour && !row.behaviours[chosen.behaviour.slice(1)]) return false;
     return !text || DATA.contains(place, text);
   }
 
@@ -131,11 +135,12 @@ const LIST = (() => {
   }
 
   /** Choose filters from outside; those that are not named are cleared. */
-  function narrowTo({ grid, level, error = "" }) {
+  function narrowTo({ grid, level, error = "", behaviour = "" }) {
     byId("filters").reset();
     if (grid !== undefined) byId("filter-grid").value = `=${grid}`;
     if (level !== undefined && level !== null) byId("filter-level").value = `=${level}`;
     byId("filter-error").value = error;
+    byId("filter-behaviour").value = behaviour;
   }
 
   /** Mark the row of the open episode, or none for -1. */

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 from agile_gym.errors import ConfigurationError, is_number
 from agile_gym.evaluation.compare import LOOK_TITLES, compare_reports
 from agile_gym.evaluation.contamination import BenchmarkOverlap
-from agile_gym.evaluation.metrics import AVERAGE, LOOK_FRACTIONS, Estimate
+from agile_gym.evaluation.estimates import Estimate
+from agile_gym.evaluation.metrics import AVERAGE, LOOK_FRACTIONS
 from agile_gym.evaluation.report import Report, metric_title, read_report, reference_rows
 from agile_gym.evaluation.run import MAX_COUNT
 from agile_gym.questions.opening import BENCHMARKS
+from agile_gym.transcripts.behaviours import BEHAVIOURS
 
 __all__ = [
     "EVALUATIONS",
@@ -21,6 +23,8 @@ __all__ = [
     "StageResult",
     "Table",
     "Verdict",
+    "behaviour_tables",
+    "behaviours_of",
     "look_tables",
     "overlap_table",
     "read_results",
@@ -127,6 +131,7 @@ def _checked(report: Report) -> Report:
     try:
         for grid, columns in report.summary.items():
             values = [*_numbers_of_looks(columns[AVERAGE].get("looks"))]
+            values += _numbers_of_fractions(_behaviours(columns[AVERAGE]).values())
             if grid in (report.blank_looks or {}):
                 pair = (report.blank_looks or {})[grid][AVERAGE]
                 values += [*Estimate(**pair["blanked"]["acc"]), *(pair["acc"][key] for key in _DIFFERENCE)]
@@ -148,12 +153,16 @@ def _numbers_of_looks(looks: Mapping[str, Any] | None) -> list[Any]:
     if looks is None:
         return []
     shown = [*looks["by_looks"].values(), *(looks[name] for name in LOOK_FRACTIONS if name in looks)]
-    values: list[Any] = []
     if not all(number.isascii() and number.isdecimal() and int(number) <= MAX_COUNT for number in looks["by_looks"]):
         raise ValueError("a number of looks that is none")
-    for entry in shown:
+    return _numbers_of_fractions(shown)
+
+
+def _numbers_of_fractions(entries: Iterable[Mapping[str, Any]]) -> list[Any]:
+    values: list[Any] = []
+    for entry in entries:
         if not (type(entry["count"]) is type(entry["of"]) is int and 0 <= entry["count"] <= entry["of"] <= MAX_COUNT):
-            raise ValueError("a fraction of looks that is none")
+            raise ValueError("a fraction that is none")
         values += [entry[key] for key in ("value", "low", "high") if entry["of"]]
     return values
 
@@ -265,6 +274,43 @@ def look_tables(results: Sequence[StageResult]) -> dict[str, Table]:
                 rows.append(Row(label, [_fraction_cell(entry.get(name)) for entry in looks]))
         tables[grid] = Table(f"{grid}: looks (%)", [result.title for result in mine], rows)
     return tables
+
+
+def behaviour_tables(results: Sequence[StageResult]) -> dict[str, Table]:
+    """Return for each grid the table of behaviours after each stage; none where no stage records any.
+
+    Args:
+        results: The evaluations, in the order of the stages.
+    """
+    tables: dict[str, Table] = {}
+    for grid, mine in behaviours_of(results).items():
+        rows = [
+            Row(label, [_fraction_cell(found.get(name)) for found in mine.values()])
+            for name, label in BEHAVIOURS.items()
+            if any(name in found for found in mine.values())
+        ]
+        tables[grid] = Table(f"{grid}: episodes that ... (%)", list(mine), rows)
+    return tables
+
+
+def behaviours_of(results: Sequence[StageResult]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Return for each grid with behaviours, by the title of each stage, the fractions over all levels."""
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for grid in dict.fromkeys(grid for result in results for grid in result.report.summary):
+        mine: dict[str, Mapping[str, Any]] = {
+            result.title: _behaviours(result.report.summary[grid][AVERAGE])
+            for result in results
+            if grid in result.report.summary
+        }
+        if any(mine.values()):
+            found[grid] = mine
+    return found
+
+
+def _behaviours(column: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the fractions of a column by behaviour; none where they are not recorded, or cannot be seen."""
+    found: Mapping[str, Mapping[str, Any]] = column.get("behaviours") or {}
+    return {name: entry for name, entry in found.items() if name in BEHAVIOURS}
 
 
 def overlap_table(overlaps: Mapping[str, BenchmarkOverlap]) -> Table:

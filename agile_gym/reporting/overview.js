@@ -72,8 +72,36 @@ function overview(rows, narrowTo) {
               sum.episodes.toLocaleString("en"),
             ]),
         ),
+    behaviourTable(rows, narrowTo),
     element("p.quiet", {}, "Choose an episode from the list, or press j."),
   ];
+}
+
+/** Return the table of behaviours, each with the turn of its first example; null where none can be seen. */
+function behaviourTable(rows, narrowTo) {
+  const known = Object.entries(DATA.behaviours).filter(([name]) => rows.some((row) => name in row.behaviours));
+  if (!known.length) return null;
+  return table(
+    "Behaviours",
+    ["Episodes that", "Episodes", "Fraction", "First example"],
+    [1],
+    known.map(([name, title]) => {
+      const among = rows.filter((row) => name in row.behaviours);
+      const shown = among.filter((row) => row.behaviours[name]);
+      return [
+        element("button.link", { type: "button", click: () => narrowTo({ behaviour: `=${name}` }) }, title),
+        shown.length.toLocaleString("en"),
+        bar(shown.length / among.length),
+        shown.length ? example(shown[0], name) : null,
+      ];
+    }),
+  );
+}
+
+/** Return a link to the turn in which an episode first shows a behaviour. */
+function example(row, name) {
+  const turn = row.behaviours[name];
+  return element("a", { href: `#${encodeURIComponent(row.id)}/${turn}` }, `${row.id}, turn ${turn}`);
 }
 
 function bar(share) {

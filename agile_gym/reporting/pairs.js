@@ -30,6 +30,7 @@ function pair(place, titles) {
             "section.side",
             { "aria-label": `${titles[side]}, ${record.id}` },
             element("h4", {}, titles[side], " ", badge(record)),
+            behaviourChips(DATA.rows[place + side], (turn) => `#episode-${place + side}-turn-${turn}`),
             record.turns.map((_, number) => turnCard(record, number, `episode-${place + side}-turn`)),
             record.truncated ? element("p.quiet", {}, "The turns ran out.") : null,
           ),

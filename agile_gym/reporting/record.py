@@ -21,6 +21,7 @@ from agile_gym.actions.tags import answer_span, read_answer, thoughts
 from agile_gym.envs.contract import label_of
 from agile_gym.errors import ConfigurationError, ModelError, import_optional, is_whole
 from agile_gym.puzzle.pixels import MAX_SIDE_PIXELS, WHITE
+from agile_gym.transcripts.behaviours import find_behaviours
 from agile_gym.transcripts.record import Image, Segment, Transcript, Turn
 
 __all__ = ["Puzzle", "answer_tiles", "episode_record", "index_row", "load_token_texts", "puzzle_of", "segment_record"]
@@ -308,6 +309,7 @@ def index_row(transcript: Transcript) -> dict[str, Any]:
         "truncated": transcript.truncated,
         "seconds": plain_json(round(sum(turn.usage.seconds + turn.env_seconds for turn in turns), 6)),
         "tokens": plain_json(sum(tokens)) if tokens else None,
+        "behaviours": find_behaviours(transcript),
     }
 
 

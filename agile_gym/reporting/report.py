@@ -18,8 +18,16 @@ from agile_gym.evaluation.plan import pieces_of
 from agile_gym.outputs import check_replaceable, is_generated
 from agile_gym.reporting.alarms import alarm_spans
 from agile_gym.reporting.charts import STAGE_TITLES, duration
-from agile_gym.reporting.curves import curves, look_charts, stage_times
-from agile_gym.reporting.outcome import StageResult, look_tables, overlap_table, read_results, result_tables, verdicts
+from agile_gym.reporting.curves import behaviour_charts, curves, look_charts, stage_times
+from agile_gym.reporting.outcome import (
+    StageResult,
+    behaviour_tables,
+    look_tables,
+    overlap_table,
+    read_results,
+    result_tables,
+    verdicts,
+)
 from agile_gym.reporting.record import puzzle_of
 from agile_gym.reporting.runlog import Record, read_records
 from agile_gym.reporting.viewer import BOARD, EpisodeBlocks, write_html
@@ -85,6 +93,8 @@ def write_report(folder: str | Path, output: str | Path, *, title: str | None = 
         look_charts=look_charts(results),
         overlap_table=overlap_table(overlaps) if overlaps else None,
         overlap_text=overlap_text(overlaps),
+        behaviour_tables=behaviour_tables(results),
+        behaviour_charts=behaviour_charts(results),
         charts=curves(records, results),
         records=records,
         spans=alarm_spans(records),

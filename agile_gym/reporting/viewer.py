@@ -29,6 +29,7 @@ from agile_gym.files import write_text
 from agile_gym.outputs import check_replaceable, is_generated
 from agile_gym.reporting.charts import STAGE_TITLES, duration
 from agile_gym.reporting.record import episode_record, index_row, puzzle_of, segment_record
+from agile_gym.transcripts.behaviours import BEHAVIOURS
 from agile_gym.transcripts.record import Image, Transcript
 
 __all__ = [
@@ -323,4 +324,4 @@ class EpisodeBlocks:
         texts = {} if self._decode is None else {token: self._decode(token) for token in sorted(tokens)}
         image_tokens = sorted(tokens.intersection(self._image_tokens))
         yield Block("vocabulary", {"texts": texts, "image_tokens": image_tokens})
-        yield Block("index", {"mime": self.store.mime, "rows": self.rows})
+        yield Block("index", {"mime": self.store.mime, "behaviours": BEHAVIOURS, "rows": self.rows})

@@ -1,7 +1,5 @@
-# pyright: reportUnknownMemberType=false
-# The types of ray and torch are incomplete.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# The types of ray and transformers are incomplete.
+# The types of ray, torch and transformers are incomplete.
 """Check of a run's settings before its first stage, the cluster's included; start and end of Ray."""
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from agile_gym.coldstart.config import EXPERT, ColdStartConfig, prepare
-from agile_gym.envs.contract import find_env, probe_env
+from agile_gym.envs.contract import JIGSAW, find_env, probe_env
 from agile_gym.envs.jigsaw.config import JigsawConfig, resolve
 from agile_gym.envs.jigsaw.env import open_source
 from agile_gym.errors import ConfigurationError, one_line, require
@@ -36,6 +34,15 @@ from agile_gym.rollout.plan import plan_tokens
 from agile_gym.training import stages
 from agile_gym.training.dry_run import check_memory
 from agile_gym.training.settings import RunSettings
+from agile_gym.training.tasks import (
+    check_tasks,
+    cold_start_config,
+    cold_starts,
+    environment_options,
+    plays_environment,
+    task_options,
+    tasks_of,
+)
 from agile_gym.training.texts import naming
 from agile_gym.transcripts.reading import read_headers
 
@@ -275,11 +282,7 @@ def check_settings(settings: RunSettings, *, elsewhere: bool = False) -> None:
         with naming("vision"):
             stages.vision_config(settings)
     if settings.has_cold_start:
-        with naming("cold_start"):
-            cold = stages.cold_start_config(settings)
-            _check_episodes(cold, settings.cold_start.episodes)
-        with naming("cold_start", *_teacher_of(cold)):
-            _check_teacher(cold)
+        _check_cold_start(settings)
     with naming("grpo"):
         grpo = stages.grpo_config(settings, options.path)
         grpo.validate()
@@ -296,7 +299,7 @@ def check_settings(settings: RunSettings, *, elsewhere: bool = False) -> None:
         prepare_plan(plan)
         for key, file in stages.benchmark_files(settings).items():
             open_questions(file, key)
-    _check_engine(options, grpo)
+    _check_engine(options, grpo, installed=not elsewhere)
     if options.path != TINY:
         with naming("model", "path", options.path):
             _check_files(options.path)
@@ -319,7 +322,7 @@ def _check_environment(settings: RunSettings) -> None:
             resolve(JigsawConfig.from_options(options))
             check_fraction(options.get("test_fraction", JigsawConfig.test_fraction))
     for test in (False, True):
-        options = stages.environment_options(settings, test=test)
+        options = environment_options(settings, test=test)
         if settings.env is not None:
             with naming("environment"):
                 probe_env(settings.env, options)
@@ -327,6 +330,7 @@ def _check_environment(settings: RunSettings) -> None:
         key = "test" if test and settings.images.test is not None else "train"
         with naming("images", key, options["images"], images=key):
             open_source(JigsawConfig.from_options(options))
+    check_tasks(settings)
 
 
 def _check_other(settings: RunSettings) -> None:
@@ -337,8 +341,8 @@ def _check_other(settings: RunSettings) -> None:
     if pretrains or settings.sft.given().get("replay_size"):
         what = "[vision]" if pretrains else "[sft] replay_size"
         raise ConfigurationError(f"{what} plays the jigsaw; leave it out, as the environment is {env}.")
-    cold = settings.cold_start
-    if settings.has_cold_start and cold.episodes is None and cold.given().get("teacher", EXPERT) == EXPERT:
+    cold, needed = settings.cold_start, settings.has_cold_start and plays_environment(settings)
+    if needed and cold.episodes is None and cold.given().get("teacher", EXPERT) == EXPERT:
         raise ConfigurationError(
             f"[cold_start] the expert plays the jigsaw only, and the environment is {env}. Set teacher to a policy "
             "that plays it, such as 'module:Class'; episodes to a folder of transcripts; or count = 0 to leave the "
@@ -346,14 +350,20 @@ def _check_other(settings: RunSettings) -> None:
         )
 
 
-def _check_episodes(config: ColdStartConfig, episodes: str | None) -> None:
-    """Check how episodes are made, or that they are there."""
-    if episodes is None:
-        prepare(config)
-        return
-    require(Path(episodes).is_dir(), "episodes", episodes, "a folder that `agile-gym coldstart` wrote")
-    if not any(True for _ in read_headers(Path(episodes))):
-        raise ConfigurationError(f"episodes={episodes!r} holds no episodes; a cold start needs some.")
+def _check_cold_start(settings: RunSettings) -> None:
+    """Check how episodes are made, with their teachers, or that they are there."""
+    given = settings.cold_start.episodes
+    with naming("cold_start"):
+        configs = list(cold_starts(settings).values()) if given is None else [cold_start_config(settings)]
+        if given is not None:
+            require(Path(given).is_dir(), "episodes", given, "a folder that `agile-gym coldstart` wrote")
+            if not any(True for _ in read_headers(Path(given))):
+                raise ConfigurationError(f"episodes={given!r} holds no episodes; a cold start needs some.")
+        for config in configs if given is None else ():
+            prepare(config)
+    for config in configs:
+        with naming("cold_start", *_teacher_of(config)):
+            _check_teacher(config)
 
 
 def _teacher_of(config: ColdStartConfig) -> tuple[str, object]:
@@ -388,11 +398,10 @@ def _check_tokens(settings: RunSettings, grpo: Any) -> None:  # noqa: ANN401 -- 
     limited = isinstance(longest, int) and longest < context
     context = longest if isinstance(longest, int) and limited else context
     chat = ChatFormat(load_processor(options.path), system=options.system)
-    for task in stages.tasks_of(settings):
-        given = stages.environment_options(settings, test=False) | task.env_options()
-        plan = plan_tokens(
-            chat, given, context=context, new_tokens=grpo.max_new_tokens, window=grpo.window, env=settings.env
-        )
+    for task in tasks_of(settings):
+        env, given = task_options(settings, task, test=False)
+        env = None if env == JIGSAW else env
+        plan = plan_tokens(chat, given, context=context, new_tokens=grpo.max_new_tokens, window=grpo.window, env=env)
         least = replace(plan, new_tokens=min(plan.new_tokens, plan.shortest_turn)).needed()
         if least > context:
             look = max((entry.board for entry in plan.feedback), default=0)
@@ -405,14 +414,15 @@ def _check_tokens(settings: RunSettings, grpo: Any) -> None:  # noqa: ANN401 -- 
             )
 
 
-def _check_engine(options: ModelOptions, grpo: Any) -> None:  # noqa: ANN401 -- a GRPOConfig
-    """Check that vLLM is installed, if it is to write turns, and takes the model."""
+def _check_engine(options: ModelOptions, grpo: Any, *, installed: bool) -> None:  # noqa: ANN401 -- a GRPOConfig
+    """Check that vLLM takes the model, if it is to write turns, and, if it must be, is installed."""
     if grpo.engine == "vllm" and grpo.policy_class is None:
         from agile_gym.models.loading import load_config
         from agile_gym.models.vllm_inputs import check_family, check_installed
 
-        with naming("grpo"):
-            check_installed()
+        if installed:
+            with naming("grpo"):
+                check_installed()
         if options.path != TINY:
             check_family(load_config(options.path).model_type, options.path)
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agile_gym.envs.contract import JIGSAW
 from agile_gym.errors import ConfigurationError, import_optional
 from agile_gym.learner.options import TINY, build_vlm, resolve_autocast
 from agile_gym.models.chat import ChatFormat
@@ -16,6 +17,7 @@ from agile_gym.rollout.plan import TokenPlan, plan_tokens
 from agile_gym.training import stages
 from agile_gym.training.memory import GIB, GPU, Load, ModelShapes, iteration_time, memory_phases
 from agile_gym.training.settings import RunSettings
+from agile_gym.training.tasks import cold_starts, separate_tasks, task_options, tasks_of
 from agile_gym.transcripts.reading import read_headers
 
 __all__ = ["check_memory", "describe_run", "measure_iteration"]
@@ -157,19 +159,24 @@ def _modelled_time(
 
 
 def _tokens(settings: RunSettings, grpo: Any, vlm: Any) -> TokenPlan:  # noqa: ANN401 -- a GRPOConfig, a VLM
-    options = stages.environment_options(settings, test=False)
-    for task in stages.tasks_of(settings)[:1]:
-        options |= task.env_options()
+    """Return the token plan of the first task, or of the longest if some have environments of their own."""
+    separate = separate_tasks(settings)
     context = getattr(vlm.text_config, "max_position_embeddings", None) or 10**9
     chat = ChatFormat(vlm.processor, system=stages.model_options(settings).system)
-    return plan_tokens(
-        chat,
-        options,
-        context=context,
-        new_tokens=grpo.max_new_tokens,
-        window=grpo.window,
-        env=settings.env,
-    )
+    plans: list[TokenPlan] = []
+    for task in tasks_of(settings) if separate else tasks_of(settings)[:1]:
+        env, options = task_options(settings, task, test=False)
+        plans.append(
+            plan_tokens(
+                chat,
+                options,
+                context=context,
+                new_tokens=grpo.max_new_tokens,
+                window=grpo.window,
+                env=None if env == JIGSAW else env,
+            )
+        )
+    return max(plans, key=lambda plan: plan.needed())
 
 
 def _stage_lines(settings: RunSettings, grpo: Any) -> list[str]:  # noqa: ANN401 -- a GRPOConfig
@@ -179,12 +186,19 @@ def _stage_lines(settings: RunSettings, grpo: Any) -> list[str]:  # noqa: ANN401
         lines.append(f"Vision      {vision.steps:,} steps of {vision.batch:,} boards")
     if settings.has_cold_start:
         given = settings.cold_start.episodes
-        count = stages.cold_start_config(settings).count if given is None else sum(1 for _ in read_headers(Path(given)))
+        parts = {name or "default": cold.count for name, cold in cold_starts(settings).items()} if given is None else {}
+        count = sum(parts.values()) if given is None else sum(1 for _ in read_headers(Path(given)))
         sft = stages.sft_config(settings, TINY, Path(), count, Path("replay"))
         steps = stages.sft_steps(settings, sft, count)
         lines.append(f"Cold start  {count:,} episodes, {steps:,} steps of {sft.batch_size} episodes")
+        if len(parts) > 1:
+            lines.append("            " + ", ".join(f"{name} {part:,}" for name, part in parts.items()))
     else:
         lines.append("Cold start  none")
+    tasks = tasks_of(settings)
+    if len(tasks) > 1:
+        total = sum(task.weight for task in tasks)
+        lines.append("Tasks       " + ", ".join(f"{task.name} {task.weight / total:.1%}" for task in tasks))
     iterations, groups, size = settings.grpo.iterations, grpo.groups_per_iteration, grpo.group_size
     low, high = grpo.clip_range
     lines += [

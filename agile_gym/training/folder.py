@@ -68,7 +68,7 @@ def _known() -> Known:
     for stage in ("sft", "grpo"):
         for suffix in ("", ".partial", ".previous"):
             names += [f"{stage}/checkpoint{suffix}/**/{name}" for name in CHECKPOINT_FILES]
-    for folder in ("cold-start", "replay"):
+    for folder in ("cold-start", "cold-start/*", "replay"):
         names += [f"{folder}/{name}" for name in ("cold_start.json", *_TRANSCRIPTS)]
     played = ("untrained", "coldstart", "grpo")
     for name in (*played, *(f"{name}-blanked" for name in played)):
@@ -279,6 +279,9 @@ def _adopted(
         adopted["images"] = new["images"]
     for key in changed:
         images[key] = f"{images[key] or 'these'} (other photographs)"
+    for key in before.keys() & now.keys():
+        if key.startswith("grpo.tasks.") and before[key] != now[key]:
+            adopted["grpo"]["tasks"] = f"{key.removeprefix('grpo.')} (other photographs)"
     return adopted
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from agile_gym.training import stages
 from agile_gym.training.checking import check_settings, start_ray, stop_ray
 from agile_gym.training.folder import RunFolder
 from agile_gym.training.settings import RunSettings
+from agile_gym.training.tasks import cold_starts, environment_options
 
 __all__ = ["Interrupted", "TrainingRun", "check_settings"]
 
@@ -181,7 +183,7 @@ class TrainingRun:
             return str(folder / "model")
         settings = self.settings
         config = stages.vision_config(settings)
-        images = open_source(JigsawConfig.from_options(stages.environment_options(settings, test=False)))
+        images = open_source(JigsawConfig.from_options(environment_options(settings, test=False)))
 
         def begin(done: int) -> None:
             with self._stops.hold():
@@ -210,15 +212,19 @@ class TrainingRun:
             self._finish("vision")
         return str(target)
 
-    def _cold_start(self) -> tuple[Path, int]:
+    def _cold_start(self) -> tuple[list[Path], int]:
         """Make the episodes of the cold start, or take those that are there."""
         given = self.settings.cold_start.episodes
-        folder = self.folder / "cold-start" if given is None else Path(given)
-        if given is None and not self._is_done("cold-start"):
-            self._table.status("making the episodes of the cold start")
-            self._make_episodes(folder, stages.cold_start_config(self.settings))
+        if given is not None:
+            return [Path(given)], count_episodes(Path(given))
+        configs = cold_starts(self.settings)
+        folders = {name: self.folder / "cold-start" / name for name in configs}
+        if not self._is_done("cold-start"):
+            for name, config in configs.items():
+                self._table.status(f"making the episodes of the cold start{name and ': '}{name}")
+                self._make_episodes(folders[name], config)
             self._finish("cold-start")
-        return folder, count_episodes(folder)
+        return list(folders.values()), sum(map(count_episodes, folders.values()))
 
     def _make_episodes(self, folder: Path, config: ColdStartConfig) -> None:
         def attempt(kept: int, attempts: int) -> None:
@@ -226,7 +232,7 @@ class TrainingRun:
 
         make_cold_start(folder, config, batch=32, resume=folder.exists(), on_attempt=attempt)
 
-    def _sft(self, model: str, transcripts: Path, episodes: int) -> str:
+    def _sft(self, model: str, transcripts: list[Path], episodes: int) -> str:
         replay = self.folder / "replay"
         config = stages.sft_config(self.settings, model, transcripts, episodes, replay)
         if config.replay_size and not (self._is_done("replay") or self._is_done("sft")):
@@ -314,6 +320,13 @@ class TrainingRun:
                     self._table.status(f"evaluation of {title}: {done} of {len(prepared.plan)} puzzles")
                 self._stops.check()
             results = session.journal.results
-        solved = sum(result.solved for result in results)
-        self._table.print_above(f"{title}: Acc {100 * solved / len(results):.1f}% on {len(results)} held-out puzzles")
+        self._table.print_above(f"{title}: Acc {_acc(results)} on {len(results)} held-out puzzles")
+        names = list(dict.fromkeys(result.grid for result in results))
+        for name in names if len(names) > 1 else ():
+            mine = [result for result in results if result.grid == name]
+            self._table.print_above(f"{title}, {name}: Acc {_acc(mine)} on {len(mine)}")
         return results
+
+
+def _acc(results: Sequence[EpisodeResult]) -> str:
+    return f"{100 * sum(result.solved for result in results) / len(results):.1f}%"

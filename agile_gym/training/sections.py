@@ -181,6 +181,9 @@ class ColdStartSettings(Section):
     }
     unless_set = {"grid": "as in `[environment]`", "level": "as in `[environment]`"}
     episodes: str | None = Field(None, description="A folder of episodes to learn from. None plays new ones.")
+    tasks: Mapping[str, Any] | None = Field(
+        None, description="Settings of tasks with an environment or images of their own, by name: `teacher`, ..."
+    )
 
 
 class GRPOSettings(Section):
@@ -196,7 +199,8 @@ class SFTSettings(Section):
 
     source = "agile_gym.learner.sft:SFTConfig"
     as_in_grpo: ClassVar = (
-        *("max_new_tokens", "rollout_batch", "temperature", "window", "micro_batch_tokens", "sharding", "cpu_offload"),
+        *("max_new_tokens", "rollout_batch", "temperature", "window", "micro_batch_tokens", "packing", "sharding"),
+        "cpu_offload",
     )
     """Keys that are as in GRPO unless they are set."""
     elsewhere = {

@@ -10,7 +10,7 @@ import inspect
 import io
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,14 +19,13 @@ import torch
 
 from agile_gym.coldstart.config import ColdStartConfig
 from agile_gym.envs.contract import JIGSAW
-from agile_gym.envs.jigsaw.config import JigsawConfig, resolve
+from agile_gym.envs.jigsaw.config import JigsawConfig
 from agile_gym.envs.jigsaw.env import open_source
 from agile_gym.errors import MAX_SEED, ConfigurationError, reason_of
-from agile_gym.evaluation.plan import EnvironmentEntry, EvaluationPlan, SuiteEntry
+from agile_gym.evaluation.plan import EvaluationPlan
 from agile_gym.evaluation.run import photographs_of
 from agile_gym.files import filling, replacing, write_text
 from agile_gym.images.sources import ImageSource
-from agile_gym.learner.groups import TaskMix
 from agile_gym.learner.options import TINY, ModelOptions
 from agile_gym.models.processors import save_processor
 from agile_gym.models.tiny.build import TinySizes, build_tiny
@@ -38,18 +37,22 @@ from agile_gym.models.tiny.pretraining import (
     VisionState,
     pretrain_vision,
 )
-from agile_gym.outputs import fingerprints
-from agile_gym.puzzle.board import parse_level
+from agile_gym.outputs import fingerprint, fingerprints
 from agile_gym.questions.opening import name_files
 from agile_gym.training.settings import RunSettings, SFTSettings
+from agile_gym.training.tasks import (
+    cold_start_config,
+    environment_options,
+    evaluation_entries,
+    plays_environment,
+    separate_tasks,
+)
 
 __all__ = [
     "SAVE_EVERY",
     "benchmark_files",
-    "cold_start_config",
     "content_of",
     "describe_probe",
-    "environment_options",
     "evaluation_plan",
     "grpo_config",
     "has_vision_pretraining",
@@ -59,24 +62,12 @@ __all__ = [
     "run_vision_pretraining",
     "sft_config",
     "sft_steps",
-    "tasks_of",
     "unset_values",
     "vision_config",
 ]
 
 _REPLAY_SEED = 1_000_003
 """Added to the run's seed, so that other puzzles are replayed than the cold start has."""
-
-
-def environment_options(settings: RunSettings, *, test: bool) -> dict[str, Any]:
-    """Return the options of the environment: its settings, and the photographs to train on or to test on."""
-    images = settings.images
-    options = settings.environment.given()
-    source = images.test if test and images.test is not None else images.train
-    if settings.env is not None:
-        return options if source is None else {**options, "images": source}
-    split = ("test" if test else "train") if images.test is None else None
-    return {**settings.environment.defaults, **options, "images": source, "split": split}
 
 
 def content_of(settings: RunSettings) -> dict[str, str]:
@@ -86,17 +77,17 @@ def content_of(settings: RunSettings) -> dict[str, str]:
         ImageError: If there are no photographs of a jigsaw.
     """
     content = fingerprints(settings.to_mapping())
+    for task in separate_tasks(settings):
+        for key, images in (("images", task.images), ("test_images", task.test_images)):
+            digest = fingerprint(images) if isinstance(images, str) else None
+            if digest is not None:
+                content[f"grpo.tasks.{task.name}.{key}"] = digest
     if settings.env is not None:
         return content
     for name, test in (("images.train", False), ("images.test", True)):
         source = open_source(JigsawConfig.from_options(environment_options(settings, test=test)))
         content[name] = photographs_of(source)["sha256"]
     return content
-
-
-def tasks_of(settings: RunSettings) -> tuple[TaskMix, ...]:
-    """Return the tasks."""
-    return TaskMix.from_mappings(settings.grpo.given().get("tasks") or [{}])
 
 
 def has_vision_pretraining(settings: RunSettings) -> bool:
@@ -112,19 +103,6 @@ def model_options(settings: RunSettings) -> ModelOptions:
 def vision_config(settings: RunSettings) -> VisionPretrainingConfig:
     """Return the settings of the tiny model's vision pretraining."""
     return VisionPretrainingConfig(**settings.vision.given(), seed=settings.seed)
-
-
-def cold_start_config(settings: RunSettings) -> ColdStartConfig:
-    """Return how the cold start's episodes are made."""
-    options = environment_options(settings, test=False)
-    given = settings.cold_start.given()
-    if settings.env is not None:
-        return ColdStartConfig(**given, env=settings.env, seed=settings.seed, options=options)
-    images, split = options.pop("images"), options.pop("split")
-    grid, level = options.pop("grid", JigsawConfig.grid), options.pop("level", JigsawConfig.level)
-    cold = ColdStartConfig(**{"grid": grid, "level": level, **given}, images=images, split=split, seed=settings.seed)
-    most = cold.turn_range[1]
-    return replace(cold, options={**options, "max_turns": max(options.get("max_turns", most), most)})
 
 
 def _shared(config: Any, settings: RunSettings, model: str) -> Any:  # noqa: ANN401 -- a configuration, returned
@@ -174,7 +152,7 @@ def unset_values(settings: RunSettings) -> dict[str, dict[str, Any]]:
     """Return what the settings that have not been set come to, by section and key, where it is a plain value."""
     model = model_options(settings)
     other = settings.env is not None
-    makes_episodes = settings.has_cold_start and settings.cold_start.episodes is None
+    makes_episodes = settings.has_cold_start and settings.cold_start.episodes is None and plays_environment(settings)
     grpo = grpo_config(settings, model.path)
     low, high = grpo.clip_range
     behind: dict[str, dict[str, Any]] = {
@@ -221,13 +199,15 @@ def replay_config(settings: RunSettings) -> ColdStartConfig:
     )
 
 
-def sft_config(settings: RunSettings, model: str, transcripts: Path, episodes: int, replay: Path) -> Any:  # noqa: ANN401 -- an SFTConfig
+def sft_config(
+    settings: RunSettings, model: str, transcripts: Path | Sequence[Path], episodes: int, replay: Path
+) -> Any:  # noqa: ANN401 -- an SFTConfig
     """Return the configuration of supervised training.
 
     Args:
         settings: The settings.
         model: Folder of the model to begin with.
-        transcripts: The cold start's episodes.
+        transcripts: The cold start's episodes: a folder, or several.
         episodes: Their number.
         replay: Those that are replayed, if the settings want some.
     """
@@ -235,6 +215,8 @@ def sft_config(settings: RunSettings, model: str, transcripts: Path, episodes: i
 
     of_grpo = {name: value for name, value in settings.grpo.given().items() if name in SFTSettings.as_in_grpo}
     given = of_grpo | settings.sft.given()
+    if separate_tasks(settings):  # it is evaluated on them, too
+        given = {"tasks": settings.grpo.given()["tasks"]} | given
     supervised = inspect.signature(SFTConfig.supervise).parameters.keys() & given.keys()
     config = _shared(SFTConfig(), settings, model)
     config.training(**{name: value for name, value in given.items() if name not in supervised})
@@ -269,32 +251,16 @@ def evaluation_plan(settings: RunSettings, model: str) -> EvaluationPlan:
         model: Folder of the model.
     """
     options = environment_options(settings, test=True)
+    entries = evaluation_entries(settings, options)
     images = options.pop("images", None)
     return EvaluationPlan(
         policy=f"hf:{model}",
-        entries=_evaluation_entries(settings, options),
+        entries=entries,
         seed=settings.evaluation.seed,
         images=images,
         options=options,
         policy_options=_evaluation_policy(settings, model),
     )
-
-
-def _evaluation_entries(settings: RunSettings, options: dict[str, Any]) -> list[SuiteEntry] | list[EnvironmentEntry]:
-    """Return what is evaluated; grid and level are taken out of the options."""
-    if settings.env is not None:
-        return [EnvironmentEntry(settings.env, settings.evaluation.episodes)]
-    own_grid, own_level = options.pop("grid", JigsawConfig.grid), options.pop("level", JigsawConfig.level)
-    levels: dict[str, set[int]] = {}
-    for task in tasks_of(settings):
-        grid: Any = own_grid if task.grid is None else task.grid
-        level: Any = own_level if task.level is None else task.level
-        rules = resolve(JigsawConfig(grid=grid, level=level, image_size=8000))
-        pieces = rules.rows * rules.cols
-        levels.setdefault(f"{rules.rows}x{rules.cols}", set()).update(rules.levels or parse_level("all", pieces) or ())
-    count = settings.evaluation.episodes
-    total = sum(map(len, levels.values()))
-    return [SuiteEntry(grid, tuple(sorted(chosen)), max(1, count // total)) for grid, chosen in levels.items()]
 
 
 def _evaluation_policy(settings: RunSettings, model: str) -> dict[str, Any]:

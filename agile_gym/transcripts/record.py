@@ -9,17 +9,36 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agile_gym.actions.primitives import Answer, Arrange, Crop, Observe, Rotate, RotatePiece, Swap, Zoom
+from agile_gym.actions.primitives import ActionError, Answer, Arrange, Crop, Observe, Rotate, RotatePiece, Swap, Zoom
 from agile_gym.actions.prompt import IMAGE_MARK
 from agile_gym.actions.reading import piece_reader
+from agile_gym.actions.tags import read_answer, read_tags
 from agile_gym.envs.contract import RewardParts
 
-__all__ = ["Image", "Message", "PolicyRecord", "Segment", "Transcript", "Turn", "TurnUsage", "count_looks"]
+__all__ = [
+    "Image",
+    "Message",
+    "PolicyRecord",
+    "SeenBoard",
+    "Segment",
+    "Transcript",
+    "Turn",
+    "TurnUsage",
+    "answer_of",
+    "arrangement_of",
+    "boards_seen",
+    "count_looks",
+    "first_board",
+    "has_board",
+    "image_shown",
+    "places_right",
+    "turns_played",
+]
 
 Image = NDArray[np.uint8]
 """(h, w, 3) uint8, RGB."""
@@ -200,10 +219,8 @@ _SHOWN = {kind.__name__ for kind in (Observe, Crop, Zoom, Rotate)}
 def count_looks(transcript: Transcript, answer: Sequence[Any] | None = None) -> dict[str, int]:
     """Count an episode's looks, and the outcome of the boards that it showed.
 
-    An image of a turn's feedback is seen if another turn follows; the first observation is no look. A board is an image
-    that `observe` made; the order that it showed is the state of that time. A board that is looked at again before
-    anything has changed counts once. Its outcome is the next board, or else the answer. The last board of an episode
-    that was given up has no outcome, and is not counted.
+    An image of a turn's feedback is seen if another turn follows; the first observation is no look. The boards are
+    those of `boards_seen`. The last board of an episode that was given up has no outcome, and is not counted.
 
     Args:
         transcript: The episode.
@@ -218,47 +235,109 @@ def count_looks(transcript: Transcript, answer: Sequence[Any] | None = None) -> 
         - ``right``: boards that are the solution; ``spoiled``: those whose outcome is a wrong board or answer, or none,
           as the turns ran out.
     """
-    given_up = "given_up" in transcript.details
-    turns = transcript.turns[:-1] if given_up else transcript.turns
-    images = sum(turn.feedback.count(IMAGE_MARK) for turn in turns[:-1])
-    if not {"grid", "names", "rotations"} <= transcript.task.keys() or not transcript.solution:
+    images = sum(turn.feedback.count(IMAGE_MARK) for turn in turns_played(transcript)[:-1])
+    if not has_board(transcript):
         return {"images": images}
+    count = len(transcript.task["names"])
+    counts = dict.fromkeys(("images", "wrong", "noticed", "mended", "right", "spoiled"), 0) | {"images": images}
+    for board in boards_seen(transcript, answer):
+        if board.outcome is None:
+            continue
+        if board.right == count:
+            counts["right"] += 1
+            counts["spoiled"] += board.outcome < count
+        else:
+            counts["wrong"] += 1
+            counts["noticed"] += board.noticed
+            counts["mended"] += board.noticed and board.outcome > board.right
+    return counts
+
+
+class SeenBoard(NamedTuple):
+    """A board that the model was shown, and that another turn followed.
+
+    Attributes:
+        turn: Number of the turn that showed it, from 0.
+        order: The piece at each place, or its name and angle.
+        right: Pieces in their place.
+        changed: True if the state was changed in a later turn, before the next board or the end.
+        noticed: True if it was changed, or is the last one and the answer is another order.
+        outcome: Pieces in place on the next board; of the last one, all of them or 0, as the episode was solved or not;
+            None if the episode was given up after it.
+    """
+
+    turn: int
+    order: Arrangement
+    right: int
+    changed: bool
+    noticed: bool
+    outcome: int | None
+
+
+def has_board(transcript: Transcript) -> bool:
+    """Return whether an episode is a jigsaw whose boards can be compared with a solution."""
+    return {"grid", "names", "rotations"} <= transcript.task.keys() and bool(transcript.solution)
+
+
+def turns_played(transcript: Transcript) -> tuple[Turn, ...]:
+    """Return the turns that the model wrote; the last one of an episode that was given up is none."""
+    return transcript.turns[:-1] if "given_up" in transcript.details else transcript.turns
+
+
+def first_board(transcript: Transcript) -> Arrangement:
+    """Return the first state of a jigsaw."""
+    turned = bool(transcript.task["rotations"])
+    return tuple((name, 0) if turned else name for name in transcript.task["names"])
+
+
+def places_right(transcript: Transcript, board: Arrangement) -> int:
+    """Return the number of pieces of a board that are in their place."""
+    return _equal(board, arrangement_of(transcript.solution))
+
+
+def boards_seen(transcript: Transcript, answer: Sequence[Any] | None = None) -> list[SeenBoard]:
+    """Return the boards that a model saw in a jigsaw.
+
+    A board is an image that `observe` made; the order that it showed is the state of that time. A board that is looked
+    at again before anything has changed counts once. Its outcome is the next board, or else the answer.
+
+    Args:
+        transcript: The episode, for which `has_board` is true.
+        answer: As in `count_looks`.
+    """
+    turns, given_up = turns_played(transcript), "given_up" in transcript.details
     names: Sequence[str] = transcript.task["names"]
     turned = bool(transcript.task["rotations"])
-    state: Arrangement = tuple((name, 0) if turned else name for name in names)
+    state = first_board(transcript)
     boards: list[tuple[Arrangement, bool]] = []
+    numbers: list[int] = []
     for number, turn in enumerate(turns):
-        before, state = state, _arrangement(turn.state)
+        before, state = state, arrangement_of(turn.state)
         if boards and state != before:
             boards[-1] = boards[-1][0], True
         shown = _shown_board(turn, before, state) if number + 1 < len(turns) else None
         if shown is not None and (not boards or boards[-1] != (shown, False)):
             boards.append((shown, False))
+            numbers.append(number)
     last = turns[-1] if turns else None
     answered = last is not None and last.primitives == (Answer.__name__,) and last.error is None
     given = _read_answer(answer, names, turned=turned) if answered and answer is not None else None
-    solutions = [_arrangement(transcript.solution)]
+    solutions = [arrangement_of(transcript.solution)]
     if transcript.solved and given is not None:  # another one, where pieces look alike
         solutions.append(given)
     places = [max(_equal(board, right) for right in solutions) for board, _ in boards]
-    count = len(names)
-    counts = dict.fromkeys(("images", "wrong", "noticed", "mended", "right", "spoiled"), 0) | {"images": images}
-    outcomes = [*places[1:], *([] if given_up else [count if transcript.solved else 0])]
-    for number, ((board, changed), right, outcome) in enumerate(zip(boards, places, outcomes, strict=False)):
-        if right == count:
-            counts["right"] += 1
-            counts["spoiled"] += outcome < count
-            continue
-        if number + 1 == len(boards):
-            changed = changed or transcript.solved or (given is not None and given != board)
-        counts["wrong"] += 1
-        counts["noticed"] += changed
-        counts["mended"] += changed and outcome > right
-    return counts
+    outcomes = [*places[1:], None if given_up else len(names) if transcript.solved else 0]
+    found: list[SeenBoard] = []
+    for place, (board, changed) in enumerate(boards):
+        otherwise = place + 1 == len(boards) and (transcript.solved or (given is not None and given != board))
+        noticed = changed or (otherwise and places[place] < len(names))
+        found.append(SeenBoard(numbers[place], board, places[place], changed, noticed, outcomes[place]))
+    return found
 
 
-def _arrangement(state: Sequence[Any]) -> Arrangement:
-    return tuple(entry if isinstance(entry, str) else tuple(entry) for entry in state)
+def arrangement_of(state: Sequence[Any]) -> Arrangement:
+    """Return a state as it can be compared with others."""
+    return tuple(tuple(cast("list[Any]", entry)) if isinstance(entry, list) else entry for entry in state)
 
 
 def _equal(board: Arrangement, other: Arrangement) -> int:
@@ -275,12 +354,43 @@ def _read_answer(answer: Sequence[Any], names: Sequence[str], *, turned: bool) -
     return tuple((names[piece], angle % 360) if turned else names[piece] for piece, (_, angle) in placed)
 
 
+def image_shown(turn: Turn) -> tuple[int, str] | None:
+    """Return place and name of the primitive that made a turn's image, the last one that shows any; None for none."""
+    shown = [(place, name) for place, name in enumerate(turn.primitives) if name in _SHOWN]
+    return shown[-1] if shown and IMAGE_MARK in turn.feedback else None
+
+
 def _shown_board(turn: Turn, before: Arrangement, after: Arrangement) -> Arrangement | None:
     """Return the board that a turn's image shows; None if it shows no board, or one that the record does not tell."""
-    shown = [place for place, name in enumerate(turn.primitives) if name in _SHOWN]
-    if not shown or turn.primitives[shown[-1]] != Observe.__name__ or IMAGE_MARK not in turn.feedback:
+    shown = image_shown(turn)
+    if shown is None or shown[1] != Observe.__name__:
         return None
     moves = [place for place, name in enumerate(turn.primitives) if name in _MOVES]
-    if all(place < shown[-1] for place in moves):
+    if all(place < shown[0] for place in moves):
         return after
-    return before if all(place > shown[-1] for place in moves) else None
+    return before if all(place > shown[0] for place in moves) else None
+
+
+def answer_of(transcript: Transcript) -> list[Any] | None:
+    """Return the answer that ended an episode; of another environment than the jigsaw, as the text that it is.
+
+    Args:
+        transcript: The episode.
+
+    Returns:
+        Names, or [name, angle] pairs; None if there is none, or it cannot be read.
+    """
+    last = transcript.turns[-1] if transcript.turns else None
+    if last is None or last.primitives != (Answer.__name__,):
+        return None
+    try:
+        body, task = read_tags(last.text, "code").bodies[0], transcript.task
+        if "rotations" not in task:
+            return [body]
+        answer = read_answer(body, task["names"], rotations=bool(task["rotations"]))
+    except ActionError as error:  # a dialect of one's own may write answers otherwise
+        error.forget()
+        return None
+    if answer.turns is None:
+        return list(answer.order)
+    return [[name, angle] for name, angle in zip(answer.order, answer.turns, strict=True)]

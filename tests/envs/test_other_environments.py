@@ -300,8 +300,8 @@ def test_a_variant_of_the_jigsaw_is_evaluated_by_its_id():
         (["--env", QUARTER, "--episodes", "0"], "episodes=0 of the environment custom_env:QuarterEnv is not allowed"),
         (["--env", QUARTER, "--training-images", "x"], "--training-images compares photographs of the jigsaw"),
         (["--env", QUARTER], "EdgePolicy plays the jigsaw only; give another environment a policy of its own"),
-        (["--env", QUARTER, "--policy", "random"], "RandomPolicy plays the jigsaw only"),
-        (["--env", QUARTER, "--policy", "oracle"], "OraclePolicy plays the jigsaw only"),
+        (["--env", QUARTER, "--policy", "random"], "RandomPolicy plays the jigsaw and VisualQA only"),
+        (["--env", QUARTER, "--policy", "oracle"], "OraclePolicy plays the jigsaw and VisualQA only"),
     ],
 )
 def test_mistakes_are_told_in_a_line(words, message, tmp_path, capsys, monkeypatch):

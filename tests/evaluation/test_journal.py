@@ -135,25 +135,31 @@ def test_finished_puzzles_are_not_thrown_away(tmp_path):
     assert read_journal(path)[1] == []
 
 
-def test_a_journal_without_looks_is_resumed(tmp_path):
+@pytest.mark.parametrize("schema", [2, 3])
+def test_a_journal_without_looks_or_behaviours_is_resumed(tmp_path, schema):
     whole = play(tmp_path / "whole.jsonl")
     assert all(result.looks["images"] == 0 for result in whole.results)
     path = tmp_path / "old.jsonl"
     header, *lines = (json.loads(line) for line in whole.path.read_text().splitlines())
-    assert header["schema"] == 3
+    assert header["schema"] == 4
     assert "blank_looks" not in header["plan"]
     for line in lines:
-        del line["looks"]
-    path.write_text("".join(json.dumps(line) + "\n" for line in [{**header, "schema": 2}, *lines[:5]]))
+        del line["behaviours"]
+        if schema == 2:
+            del line["looks"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in [{**header, "schema": schema}, *lines[:5]]))
     with contextlib.closing(Journal(path, PLAN, resume=True)) as journal:
         assert (len(journal.results), journal.unread) == (5, 0)
-        assert {result.looks for result in journal.results} == {None}
+        assert all((result.looks is None) == (schema == 2) for result in journal.results)
+        assert {result.behaviours for result in journal.results} == {None}
         for result in whole.results[5:]:
             journal.add(result)
     settings, results = read_journal(path)
-    assert settings["schema"] == 2
+    assert settings["schema"] == schema
     assert len(results) == 12
-    assert summarize(results)["2x2"]["avg"]["looks"]["episodes"] == 7
+    column = summarize(results)["2x2"]["avg"]
+    assert column["looks"]["episodes"] == (7 if schema == 2 else 12)
+    assert column["behaviours"]["look_closer"]["of"] == 7
     assert summarize(results)["2x2"]["avg"]["acc"] == summarize(whole.results)["2x2"]["avg"]["acc"]
     with pytest.raises(ConfigurationError, match=r"other settings.*blank_looks: None there, True now"):
         Journal(path, replace(PLAN, blank_looks=True), resume=True)

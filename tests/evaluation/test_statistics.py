@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import bootstrap, permutation_test
 
 from agile_gym.evaluation import bootstrap_difference, bootstrap_mean, mcnemar, pass_at_k, sign_flip, wilson
-from agile_gym.evaluation import metrics as paired_module
+from agile_gym.evaluation import estimates as paired_module
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 10), (10, 10), (1, 24), (37, 300), (299, 300), (5, 7)])

@@ -62,7 +62,7 @@ def qwen2_5_vl(*, head=8):
         text_config={
             **TEXT,
             **_ids(tokenizer),
-            "hidden_size": 4 * head,
+            "hidden_size": TEXT["num_attention_heads"] * head,
             "rope_parameters": {"rope_type": "default", "mrope_section": _mrope_section(head), "rope_theta": 10000.0},
         },
         vision_config={
@@ -70,7 +70,7 @@ def qwen2_5_vl(*, head=8):
             "hidden_size": 4 * head,
             "intermediate_size": 64,
             "num_heads": 4,
-            "out_hidden_size": 4 * head,
+            "out_hidden_size": TEXT["num_attention_heads"] * head,
             "fullatt_block_indexes": [1],
             "window_size": 56,
         },

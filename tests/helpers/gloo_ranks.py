@@ -19,10 +19,10 @@ STEPS = 3
 OPTIONS = {"loss": "dapo", "loss_options": {"entropy_coef": 0.01}, "micro_batch_tokens": 200}
 
 
-def make_updater(vlm, process_group, *, lr=1e-3, reference=None, **options):
+def make_updater(vlm, process_group, *, lr=1e-3, reference=None, packing=False, **options):
     """Return an updater of a whole model."""
     optimizer = make_optimizer(vlm.model.named_parameters(), lr=lr, betas=(0.9, 0.999), weight_decay=0.01)
-    scorer = Scorer(vlm, ChatFormat(vlm.processor))
+    scorer = Scorer(vlm, ChatFormat(vlm.processor), packing=packing)
     return Updater(scorer, optimizer, StepOptions(**{**OPTIONS, **options}), process_group, reference)
 
 

@@ -39,6 +39,7 @@ KINDS = {
     "lora": {"train": "lora", "lora_rank": 4},
     "checkpointing": {"gradient_checkpointing": True},
     "offload": {"cpu_offload": True},
+    "packed": {"packing": True},
     "bfloat16": {"autocast": "bfloat16"},
     "corrected": {"correction": "token_truncate"},
 }
@@ -77,16 +78,17 @@ class Learner:
     def __init__(self, kind, *, sharded, micro_batch_tokens=200):
         options = dict(KINDS[kind])
         autocast, offload = options.pop("autocast", None), options.pop("cpu_offload", False)
+        packing = options.pop("packing", False)
         self.correction = options.pop("correction", "none")
         model = prepared(small_vlm().model, ModelOptions(**options))
         vlm = VLM(model, small_vlm().processor, "small")
         chat = ChatFormat(vlm.processor)
         self.group = ProcessGroup(CPU, distributed=False)
-        scorer = Scorer(vlm, chat)
+        scorer = Scorer(vlm, chat, packing=packing)
         if sharded:
             self.group = ShardedGroup(CPU, distributed=True)
             self.sharding = Sharding(model, CPU, autocast=autocast, cpu_offload=offload)
-            scorer = self.sharding.scorer(vlm, chat, temperature=1.0)
+            scorer = self.sharding.scorer(vlm, chat, temperature=1.0, packing=packing)
         self.named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self.model = model
         self.optimizer = make_optimizer(self.named, lr=1e-3, betas=(0.9, 0.999), weight_decay=0.01)

@@ -1,6 +1,6 @@
 from collections import Counter
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -112,6 +112,24 @@ def test_micro_batches_hold_every_sample_once_within_their_limit(lengths, limit)
     for first, second in pairwise(batches):
         assert (len(first) + 1) * max(map(len, first)) > limit
         assert min(map(len, first)) >= max(map(len, second))
+
+
+@pytest.mark.slow
+@given(LENGTHS, st.integers(1, 200))
+def test_packed_micro_batches_hold_every_sample_once_within_their_limit(lengths, limit):
+    samples = [made_sample(length) for length in lengths]
+    batches = micro_batches(samples, limit, packing=True)
+    assert Counter(id(sample) for batch in batches for sample in batch) == Counter(map(id, samples))
+    loads = [sum(map(len, batch)) for batch in batches]
+    assert sum(loads) == sum(lengths)
+    assert all(load <= limit or len(batch) == 1 for load, batch in zip(loads, batches, strict=True))
+    assert all(one + other > limit for one, other in combinations(loads, 2))  # no two would fit into one
+
+
+def test_packed_micro_batches_literally():
+    samples = [made_sample(length) for length in (3, 9, 5, 2, 4, 1, 12)]
+    batches = micro_batches(samples, 10, packing=True)
+    assert [[len(sample) for sample in batch] for batch in batches] == [[12], [9, 1], [5, 4], [3, 2]]
 
 
 def test_micro_batches_literally():

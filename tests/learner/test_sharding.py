@@ -72,6 +72,12 @@ def test_two_sharded_processes_take_the_steps_of_one(two, alone, kind):
 
 
 @pytest.mark.slow
+def test_two_sharded_processes_that_pack_take_the_steps_of_one_that_pads(two, alone):
+    for found in two:
+        assert difference(found["packed"]["weights"], alone("full")["weights"]) < 1e-5
+
+
+@pytest.mark.slow
 def test_three_processes_take_the_steps_of_one(three, alone):
     for found in three:
         assert difference(found["full"]["weights"], alone("full")["weights"]) < 1e-5

@@ -8,6 +8,7 @@ pytest.importorskip("transformers")
 
 from agile_gym.learner.updating import ProcessGroup  # noqa: E402 -- after the skip
 from tests.helpers.gloo_ranks import STEPS, make_updater, train  # noqa: E402 -- needs torch
+from tests.helpers.sharded_ranks import text_only  # noqa: E402 -- likewise
 from tests.helpers.tiny_learning import made_sample, samples, small_vlm  # noqa: E402 -- after the skip
 
 ALONE = ProcessGroup(torch.device("cpu"), distributed=False)
@@ -46,6 +47,54 @@ def test_gradient_of_micro_batches_is_that_of_one_batch(loss, tokens):
     parts, metrics = gradients(chosen, micro_batch_tokens=tokens, **options)
     assert_close(whole, parts, 1e-5)
     assert metrics == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def unequal():
+    """Return samples of many lengths, some of them without an image."""
+    cut = []
+    for number, sample in enumerate(samples()):
+        segment, part = sample.segment, slice(None, len(sample) - number)
+        names = ("ids", "loss_mask", "logps", "turns", "advantages")
+        cut.append(replace(sample, segment=replace(segment, **{name: getattr(segment, name)[part] for name in names})))
+    return [*cut, *text_only(2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", LOSSES)
+def test_packed_episodes_have_the_gradient_and_metrics_of_padded_ones(loss):
+    options = {"loss": loss, "loss_options": LOSSES[loss]}
+    chosen = unequal()
+    lengths = [len(sample) for sample in chosen]
+    assert len(set(lengths)) > 5
+    padded, expected = gradients(chosen, micro_batch_tokens=10**9, **options)
+    for tokens in (10**9, max(lengths) + min(lengths)):
+        packed, metrics = gradients(chosen, micro_batch_tokens=tokens, packing=True, **options)
+        assert_close(padded, packed, 1e-5)
+        assert metrics == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_packed_episodes_compare_with_the_sampler_as_padded_ones():
+    """The weights of a correction, and the reference, belong to the same tokens."""
+    told = []
+    for packing in (False, True):
+        vlm = small_vlm()
+        with torch.no_grad():
+            for parameter in vlm.model.parameters():
+                parameter.mul_(1.02)  # no longer the model that played
+        frozen = make_updater(small_vlm(), ALONE, packing=packing)._scorer
+
+        def reference(rows, frozen=frozen):
+            with torch.no_grad():
+                return frozen(rows).logps
+
+        options = {"correction": "token_truncate", "correction_cap": 1.01, "loss_options": {"kl_coef": 0.1}}
+        updater = make_updater(vlm, ALONE, reference=reference, packing=packing, **options)
+        chosen = samples()
+        updater.compare(chosen)
+        told.append({**updater.mismatch, **updater.step(chosen)})
+    assert told[0]["max_mismatch"] > 1e-3
+    assert told[0]["kl_ref"] > 1e-6
+    assert told[1] == pytest.approx(told[0], rel=1e-4, abs=1e-6)
 
 
 def test_first_step_is_on_policy():

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from agile_gym.reporting import curves as drawings
 from agile_gym.reporting.charts import HEIGHT, WIDTH, Series, draw_chart
 
 finite = st.floats(-1e6, 1e6).filter(lambda value: value == 0 or abs(value) > 1e-6)
@@ -156,3 +157,18 @@ def test_drawings_are_the_same_bytes_and_fit_the_policy_of_a_page():
     assert set(re.findall(r"#(\w+)", chart.svg)) == ids
     elsewhere = draw_chart("U", stages, [Series("s", "x", dots=True)])
     assert not ids & {node.get("id") for node in parsed(elsewhere).iter()}  # one page holds many drawings
+
+
+def test_tasks_have_charts_of_their_own_in_colours_of_their_own():
+    tasks = [f"t{number}" for number in range(6)]
+    log = [
+        {"stage": "grpo", "iteration": n, "seconds": n, "acc": 0.5}
+        | {f"acc/{task}": k / 10 for k, task in enumerate(tasks)}
+        for n in (1, 2)
+    ]
+    charts = {chart.title: chart.legend for chart in drawings.curves(log, [])}
+    assert charts == {
+        "Acc": [(1, "training", "50.0%")],
+        "Acc by task (1)": [(1, "t0", "0.0%"), (2, "t1", "10.0%"), (3, "t2", "20.0%"), (4, "t3", "30.0%")],
+        "Acc by task (2)": [(1, "t4", "40.0%"), (2, "t5", "50.0%")],
+    }

@@ -12,9 +12,10 @@ import time
 
 import pytest
 from rich.cells import cell_len
+from rich.console import Console
 
 from agile_gym.reporting.charts import duration
-from agile_gym.reporting.console import LiveTable
+from agile_gym.reporting.console import LiveTable, Progress, frame
 from tests.helpers.terminals import Screen, Terminal
 
 RECORD = {
@@ -271,7 +272,7 @@ def test_a_closed_pipe_ends_nothing():
 
 PROGRAM = """
 import time
-from agile_gym.reporting.console import LiveTable
+from agile_gym.reporting.console import LiveTable, Progress, frame
 try:
     with LiveTable() as table:
         table.begin("grpo", 10**6)
@@ -324,3 +325,27 @@ def test_ctrl_c_leaves_a_whole_table_and_a_free_line(tmp_path):
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_figures_of_tasks_are_shown_by_name():
+    record = {
+        "iteration": 1, "return": 0.5, "acc": 0.25, "turns": 2.0,
+        "acc/jigsaw": 0.125, "return/jigsaw": -0.25, "turns/jigsaw": 3.5, "acc/other": 1.0, "return/other": 1.0,
+        "eval/acc": 0.25, "eval/acc/jigsaw": 0.5, "eval/acc/other": 0.0,
+    }  # fmt: skip
+    stream = io.StringIO()
+    with LiveTable(stream, clock=Clock()) as table:
+        table.begin("grpo", 1)
+        table.update(record)
+    line = stream.getvalue().splitlines()[-1]
+    assert line.endswith(
+        "2.00   jigsaw: Acc 12.5%, return -0.250, turns 3.50   other: Acc 100.0%, return +1.000   held-out Acc 25.0%; "
+        "Acc by task: jigsaw 50.0%, other 0.0% (iteration 1)"
+    )
+    progress = Progress(since=0.0, stage="grpo", total=1, iteration=1, record=record)
+    console = Console(file=io.StringIO(), width=100)
+    console.print(frame(progress, 1.0, 100))
+    assert (
+        "  jigsaw: Acc 12.5%, return -0.250, turns 3.50\n  other: Acc 100.0%, return +1.000\n"
+        in console.file.getvalue()
+    )

@@ -17,6 +17,7 @@ from agile_gym.reporting.outcome import read_results, verdicts
 from agile_gym.reporting.report import choose_pairs, write_report
 from agile_gym.reporting.runlog import read_records
 from agile_gym.transcripts import TranscriptWriter, read_transcripts
+from agile_gym.transcripts.behaviours import BEHAVIOURS
 from tests.helpers.evaluation_policies import Reader
 from tests.helpers.run_samples import Looks, evaluate, log_run
 
@@ -219,6 +220,27 @@ def test_looks_are_told_of_each_stage_and_grid(tmp_path):
     assert "blanked" not in page.text[page.text.index("3x3: looks (%)") :]
 
 
+def test_behaviours_are_told_of_each_stage(run, tmp_path):
+    evaluate(tmp_path, "untrained", make_policy("random"), levels=(0,), episodes=6)
+    evaluate(tmp_path, "grpo", Reader(careless=True), levels=(0,), episodes=24)
+    page = Outline(write_report(tmp_path, tmp_path / "report.html"))
+    found = read_report(tmp_path / "evaluation" / "grpo.json").summary["2x2"]["avg"]["behaviours"]
+    assert 0 < found["mend_mistake"]["count"] < found["check_answer"]["count"] <= 24
+    text = page.text[page.text.index("2x2: episodes that ... (%)") :]
+    for name, label in BEHAVIOURS.items():
+        value, low, high = (f"{100 * found[name][key]:.1f}" for key in ("value", "low", "high"))
+        row = text[text.index(f"{label} ") + len(label) :]
+        assert row.startswith(f" 0.0 0.0 to 39.0 of 6 {value} {low} to {high} of 24"), label
+    assert "untrained 6 GRPO 24" in text[text.index("2x2: episodes by behaviour") :]
+    for row in (row for index in page.values("index") for row in index["rows"]):
+        assert set(row["behaviours"]) == set(BEHAVIOURS)
+    old = json.loads((run / "evaluation" / "grpo.json").read_text())
+    del old["summary"]["2x2"]["avg"]["behaviours"]
+    for name in ("grpo", "untrained"):
+        (tmp_path / "evaluation" / f"{name}.json").write_text(json.dumps(old))
+    assert "episodes by behaviour" not in Outline(write_report(tmp_path, tmp_path / "report.html")).text
+
+
 def test_older_results_tell_nothing_of_looks(run, tmp_path):
     (tmp_path / "evaluation").mkdir()
     old = json.loads((run / "evaluation" / "grpo.json").read_text())
@@ -266,6 +288,11 @@ def test_bad_input_is_told(run, tmp_path):
         (("summary", "2x2", "avg", "looks", "by_looks", number, "count"), 10**6),
         (("summary", "2x2", "avg", "looks", "noticed", "low"), "<script>"),
         (("summary", "2x2", "avg", "looks", "spoiled"), None),
+        (("summary", "2x2", "avg", "behaviours"), "x"),
+        (("summary", "2x2", "avg", "behaviours", "look_closer"), {}),
+        (("summary", "2x2", "avg", "behaviours"), ["look_closer"]),
+        (("summary", "2x2", "avg", "behaviours", "look_closer", "count"), -1),
+        (("summary", "2x2", "avg", "behaviours", "look_closer", "high"), "<script>"),
         (("blank_looks", "2x2"), {}),
         (("blank_looks", "2x2", "avg", "acc", "p"), None),
         (("blank_looks", "2x2", "avg", "blanked", "acc"), {"value": 1}),

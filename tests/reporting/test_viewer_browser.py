@@ -5,6 +5,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 
+from agile_gym.transcripts.behaviours import BEHAVIOURS, find_behaviours
 from tests.helpers.browsers import ESCAPE, LEFT, RIGHT, Page, scaled
 
 pytestmark = pytest.mark.slow
@@ -69,6 +70,32 @@ def test_tables_lead_to_their_episodes(page):
     page.find("[aria-label^=Results] tbody tr:last-child button").click()
     page.wait(lambda: len(page.ids()) == 6)
     assert all(name.startswith("random-3x3-L1-") for name in page.ids())
+
+
+def test_behaviours_lead_to_their_episodes_and_turns(page, played):
+    found = {transcript.id: find_behaviours(transcript) for transcript in played}
+    lines = page.all("[aria-label=Behaviours] tbody tr")
+    rows = dict(zip(page.texts("[aria-label=Behaviours] td:first-child"), lines, strict=True))
+    assert list(rows) == list(BEHAVIOURS.values())
+    shown = [name for name, turns in found.items() if turns["look_closer"]]
+    assert 0 < len(shown) < len(played)
+    assert rows["look closer"].text.split()[2:4] == [str(len(shown)), f"{100 * len(shown) / len(played):.1f}%"]
+    link = rows["look closer"].find_element("css selector", "a")
+    turn = found[shown[0]]["look_closer"]
+    assert link.text == f"{shown[0]}, turn {turn}"
+    link.click()
+    page.wait(lambda: page.title() == shown[0])
+    assert page.js("return document.activeElement.id") == f"turn-{turn}"
+    labels = [f"{BEHAVIOURS[name]} (turn {turn})" for name, turn in found[shown[0]].items() if turn is not None]
+    assert page.texts(".behaviours a") == labels
+    page.choose("filter-behaviour", "look closer")
+    assert page.ids() == shown
+    page.find("#clear").click()
+    page.wait(lambda: len(page.ids()) == len(played))
+    page.open("/")
+    page.find("[aria-label=Behaviours] tbody tr:nth-child(3) button").click()
+    page.wait(lambda: page.ids() == shown)
+    assert page.complaints() == []
 
 
 def test_order(page, played):

@@ -15,6 +15,7 @@ from agile_gym.training.checking import check_settings
 from agile_gym.training.dry_run import describe_run
 from agile_gym.training.memory import GIB, GPU, Load, ModelShapes, iteration_time, layer_bytes, memory_phases
 from agile_gym.training.settings import read_settings
+from tests.helpers import ROOT
 from tests.helpers.families import FAMILIES
 
 LOAD = Load(
@@ -255,6 +256,50 @@ def test_presets_fit_the_gpus_that_they_are_for(tmp_path, capsys, preset, name, 
     printed = capsys.readouterr().out
     assert f": {parameters} parameters" in printed
     assert max(totals(printed.splitlines()).values()) < read_settings(preset).resources.gpu_memory
+
+
+EXAMPLES = {
+    # file: (the preset that it is built on, sizes of its model, lines of its plan, what differs)
+    "one_gpu": (
+        *("agile_3b_lora", "3b", ["3.92B parameters", "(lora)", "this process does both"]),
+        {"grpo": {"max_new_tokens", "rollout_batch", "micro_batch_tokens", "packing"}, "evaluation": {"batch"}}
+        | {"resources": {"gpu_memory"}},
+    ),
+    "eight_gpus": (
+        *("agile_7b", "qwen2_5_vl", ["8.29B parameters", "(full)", "4 runners and 4 learners"]),
+        {"grpo": {"engine", "engine_options", "mismatch_correction", "mismatch_cap"}}
+        | {"resources": {"runners", "learners", "gpus_per_runner", "gpus_per_learner"}},
+    ),
+    "two_nodes": (
+        *("agile_7b", "qwen2_5_vl", ["8.29B parameters", "(full)", "16 runners and 16 learners"]),
+        {"resources": {"runners", "learners"}},
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_are_planned_and_fit_their_machines(tmp_path, capsys, name):
+    preset, model, words, differences = EXAMPLES[name]
+    path = str(ROOT / "examples" / f"{name}.toml")
+    assert main(["train", "--preset", path, "--model", str(configured(tmp_path, model)), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in words)
+    settings = read_settings(path)
+    found = totals(printed.splitlines())
+    assert set(found) == {"Play", "Update"}
+    assert max(found.values()) < settings.resources.gpu_memory
+    mine, base = settings.to_mapping(), read_settings(preset).to_mapping()
+    changed = {
+        section: {key for key in values.keys() | base[section].keys() if values.get(key) != base[section].get(key)}
+        for section, values in mine.items()
+        if section != "seed" and values != base[section]
+    }
+    assert changed == differences
+
+
+def test_every_example_of_settings_is_planned():
+    assert {path.stem for path in (ROOT / "examples").glob("*.toml")} == EXAMPLES.keys()
 
 
 def test_an_adapter_fits_24_gb_as_its_preset_says(tmp_path):

@@ -23,7 +23,7 @@ from agile_gym.learner.options import ModelOptions
 from agile_gym.models.tiny import build_tiny, save_tiny
 from agile_gym.models.tiny.pretraining import VisionPretrainingConfig
 from agile_gym.training import checking as cluster
-from agile_gym.training import stages
+from agile_gym.training import stages, tasks
 from agile_gym.training.checking import _check_tokens, check_settings
 from agile_gym.training.settings import SECTIONS, RunSettings, read_settings, section_class
 
@@ -45,7 +45,7 @@ ALLOWED = {
     },
     "cold_start": {
         "allow_errors": [True], "count": [0], "distinct_texts": [True], "grid": [[2, 3]], "level": [0],
-        "teacher_options": [{}], "turns": [[2, 3]],
+        "tasks": [{}], "teacher_options": [{}], "turns": [[2, 3]],
     },
     "sft": {
         "epochs": [1.5], "freeze": [[]], "lr_warmup_ratio": [0], "replay_size": [0], "skip_mistakes": [True],
@@ -296,7 +296,7 @@ def test_none_is_kept_where_it_is_not_the_default(tmp_path):
     check_settings(settings)
     (tmp_path / "copy.toml").write_text(settings.to_toml())
     back = read_settings(str(tmp_path / "copy.toml"))
-    assert stages.environment_options(back, test=False)["level"] is None
+    assert tasks.environment_options(back, test=False)["level"] is None
     assert stages.grpo_config(back, "tiny").grad_clip is None
     assert stages.sft_config(back, "tiny", tmp_path, 1, tmp_path).max_tokens is None
 

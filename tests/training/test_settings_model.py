@@ -21,7 +21,7 @@ pytest.importorskip("torch")
 
 from agile_gym.cli import main
 from agile_gym.errors import ConfigurationError
-from agile_gym.training import stages
+from agile_gym.training import tasks
 from agile_gym.training.settings import SECTIONS, RunSettings, read_settings, section_class
 from agile_gym.training.texts import preset_names, preset_text, reference
 
@@ -189,8 +189,8 @@ def test_another_teacher_does_not_get_the_options_of_the_former_one():
 
 def test_a_cold_start_of_any_permutation_where_the_environment_has_a_level():
     settings = read_settings("tiny", {"environment.level": 1, "cold_start.level": "none"})
-    assert stages.cold_start_config(settings).level is None
-    assert stages.cold_start_config(read_settings("tiny", {"environment.level": 1})).level == 1
+    assert tasks.cold_start_config(settings).level is None
+    assert tasks.cold_start_config(read_settings("tiny", {"environment.level": 1})).level == 1
 
 
 def test_the_model_of_the_settings_is_imported_without_torch_and_ray():

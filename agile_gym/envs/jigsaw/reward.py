@@ -124,6 +124,7 @@ class EpisodeRecord:
         pieces_right: Pieces right in the answer, 0 if there is none or it has the wrong length.
         pieces: Number of pieces.
         max_turns: Largest number of turns.
+        json_answer: True if the answer must be JSON for the format rule ``"balanced"``; that to a question is a text.
     """
 
     texts: Sequence[str]
@@ -134,6 +135,7 @@ class EpisodeRecord:
     pieces_right: int
     pieces: int
     max_turns: int
+    json_answer: bool = True
 
 
 def score_episode(record: EpisodeRecord, config: RewardConfig) -> RewardParts:
@@ -149,7 +151,7 @@ def score_episode(record: EpisodeRecord, config: RewardConfig) -> RewardParts:
     if config.format_rule == "strict":
         format_kept = record.well_formed and record.answered
     else:
-        format_kept = balanced_format("".join(record.texts))
+        format_kept = balanced_format("".join(record.texts), json_answer=record.json_answer)
     threshold = record.pieces - 0.5
     if config.solved_above is not None:
         threshold = min(threshold, config.solved_above)
@@ -194,11 +196,12 @@ def cost_of_looking(config: RewardConfig, max_turns: int) -> str | None:
     )
 
 
-def balanced_format(text: str) -> bool:
+def balanced_format(text: str, *, json_answer: bool = True) -> bool:
     """Return whether a whole episode's text passes the released code's format check.
 
     Args:
         text: Texts of the model, turn after turn.
+        json_answer: True if the answer must be JSON.
 
     Returns:
         True if there are as many opening as closing think tags and, after the last closing one, an answer whose last
@@ -211,6 +214,8 @@ def balanced_format(text: str) -> bool:
     _, opening, answer = before.rpartition("<answer>")
     if not closing or not opening or len(answer) >= _MAX_OFFICIAL_ANSWER:
         return False
+    if not json_answer:
+        return True
     try:
         cast(object, json.loads(answer))
     except (ValueError, RecursionError):

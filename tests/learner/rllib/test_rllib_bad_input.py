@@ -43,6 +43,7 @@ def test_setting_that_does_not_exist(settings, message):
         ({"tasks": [{"grid": "2x2", "wight": 1}]}, "Did you mean 'weight'"),
         ({"resample_rounds": -1}, "resample_rounds=-1"),
         ({"num_minibatches": 0}, "num_minibatches=0"),
+        ({"packing": "atuo"}, "packing='atuo' is not allowed. Did you mean 'auto'"),
     ],
 )
 def test_value_that_is_not_allowed(make_config, settings, message):

@@ -9,7 +9,7 @@ import ray
 from agile_gym.errors import ConfigurationError
 from agile_gym.learner import GRPOConfig
 from agile_gym.learner.losses import LOSSES
-from tests.helpers.rllib_parts import train, weights
+from tests.helpers.rllib_parts import difference, train, weights
 
 CLIPS = {"grpo": (0.2, 0.2), "dr_grpo": (0.2, 0.2), "dapo": (0.2, 0.28), "gspo": (3e-4, 4e-4)}
 """As in the papers."""
@@ -33,6 +33,22 @@ def test_losses_train_and_clip(make_config, build, monkeypatch, loss, told):
     assert used == {(low, told.get("clip_high", high))}
     assert np.isfinite(metrics["loss"])
     assert any((weights(algorithm)[name] != before[name]).any() for name in before)
+
+
+def test_packed_episodes_train_as_padded_ones(make_config, build):
+    padded, packed = (build(make_config(packing=packing, lr=1e-4, kl_coef=0.1)) for packing in ("off", "on"))
+    before = weights(padded)
+    told = [train(algorithm)[0] for algorithm in (padded, packed)]
+    assert told[1] == pytest.approx(told[0], rel=1e-3, abs=1e-4)
+    assert difference(weights(padded), weights(packed)) < 1e-5  # Adam makes much of tiny differences
+    assert difference(before, weights(padded)) > 1e-4
+    assert packed.learner_group._learner._updater._scorer.packing
+
+
+def test_a_model_that_cannot_pack_is_refused(make_config, build):
+    config = make_config(vlm={"attention": "eager"}, packing="on")
+    with pytest.raises(ConfigurationError, match=r"packing='on' is not possible: attention='eager'.*'sdpa'"):
+        build(config)
 
 
 def test_every_loss_is_tried():
