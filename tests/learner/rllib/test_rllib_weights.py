@@ -19,7 +19,7 @@ class Kept:
 @pytest.mark.parametrize("number", [-1, 0, 1, 7])
 def test_weights_of_an_equal_number_are_taken(number):
     runner = VLMEnvRunner.__new__(VLMEnvRunner)  # without processes and a model
-    runner.module, runner._weights_seq_no, runner._sampled = Kept(), 0, 0
+    runner.module, runner._weights_seq_no, runner._sampled, runner._engine = Kept(), 0, 0, "hf"
     for weights in ("trained", "restored"):
         runner.set_state({COMPONENT_RL_MODULE: {DEFAULT_MODULE_ID: weights}, WEIGHTS_SEQ_NO: number})
         assert runner.module.state == weights
