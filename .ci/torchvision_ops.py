@@ -6,8 +6,8 @@ For environments of tests only: `.ci/run` imports it first in torchvision.
 # ruff: noqa: E501 -- the schemas as torchvision has them
 import torch
 
-_l = torch.library.Library("torchvision", "DEF")
-for s in (
+_library = torch.library.Library("torchvision", "DEF")  # kept, as the operators end with it
+for schema in (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "roi_align(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, SymInt pooled_width, int sampling_ratio, bool aligned) -> Tensor",
@@ -21,7 +21,4 @@ for s in (
     "_ps_roi_pool_backward(Tensor grad, Tensor rois, Tensor channel_mapping, float spatial_scale, SymInt pooled_height, SymInt pooled_width, SymInt batch_size, SymInt channels, SymInt height, SymInt width) -> Tensor",
     "_deform_conv2d_backward(Tensor grad, Tensor input, Tensor weight, Tensor offset, Tensor mask, Tensor bias, SymInt stride_h, SymInt stride_w, SymInt pad_h, SymInt pad_w, SymInt dilation_h, SymInt dilation_w, SymInt groups, SymInt offset_groups, bool use_mask) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 ):
-    try:
-        _l.define(s)
-    except Exception as e:
-        print("shim", e)
+    _library.define(schema)
