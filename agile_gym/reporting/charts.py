@@ -314,8 +314,8 @@ def draw_values(title: str, series: Mapping[str, Mapping[str, Estimate]], *, ord
         most = max(entry.high for entries in series.values() for entry in entries.values())
         ticks = ticker.MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(0, min(1.0, max(most, 0.05)))
         axis, other = (pane.yaxis, pane.xaxis) if ordered else (pane.xaxis, pane.yaxis)
-        axis.set_ticks(ticks[ticks <= 1])
-        axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
+        axis.set_ticks([tick for tick in ticks if tick <= 1])
+        axis.set_major_formatter(ticker.PercentFormatter(1))
         other.set_ticks(range(len(names)), names, parse_math=False)
         if ordered:
             pane.set(xlim=(-0.4, len(names) - 0.6), ylim=(0, axis.get_ticklocs()[-1]))
