@@ -39,9 +39,9 @@ ALLOWED = {
         "lora_targets": [["x"]],  # without an adapter
         "system": ["x", ""],
     },
-    "vision": {"exchanged": [0],
-        "few": [0], "held_out": [0], "hidden": [0], "lr": [1.5], "pieces": [0], "seams": [0], "warmup": [0],
-        "weight_decay": [0, 1.5],
+    "vision": {
+        "exchanged": [0], "few": [0], "held_out": [0], "hidden": [0], "lr": [1.5], "pieces": [0], "places": [0],
+        "seams": [0], "warmup": [0], "weight_decay": [0, 1.5],
     },
     "cold_start": {
         "allow_errors": [True], "count": [0], "distinct_texts": [True], "grid": [[2, 3]], "level": [0],

@@ -66,6 +66,8 @@ class VisionPretrainingConfig:
         batch: Boards a step: four arrangements of each part of a photograph.
         seams: Views of single seams a step, as a share of the boards, and the weight of their loss.
         pieces: Single pieces a step, likewise.
+        places: Weight of the loss of where the pieces of a board belong, 0 to 1. With a small one the vectors tell more
+            of whether a board is right, and less of how to mend it.
         exchanged: Share of the wrong boards on which two pieces are exchanged; of large boards hardly one is otherwise,
             and they are what the end of a game looks like.
         lr: Largest learning rate of AdamW.
@@ -85,6 +87,7 @@ class VisionPretrainingConfig:
     batch: int = 256
     seams: float = 0.125
     pieces: float = 0.125
+    places: float = 1.0
     exchanged: float = 0.0
     lr: float = 2e-3
     weight_decay: float = 0.05
@@ -112,6 +115,7 @@ class VisionPretrainingConfig:
         for name in ("seams", "pieces", "exchanged"):
             value = getattr(self, name)
             require(is_number(value, 0, 1), name, value, "a share of the boards from 0 to 1")
+        require(is_number(self.places, 0, 1), "places", self.places, "a weight from 0 to 1")
         require(is_number(self.held_out, 0, 0.9), "held_out", self.held_out, "a share of the photographs from 0 to 0.9")
         require(is_number(self.lr, 1e-30, 100), "lr", self.lr, "a number above 0, up to 100")
         require(is_number(self.weight_decay, 0, 1e6), "weight_decay", self.weight_decay, "a number of at least 0")
@@ -278,12 +282,13 @@ class Heads(nn.Module):
         """Read views of single seams, (N, T, width): logits (N,) that the seam is sound."""
         return self.seam(features.mean(1))[:, 0]
 
-    def board_loss(self, features: Tensor, arranged: NDArray[np.int64]) -> Tensor:
+    def board_loss(self, features: Tensor, arranged: NDArray[np.int64], weight: float = 1.0) -> Tensor:
         """Compute the loss of some boards.
 
         Args:
             features: (N, T, width) float32, their image vectors.
             arranged: (N, P), for each place the place where its piece belongs.
+            weight: Weight of the last of the three.
 
         Returns:
             Scalar: the mean cross-entropies of whether a board is right, whether a seam is sound and where a piece
@@ -296,7 +301,7 @@ class Heads(nn.Module):
         return (
             F.binary_cross_entropy_with_logits(right, whole.float())
             + F.binary_cross_entropy_with_logits(seams, fits.float())
-            + F.cross_entropy(places.flatten(0, 1), truth.flatten())
+            + weight * F.cross_entropy(places.flatten(0, 1), truth.flatten())
         )
 
     def piece_loss(self, features: Tensor, home: Tensor) -> Tensor:
@@ -340,20 +345,21 @@ def _count_tokens(grid: tuple[int, int]) -> int:
     return high * wide
 
 
-def exercise_loss(model: Any, heads: Heads, boards: Boards) -> Tensor:  # noqa: ANN401 -- transformers is untyped
+def exercise_loss(model: Any, heads: Heads, boards: Boards, places: float = 1.0) -> Tensor:  # noqa: ANN401 -- transformers is untyped
     """Compute the loss of an exercise.
 
     Args:
         model: The tiny model.
         heads: The heads of the grid.
         boards: The boards.
+        places: Weight of the loss of where the pieces of a board belong.
 
     Returns:
         Scalar: those of the boards, of the views of seams and of the pieces, added; the latter two weighted by how many
         there are for each board, as those of a few pieces would drown the others.
     """
     device, count = model.device, len(boards.images)
-    loss = heads.board_loss(image_features(model, as_pixels(boards.images, device)), boards.arranged)
+    loss = heads.board_loss(image_features(model, as_pixels(boards.images, device)), boards.arranged, places)
     if boards.seams:
         read = [heads.read_seam(image_features(model, as_pixels(view.images, device))) for view in boards.seams]
         fits = as_tensor(np.concatenate([view.sound for view in boards.seams]), device)

@@ -114,7 +114,7 @@ class VisionPretraining:
 
         for group in self._optimizer.param_groups:
             group["lr"] = self._config.lr * _schedule(self._step, self._config.steps, self._config.warmup)
-        loss = exercise_loss(self._model, self._heads[grid], boards)
+        loss = exercise_loss(self._model, self._heads[grid], boards, self._config.places)
         self._optimizer.zero_grad()
         loss.backward()  # pyright: ignore[reportUnknownMemberType] -- torch is partly typed
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)

@@ -122,6 +122,24 @@ def test_losses_agree_with_a_count_by_hand(grid):
         losses["places"] += [-places[place, home] for place, home in enumerate(row)]
     expected = sum(torch.stack(part).mean() for part in losses.values())
     torch.testing.assert_close(heads.board_loss(boards, arranged.numpy()), expected)
+    expected = sum(
+        weight * torch.stack(losses[name]).mean() for name, weight in (("right", 1), ("seams", 1), ("places", 0.25))
+    )
+    torch.testing.assert_close(heads.board_loss(boards, arranged.numpy(), 0.25), expected)
+
+
+def test_the_loss_takes_the_weight_of_places_from_the_settings(images, tiny):
+    losses = []
+    for places in (0.0, 0.5, 1.0):
+        model, _ = build_tiny(1, sizes=SMALL)
+        history = []
+        pretrain_vision(
+            model, images, VisionPretrainingConfig(**QUICK | {"steps": 1, "places": places}), history.append
+        )
+        losses.append(history[0].loss)
+    none, half, whole = losses
+    assert half == pytest.approx((none + whole) / 2, abs=1e-5)
+    assert whole - none == pytest.approx(np.log(4), abs=0.5)  # nothing is learned yet
 
 
 def test_the_loss_has_a_part_for_boards_one_for_seams_and_one_for_pieces(images, tiny):
