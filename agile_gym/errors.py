@@ -24,7 +24,7 @@ import operator
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from functools import lru_cache
 from types import ModuleType, NoneType, UnionType
@@ -61,6 +61,7 @@ __all__ = [
     "printable",
     "reason_of",
     "require",
+    "require_known",
     "require_seed",
     "show_all_characters",
 ]
@@ -263,6 +264,13 @@ def require(condition: bool, name: str, value: object, allowed: str) -> None:
     """
     if not condition:
         raise ConfigurationError(f"{name}={value!r:.100} is not allowed; give {allowed}.")
+
+
+def require_known(given: Iterable[object], names: Collection[str], owner: str) -> None:
+    """Refuse names of options that an owner does not have, with a `ConfigurationError`."""
+    for name in given:
+        if name not in names:
+            raise ConfigurationError(f"{owner} has no option {name!r:.80}. {did_you_mean(name, names)}")
 
 
 def check_seed(seed: Any) -> int | None:  # noqa: ANN401 -- any value

@@ -149,7 +149,7 @@ def reset_section(images, seconds):
         images = PHOTOGRAPHS
     paths = sorted(path for path in Path(images).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     env = JigsawVisionEnv(images=open_images(paths), crop="center")
-    count = len(env.episode._source)
+    count = len(env.episode.source)
 
     def reset(index):
         env.reset(seed=0, options={"image": index})

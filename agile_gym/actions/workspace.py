@@ -37,6 +37,7 @@ __all__ = [
     "ImageRecipe",
     "PixelBox",
     "Workspace",
+    "draw_into",
     "render_into",
     "render_recipe",
 ]
@@ -140,13 +141,20 @@ def render_into(
     Returns:
         Height and width of the image.
     """
-    if isinstance(recipe.operation, Board):
-        height, width = recipe.height, recipe.width
-        compose_into(out, pieces, layout, *recipe.operation)
-    else:
-        image = render_recipe(recipe, pieces, layout, reference)
-        height, width = image.shape[:2]
-        out[:height, :width] = image
+    if not isinstance(recipe.operation, Board):
+        return draw_into(out, render_recipe(recipe, pieces, layout, reference))
+    compose_into(out, pieces, layout, *recipe.operation)
+    return _blacken(out, recipe.height, recipe.width)
+
+
+def draw_into(out: NDArray[np.uint8], image: NDArray[np.uint8]) -> tuple[int, int]:
+    """Write an image, (h, w, 3) uint8, to the top left of a canvas, with zeros in the rest; return its h and w."""
+    height, width = image.shape[:2]
+    out[:height, :width] = image
+    return _blacken(out, height, width)
+
+
+def _blacken(out: NDArray[np.uint8], height: int, width: int) -> tuple[int, int]:
     if height < out.shape[0]:
         out[height:] = 0
     if width < out.shape[1]:

@@ -9,11 +9,10 @@ from typing import Any, SupportsFloat
 import cv2
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict
 from numpy.typing import NDArray
 
 from agile_gym.envs.contract import EpisodeDescription, make_info
-from agile_gym.envs.spaces import ImageBox, UnicodeText
+from agile_gym.envs.spaces import UnicodeText, observation_space
 from agile_gym.errors import ConfigurationError, ImageError
 from agile_gym.questions.judging import judge, rule_of, unwrap
 from agile_gym.questions.opening import get_benchmark, open_questions
@@ -78,9 +77,7 @@ class QuestionEnv(gymnasium.Env[dict[str, Any], str]):
         self.questions: tuple[Question, ...] = opened.asked
         self.unwrap = unwrap
         self.skip_unreadable = skip_unreadable
-        sizes = Box(0, CANVAS, (2,), np.int64)
-        canvas = ImageBox((CANVAS, CANVAS, 3))
-        self.observation_space = Dict({"image": canvas, "image_size": sizes, "text": UnicodeText(MAX_TEXT)})
+        self.observation_space = observation_space((CANVAS, CANVAS), MAX_TEXT)
         self.action_space = UnicodeText(MAX_TEXT)
         self._question: Question | None = None
         self._state: list[Any] = []

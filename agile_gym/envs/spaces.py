@@ -12,7 +12,7 @@ from typing import Any, overload
 
 import cv2
 import numpy as np
-from gymnasium.spaces import Box, Text
+from gymnasium.spaces import Box, Dict, Text
 from gymnasium.spaces import utils as space_utils
 from gymnasium.vector.utils import batch_space, read_from_shared_memory
 from numpy.typing import NDArray
@@ -22,7 +22,17 @@ from agile_gym.actions.primitives import Answer, Crop, Observe, Primitive, Swap,
 from agile_gym.actions.workspace import Workspace
 from agile_gym.puzzle.pixels import resize
 
-__all__ = ["ActionText", "CanvasPool", "ImageBox", "UnicodeText", "ansi_text", "close_window", "render_text", "show"]
+__all__ = [
+    "ActionText",
+    "CanvasPool",
+    "ImageBox",
+    "UnicodeText",
+    "ansi_text",
+    "close_window",
+    "observation_space",
+    "render_text",
+    "show",
+]
 
 _ANSWERS = ("A", "B", "C", "D", "yes", "no", "1", "2", "3")
 _KEPT = 2
@@ -136,6 +146,12 @@ class UnicodeText(Text):
     def __repr__(self) -> str:
         """Return the expression that makes the space."""
         return f"{type(self).__name__}({self.max_length})"
+
+
+def observation_space(canvas: tuple[int, int], max_text: int) -> Dict:
+    """Return the space of observations with a canvas of a height and width and at most so many characters of text."""
+    sizes = Box(0, max(canvas), (2,), np.int64)
+    return Dict({"image": ImageBox((*canvas, 3)), "image_size": sizes, "text": UnicodeText(max_text)})
 
 
 class ActionText(UnicodeText):

@@ -23,6 +23,7 @@ from agile_gym.errors import (
     is_number,
     is_whole,
     require,
+    require_known,
     require_seed,
 )
 
@@ -121,10 +122,7 @@ class ModelOptions:
         Raises:
             ConfigurationError: If there is no option of a given name, or a value is not allowed.
         """
-        names = [field.name for field in fields(cls)]
-        for name in options:
-            if name not in names:
-                raise ConfigurationError(f"A model has no option {name!r}. {did_you_mean(name, names)}")
+        require_known(options, [field.name for field in fields(cls)], "A model")
         return cls(**options)
 
     def to_mapping(self) -> dict[str, Any]:

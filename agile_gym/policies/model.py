@@ -20,6 +20,7 @@ from agile_gym.errors import (
     import_optional,
     is_whole,
     require,
+    require_known,
 )
 from agile_gym.interruption import own_threads
 from agile_gym.policies.base import GivenUp, Observation, slot_of
@@ -107,10 +108,7 @@ class HFVLMPolicy:
         from agile_gym.models.sampling import SamplingOptions
         from agile_gym.models.sources import check_config
 
-        names = [field.name for field in fields(SamplingOptions)]
-        for name in sampling:
-            if name not in names:
-                raise ConfigurationError(f"HFVLMPolicy has no option {name!r}. {did_you_mean(name, names)}")
+        require_known(sampling, [field.name for field in fields(SamplingOptions)], "HFVLMPolicy")
         if isinstance(sampling.get("stop"), list):
             sampling["stop"] = tuple(sampling["stop"])
         require(window is None or is_whole(window, MAX_WINDOW), "window", window, f"1 to {MAX_WINDOW}, or None")

@@ -12,7 +12,7 @@ from PIL import ImageDraw, ImageFont
 
 from agile_gym.actions.tags import thoughts
 from agile_gym.envs.contract import label_of
-from agile_gym.envs.jigsaw.config import MAX_TURNS
+from agile_gym.envs.turns import MAX_TURNS
 from agile_gym.errors import ConfigurationError
 from agile_gym.files import replacing
 from agile_gym.outputs import GENERATOR, check_replaceable, is_generated

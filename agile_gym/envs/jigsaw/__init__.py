@@ -3,18 +3,16 @@
 config    options, checked once
 start     reset options, and the puzzle that is drawn from a seed
 episode   one puzzle being solved
-env       `JigsawVisionEnv`
-vector    `JigsawVisionVectorEnv`
+env       `JigsawVisionEnv` and `JigsawVisionVectorEnv`
 wrappers  discrete actions, image observations, and an environment with both
 reward    the reward of an episode
 """
 
 from agile_gym.envs.jigsaw.config import JigsawConfig
-from agile_gym.envs.jigsaw.env import JigsawVisionEnv
+from agile_gym.envs.jigsaw.env import JigsawVisionEnv, JigsawVisionVectorEnv
 from agile_gym.envs.jigsaw.episode import JigsawTask
 from agile_gym.envs.jigsaw.reward import RewardConfig
 from agile_gym.envs.jigsaw.start import EqualPiecesWarning
-from agile_gym.envs.jigsaw.vector import JigsawVisionVectorEnv
 
 __all__ = [
     "EqualPiecesWarning",

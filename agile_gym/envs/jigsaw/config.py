@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,8 @@ from typing import Any, Literal
 from agile_gym.actions.dialects import Dialect, get_dialect
 from agile_gym.actions.prompt import PromptTemplate, read_prompt
 from agile_gym.envs.jigsaw.reward import RewardConfig, get_reward
-from agile_gym.errors import ConfigurationError, did_you_mean, is_number, is_whole, plain, require
+from agile_gym.envs.turns import TurnConfig, TurnRules
+from agile_gym.errors import ConfigurationError, is_number, is_whole, require
 from agile_gym.images.opening import ImagesLike
 from agile_gym.puzzle.board import parse_grid, parse_level
 from agile_gym.puzzle.pixels import (
@@ -30,7 +31,6 @@ INITIAL_VIEWS = ("pieces", "board", "both")
 EQUAL_PIECES = ("picture", "names")
 DEFAULT_IMAGE_SIZE = 448
 RANDOM_CROP = (0.25, 1.0)
-MAX_TURNS = 1000
 MAX_PIXELS = 8192 * 4096
 MAX_ERODE = 0.4
 MAX_GAP = 1.0
@@ -38,7 +38,7 @@ LEAST_SCALE = 0.01
 
 
 @dataclass(frozen=True)
-class JigsawConfig:
+class JigsawConfig(TurnConfig):
     """The options of `JigsawVisionEnv` and `JigsawVisionVectorEnv`.
 
     Attributes:
@@ -84,6 +84,7 @@ class JigsawConfig:
         reveal: True if ``info`` includes the solution, the level and the number of pieces in place.
     """
 
+    title = "JigsawVision"
     grid: int | str | Sequence[int] = 2
     level: int | str | Sequence[int] | None = 0
     images: ImagesLike = None
@@ -107,49 +108,28 @@ class JigsawConfig:
     reward: str | Mapping[str, Any] | RewardConfig = "paper"
     reveal: bool = False
 
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> JigsawConfig:
-        """Build a configuration from keyword arguments.
-
-        Raises:
-            ConfigurationError: If there is no option of a given name.
-        """
-        names = [field.name for field in fields(cls)]
-        for name in options:
-            if name not in names:
-                raise ConfigurationError(f"JigsawVision has no option {name!r}. {did_you_mean(name, names)}")
-        return cls(**{name: plain(value) for name, value in options.items()})
-
 
 @dataclass(frozen=True)
-class JigsawRules:
+class JigsawRules(TurnRules[JigsawConfig]):
     """A configuration after checking, in the form that an episode uses.
 
     Attributes:
-        config: The options as given.
         rows: Number of rows.
         cols: Number of columns.
         levels: Levels to draw from, or None for any unsolved permutation.
         layout: Sizes of the board, or None where they depend on the photograph.
-        canvas: Height and width of the observation, in pixels.
         smallest_photo: Height and width that a photograph must have, in pixels.
         crop_scale: Range of the cropped part's side, or None for the largest part, centred.
-        dialect: The dialect.
         prompt: The template of the task's text.
-        reward: The reward's settings.
     """
 
-    config: JigsawConfig
     rows: int
     cols: int
     levels: tuple[int, ...] | None
     layout: BoardLayout | None
-    canvas: tuple[int, int]
     smallest_photo: tuple[int, int]
     crop_scale: tuple[float, float] | None
-    dialect: Dialect
     prompt: PromptTemplate
-    reward: RewardConfig
 
     def layout_for(self, photo_size: tuple[int, int]) -> BoardLayout:
         """Return the sizes of the board for a photograph of the given height and width."""
@@ -174,15 +154,16 @@ def resolve(config: JigsawConfig) -> JigsawRules:
         ConfigurationError: If an option has a value that is not allowed; the message names those that are.
     """
     rows, cols = parse_grid(config.grid)
-    for name in ("labels", "reference_image", "reveal"):
+    config.check()
+    for name in ("labels", "reference_image"):
         require(isinstance(getattr(config, name), bool), name, getattr(config, name), "True or False")
     require(is_number(config.erode, 0, MAX_ERODE), "erode", config.erode, f"a fraction from 0 to {MAX_ERODE}")
-    require(is_whole(config.max_turns, MAX_TURNS), "max_turns", config.max_turns, f"a whole number, 1 to {MAX_TURNS}")
     for name, allowed in (("initial_view", INITIAL_VIEWS), ("equal_pieces", EQUAL_PIECES)):
         value = getattr(config, name)
         require(isinstance(value, str) and value in allowed, name, value, f"one of {allowed}")
     require(is_number(config.board_scale, LEAST_SCALE, 1), "board_scale", config.board_scale, f"{LEAST_SCALE} to 1")
     layout, canvas = _sizes(config, rows, cols)
+    prompt = read_prompt(config.prompt)
     return JigsawRules(
         config=config,
         rows=rows,
@@ -193,8 +174,9 @@ def resolve(config: JigsawConfig) -> JigsawRules:
         smallest_photo=smallest_photo(config),
         crop_scale=_crop_scale(config),
         dialect=get_dialect(config.dialect),
-        prompt=read_prompt(config.prompt),
+        prompt=prompt,
         reward=get_reward(config.reward),
+        brief=prompt.brief,
     )
 
 

@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import json
 import operator
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, NamedTuple, cast
 
-import gymnasium
 import numpy as np
-from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
 from agile_gym.actions.dialects import Dialect, write_answer
@@ -24,7 +20,8 @@ from agile_gym.actions.primitives import Answer, Crop, Observe, Primitive, Rotat
 from agile_gym.actions.prompt import IMAGE_MARK, PromptTemplate, state_text
 from agile_gym.actions.workspace import Workspace
 from agile_gym.envs.jigsaw.config import JigsawRules
-from agile_gym.errors import ConfigurationError, ImageError, did_you_mean, plain
+from agile_gym.envs.turns import given_options
+from agile_gym.errors import ConfigurationError, ImageError, plain
 from agile_gym.images.decode import decode_image
 from agile_gym.images.formats import size_problem
 from agile_gym.images.items import hash_pixels
@@ -39,7 +36,6 @@ __all__ = [
     "Start",
     "check_reset_options",
     "draw_start",
-    "enclosing_limit",
     "task_text",
     "worked_example",
 ]
@@ -212,12 +208,7 @@ def check_reset_options(rules: JigsawRules, source: ImageSource, options: Mappin
     Raises:
         ConfigurationError: For an unknown or unsuitable option.
     """
-    if options is not None and not isinstance(options, Mapping):
-        raise ConfigurationError(f"options={options!r} is not a dictionary; its keys can be {', '.join(_NAMES)}.")
-    given = dict(options or {})
-    for key in given:
-        if key not in _NAMES:
-            raise ConfigurationError(f"reset has no option {key!r}. {did_you_mean(key, _NAMES)}")
+    given = given_options(options, _NAMES)
     count = rules.rows * rules.cols
     home = _whole_numbers("permutation", given["permutation"]) if "permutation" in given else None
     turns = _whole_numbers("turns", given["turns"]) if "turns" in given else None
@@ -256,31 +247,6 @@ def draw_start(rules: JigsawRules, source: ImageSource, rng: np.random.Generator
     pieces.setflags(write=False)
     reference = _reference(cut.photo.pixels, cut.window, cut.layout) if config.reference_image else None
     return Start(cut.layout, puzzle, pieces, reference, cut.photo.image_id)
-
-
-def enclosing_limit(env: gymnasium.Env[Any, Any]) -> int | None:
-    """Return the steps after which a `TimeLimit` ends the episode that is being reset; call it within ``reset``.
-
-    `TimeLimit` truncates from outside, where it cannot apply the cost of an episode without an answer, so the
-    environment has to end the episode itself. Gymnasium shows a wrapper to nothing below it: `gymnasium.make` leaves
-    ``max_episode_steps`` out of the spec that it gives to the environment. But a wrapper that resets the environment is
-    among the callers.
-
-    Args:
-        env: The environment that is being reset.
-
-    Returns:
-        The limit, the lowest of several, or None.
-    """
-    limits: list[int] = []
-    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage] -- its documented name
-    while frame is not None:
-        if frame.f_code.co_name == "reset":
-            caller: Any = frame.f_locals.get("self")
-            if isinstance(caller, TimeLimit) and cast(Any, caller).unwrapped is env:
-                limits.append(cast(Any, caller)._max_episode_steps)
-        frame = frame.f_back
-    return min(limits, default=None)
 
 
 def _given_photo(rules: JigsawRules, source: ImageSource, image: object) -> Photo:

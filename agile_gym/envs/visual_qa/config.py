@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from agile_gym.actions.dialects import Dialect, get_dialect
 from agile_gym.envs.jigsaw.reward import RewardConfig, get_reward
-from agile_gym.errors import ConfigurationError, did_you_mean, is_number, is_whole, plain, require
+from agile_gym.envs.turns import TurnConfig, TurnRules
+from agile_gym.errors import ConfigurationError, is_number, plain, require
 from agile_gym.images.formats import DEFAULT_MAX_PIXELS, check_max_pixels
 from agile_gym.images.opening import ImagesLike, open_images
 from agile_gym.images.sources import check_fraction, check_split
@@ -19,18 +20,17 @@ from agile_gym.questions.rows import RowOptions
 from agile_gym.questions.sources import QuestionsLike, open_rows
 from agile_gym.questions.visual import QuestionSource
 
-__all__ = ["GENERATED", "PROMPTS", "VisualQAConfig", "VisualQARules", "open_source", "resolve"]
+__all__ = ["GENERATED", "PROMPTS", "VisualQAConfig", "open_source", "resolve"]
 
 GENERATED = "generated"
 PROMPTS = ("full", "short")
 BOX_FORMATS = ("xyxy", "xywh")
-MAX_TURNS = 1000
 LEAST_PICTURE = 64
 _MAX_TOLERANCE = 1_000_000
 
 
 @dataclass(frozen=True)
-class VisualQAConfig:
+class VisualQAConfig(TurnConfig):
     """The options of `VisualQAEnv`.
 
     Attributes:
@@ -64,6 +64,7 @@ class VisualQAConfig:
         reveal: True if ``info`` includes the solution, the box that holds the answer, and measures of difficulty.
     """
 
+    title = "VisualQA"
     questions: QuestionsLike = GENERATED
     columns: Mapping[str, Any] = field(default_factory=dict[str, Any])
     answer_rule: Rule | None = None
@@ -84,50 +85,14 @@ class VisualQAConfig:
     reward: str | Mapping[str, Any] | RewardConfig = "paper"
     reveal: bool = False
 
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> VisualQAConfig:
-        """Build a configuration from keyword arguments.
 
-        Raises:
-            ConfigurationError: If there is no option of a given name.
-        """
-        names = [field.name for field in fields(cls)]
-        for name in options:
-            if name not in names:
-                raise ConfigurationError(f"VisualQA has no option {name!r:.80}. {did_you_mean(name, names)}")
-        return cls(**{name: plain(value) for name, value in options.items()})
-
-
-@dataclass(frozen=True)
-class VisualQARules:
-    """A configuration after checking, in the form that an episode uses.
-
-    Attributes:
-        config: The options as given.
-        canvas: Height and width of the observation, in pixels.
-        dialect: The dialect.
-        reward: The reward's settings.
-    """
-
-    config: VisualQAConfig
-    canvas: tuple[int, int]
-    dialect: Dialect
-    reward: RewardConfig
-
-    @property
-    def brief(self) -> bool:
-        """Return whether texts use as few words as possible."""
-        return self.config.prompt == "short"
-
-
-def resolve(config: VisualQAConfig) -> VisualQARules:
+def resolve(config: VisualQAConfig) -> TurnRules[VisualQAConfig]:
     """Check a configuration, but for its sources, which `open_source` opens.
 
     Raises:
         ConfigurationError: If an option has a value that is not allowed.
     """
-    require(isinstance(config.reveal, bool), "reveal", config.reveal, "True or False")
-    require(is_whole(config.max_turns, MAX_TURNS), "max_turns", config.max_turns, f"a whole number, 1 to {MAX_TURNS}")
+    config.check()
     for name, allowed in (("prompt", PROMPTS), ("box_format", BOX_FORMATS)):
         value = getattr(config, name)
         require(isinstance(value, str) and value in allowed, name, value, f"one of {allowed}")
@@ -145,10 +110,11 @@ def resolve(config: VisualQAConfig) -> VisualQARules:
     check_max_pixels(config.max_pixels)
     check_split(config.split)
     check_fraction(config.test_fraction)
-    return VisualQARules(config, canvas, get_dialect(config.dialect), get_reward(config.reward))
+    brief = config.prompt == "short"
+    return TurnRules(config, canvas, get_dialect(config.dialect), get_reward(config.reward), brief)
 
 
-def open_source(rules: VisualQARules) -> QuestionSource:
+def open_source(rules: TurnRules[VisualQAConfig]) -> QuestionSource:
     """Open the questions that a configuration names.
 
     Raises:

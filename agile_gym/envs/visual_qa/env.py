@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import gymnasium
-import numpy as np
-from gymnasium.spaces import Box, Dict
-from numpy.typing import NDArray
-
-from agile_gym.actions.dialects import Dialect
-from agile_gym.actions.primitives import Crop, Primitive
-from agile_gym.actions.tags import MAX_TEXT
-from agile_gym.envs.contract import EpisodeDescription, RewardParts
-from agile_gym.envs.jigsaw.start import enclosing_limit
-from agile_gym.envs.spaces import ActionText, CanvasPool, ImageBox, UnicodeText, close_window, render_text, show
+from agile_gym.actions.primitives import Crop
+from agile_gym.envs.turn_env import TurnEnv
+from agile_gym.envs.turns import TurnRules
 from agile_gym.envs.visual_qa.config import VisualQAConfig, open_source, resolve
 from agile_gym.envs.visual_qa.episode import VisualQAEpisode
-from agile_gym.errors import ConfigurationError, check_seed
 
-__all__ = ["MAX_OBSERVATION_TEXT", "VisualQAEnv"]
-
-MAX_OBSERVATION_TEXT = 32_768
-"""Largest number of characters of an observation's text."""
-RENDER_MODES = ("rgb_array", "ansi", "human")
-
-Observation = dict[str, Any]
+__all__ = ["VisualQAEnv"]
 
 
-class VisualQAEnv(gymnasium.Env[Observation, str]):
+class VisualQAEnv(TurnEnv[VisualQAEpisode, TurnRules[VisualQAConfig]]):
     """Answer a question about one or several pictures, after looking closer if need be.
 
     ## Description
@@ -78,157 +62,17 @@ class VisualQAEnv(gymnasium.Env[Observation, str]):
     - v0: first version.
     """
 
-    metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 1}  # noqa: RUF012 -- Gymnasium's declaration
+    wrong_turns = ("", "<code>", f"<think></think>\n<answer>{'x' * 50}</answer>")
+    wrong_code = ("crop(image_1, [1, 1, 1, 1])", "crop(nothing, [1, 1, 1, 1])", 'swap("A", "B")')
 
-    def __init__(self, *, render_mode: str | None = None, **options: Any) -> None:  # noqa: ANN401 -- see VisualQAConfig
-        """Make the environment.
-
-        Args:
-            render_mode: ``"rgb_array"``, ``"ansi"``, ``"human"`` or None.
-            **options: The options of `VisualQAConfig`.
-
-        Raises:
-            ConfigurationError: If an option is unknown or has a value that is not allowed, or no question can be asked.
-            ImageError: If no images are found.
-        """
-        self.rules = resolve(VisualQAConfig.from_options(options))
-        if render_mode is not None and not (isinstance(render_mode, str) and render_mode in RENDER_MODES):
-            raise ConfigurationError(f"render_mode={render_mode!r} is not allowed; give one of {RENDER_MODES} or None.")
-        self.render_mode = render_mode
-        self.episode = VisualQAEpisode(self.rules, open_source(self.rules))
-        height, width = self.rules.canvas
-        self.observation_space = Dict(
-            {
-                "image": ImageBox((height, width, 3)),
-                "image_size": Box(0, max(height, width), (2,), np.int64),
-                "text": UnicodeText(MAX_OBSERVATION_TEXT),
-            }
-        )
-        self.action_space = ActionText(MAX_TEXT, self.rules.dialect, self._sampled)
-        self._canvases = CanvasPool((height, width, 3))
-        self._last: Observation | None = None
-
-    def _sampled(self) -> Any:  # noqa: ANN401 -- a workspace
-        return self.episode.new_workspace([self.rules.canvas])
-
-    @property
-    def dialect(self) -> Dialect:
-        """Dialect of actions."""
-        return self.rules.dialect
-
-    @property
-    def max_turns(self) -> int:
-        """Turns that an episode may have."""
-        return self.episode.max_turns
-
-    def reset(
-        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Begin an episode.
-
-        Args:
-            seed: Seed of everything that is drawn, from now on.
-            options: See the class's Starting State.
-
-        Returns:
-            The first observation, and ``info``.
-
-        Raises:
-            ConfigurationError: For an unknown or unsuitable option, or a bad seed; then nothing has changed.
-            ImageError: If no question's pictures can be read, or no unambiguous question can be made.
-        """
-        given = self.episode.check_options(options)
-        super().reset(seed=check_seed(seed))
-        canvas = self._canvases.take()
-        result = self.episode.reset(self.np_random, given, canvas, enclosing_limit(self))
-        return self._observe(canvas, result.image_size, result.text), result.info
-
-    def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Play a turn.
-
-        Args:
-            action: Text of the turn: any string.
-
-        Returns:
-            Observation, reward, terminated, truncated and ``info``.
-
-        Raises:
-            ConfigurationError: If the action is not a string.
-            gymnasium.error.ResetNeeded: If the episode has ended, or has not begun.
-        """
-        canvas = self._canvases.take()
-        result = self.episode.step(action, canvas)
-        observation = self._observe(canvas, result.image_size, result.text)
-        return observation, result.reward, result.terminated, result.truncated, result.info
-
-    def describe_episode(self) -> EpisodeDescription:
-        """Describe the question for the record; see `agile_gym.envs.contract.DescribedEnv`."""
-        return self.episode.describe()
-
-    def describe_state(self) -> Sequence[Any]:
-        """Return the names of the images that can be looked at, or, at the end, the answer alone."""
-        return self.episode.state()
-
-    def give_up(self) -> RewardParts:
-        """End the episode without an answer; see `agile_gym.envs.contract.EndableEnv`."""
-        return self.episode.give_up()
-
-    def write_turn(self, primitives: Sequence[Primitive], think: str = "") -> str:
-        """Write the text of a turn in the dialect, for the episode as it is."""
-        return self.dialect.write(primitives, self.episode.workspace, think)
+    @classmethod
+    def make_episodes(cls, options: Mapping[str, Any], count: int) -> list[VisualQAEpisode]:
+        """Make episodes that share the rules and the questions."""
+        rules = resolve(VisualQAConfig.from_options(options))
+        source = open_source(rules)
+        return [VisualQAEpisode(rules, source) for _ in range(count)]
 
     def usual_turn(self) -> str:
         """Write a turn that crops the first picture; see `agile_gym.envs.contract.PlannedEnv`."""
-        return self.dialect.write([Crop("image_1", (0.0, 0.0, 0.99, 0.99))], self._sampled(), "Look closer.")
-
-    def mistakes(self) -> Sequence[str]:
-        """Write turns that are answered by long explanations of their errors."""
-        tag = self.dialect.action_tag
-        bodies = (
-            *(
-                json.dumps({"name": "crop", "arguments": {"image": "image_1", "box": box}})
-                for box in ([1, 1, 1, 1], "")
-            ),
-            "crop(image_1, [1, 1, 1, 1])",
-            "crop(nothing, [1, 1, 1, 1])",
-            'swap("A", "B")',
-            "import os",
-            "{",
-        )
-        long = "x" * 50
-        answer = f"<think></think>\n<answer>{long}</answer>"
-        return ["", "<code>", answer, *(f"<think></think>\n<{tag}>{body}</{tag}>" for body in bodies)]
-
-    def _observe(self, canvas: NDArray[np.uint8], size: tuple[int, int], text: str) -> Observation:
-        observation = {"image": canvas, "image_size": np.array(size, np.int64), "text": text}
-        if self.render_mode is not None:
-            self._last = observation
-            if self.render_mode == "human":
-                self.render()
-        return observation
-
-    def render(self) -> NDArray[np.uint8] | str | None:
-        """Return the last observation as an array or as coloured text, or show it, by the render mode.
-
-        Raises:
-            gymnasium.error.ResetNeeded: If there is nothing to render yet.
-        """
-        if self.render_mode is None:
-            gymnasium.logger.warn("render() needs a render_mode, such as gym.make(..., render_mode='rgb_array').")
-            return None
-        if self._last is None:
-            raise gymnasium.error.ResetNeeded("There is nothing to render yet: call reset() first.")
-        image: NDArray[np.uint8] = self._last["image"]
-        if self.render_mode == "rgb_array":
-            return image.copy()
-        size, text = self._last["image_size"], self._last["text"]
-        if self.render_mode == "ansi":
-            return render_text(image, size, text)
-        height, width = size
-        show("VisualQA", image[:height, :width] if height and width else image, text)
-        return None
-
-    def close(self) -> None:
-        """Close the window, if there is one."""
-        if self.render_mode == "human":
-            close_window("VisualQA")
+        look = Crop("image_1", (0.0, 0.0, 0.99, 0.99))
+        return self.dialect.write([look], self.episode.new_workspace(), "Look closer.")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from agile_gym.actions.tags import STOP_TEXTS
-from agile_gym.errors import ConfigurationError, did_you_mean, is_number, is_whole, plain, printable
+from agile_gym.errors import ConfigurationError, is_number, is_whole, plain, printable, require_known
 
 __all__ = [
     "DEFAULT_URL",
@@ -240,10 +240,7 @@ class ChatAPIOptions:
             ConfigurationError: If there is no such option, or its value is not allowed; the message names those that
                 are.
         """
-        names = [field.name for field in fields(cls)]
-        for name in options:
-            if name not in names:
-                raise ConfigurationError(f"ChatAPIPolicy has no option {name!r}. {did_you_mean(name, names)}")
+        require_known(options, [field.name for field in fields(cls)], "ChatAPIPolicy")
         given = {name: plain(value) for name, value in options.items()}
         given["base_url"] = resolve_url(given.get("base_url"))
         built = cls(**given)

@@ -1,12 +1,11 @@
-"""`JigsawVisionVectorEnv`: many jigsaws in one process, drawn straight into one batch of observations and infos."""
+"""`TurnVectorEnv`: many episodes in one process, drawn straight into one batch of observations and infos."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
-import gymnasium
 import numpy as np
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
@@ -14,14 +13,12 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from agile_gym.envs.jigsaw.config import JigsawConfig, resolve
-from agile_gym.envs.jigsaw.env import JigsawVisionEnv, make_spaces, open_source
-from agile_gym.envs.jigsaw.episode import JigsawEpisode, StepResult, check_action
-from agile_gym.envs.jigsaw.start import ResetOptions
-from agile_gym.envs.spaces import CanvasPool, render_text
+from agile_gym.envs.spaces import CanvasPool
+from agile_gym.envs.turn_env import TurnEnv, check_render_mode, last_observation, render_frame
+from agile_gym.envs.turns import StepResult, check_action
 from agile_gym.errors import ConfigurationError, check_seed, is_whole, plain
 
-__all__ = ["JigsawVisionVectorEnv", "batch_infos"]
+__all__ = ["TurnVectorEnv", "batch_infos"]
 
 _SCALARS = frozenset((int, float, bool))
 
@@ -73,20 +70,16 @@ def _batch(key: str, values: list[Any]) -> Any:  # noqa: ANN401 -- an array, or 
 MAX_ENVS = 100_000
 
 
-class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any]]):
-    """``num_envs`` jigsaws that are stepped together.
+class TurnVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any]]):
+    """Base of environments that step ``num_envs`` episodes together, as that many of ``single`` play them.
 
-    With the same seeds it gives the same episodes as that many `JigsawVisionEnv`, element for element. Spaces and
-    options are theirs, batched: ``image`` is (num_envs, H, W, 3), ``image_size`` (num_envs, 2), ``text`` a tuple of
-    strings; actions are a sequence of ``num_envs`` strings. ``infos`` follow Gymnasium's vector format.
-
-    ## Autoreset
-    ``autoreset_mode`` is one of Gymnasium's: by default an episode that has ended is reset by the next step, whose
-    action is then ignored (``NEXT_STEP``); ``SAME_STEP`` resets at once and puts the last observation and info into
-    ``final_obs`` and ``final_info``; ``DISABLED`` leaves it to ``reset(options={"reset_mask": ...})``.
+    Attributes:
+        single: The environment, whose spaces and options are these, batched.
+        episodes: The episodes.
     """
 
-    metadata: dict[str, Any] = {**JigsawVisionEnv.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 -- as in Gymnasium
+    metadata: dict[str, Any] = {**TurnEnv.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 -- as in Gymnasium
+    single: ClassVar[type[TurnEnv[Any, Any]]]
 
     def __init__(
         self,
@@ -95,17 +88,17 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
         render_mode: str | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         max_episode_steps: int | None = None,
-        **options: Any,  # noqa: ANN401 -- see JigsawConfig
+        **options: Any,  # noqa: ANN401 -- see the class
     ) -> None:
         """Make the environment.
 
         Args:
-            num_envs: Number of jigsaws, at least 1.
+            num_envs: Number of episodes, at least 1.
             render_mode: ``"rgb_array"``, ``"ansi"`` or None; `render` then returns one entry an environment.
             autoreset_mode: Time at which an episode that has ended is reset.
             max_episode_steps: Turns after which episodes end, if these are fewer than ``max_turns``;
                 `gymnasium.make_vec` gives it instead of a `TimeLimit` around each environment.
-            **options: The options of `JigsawConfig`.
+            **options: Those of ``single``.
 
         Raises:
             ConfigurationError: If an option is unknown or has a value that is not allowed.
@@ -114,10 +107,7 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
         num_envs = plain(num_envs)
         if not is_whole(num_envs, MAX_ENVS):
             raise ConfigurationError(f"num_envs={num_envs!r} is not allowed; give a whole number, 1 to {MAX_ENVS}.")
-        if render_mode is not None and not (isinstance(render_mode, str) and render_mode in ("rgb_array", "ansi")):
-            raise ConfigurationError(
-                f"render_mode={render_mode!r} is not allowed here; give 'rgb_array', 'ansi' or None."
-            )
+        check_render_mode(render_mode, ("rgb_array", "ansi"))
         max_episode_steps = plain(max_episode_steps)
         if max_episode_steps is not None and not is_whole(max_episode_steps, sys.maxsize):
             raise ConfigurationError(
@@ -131,20 +121,18 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
                 f"autoreset_mode={autoreset_mode!r} is not allowed; give one of {modes}."
             ) from None
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
-        self.rules = resolve(JigsawConfig.from_options(options))
         self.num_envs = num_envs
         self._max_steps = max_episode_steps
         self.render_mode = render_mode
-        source = open_source(self.rules.config)
-        self.episodes = [JigsawEpisode(self.rules, source) for _ in range(num_envs)]
-        self.single_observation_space, self.single_action_space = make_spaces(self.rules, self.episodes[0])
+        self.episodes = self.single.make_episodes(options, num_envs)
+        self.single_observation_space, self.single_action_space = self.single.make_spaces(self.episodes[0])
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._no_options = self.episodes[0].check_options(None)
         self._rngs: list[np.random.Generator | None] = [None] * num_envs
         self._over = np.zeros(num_envs, np.bool_)
         self._begun = False
-        self._canvases = CanvasPool((num_envs, *self.rules.canvas, 3))
+        self._canvases = CanvasPool((num_envs, *self.episodes[0].rules.canvas, 3))
         self._last: dict[str, Any] | None = None
 
     def reset(
@@ -157,7 +145,7 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
 
         Args:
             seed: Environment ``i`` gets ``seed + i``, or entry ``i`` of a sequence.
-            options: As for `JigsawVisionEnv`; with ``reset_mask``, a (num_envs,) bool array, only some are reset.
+            options: As for ``single``; with ``reset_mask``, a (num_envs,) bool array, only some are reset.
 
         Returns:
             The first observations, and ``infos``.
@@ -243,23 +231,18 @@ class JigsawVisionVectorEnv(VectorEnv[dict[str, Any], Sequence[str], NDArray[Any
         return result
 
     def render(self) -> tuple[Any, ...] | None:
-        """Return each environment's last observation, as `JigsawVisionEnv.render` does.
+        """Return each environment's last observation, as `TurnEnv.render` does.
 
         Raises:
             gymnasium.error.ResetNeeded: If there is nothing to render yet.
         """
-        if self.render_mode is None:
-            gymnasium.logger.warn("render() needs a render_mode, such as make_vec(..., render_mode='rgb_array').")
+        last = last_observation(self.render_mode, self._last, "make_vec")
+        if last is None:
             return None
-        if self._last is None:
-            raise ResetNeeded("There is nothing to render yet: call reset() first.")
-        observation = self._last
-        if self.render_mode == "rgb_array":
-            return tuple(image.copy() for image in observation["image"])
-        parts = zip(observation["image"], observation["image_size"], observation["text"], strict=True)
-        return tuple(render_text(image, size, text) for image, size, text in parts)
+        parts = zip(last["image"], last["image_size"], last["text"], strict=True)
+        return tuple(render_frame(self.render_mode, image, size, text) for image, size, text in parts)
 
-    def _reset_one(self, i: int, canvas: NDArray[np.uint8], seed: int | None, options: ResetOptions) -> StepResult:
+    def _reset_one(self, i: int, canvas: NDArray[np.uint8], seed: int | None, options: object) -> StepResult:
         rng = self._rngs[i]
         if rng is None or seed is not None:
             rng, _ = seeding.np_random(seed)
