@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
-import ray
 from numpy.typing import NDArray
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
@@ -47,6 +46,7 @@ from agile_gym.learner.data import (
 )
 from agile_gym.learner.env_runner import VLMEnvRunner
 from agile_gym.learner.groups import Curriculum, Group, GroupSpec, make_group
+from agile_gym.learner.images import put_shards
 from agile_gym.learner.metrics import episode_metrics, evaluation_metrics, task_metrics
 from agile_gym.learner.module import VLMModule
 from agile_gym.learner.options import TINY, ModelOptions
@@ -353,7 +353,7 @@ class GRPO(RecoverableAlgorithm):
         self.drop_weights()
 
         def update() -> Any:  # noqa: ANN401 -- results of learners
-            data = TrainingData(episodes_refs=[ray.put(shard or [Sample.nothing()]) for shard in shards])
+            data = TrainingData(episodes_refs=put_shards([shard or [Sample.nothing()] for shard in shards]))
             return self.learner_group.update(training_data=data, timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps})
 
         results = self.ask_learners(update, changes=True)
