@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # The types of ray are incomplete.
-"""Checks of settings that belong together: engine, evaluation, reward and turns."""
+"""Checks of settings that belong together: engine, evaluation, lag and runners, reward and turns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agile_gym.envs.jigsaw.config import JigsawConfig
 from agile_gym.envs.jigsaw.reward import cost_of_looking, get_reward
 from agile_gym.errors import ConfigurationError, is_whole, require
 
-__all__ = ["check_engine", "check_evaluation", "warn_of_costly_looks"]
+__all__ = ["check_engine", "check_evaluation", "check_lag", "warn_of_costly_looks"]
 
 _EVALUATION_KEYS = frozenset({"env_config", "explore"})
 _MOST_TURNS = 10**9
@@ -54,6 +54,19 @@ def check_evaluation(config: Any) -> None:  # noqa: ANN401 -- a GRPOConfig
         raise ConfigurationError(
             f"evaluation_config: {name!r} cannot differ from training where the runners of training evaluate, too; "
             "set evaluation(evaluation_num_env_runners=1), or change only 'env_config' and 'explore'."
+        )
+
+
+def check_lag(config: Any) -> None:  # noqa: ANN401 -- a GRPOConfig
+    """Check that there are runners that can play while the learners train.
+
+    Raises:
+        ConfigurationError: If there are none.
+    """
+    if config.max_lag and not config.num_env_runners and not config.in_evaluation:
+        raise ConfigurationError(
+            f"max_lag={config.max_lag} with num_env_runners=0: groups are played ahead by runners in processes of "
+            "their own. Set env_runners(num_env_runners=1) or more (runners in [resources]), or max_lag=0."
         )
 
 

@@ -25,7 +25,7 @@ from agile_gym.errors import (
     require,
     require_seed,
 )
-from agile_gym.learner.checks import check_engine, check_evaluation, warn_of_costly_looks
+from agile_gym.learner.checks import check_engine, check_evaluation, check_lag, warn_of_costly_looks
 from agile_gym.learner.correction import CORRECTIONS
 from agile_gym.learner.groups import TaskMix
 from agile_gym.learner.losses import LOSSES, clip_range
@@ -116,6 +116,7 @@ class GRPOConfig(AlgorithmConfig):
         self.mismatch_correction: str | None = None
         self.mismatch_cap = 3.0
         self.rollout_batch = 64
+        self.max_lag = 0
         self.policy_class: Any = None
         self.group_retries = 3
         self.learner_snapshots = True
@@ -197,6 +198,7 @@ class GRPOConfig(AlgorithmConfig):
         mismatch_correction: str | None = _NOT_GIVEN,
         mismatch_cap: float = _NOT_GIVEN,
         rollout_batch: int = _NOT_GIVEN,
+        max_lag: int = _NOT_GIVEN,
         policy_class: Callable[..., Any] | None = _NOT_GIVEN,
         group_retries: int = _NOT_GIVEN,
         learner_snapshots: bool = _NOT_GIVEN,
@@ -262,6 +264,8 @@ class GRPOConfig(AlgorithmConfig):
                 vLLM, else ``"none"``.
             mismatch_cap: Largest ratio of the learner's probability to the sampler's.
             rollout_batch: Episodes that a runner plays in one batch.
+            max_lag: Largest number of updates that a group's weights lack when it is trained on. 0 plays and trains in
+                turn; 1 and more play the next iterations' groups meanwhile, on runners in processes of their own.
             policy_class: Class of the policy that plays; takes the arguments of `HFVLMPolicy`.
             group_retries: Number of times that a group is played again after its runner died or its environment raised.
             learner_snapshots: Keeps a copy of the learners' state, so that training goes on if one of them dies.
@@ -356,12 +360,12 @@ class GRPOConfig(AlgorithmConfig):
         """
         kinds = self.setting_types()
         check_types(kinds, {name: getattr(self, name) for name in kinds})
-        for name in ("groups_per_iteration", "num_minibatches", "micro_batch_tokens", "num_epochs", "rollout_batch"):
+        counts = ("groups_per_iteration", "num_minibatches", "micro_batch_tokens", "num_epochs", "rollout_batch")
+        for name in (*counts, "group_retries"):
             self._check(is_whole(getattr(self, name), _WHOLE), name, "a whole number of at least 1")
-        self._check(is_whole(self.group_retries, _WHOLE), "group_retries", "a whole number of at least 1")
         least = 1 if self.loss == SUPERVISED else 2  # advantages compare the episodes of a group
         self._check(is_whole(self.group_size, _WHOLE) and self.group_size >= least, "group_size", f"at least {least}")
-        for name in ("resample_rounds", "lr_warmup_steps"):
+        for name in ("resample_rounds", "lr_warmup_steps", "max_lag"):
             value = getattr(self, name)
             self._check(value == 0 or is_whole(value, _WHOLE), name, "a whole number of at least 0")
         for name in ("max_loss_tokens", "lr_total_steps"):
@@ -375,8 +379,7 @@ class GRPOConfig(AlgorithmConfig):
         self._check(is_number(self.turn_discount, 0, 1), "turn_discount", "a number from 0 to 1")
         self._check(is_number(self.min_lr_ratio, 0, 1), "min_lr_ratio", "a fraction of lr from 0 to 1")
         self._check(self.clip_low is None or is_number(self.clip_low, 0, 1), "clip_low", "a number from 0 to 1")
-        high = self.clip_high
-        self._check(high is None or is_number(high, 0, 1e6), "clip_high", "a number of at least 0")
+        self._check(self.clip_high is None or is_number(self.clip_high, 0, 1e6), "clip_high", "a number of at least 0")
         betas = all(is_number(beta, 0, _BELOW_ONE) for beta in self.adam_betas)
         self._check(betas, "adam_betas", "two numbers from 0, below 1")
         self._check(is_number(self.temperature, 1e-3, 100), "temperature", "a number above 0, up to 100")
@@ -427,6 +430,7 @@ class GRPOConfig(AlgorithmConfig):
         if self.loss != SUPERVISED:
             warn_of_costly_looks(self)
         check_sharding(self)
+        check_lag(self)
 
     def build_learner_group(self, **kwargs: Any) -> TokenLearnerGroup:  # noqa: ANN401 -- RLlib's
         """Return the learners; see RLlib.

@@ -15,7 +15,7 @@ from agile_gym.envs.contract import JIGSAW, env_name
 from agile_gym.errors import ConfigurationError, did_you_mean, is_number
 from agile_gym.policies.base import Policy
 from agile_gym.rollout.play import EnvironmentPool, EpisodeSpec, play_episodes
-from agile_gym.transcripts.record import Transcript
+from agile_gym.transcripts.record import ImageTable, Transcript
 
 __all__ = ["Curriculum", "Group", "GroupPlay", "GroupSpec", "TaskMix", "make_group", "play_groups"]
 
@@ -275,8 +275,8 @@ def play_groups(
 ) -> GroupPlay:
     """Play groups. An environment that raises costs its own group only.
 
-    An episode that the policy gives up counts as one that was not solved, unless nothing was written in any of its
-    group: then the group has failed.
+    Episodes that show equal images share one array of each. An episode that the policy gives up counts as one that was
+    not solved, unless nothing was written in any of its group: then the group has failed.
 
     Args:
         policy: Plays.
@@ -307,6 +307,7 @@ def play_groups(
     owners = dict(zip((spec.name for spec in specs), (g for g in groups for _ in g.policy_seeds), strict=True))
     episodes: dict[int, dict[str | None, Transcript]] = {group.index: {} for group in groups}
     failures: dict[int, str] = {}
+    table = ImageTable()
 
     def fail(spec: EpisodeSpec, error: Exception) -> None:
         failures[owners[spec.name].index] = f"{type(error).__name__}: {error}"[:500]
@@ -314,7 +315,7 @@ def play_groups(
     for spec, transcript in play_episodes(
         policy, specs, makers, batch=min(batch, len(specs)) or 1, policy_name=policy_name, on_error=fail
     ):
-        episodes[owners[spec.name].index][spec.name] = transcript
+        episodes[owners[spec.name].index][spec.name] = table.share(transcript)
     played: list[Group] = []
     for group in groups:
         if group.index in failures:

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
-import ray
 from numpy.typing import NDArray
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
@@ -31,6 +30,7 @@ from ray.rllib.utils.metrics import (
 from ray.tune import registry
 
 from agile_gym.errors import ConfigurationError
+from agile_gym.learner.ahead import PlayedAhead
 from agile_gym.learner.config import GRPOConfig
 from agile_gym.learner.data import (
     GroupAdvantages,
@@ -46,10 +46,11 @@ from agile_gym.learner.data import (
 )
 from agile_gym.learner.env_runner import VLMEnvRunner
 from agile_gym.learner.groups import Curriculum, Group, GroupSpec, make_group
+from agile_gym.learner.images import put_shards
 from agile_gym.learner.metrics import episode_metrics, evaluation_metrics, task_metrics
 from agile_gym.learner.module import VLMModule
 from agile_gym.learner.options import TINY, ModelOptions
-from agile_gym.learner.recovery import RecoverableAlgorithm, play_on_runners
+from agile_gym.learner.recovery import Outcome, RecoverableAlgorithm, play_on_runners
 from agile_gym.learner.resources import check_cluster, places_for_learners
 from agile_gym.learner.torch_learner import TokenLearner, check_learner_class
 
@@ -79,11 +80,15 @@ class GRPO(RecoverableAlgorithm):
 
     Each iteration plays ``groups_per_iteration`` puzzles ``group_size`` times each, compares the episodes of a puzzle
     with each other, trains on them, and gives the runners the new weights. A group's draws follow from the
-    seed and the group's number: not from the number of runners, nor from failures.
+    seed and the group's number: not from the number of runners, nor from failures. With ``max_lag``, runners play the
+    next groups while the learners train; a checkpoint holds none of them, so that they are played again after it.
     """
 
     env_runner_group: Any
     eval_env_runner_group: Any
+    _ahead: PlayedAhead | None = None
+    _groups_begun: int
+    """Groups that iterations have taken; those that are played ahead do not count yet."""
 
     @classmethod
     def get_default_config(cls) -> GRPOConfig:
@@ -102,6 +107,7 @@ class GRPO(RecoverableAlgorithm):
             ConfigurationError: If there are too few CPUs or GPUs, or the model or an environment cannot be used.
         """
         self._groups_begun = 0
+        self._updates = 0
         check_learner_class(self.config.learner_class if isinstance(self.config, GRPOConfig) else TokenLearner)
         self._check_before()
         try:
@@ -116,6 +122,13 @@ class GRPO(RecoverableAlgorithm):
         self._tasks = self.config.task_mix()
         self._curriculum = Curriculum(self._tasks, adaptive=self.config.curriculum)
         self._share_module()
+        group = self.env_runner_group
+        self._ahead = PlayedAhead(
+            group,
+            retries=self.config.group_retries,
+            timeout=self.config.sample_timeout_s,
+            restore=lambda: self.restore_env_runners(group),
+        )
 
     def _check_before(self) -> None:
         """Check settings before anything is started."""
@@ -156,6 +169,7 @@ class GRPO(RecoverableAlgorithm):
         begun = time.perf_counter()
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
             batch = self.collect()
+            self._play_ahead()
         sampled = time.perf_counter()
         if batch.groups:
             with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
@@ -184,13 +198,14 @@ class GRPO(RecoverableAlgorithm):
         start = self._groups_begun
         lost: dict[int, str] = {}
         retries = 0
+        lags: list[int] = []
         for _ in range(config.resample_rounds + 1):
-            specs = self._next_groups(wanted - len(batch.groups))
-            played, failures, again = self._play(specs)
-            lost |= failures
-            retries += again
-            if played:
-                self._take(batch, played)
+            outcome = self._play_next(wanted - len(batch.groups))
+            lost |= outcome.failures
+            retries += outcome.retries
+            lags += outcome.lags
+            if outcome.groups:
+                self._take(batch, outcome.groups)
             if len(batch.groups) >= wanted or not config.filter_zero_variance_groups:
                 break
         if not batch.played:
@@ -209,28 +224,54 @@ class GRPO(RecoverableAlgorithm):
             "groups_constant": float(batch.constant),
             "groups_lost": float(len(lost)),
             "group_retries": float(retries),
+            "lag_mean": float(np.mean(lags)),
+            "lag_max": float(max(lags)),
         }
         for text in set(lost.values()):
             _logger.warning("%d groups were given up after several attempts: %s", len(lost), text)
         return batch
 
-    def _next_groups(self, count: int) -> list[GroupSpec]:
+    def _draw(self, first: int, count: int) -> list[GroupSpec]:
+        """Draw the groups from a number on."""
         config, shares = self.config, self._curriculum.shares()
-        first = self._groups_begun
-        self._groups_begun += count
         return [
             make_group(index, seed=config.seed or 0, size=config.group_size, shares=shares, stream=_TRAINING)
             for index in range(first, first + count)
         ]
 
-    def _play(
-        self, specs: Sequence[GroupSpec], *, explore: bool = True, evaluation: bool = False
-    ) -> tuple[list[Group], dict[int, str], int]:
-        """Play the groups on the runners; those lost with one are played by another."""
+    def _play_next(self, count: int) -> Outcome:
+        """Play the next groups; those that were begun ahead come first, and are waited for."""
+        outcome = Outcome() if self._ahead is None else self._ahead.take(count, updates=self._updates)
+        begun = len(outcome.groups) + len(outcome.failures)
+        now = self._play(self._draw(self._groups_begun + begun, count - begun))
+        self._groups_begun += count
+        self.metrics.aggregate([*outcome.metrics, *now.metrics], key=ENV_RUNNER_RESULTS)
+        return Outcome(
+            groups=outcome.groups + now.groups,
+            failures=outcome.failures | now.failures,
+            retries=outcome.retries + now.retries,
+            lags=outcome.lags + [0] * len(now.groups),
+        )
+
+    def _play_ahead(self) -> None:
+        """Have the runners play the groups of the next iterations, with the weights as they are."""
+        ahead, config = self._ahead, self.config
+        if ahead is None or not config.max_lag:
+            return
+        missing = config.max_lag * config.groups_per_iteration - len(ahead)
+        specs = self._draw(self._groups_begun + len(ahead), max(0, missing))
+        ahead.begin(specs, self.current_weights(), updates=self._updates)
+
+    def _play(self, specs: Sequence[GroupSpec], *, explore: bool = True, evaluation: bool = False) -> Outcome:
+        """Play groups on the runners; those lost with one are played by another."""
+        if not specs:
+            return Outcome()
         group = self.env_runner_group
         if evaluation and self.eval_env_runner_group is not None:
             group = self.eval_env_runner_group
-        outcome = play_on_runners(
+        elif self._ahead is not None:
+            self._ahead.settle()  # a runner that plays ahead must not count as hung
+        return play_on_runners(
             group,
             specs,
             weights=self.current_weights() if group.num_remote_env_runners() else None,
@@ -240,9 +281,6 @@ class GRPO(RecoverableAlgorithm):
             explore=explore,
             evaluation=evaluation,
         )
-        if not evaluation:
-            self.metrics.aggregate(outcome.metrics, key=ENV_RUNNER_RESULTS)
-        return outcome.groups, outcome.failures, outcome.retries
 
     def _take(self, batch: GroupBatch, played: list[Group]) -> None:
         """Add groups to a batch, but for those without variance."""
@@ -315,10 +353,11 @@ class GRPO(RecoverableAlgorithm):
         self.drop_weights()
 
         def update() -> Any:  # noqa: ANN401 -- results of learners
-            data = TrainingData(episodes_refs=[ray.put(shard or [Sample.nothing()]) for shard in shards])
+            data = TrainingData(episodes_refs=put_shards([shard or [Sample.nothing()] for shard in shards]))
             return self.learner_group.update(training_data=data, timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps})
 
         results = self.ask_learners(update, changes=True)
+        self._updates += 1
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
 
     def _sync_weights(self) -> None:
@@ -352,24 +391,42 @@ class GRPO(RecoverableAlgorithm):
         ]
         changes: Any = config.evaluation_config or {}
         explore = bool(changes.get("explore", False)) if isinstance(changes, Mapping) else False
-        groups, failures, _ = self._play(specs, explore=explore, evaluation=True)
+        outcome = self._play(specs, explore=explore, evaluation=True)
+        groups = outcome.groups
         if not groups:
-            raise RuntimeError(f"No puzzle of the evaluation could be played: {next(iter(failures.values()), '')}")
+            reason = next(iter(outcome.failures.values()), "")
+            raise RuntimeError(f"No puzzle of the evaluation could be played: {reason}")
         episodes = [episode for group in groups for episode in group.episodes]
         return evaluation_metrics(episodes, [self._tasks[group.spec.task].name for group in groups])
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 -- RLlib's
-        """Return the state, with the number of groups begun and the curriculum."""
+        """Return the state, with the number of groups that iterations have taken, and the curriculum."""
         state = super().get_state(components, not_components=not_components, **kwargs)
         state[GRPO_RESULTS] = {"groups_begun": self._groups_begun, "curriculum": self._curriculum.get_state()}
         return state
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Take over a state."""
+        """Take over a state; groups that are played ahead are dropped."""
+        self._drop_ahead()
         super().set_state(state)
         if GRPO_RESULTS in state:
             self._groups_begun = state[GRPO_RESULTS]["groups_begun"]
             self._curriculum.set_state(state[GRPO_RESULTS]["curriculum"])
+
+    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- RLlib's
+        """Take over a checkpoint; groups that are played ahead are dropped."""
+        self._drop_ahead()
+        super().restore_from_path(path, *args, **kwargs)
+
+    def _drop_ahead(self) -> None:
+        if self._ahead is not None:
+            self._ahead.drop()
+
+    def cleanup(self) -> None:
+        """Stop runners and learners, without waiting long for groups that are played ahead."""
+        if self._ahead is not None:
+            self._ahead.stop()
+        super().cleanup()
 
 
 def register() -> None:

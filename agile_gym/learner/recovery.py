@@ -27,7 +27,7 @@ from agile_gym.learner.env_runner import RunnerReply, VLMEnvRunner, Weights
 from agile_gym.learner.groups import Group, GroupSpec
 from agile_gym.learner.torch_learner import COMPLETE
 
-__all__ = ["Outcome", "RecoverableAlgorithm", "play_on_runners"]
+__all__ = ["Outcome", "RecoverableAlgorithm", "alive_runners", "play_on_runners", "restart_runner", "split_groups"]
 
 PATIENCE = 300.0
 """Seconds to wait for a runner to come back where none is left."""
@@ -43,12 +43,14 @@ class Outcome:
         failures: The last error of those that were given up, by index.
         retries: Number of times that a group was played again.
         metrics: Metrics that the runners logged.
+        lags: For each group, the number of updates since its weights; empty if all were played with the latest.
     """
 
     groups: list[Group] = field(default_factory=list[Group])
     failures: dict[int, str] = field(default_factory=dict[int, str])
     retries: int = 0
     metrics: list[Any] = field(default_factory=list[Any])
+    lags: list[int] = field(default_factory=list[int])
 
 
 def play_on_runners(
@@ -61,6 +63,7 @@ def play_on_runners(
     restore: Callable[[], object],
     explore: bool,
     evaluation: bool,
+    replies: Sequence[RunnerReply] | None = None,
 ) -> Outcome:
     """Play groups.
 
@@ -77,6 +80,7 @@ def play_on_runners(
         restore: Function that brings back runners that have died.
         explore: True if tokens are drawn.
         evaluation: True if the environments are those of the evaluation.
+        replies: Answers that have come already; None to have all groups played first.
 
     Returns:
         The groups and the failures.
@@ -90,15 +94,16 @@ def play_on_runners(
     attempts: Counter[int] = Counter()
     played: dict[int, Group] = {}
     while pending:
-        replies = _ask(
-            runners,
-            list(pending.values()),
-            timeout,
-            restore,
-            weights=weights,
-            explore=explore,
-            evaluation=evaluation,
-        )
+        if replies is None:
+            replies = _ask(
+                runners,
+                list(pending.values()),
+                timeout,
+                restore,
+                weights=weights,
+                explore=explore,
+                evaluation=evaluation,
+            )
         errors: dict[int, str] = {}
         for reply in replies:
             if reply.mistake is not None:
@@ -108,6 +113,7 @@ def play_on_runners(
             for group in reply.play.groups:
                 played[group.spec.index] = group
                 pending.pop(group.spec.index, None)
+        replies = None
         for index in list(pending):
             attempts[index] += 1
             if attempts[index] > retries:
@@ -129,9 +135,7 @@ def _ask(
     if runners.num_remote_env_runners() == 0:
         local = cast(VLMEnvRunner, runners.local_env_runner)
         return [local.sample_groups(specs, **options)]
-    ids = _alive(runners, restore)
-    parts = {number: list(specs[place :: len(ids)]) for place, number in enumerate(ids)}
-    parts = {number: part for number, part in parts.items() if part}
+    parts = split_groups(specs, alive_runners(runners, restore))
     replies: list[RunnerReply] = runners.foreach_env_runner(
         "sample_groups",
         kwargs=[{"groups": part, **options} for part in parts.values()],
@@ -141,14 +145,25 @@ def _ask(
     )
     silent = set(parts) - {reply.runner for reply in replies}
     for number in silent & set(runners.healthy_env_runner_ids()):
-        _logger.warning("Runner %d did not answer in %.0f s; it is stopped, and another one started.", number, timeout)
-        manager = runners._worker_manager  # pyright: ignore[reportPrivateUsage] -- RLlib has no other way
-        ray.kill(manager.actors()[number], no_restart=False)
-        manager.set_actor_state(number, healthy=False)
+        restart_runner(runners, number, timeout)
     return replies
 
 
-def _alive(runners: EnvRunnerGroup, restore: Callable[[], object]) -> list[int]:
+def restart_runner(runners: EnvRunnerGroup, number: int, timeout: float) -> None:
+    """Stop a runner that did not answer in some seconds, and have another one started."""
+    _logger.warning("Runner %d did not answer in %.0f s; it is stopped, and another one started.", number, timeout)
+    manager = runners._worker_manager  # pyright: ignore[reportPrivateUsage] -- RLlib has no other way
+    ray.kill(manager.actors()[number], no_restart=False)
+    manager.set_actor_state(number, healthy=False)
+
+
+def split_groups(specs: Sequence[GroupSpec], runners: Sequence[int]) -> dict[int, list[GroupSpec]]:
+    """Divide groups among runners, by their numbers; those without any are left out."""
+    parts = {number: list(specs[place :: len(runners)]) for place, number in enumerate(runners)}
+    return {number: part for number, part in parts.items() if part}
+
+
+def alive_runners(runners: EnvRunnerGroup, restore: Callable[[], object]) -> list[int]:
     """Return the numbers of the runners that are alive, at least one."""
     deadline = time.monotonic() + PATIENCE
     while True:

@@ -41,6 +41,7 @@ _COMPARING = frozenset(
             "resample_rounds",
         ),
         *("mask_truncated", "curriculum", "credit", "turn_discount", "mismatch_correction", "mismatch_cap"),
+        "max_lag",
     }
 )
 """Settings of GRPO that have no meaning where episodes are not compared."""

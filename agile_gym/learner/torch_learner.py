@@ -21,6 +21,7 @@ from ray.rllib.utils import force_list
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.learner.data import Sample
+from agile_gym.learner.images import fetch_images
 from agile_gym.learner.module import VLMModule
 from agile_gym.learner.options import learning_rate_ratio, make_optimizer, mute_notices, resolve_autocast
 from agile_gym.learner.sharding import (
@@ -172,7 +173,7 @@ class TokenLearner(TorchLearner):
     def _update(self, batch: Mapping[str, Any], **kwargs: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:  # noqa: ANN401 -- RLlib's
         """Train on all samples: in each epoch, minibatch by minibatch, one step each."""
         config, module = self.config, self._vlm_module
-        samples: list[Sample] = [item for item in batch[DEFAULT_MODULE_ID]["samples"] if item.minibatches]
+        samples: list[Sample] = fetch_images([item for item in batch[DEFAULT_MODULE_ID]["samples"] if item.minibatches])
         start = time.perf_counter()
         logged: list[dict[str, float]] = []
         skipped, empty = self._updater.skipped, self._updater.empty

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agile_gym.errors import import_optional
+from agile_gym.images.items import hash_pixels
 from agile_gym.models.chat import ChatFormat, Chunk
 from agile_gym.models.loading import input_device
 from agile_gym.transcripts.record import Image
@@ -201,7 +202,7 @@ class Reader:
         return known
 
     def _once(self, make: Callable[[], Chunk], text: str, images: Sequence[Image], *kind: bool) -> Chunk:
-        key = (kind, text, *((image.shape, image.tobytes()) for image in images))
+        key = (kind, text, *map(hash_pixels, images))
         chunk = self._chunks.get(key)
         if chunk is None:
             chunk = self._chunks[key] = make()

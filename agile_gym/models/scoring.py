@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.checkpoint import checkpoint
 
+from agile_gym.images.items import hash_pixels
 from agile_gym.models.chat import ChatFormat, Chunk
 from agile_gym.models.inputs import image_arguments, relative_positions, type_arguments
 from agile_gym.models.loading import VLM, process
@@ -98,7 +99,7 @@ class Scorer:
         self.temperature = temperature
         self._ends = end_tokens(vlm.model, chat)
         self._forbidden: torch.Tensor | None = None
-        self._known: dict[tuple[tuple[int, ...], bytes], Mapping[str, Any]] = {}
+        self._known: dict[str, Mapping[str, Any]] = {}
         self._room = _CACHE_BYTES
 
     def prepare(self, segment: Segment, images: Sequence[Image]) -> PreparedSegment:
@@ -120,11 +121,11 @@ class Scorer:
 
     def _pixels(self, image: Image) -> Mapping[str, Any]:
         """Return the processor's tensors for an image, which episodes of one puzzle share."""
-        key = (image.shape, image.tobytes())
+        key = hash_pixels(image)
         pixels = self._known.get(key)
         if pixels is None:
             pixels = _process(self.chat, image)
-            size = sum(tensor.nbytes for tensor in pixels.values()) + image.nbytes
+            size = sum(tensor.nbytes for tensor in pixels.values())
             if size > self._room:
                 self.forget()
             self._known[key] = pixels

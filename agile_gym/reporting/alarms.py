@@ -246,6 +246,13 @@ def _mismatch(history: History) -> str | None:
     divergence = history[-1].get("learner/approx_kl_first")
     if divergence is None or not divergence > MISMATCH:
         return None
+    lag = history[-1].get("lag_max", 0.0)
+    if lag:
+        return (
+            f"Before the first step, the tokens' distribution diverges by {divergence:.2g} nats a token from the one "
+            f"they were sampled from, up to {lag:.0f} updates ago: the policy moves too far for groups played ahead. "
+            "Lower max_lag or the learning rate, or set mismatch_correction."
+        )
     return (
         f"Before the first step, the tokens' distribution diverges by {divergence:.2g} nats a token from the one they "
         "were sampled from: sampling and training do not agree. Check that both use one type (float32, or "

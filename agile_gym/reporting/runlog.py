@@ -39,9 +39,10 @@ def flatten_result(result: Mapping[str, Any]) -> dict[str, float]:
     Returns:
         The algorithm's own metrics by their names, the learner's as ``learner/NAME``, the held-out evaluation's as
         ``eval/NAME``; and, where they can be computed, ``episodes_per_second`` (of the whole iteration),
-        ``tokens_per_second`` (written, while playing), ``trained_tokens_per_second`` (while updating),
-        ``share_constant`` (of the groups that were played, those without variance) and ``learner/not_finite`` (number
-        of loss, gradient and the like that were not finite). NaN is left out, and so are RLlib's own counters.
+        ``tokens_per_second`` (written, while playing; of the whole iteration if groups were played ahead),
+        ``trained_tokens_per_second`` (while updating), ``share_constant`` (of the groups that were played, those
+        without variance) and ``learner/not_finite`` (number of loss, gradient and the like that were not finite). NaN
+        is left out, and so are RLlib's own counters.
     """
     figures = numbers_of(_part(result, "grpo"))
     learner = numbers_of(_part(_part(result, "learners"), "default_policy"))
@@ -50,9 +51,10 @@ def flatten_result(result: Mapping[str, Any]) -> dict[str, float]:
     if learner:
         figures["learner/not_finite"] = float(sum(not math.isfinite(learner.get(name, 0.0)) for name in _TRAINED))
     rollout, update = figures.get("seconds_rollout", 0.0), figures.get("seconds_update", 0.0)
+    whole = rollout + update + figures.get("seconds_sync", 0.0)
     for name, amount, divisor in (
-        ("episodes_per_second", "episodes", rollout + update + figures.get("seconds_sync", 0.0)),
-        ("tokens_per_second", "tokens_written", rollout),
+        ("episodes_per_second", "episodes", whole),
+        ("tokens_per_second", "tokens_written", whole if figures.get("lag_max") else rollout),
         ("trained_tokens_per_second", "learner/tokens", update),
         ("share_constant", "groups_constant", figures.get("groups_played", 0.0)),
     ):

@@ -106,6 +106,7 @@ def _what_fits(shapes: ModelShapes, load: Load, room: float) -> str:
         "half of micro_batch_tokens in [grpo]": replace(load, batch_tokens=load.batch_tokens // 2),
         "half of rollout_batch in [grpo]": replace(load, episodes=max(1, load.episodes // 2)),
         "GPUs of their own for runners": replace(load, shared=False, joint=False),
+        "max_lag = 0 in [grpo]": replace(load, overlapping=False),
     }
     enough = [
         name
@@ -136,6 +137,7 @@ def _load(settings: RunSettings, grpo: Any, tokens: TokenPlan) -> Load:  # noqa:
         episodes=min(grpo.rollout_batch, -(-grpo.groups_per_iteration * grpo.group_size // runners)),
         shared=not resources.runners or bool(resources.gpus_per_runner and resources.gpus_per_runner < 1),
         joint=not resources.runners and not resources.learners,
+        overlapping=bool(grpo.max_lag),
     )
 
 
@@ -148,7 +150,7 @@ def _modelled_time(
 ) -> list[str]:
     gpu, episodes = GPU(), grpo.groups_per_iteration * grpo.group_size
     took = iteration_time(shapes, load, episodes, tokens.turns * tokens.new_tokens, gpu)
-    total = settings.grpo.iterations * (took.play + took.update)
+    total = settings.grpo.iterations * _together(grpo, took.play, took.update)
     return [
         f"Time        GRPO at most {_minutes(total)}: {took.play:,.0f} s of play, {took.update:,.0f} s of learning an "
         "iteration,",
@@ -239,7 +241,7 @@ def measure_iteration(settings: RunSettings) -> dict[str, float]:
     groups, size = min(_MEASURED_GROUPS, config.groups_per_iteration), config.group_size
     config.env_runners(num_env_runners=0).learners(num_learners=0)
     config.training(groups_per_iteration=groups, filter_zero_variance_groups=False, num_minibatches=1)
-    config.training(sharding="none", cpu_offload=False)  # there is one learner
+    config.training(sharding="none", cpu_offload=False, max_lag=0)  # there is one process
     config.evaluation(evaluation_interval=None)
     algorithm = config.build_algo()
     try:
@@ -261,7 +263,7 @@ def _time_lines(settings: RunSettings, config: Any) -> list[str]:  # noqa: ANN40
     episodes = config.groups_per_iteration * config.group_size
     rollout = episodes * seconds["rollout"] / max(1, resources.runners)
     update = episodes * seconds["update"] / max(1, resources.learners)
-    total = settings.grpo.iterations * (rollout + update)
+    total = settings.grpo.iterations * _together(config, rollout, update)
     return [
         f"Time        GRPO about {_minutes(total)}: {rollout:.1f} s of play, {update:.1f} s of learning an iteration,",
         f"            if all goes on as in two small iterations with the model as it is (they took {spent:.0f} s),",
@@ -269,6 +271,11 @@ def _time_lines(settings: RunSettings, config: Any) -> list[str]:  # noqa: ANN40
         "            learned when to stop writes the longest turns: after the cold start, turns are often shorter,",
         "            and then this is too much; where thoughts grow in training, it is too little",
     ]
+
+
+def _together(grpo: Any, play: float, update: float) -> float:  # noqa: ANN401 -- a GRPOConfig
+    """Return the seconds of an iteration from those of its parts, which overlap if groups are played ahead."""
+    return max(play, update) if grpo.max_lag else play + update
 
 
 def _count(number: int) -> str:

@@ -117,6 +117,7 @@ class Load:
         episodes: Episodes that a runner plays side by side.
         shared: True if runner and learner share a GPU.
         joint: True if they are one process, which plays with the weights that it trains.
+        overlapping: True if runners play while learners train.
     """
 
     learners: int
@@ -131,6 +132,7 @@ class Load:
     episodes: int
     shared: bool
     joint: bool = False
+    overlapping: bool = False
 
     @property
     def number(self) -> int:
@@ -185,7 +187,7 @@ def memory_phases(shapes: ModelShapes, load: Load) -> list[Phase]:
         load: The work.
 
     Returns:
-        The phases ``play`` and ``update``.
+        The phases ``play`` and ``update``, or one of both where runner and learner share a GPU and work at a time.
     """
     world = max(1, load.learners) if load.sharded else 1
     kept = 0 if load.offloaded else 1
@@ -213,6 +215,8 @@ def memory_phases(shapes: ModelShapes, load: Load) -> list[Phase]:
     cache = {"keys and values": load.episodes * load.episode_tokens * shapes.cached * load.number}
     if not load.shared:
         return [Phase("play", {**player, **cache}), Phase("update", learner)]
+    if load.overlapping:
+        return [Phase("play and update", {**learner, **player, **cache})]
     resident = {**state, "gradients": 0.0}
     return [Phase("play", {**resident, **player, **cache}), Phase("update", {**learner, **player})]
 

@@ -7,7 +7,7 @@ sampled. Tokens are only ever appended: nothing is decoded and tokenised again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, cast
 
@@ -19,9 +19,11 @@ from agile_gym.actions.prompt import IMAGE_MARK
 from agile_gym.actions.reading import piece_reader
 from agile_gym.actions.tags import read_answer, read_tags
 from agile_gym.envs.contract import RewardParts
+from agile_gym.images.items import hash_pixels
 
 __all__ = [
     "Image",
+    "ImageTable",
     "Message",
     "PolicyRecord",
     "SeenBoard",
@@ -208,6 +210,25 @@ class Transcript:
             messages.append(Message("assistant", turn.text))
             messages.append(Message("user", turn.feedback, turn.images))
         return messages[:-1] if self.turns else messages
+
+
+class ImageTable:
+    """Images of several episodes by the hash of their content, each once.
+
+    Pickle writes an array that is shared once, however many episodes and turns show it.
+    """
+
+    def __init__(self) -> None:
+        """Begin with no image."""
+        self._known: dict[str, Image] = {}
+
+    def share(self, transcript: Transcript) -> Transcript:
+        """Return a transcript with the arrays of the table, which gets the images that it lacks."""
+        turns = tuple(replace(turn, images=self._same(turn.images)) for turn in transcript.turns)
+        return replace(transcript, prompt_images=self._same(transcript.prompt_images), turns=turns)
+
+    def _same(self, images: Sequence[Image]) -> tuple[Image, ...]:
+        return tuple(self._known.setdefault(hash_pixels(image), image) for image in images)
 
 
 Arrangement = tuple[Any, ...]

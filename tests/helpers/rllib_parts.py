@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -94,11 +95,15 @@ def once(folder, name):
 
 
 class FaultyEnv(JigsawVisionEnv):
-    """Fails as files ask for: ``kill``, ``hang`` and each ``raise-N`` once, ``always`` in some puzzles."""
+    """Fails as files ask for: ``kill``, ``hang`` and each ``raise-N`` once, ``always`` in some puzzles.
 
-    def __init__(self, *, folder, **options):
+    Each step takes ``pause`` seconds more.
+    """
+
+    def __init__(self, *, folder, pause=0.0, **options):
         super().__init__(**options)
         self.folder = folder
+        self.pause = pause
         self.seed = 0
 
     def reset(self, *, seed=None, options=None):
@@ -106,6 +111,7 @@ class FaultyEnv(JigsawVisionEnv):
         return super().reset(seed=seed, options=options)
 
     def step(self, action):
+        time.sleep(self.pause)
         if once(self.folder, "kill"):
             os.kill(os.getpid(), signal.SIGKILL)
         if once(self.folder, "hang"):

@@ -53,7 +53,8 @@ ALLOWED = {
     "grpo": {
         "clip_high": [0, 1.5], "clip_low": [0], "curriculum": [True], "filter_zero_variance_groups": [True],
         "entropy_coef": [0, 1.5], "iterations": [0], "kl_coef": [0, 1.5], "leave_one_out": [True],
-        "mask_truncated": [True], "mismatch_cap": [1.5], "resample_rounds": [0], "tasks": [[]], "turn_discount": [0],
+        "mask_truncated": [True], "max_lag": [0], "mismatch_cap": [1.5], "resample_rounds": [0], "tasks": [[]],
+        "turn_discount": [0],
     },
     "evaluation": {"benchmarks": [[]], "blank_looks": [True], "interval": [0], "seed": [0]},
     "resources": {
