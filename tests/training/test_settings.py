@@ -55,7 +55,10 @@ ALLOWED = {
         "entropy_coef": [0, 1.5], "iterations": [0], "kl_coef": [0, 1.5], "leave_one_out": [True],
         "mask_truncated": [True], "mismatch_cap": [1.5], "resample_rounds": [0], "tasks": [[]], "turn_discount": [0],
     },
-    "evaluation": {"benchmarks": [[]], "blank_looks": [True], "interval": [0], "seed": [0]},
+    "evaluation": {
+        "benchmarks": [[]], "benchmark_questions": [0], "blank_looks": [True], "interval": [0],
+        "play_benchmarks": [True], "seed": [0],
+    },
     "resources": {
         "cpus_per_learner": [0], "cpus_per_runner": [0], "gpus_per_learner": [0], "gpus_per_runner": [0],
         "gpu_memory": [1.5],
