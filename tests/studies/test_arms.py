@@ -178,6 +178,14 @@ def test_a_budget_that_is_far_too_small_is_refused():
         check_budget(study(STEP), 4, 10, 1)
 
 
+def test_all_arms_of_a_seed_come_before_the_next_one():
+    of = study(STEP, seeds=(3, 1), settings={"vision.steps": 100})
+    assert [(run.seed, run.arm) for run in plan_runs(of, expand(of))] == [
+        *((3, None), (3, "base"), (3, "no step")),
+        *((1, None), (1, "base"), (1, "no step")),
+    ]
+
+
 def test_another_seed_is_another_cold_start():
     one, two = (plan_runs(of, expand(of))[0] for of in (study(STEP), replace(study(STEP), seeds=(1,))))
     assert one.name != two.name
