@@ -22,6 +22,7 @@ from agile_gym.training.settings import read_settings
 
 HERE = Path(__file__).parent
 START = "<!-- From here on written by benchmarks/learning_report.py -->"
+END = "<!-- To here -->"
 STAGES = {"coldstart": "cold start", "grpo": "GRPO"}
 WHAT = {
     "photos": "trained on the folder of photographs",
@@ -282,9 +283,12 @@ def changes(settings):
 
 
 def write_part(path, text):
-    """Put the text in the place of this script's former one, at the end of the file."""
+    """Put the text in the place of this script's former one; what is before and after it stays."""
     former = path.read_text("utf-8") if path.exists() else "# Results\n"
-    path.write_text(f"{former.split(START)[0].rstrip()}\n\n{START}\n\n# Training\n\n{text}", "utf-8")
+    before, _, mine = former.partition(START)
+    after = mine.partition(END)[2].strip()
+    mine = f"{before.rstrip()}\n\n{START}\n\n# Training\n\n{text.rstrip()}\n\n{END}\n\n{after}"
+    path.write_text(mine.rstrip() + "\n", "utf-8")
 
 
 def main():

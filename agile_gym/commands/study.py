@@ -39,6 +39,7 @@ def add_study_command(commands: Any) -> None:  # noqa: ANN401 -- argparse names 
     add("--test-images", help="photographs to test on (default: a split of the others)")
     add("--output", type=Path, default=None, metavar="DIR", help="folder of the study (default: study-NAME)")
     add("--jobs", type=int, default=None, help="trainings at the same time (default: one a processor, or 1 with GPUs)")
+    add("--arms", nargs="+", default=None, metavar="ARM", help="arms to train, by name (default: all)")
     add("--seeds", type=int, nargs="+", default=None, help="seeds of each arm (default: the study's)")
     add("--budget-hours", type=float, default=None, help="most hours that it may take (default: the study's)")
     add("--set", dest="changes", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change all arms")
@@ -97,7 +98,9 @@ def _changed(study: Study, options: argparse.Namespace) -> Study:
 def _prepare(study: Study, options: argparse.Namespace, folder: Path) -> Any:  # noqa: ANN401 -- a Prepared
     from agile_gym.studies.preparing import prepare_study
 
-    return prepare_study(study, folder, options.images, options.test_images, options.jobs)
+    return prepare_study(
+        study, folder, options.images, options.test_images, options.jobs, options.arms, elsewhere=options.dry_run
+    )
 
 
 def _plan(study: Study, options: argparse.Namespace, scratch: Path) -> int:

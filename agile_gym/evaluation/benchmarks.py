@@ -10,15 +10,15 @@ from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from agile_gym.envs.questions import UNREADABLE
-from agile_gym.errors import ConfigurationError, printable
+from agile_gym.errors import ConfigurationError, is_number, is_whole, printable, reason_of
 from agile_gym.evaluation.contamination import BenchmarkOverlap, overlap_text
 from agile_gym.evaluation.estimates import Estimate, bootstrap_mean
 from agile_gym.evaluation.plan import EnvironmentEntry, EvaluationPlan
 from agile_gym.evaluation.report import grid_lines, short_name
-from agile_gym.evaluation.run import EpisodeResult
+from agile_gym.evaluation.run import MAX_COUNT, EpisodeResult
 from agile_gym.files import write_text
 from agile_gym.questions.judging import score
 from agile_gym.questions.opening import BENCHMARKS, open_questions
@@ -26,13 +26,16 @@ from agile_gym.questions.records import Question, Skipped
 from agile_gym.questions.scores import Scored
 
 __all__ = [
+    "BENCHMARK_SCORES",
     "ENV",
     "BenchmarkScore",
+    "PlayedBenchmark",
     "counted",
     "format_benchmarks",
     "is_benchmarks",
     "paper_rows",
     "plan_benchmark",
+    "read_benchmarks",
     "score_benchmark",
     "write_benchmarks",
 ]
@@ -40,6 +43,8 @@ __all__ = [
 ENV = "agile_gym.envs.questions:QuestionEnv"
 KIND = "agile_gym.benchmarks"
 SCHEMA = 1
+BENCHMARK_SCORES = "benchmarks"
+"""Folder of a training run that has the scores of benchmarks after each stage."""
 SHOWN_SKIPS = 3
 
 
@@ -294,6 +299,51 @@ def write_benchmarks(path: Path, scores: Sequence[BenchmarkScore], policy: str) 
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_text(path) as file:
         file.write(json.dumps(values, indent=2) + "\n")
+
+
+class PlayedBenchmark(NamedTuple):
+    """A benchmark in a file of scores.
+
+    Attributes:
+        figure: The figure that is reported, a fraction of 1.
+        accuracy: Mean over the questions with its 95% interval.
+        asked: Questions that were answered.
+        expected: Questions that the benchmark has.
+    """
+
+    figure: float
+    accuracy: Estimate
+    asked: int
+    expected: int
+
+
+def read_benchmarks(path: Path) -> dict[str, PlayedBenchmark]:
+    """Read a file of scores that `write_benchmarks` wrote.
+
+    Returns:
+        The benchmarks by key.
+
+    Raises:
+        ConfigurationError: If it cannot be read, or is damaged.
+    """
+    try:
+        values: Any = json.loads(path.read_text("utf-8"))
+        if values["kind"] != KIND or values["schema"] != SCHEMA:
+            raise ValueError("it is none of this version")
+        found: dict[str, PlayedBenchmark] = {}
+        for one in values["benchmarks"]:
+            accuracy = Estimate(**one["accuracy"])
+            counts = one["asked"], one["expected"]
+            if one["key"] not in BENCHMARKS or not all(is_number(value, 0, 1) for value in (one["figure"], *accuracy)):
+                raise ValueError("no figure where one must be")
+            if not all(is_whole(count, MAX_COUNT) for count in counts):
+                raise ValueError("no number of questions where one must be")
+            found[one["key"]] = PlayedBenchmark(one["figure"], accuracy, *counts)
+        return found
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {reason_of(error)}.") from error
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ConfigurationError(f"{path} is no file of benchmarks' scores, or damaged: {error!r:.200}.") from error
 
 
 def is_benchmarks(head: bytes) -> bool:

@@ -14,14 +14,14 @@ import numpy as np
 from agile_gym.errors import ConfigurationError, ImageError, did_you_mean, plain
 from agile_gym.images.sources import ImageSource
 from agile_gym.questions.generated_drawings import COUNT, WORD
-from agile_gym.questions.generated_photographs import CHANGED, HALF, TURNED, WHERE, WHICH
+from agile_gym.questions.generated_photographs import CHANGED, HALF, TURNED, WHERE, WHICH, WHOLE
 from agile_gym.questions.kinds import Kind
 from agile_gym.questions.likeness import Photographs
 from agile_gym.questions.visual import Asked
 
 __all__ = ["DIFFICULTIES", "KINDS", "GeneratedQuestions", "parse_difficulty", "parse_kinds"]
 
-KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (WHERE, WHICH, HALF, TURNED, CHANGED, WORD, COUNT)}
+KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (WHERE, WHICH, HALF, TURNED, CHANGED, WHOLE, WORD, COUNT)}
 """The kinds of question by name."""
 DIFFICULTIES = 5
 TRIES = 200

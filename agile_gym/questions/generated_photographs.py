@@ -1,4 +1,4 @@
-"""Questions about the photographs themselves: where a crop is from, which crop is, halves, turned and changed parts.
+"""Questions about photographs: where a crop is from, which crop is, halves, parts that are turned, changed or moved.
 
 Sizes are fractions of the picture's side, differences grey levels (0 to 255).
 """
@@ -11,11 +11,12 @@ import cv2
 import numpy as np
 
 from agile_gym.puzzle.pixels import resize
+from agile_gym.questions.answers import AnswerKey
 from agile_gym.questions.kinds import Kind, Made, choice
 from agile_gym.questions.likeness import Photographs, Pixels, contrast, difference, least_difference
 from agile_gym.questions.visual import Box
 
-__all__ = ["CHANGED", "HALF", "MARGIN", "TURNED", "WHERE", "WHICH", "blueness", "brightness"]
+__all__ = ["CHANGED", "HALF", "MARGIN", "TURNED", "WHERE", "WHICH", "WHOLE", "blueness", "brightness"]
 
 MARGIN = 24.0
 """Least difference of a crop from every other place where it could be thought to lie."""
@@ -311,4 +312,41 @@ CHANGED = Kind(
         {"side": 0.12, "strength": 40, "least": 16},
     ),
     _changed,
+)
+
+
+# --- is the picture whole, or were parts of it exchanged
+
+
+def _whole(rng: Rng, photographs: Photographs, level: int) -> Made | None:
+    measures = WHOLE.levels[level - 1]
+    rows, moved = int(measures["rows"]), int(measures["moved"])
+    picture, image_id = photographs.picture(rng)
+    side = photographs.side // rows
+    picture = np.ascontiguousarray(picture[: rows * side, : rows * side])
+    places = [(row * side, column * side) for row in range(rows) for column in range(rows)]
+    chosen: list[int] = rng.choice(len(places), moved, replace=False).tolist()
+    mixed = picture.copy()
+    for place, source in zip(chosen, (*chosen[1:], chosen[0]), strict=True):  # each to the place of another one
+        (top, left), (y, x) = places[place], places[source]
+        part, other = _cut(picture, top, left, side), _cut(picture, y, x, side)
+        if contrast(part) < LEAST_CONTRAST or difference(part, other) < MARGIN:
+            return None
+        mixed[top : top + side, left : left + side] = other
+    whole = bool(rng.integers(2))
+    text = f"A picture was cut into {rows * rows} equal parts. Are they all in their places?"
+    key = AnswerKey("yes_no", ("yes" if whole else "no",))
+    return Made(text, key, (picture if whole else mixed,), image_id, None, dict(measures))
+
+
+WHOLE = Kind(
+    "whole",
+    (
+        {"rows": 2, "moved": 4},
+        {"rows": 2, "moved": 2},
+        {"rows": 3, "moved": 3},
+        {"rows": 3, "moved": 2},
+        {"rows": 4, "moved": 2},
+    ),
+    _whole,
 )

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from agile_gym.errors import ConfigurationError, is_number
+from agile_gym.evaluation.benchmarks import PlayedBenchmark, paper_rows, read_benchmarks
 from agile_gym.evaluation.compare import LOOK_TITLES, compare_reports
 from agile_gym.evaluation.contamination import BenchmarkOverlap
 from agile_gym.evaluation.estimates import Estimate
@@ -25,6 +26,7 @@ __all__ = [
     "Verdict",
     "behaviour_tables",
     "behaviours_of",
+    "benchmark_table",
     "look_tables",
     "overlap_table",
     "read_results",
@@ -324,6 +326,37 @@ def overlap_table(overlaps: Mapping[str, BenchmarkOverlap]) -> Table:
     return Table(f"Of the {total:,} training images", header, rows)
 
 
+def benchmark_table(folder: Path) -> Table | None:
+    """Return the table of benchmarks after each stage, beside the paper's rows; None where none was played.
+
+    Args:
+        folder: Folder of the scores.
+
+    Raises:
+        ConfigurationError: If a file of them is damaged.
+    """
+    found = {
+        title: read_benchmarks(folder / f"{name}.json")
+        for name, title in EVALUATIONS.items()
+        if (folder / f"{name}.json").exists()
+    }
+    keys = [key for key in BENCHMARKS if any(key in played for played in found.values())]
+    if not keys:
+        return None
+    rows: list[Row] = []
+    for title, played in found.items():
+        cells = [_benchmark_cell(played.get(key)) for key in keys]
+        figures = [played[key].figure for key in keys if key in played]
+        rows.append(
+            Row(title, [*cells, (f"{100 * fmean(figures):.1f}" if len(figures) == len(keys) else "\u2013", "")])
+        )
+    titles = [BENCHMARKS[key].title for key in keys]
+    paper = [Row(model, [(f"{values[title]:.1f}", "") for title in titles]) for model, values in paper_rows().items()]
+    for row in paper:
+        row.cells.append((f"{fmean(float(cell) for cell, _ in row.cells):.1f}", ""))
+    return Table("Benchmarks (%)", [*titles, "mean"], rows, paper)
+
+
 _NO_CELL = ("\u2013", "")
 
 
@@ -334,6 +367,15 @@ def _blanked_cells(columns: Mapping[str, Any] | None) -> tuple[tuple[str, str], 
     difference, low, high, p = (columns[AVERAGE]["acc"][key] for key in _DIFFERENCE)
     interval = f"{100 * low:+.1f} to {100 * high:+.1f}, p {_p_value(p)}"
     return _cell(columns[AVERAGE]["blanked"], "acc"), (f"{100 * difference:+.1f}", interval)
+
+
+def _benchmark_cell(played: PlayedBenchmark | None) -> tuple[str, str]:
+    """Return the figure of a benchmark; below it, the interval of questions right, and their number if not all."""
+    if played is None:
+        return _NO_CELL
+    low, high = 100 * played.accuracy.low, 100 * played.accuracy.high
+    part = "" if played.asked == played.expected else f", {played.asked:,} of {played.expected:,} questions"
+    return f"{100 * played.figure:.1f}", f"{low:.1f} to {high:.1f}{part}"
 
 
 def _fraction_cell(entry: Mapping[str, Any] | None) -> tuple[str, str]:

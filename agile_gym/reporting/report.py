@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from agile_gym.errors import ConfigurationError
+from agile_gym.evaluation.benchmarks import BENCHMARK_SCORES
 from agile_gym.evaluation.contamination import OVERLAPS, overlap_text, read_overlaps
 from agile_gym.evaluation.metrics import AVERAGE
 from agile_gym.evaluation.plan import pieces_of
@@ -22,6 +23,7 @@ from agile_gym.reporting.figures import STAGE_TITLES, duration
 from agile_gym.reporting.outcome import (
     StageResult,
     behaviour_tables,
+    benchmark_table,
     look_tables,
     overlap_table,
     read_results,
@@ -91,6 +93,7 @@ def write_report(folder: str | Path, output: str | Path, *, title: str | None = 
         tables=result_tables(results),
         look_tables=look_tables(results),
         look_charts=look_charts(results),
+        benchmark_table=benchmark_table(run / BENCHMARK_SCORES),
         overlap_table=overlap_table(overlaps) if overlaps else None,
         overlap_text=overlap_text(overlaps),
         behaviour_tables=behaviour_tables(results),

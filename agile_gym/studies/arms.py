@@ -172,7 +172,9 @@ def divides_photographs(study: Study) -> bool:
 
 
 def plan_runs(study: Study, arms: list[Arm]) -> list[Run]:
-    """Return all runs; one comes after the one that it begins with.
+    """Return all runs, seed by seed; one comes after the one that it begins with.
+
+    So a study whose budget is spent has all arms of some seeds, rather than some arms of all.
 
     A stage is done once for all arms and seeds whose settings are the same up to its end. What a stage reads is its own
     section and those of earlier stages, images, environment and model, and, of GRPO, what supervised training takes
@@ -204,7 +206,7 @@ def plan_runs(study: Study, arms: list[Arm]) -> list[Run]:
             _share(shared, Run(f"cold-start-{cold}", alone, seed, base=base, last=last))
             base, last = f"cold-start-{cold}", "cold_start"
         own.append(Run(name, settings["grpo"], seed, arm.name, base, last))
-    return [*shared.values(), *own]
+    return sorted([*shared.values(), *own], key=lambda run: study.seeds.index(run.seed))  # shared ones stay before
 
 
 def _share(shared: dict[str, Run], run: Run) -> None:

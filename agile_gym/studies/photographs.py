@@ -2,7 +2,8 @@
 
 ``{images}`` are those to train on, ``{images:8}`` eight of them, and ``{test}`` those to test on. Parts of a collection
 are folders in that of the study, with links to the files, or PNG files where there are none. The photographs of a part
-follow from their content, and those of a smaller part are in every larger one.
+follow from their content, and those of a smaller part are in every larger one. ``{images:0}`` are pictures of
+noise, on which all stages can be trained, but nothing can be learned about photographs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from agile_gym.errors import ConfigurationError
 from agile_gym.images.opening import open_images
 from agile_gym.images.sources import ImageSource
@@ -21,6 +24,8 @@ from agile_gym.images.sources import ImageSource
 __all__ = ["Photographs", "uses_photographs"]
 
 BUILTIN = "builtin"
+_NOISE, _NOISE_SIDE = 8, 128
+"""Number of pictures of noise, and their height and width in pixels."""
 _PLACE = re.compile(r"\{(images|test)(?::(\d{1,9}))?\}")
 
 
@@ -70,7 +75,7 @@ class Photographs:
             return str(target)
         source = open_images(self._images, split=None if self._test is not None else cast("Any", split))
         order = sorted(range(len(source)), key=source.content_hash)
-        if count is not None and not 0 < count <= len(order):
+        if count is not None and count > len(order):
             raise ConfigurationError(
                 f"{{images:{count}}} wants {count:,} photographs to train on, and {self._images} has {len(order):,}"
                 + ("" if self._test is not None else ", those to test on left out")
@@ -79,6 +84,8 @@ class Photographs:
         beside = target.with_name(f".{target.name}.partial")
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
+        if count == 0:
+            _draw_noise(beside)
         for index in order[:count]:
             self._put(source, index, beside)
         beside.rename(target)
@@ -93,6 +100,16 @@ class Photographs:
         from PIL import Image
 
         Image.fromarray(source.load(index)).save(folder / f"{name}.png")
+
+
+def _draw_noise(folder: Path) -> None:
+    """Write pictures whose pixels have nothing to do with each other."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for number in range(_NOISE):
+        pixels = rng.integers(0, 256, (_NOISE_SIDE, _NOISE_SIDE, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"noise-{number}.png")
 
 
 def uses_photographs(value: object) -> set[str]:

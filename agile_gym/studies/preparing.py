@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agile_gym.errors import ConfigurationError
+from agile_gym.errors import ConfigurationError, did_you_mean
 from agile_gym.evaluation.run import prepare_plan
 from agile_gym.studies.arm import Job, done_path
 from agile_gym.studies.arms import (
@@ -152,7 +152,14 @@ class Prepared:
 
 
 def prepare_study(
-    study: Study, folder: Path, images: str | None, test_images: str | None, jobs: int | None
+    study: Study,
+    folder: Path,
+    images: str | None,
+    test_images: str | None,
+    jobs: int | None,
+    only: Sequence[str] | None = None,
+    *,
+    elsewhere: bool = False,
 ) -> Prepared:
     """Check a study, before anything takes long.
 
@@ -162,6 +169,8 @@ def prepare_study(
         images: Photographs to train on; None for the built-in ones.
         test_images: Photographs to test on; None for a split of the others.
         jobs: Processes at a time; None for one a processor, or one if they use GPUs.
+        only: Names of the arms to be run, with the stages that they share with others; None for all.
+        elsewhere: True if it is run on another machine, so that GPUs and packages of this one do not matter.
 
     Raises:
         ConfigurationError: If there are no arms, two are alike, or a setting, a factor or an evaluation is not allowed.
@@ -172,13 +181,15 @@ def prepare_study(
     check_arms(study, arms)
     photographs = Photographs(folder, images, test_images, divided=divides_photographs(study))
     runs = plan_runs(study, arms)
+    if only is not None:
+        arms, runs = _choose(arms, runs, only)
     settings = {run.name: fill(run.settings, photographs) for run in runs}
     evaluations = fill_evaluations(study, photographs)
     tested: dict[str, object] = {}
     for arm in arms:
         run = next(run for run in runs if run.arm == arm.name)
         try:
-            check_settings(settings[run.name])
+            check_settings(settings[run.name], elsewhere=elsewhere)
             for entry in evaluations:
                 model = stages.model_options(settings[run.name]).path
                 there = prepare_plan(evaluation_of(entry, settings[run.name], model)).photographs()
@@ -195,6 +206,19 @@ def prepare_study(
     }
     processes = _processes(list(settings.values()), jobs)
     return Prepared(study, arms, runs, settings, evaluations, work, processes)
+
+
+def _choose(arms: Sequence[Arm], runs: Sequence[Run], only: Sequence[str]) -> tuple[list[Arm], list[Run]]:
+    """Return some of the arms, their runs, and the runs that these begin with."""
+    names = [arm.name for arm in arms]
+    for name in only:
+        if name not in names:
+            raise ConfigurationError(f"--arms: there is no arm {name!r}. {did_you_mean(name, names)}")
+    needed = {run.name for run in runs if run.arm in only}
+    for run in reversed(runs):  # each comes after the one that it begins with
+        if run.name in needed and run.base is not None:
+            needed.add(run.base)
+    return [arm for arm in arms if arm.name in only], [run for run in runs if run.name in needed]
 
 
 def _processes(settings: Sequence[RunSettings], jobs: int | None) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from agile_gym.errors import ConfigurationError, reason_of
+from agile_gym.evaluation.benchmarks import BENCHMARK_SCORES
 from agile_gym.evaluation.contamination import OVERLAPS
 from agile_gym.files import Lock, sweep, write_text
 from agile_gym.learner.checkpoint import CHECKPOINT_FILES
@@ -22,6 +23,7 @@ from agile_gym.outputs import (
     read_mark,
     write_mark,
 )
+from agile_gym.questions.opening import BENCHMARKS
 from agile_gym.training.settings import SECTIONS, RunSettings, read_settings
 
 __all__ = ["KIND", "SETTINGS", "STATE", "RunFolder", "read_run_settings"]
@@ -29,8 +31,8 @@ __all__ = ["KIND", "SETTINGS", "STATE", "RunFolder", "read_run_settings"]
 KIND = "training run"
 SETTINGS, STATE = "settings.toml", "state.json"
 STAGES = (
-    *("vision", "cold-start", "replay", "sft", "evaluate-coldstart", "grpo"),
-    "evaluate-grpo",
+    *("benchmarks-untrained", "vision", "cold-start", "replay", "sft", "evaluate-coldstart", "benchmarks-coldstart"),
+    *("grpo", "evaluate-grpo", "benchmarks-grpo"),
 )
 """All that can be done, in order."""
 _FIXED = ("seed", "images", "environment", "model", "vision", "cold_start", "sft", "grpo")
@@ -43,6 +45,7 @@ _LEFT = {
     "evaluate-coldstart": ("evaluation/coldstart.json",),
     "grpo": ("evaluation/grpo.jsonl",),
     "evaluate-grpo": ("evaluation/grpo.json",),
+    **{f"benchmarks-{name}": (f"{BENCHMARK_SCORES}/{name}.json",) for name in ("untrained", "coldstart", "grpo")},
 }
 """Files that exist only after a stage."""
 _MODEL = (
@@ -71,9 +74,12 @@ def _known() -> Known:
     for folder in ("cold-start", "cold-start/*", "replay"):
         names += [f"{folder}/{name}" for name in ("cold_start.json", *_TRANSCRIPTS)]
     played = ("untrained", "coldstart", "grpo")
-    for name in (*played, *(f"{name}-blanked" for name in played)):
-        names += [f"evaluation/{name}.json", f"evaluation/{name}.jsonl"]
-        names += [f"evaluation/{name}-transcripts/{inner}" for inner in _TRANSCRIPTS]
+    outputs = [f"evaluation/{name}{end}" for name in played for end in ("", "-blanked")]
+    outputs += [f"{BENCHMARK_SCORES}/{name}-{key}" for name in played for key in BENCHMARKS]
+    names += [f"{BENCHMARK_SCORES}/{name}.json" for name in played]
+    for output in outputs:
+        names += [f"{output}.json", f"{output}.jsonl"]
+        names += [f"{output}-transcripts/{inner}" for inner in _TRANSCRIPTS]
     return {name: _is_page if name.endswith("page.html") else None for name in names}
 
 

@@ -16,13 +16,23 @@ from agile_gym.coldstart.making import count_episodes, make_cold_start
 from agile_gym.envs.jigsaw.config import JigsawConfig
 from agile_gym.envs.jigsaw.env import open_source
 from agile_gym.errors import import_optional, reason_of
+from agile_gym.evaluation.benchmarks import (
+    BENCHMARK_SCORES,
+    BenchmarkScore,
+    counted,
+    score_benchmark,
+    write_benchmarks,
+)
 from agile_gym.evaluation.compare import compare_blanked
 from agile_gym.evaluation.contamination import OVERLAPS, find_training_pictures, overlap_text, write_overlaps
 from agile_gym.evaluation.journal import Session, blanked_path
 from agile_gym.evaluation.report import write_report
 from agile_gym.evaluation.run import EpisodeResult, PreparedPlan, prepare_plan
 from agile_gym.interruption import stop_signals
+from agile_gym.learner.options import TINY
 from agile_gym.policies.base import Policy, make_policy
+from agile_gym.questions.judging import rule_of
+from agile_gym.questions.opening import BENCHMARKS
 from agile_gym.reporting.alarms import alarms
 from agile_gym.reporting.console import LiveTable
 from agile_gym.reporting.report import write_report as write_page
@@ -141,6 +151,8 @@ class TrainingRun:
             model = stages.model_options(self.settings).path
             try:
                 self._look_for_training_images()
+                if model != TINY:  # which is made in code, and has learned nothing yet
+                    self._play_benchmarks("untrained", model)
                 if stages.has_vision_pretraining(self.settings):
                     model = self._pretrain_vision()
                 if self.settings.has_cold_start:
@@ -148,10 +160,12 @@ class TrainingRun:
                     self._start_ray()
                     model = self._sft(model, transcripts, episodes)
                     self._evaluate("coldstart", model)
+                    self._play_benchmarks("coldstart", model)
                 self._start_ray()
                 if self.settings.grpo.iterations:
                     model = self._grpo(model)
                     self._evaluate("grpo", model)
+                    self._play_benchmarks("grpo", model)
             finally:
                 self._stops.on_held = None
                 stop_ray(self._stops)
@@ -305,7 +319,29 @@ class TrainingRun:
         write_report(output, results, plan=plan.to_json(), photographs=photographs, blank_looks=blank_looks)
         self._finish(name)
 
-    def _play(self, title: str, prepared: PreparedPlan, output: Path, policy: Policy | None) -> list[EpisodeResult]:
+    def _play_benchmarks(self, stage: str, model: str) -> None:
+        """Play the benchmarks with a stage's model, where the settings want it."""
+        name, plans = f"benchmarks-{stage}", stages.benchmark_plans(self.settings, model)
+        if not plans or self._is_done(name):
+            return
+        evaluation, policy = self.settings.evaluation, None
+        if evaluation.workers == 1:
+            plan = next(iter(plans.values()))
+            policy = make_policy(plan.policy, **plan.policy_options)
+        folder = self.folder / BENCHMARK_SCORES
+        folder.mkdir(exist_ok=True)
+        scores: list[BenchmarkScore] = []
+        for key, plan in plans.items():
+            output = folder / f"{stage}-{key}.json"
+            results = self._play(f"{stage}, {BENCHMARKS[key].title}", prepare_plan(plan), output, policy, "questions")
+            write_report(output, counted(results), plan=plan.to_json(), photographs={})
+            scores.append(score_benchmark(plan, results, rule_of(key, None)))
+        write_benchmarks(folder / f"{stage}.json", scores, f"hf:{model}")
+        self._finish(name)
+
+    def _play(
+        self, title: str, prepared: PreparedPlan, output: Path, policy: Policy | None, what: str = "held-out puzzles"
+    ) -> list[EpisodeResult]:
         """Play what is left of an evaluation, and print its Acc."""
         evaluation = self.settings.evaluation
         there = output.with_suffix(".jsonl").exists()
@@ -317,10 +353,10 @@ class TrainingRun:
             for _ in session.play(policy, batch=evaluation.batch, workers=evaluation.workers):
                 done += 1
                 if done % 16 == 0:
-                    self._table.status(f"evaluation of {title}: {done} of {len(prepared.plan)} puzzles")
+                    self._table.status(f"evaluation of {title}: {done} of {len(prepared.plan)} {what.split()[-1]}")
                 self._stops.check()
             results = session.journal.results
-        self._table.print_above(f"{title}: Acc {_acc(results)} on {len(results)} held-out puzzles")
+        self._table.print_above(f"{title}: Acc {_acc(results)} on {len(results)} {what}")
         names = list(dict.fromkeys(result.grid for result in results))
         for name in names if len(names) > 1 else ():
             mine = [result for result in results if result.grid == name]

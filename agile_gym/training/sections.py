@@ -229,6 +229,12 @@ class EvaluationSettings(Section):
     benchmarks: list[str] = Field(
         [], description="`NAME=FILE` of benchmarks: the report has the training images among their pictures."
     )
+    play_benchmarks: bool = Field(
+        False, description="True to play them, too, before the first stage and after cold start and GRPO."
+    )
+    benchmark_questions: int = Field(
+        0, ge=0, le=MAX_EPISODES, description="Questions of each benchmark that are played, from the first. 0 for all."
+    )
 
 
 class ResourceSettings(Section):

@@ -22,6 +22,7 @@ from agile_gym.envs.contract import JIGSAW
 from agile_gym.envs.jigsaw.config import JigsawConfig
 from agile_gym.envs.jigsaw.env import open_source
 from agile_gym.errors import MAX_SEED, ConfigurationError, reason_of
+from agile_gym.evaluation.benchmarks import plan_benchmark
 from agile_gym.evaluation.plan import EvaluationPlan
 from agile_gym.evaluation.run import photographs_of
 from agile_gym.files import filling, replacing, write_text
@@ -51,6 +52,7 @@ from agile_gym.training.tasks import (
 __all__ = [
     "SAVE_EVERY",
     "benchmark_files",
+    "benchmark_plans",
     "content_of",
     "describe_probe",
     "evaluation_plan",
@@ -273,7 +275,7 @@ def _evaluation_policy(settings: RunSettings, model: str) -> dict[str, Any]:
 
 
 def benchmark_files(settings: RunSettings) -> dict[str, Path]:
-    """Return the files of the benchmarks in which training images are looked for, by key.
+    """Return the files of the benchmarks in which training images are looked for, and that may be played, by key.
 
     Raises:
         ConfigurationError: If one is not of the right form, or the environment has images of its own.
@@ -285,6 +287,34 @@ def benchmark_files(settings: RunSettings) -> dict[str, Path]:
             f"{settings.env}."
         )
     return name_files(given, "benchmarks:")
+
+
+def benchmark_plans(settings: RunSettings, model: str) -> dict[str, EvaluationPlan]:
+    """Return what is played of the benchmarks with a model, by key; none unless the settings want it.
+
+    Answers are taken out of their tags, so that models that write these and such that do not are judged alike.
+
+    Args:
+        settings: The settings.
+        model: Folder of the model.
+
+    Raises:
+        ConfigurationError: If a file cannot be read.
+    """
+    if not settings.evaluation.play_benchmarks:
+        return {}
+    return {
+        key: plan_benchmark(
+            key,
+            file,
+            f"hf:{model}",
+            policy_options=_evaluation_policy(settings, model),
+            options={"unwrap": True},
+            limit=settings.evaluation.benchmark_questions or None,
+            seed=settings.evaluation.seed,
+        )
+        for key, file in benchmark_files(settings).items()
+    }
 
 
 SAVE_EVERY = 100

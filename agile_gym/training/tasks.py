@@ -104,7 +104,8 @@ def cold_starts(settings: RunSettings) -> dict[str, ColdStartConfig]:
     """Return how the cold start's episodes are made, by the task's name.
 
     Tasks with an environment or photographs of their own have a cold start of their own; all others are played in that
-    of the run's environment, by the name ``""``. Each gets episodes by its weight among those that have a teacher.
+    of the run's environment, by the name ``""``. Each gets episodes by its weight among those that have a teacher;
+    where none of them has, a task of the run's environment with the weight 0 gets all.
 
     Raises:
         ConfigurationError: If a task has no teacher and is not left out, or a setting is not allowed.
@@ -118,6 +119,8 @@ def cold_starts(settings: RunSettings) -> dict[str, ColdStartConfig]:
         name = task.name if task.name in separate else _MAIN
         if task.weight > 0 and own.get(name, {}).get("teacher") != NONE:
             weights[name] = weights.get(name, 0.0) + task.weight
+    if not weights and any(task.name not in separate for task in tasks_of(settings)):
+        weights[_MAIN] = 1.0  # such as jigsaws first, and then GRPO of questions alone
     if not weights:
         raise ConfigurationError('no task is left: teacher = "none" leaves out all. Set count = 0 instead.')
     shared = settings.cold_start.given()

@@ -14,10 +14,17 @@ import pytest
 from agile_gym.cli import main
 from agile_gym.envs.questions import QuestionEnv
 from agile_gym.errors import ConfigurationError, ImageError
-from agile_gym.evaluation.benchmarks import paper_rows, plan_benchmark, score_benchmark
+from agile_gym.evaluation.benchmarks import (
+    paper_rows,
+    plan_benchmark,
+    read_benchmarks,
+    score_benchmark,
+    write_benchmarks,
+)
 from agile_gym.evaluation.run import evaluate
 from agile_gym.policies.base import as_policy
 from agile_gym.questions.opening import BENCHMARKS
+from agile_gym.reporting.outcome import benchmark_table
 from agile_gym.testing import check_env
 from tests.helpers import ROOT
 from tests.helpers.benchmark_files import ANSWERS, png, text64, tsv_rows, write_parquet, write_tsv
@@ -285,3 +292,50 @@ def test_it_does_not_go_on_with_others(old, new, here, capsys):
     path.write_text(text.replace(old, new), "utf-8")
     assert main([*words, "--resume"]) != 0
     assert "questions" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[:-40],
+        lambda text: text.replace("agile_gym.benchmarks", "agile_gym.evaluation"),
+        lambda text: text.replace('"figure": 0.5', '"figure": 50'),
+        lambda text: text.replace('"asked": 4', '"asked": "4"'),
+        lambda text: text.replace('"key": "mmvp"', '"key": "mmpv"'),
+        lambda text: text.replace('"low"', '"lower"'),
+    ],
+)
+def test_a_file_of_scores_is_read_back_and_a_damaged_one_refused(damage, tmp_path):
+    plan = plan_benchmark("mmvp", write_tsv(tmp_path, "mmvp"), "first")
+    path = tmp_path / "scores.json"
+    write_benchmarks(path, [score_benchmark(plan, evaluate(as_policy(first), plan), "any")], "first")
+    (mmvp,) = read_benchmarks(path).values()
+    assert (mmvp.figure, mmvp.asked, mmvp.expected) == (0.5, 4, 300)
+    assert mmvp.accuracy.low < mmvp.accuracy.value == 0.5 < mmvp.accuracy.high
+    text = path.read_text()
+    assert damage(text) != text
+    path.write_text(damage(text))
+    with pytest.raises(ConfigurationError, match=r"scores\.json is no file of benchmarks' scores, or damaged"):
+        read_benchmarks(path)
+
+
+def test_the_table_of_a_report_has_each_stage_beside_the_paper(tmp_path):
+    folder = tmp_path / "scores"
+    assert benchmark_table(folder) is None
+    plans = {key: plan_benchmark(key, write_tsv(tmp_path, key), "first") for key in ("vstar", "mmvp")}
+    scores = [score_benchmark(plan, evaluate(as_policy(first), plan), "any") for plan in plans.values()]
+    write_benchmarks(folder / "untrained.json", scores[1:], "first")
+    write_benchmarks(folder / "grpo.json", scores, "first")
+    table = benchmark_table(folder)
+    assert table is not None
+    assert table.header == ["V*", "MMVP", "mean"]
+    assert [(row.label, [text for text, _ in row.cells]) for row in table.rows] == [
+        ("untrained", ["\u2013", "50.0", "\u2013"]),
+        ("GRPO", ["33.3", "50.0", "41.7"]),
+    ]
+    assert table.rows[1].cells[1][1].endswith(", 4 of 300 questions")
+    assert [(row.label, [text for text, _ in row.cells]) for row in table.paper] == [
+        ("Qwen2.5-VL-7B base", ["76.4", "74.3", "75.3"]),
+        ("Qwen2.5-VL-7B cold start", ["77.5", "76.7", "77.1"]),
+        ("Qwen2.5-VL-7B RL", ["80.6", "78.0", "79.3"]),
+    ]

@@ -139,6 +139,23 @@ def test_changed_is_one_square_part(photographs, level):
         assert answer(question) == right
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_whole_is_a_picture_with_all_parts_in_their_places(level):
+    ramp = np.tile(np.linspace(0, 255, 128).astype(np.uint8), (128, 1))  # red tells the column, green the row
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128), np.uint8)
+    answers = set()
+    for question in asked(open_images([np.stack([ramp, ramp.T, noise], -1)]), "whole", level, seeds=12):
+        (picture,), rows = question.images, question.facts["rows"]
+        side = 96 // rows
+        cells = picture.reshape(rows, side, rows, side, 3).mean(axis=(1, 3))  # (rows, columns, 3)
+        column = np.argsort(np.argsort(cells[..., 0].ravel(), kind="stable")) // rows
+        row = np.argsort(np.argsort(cells[..., 1].ravel(), kind="stable")) // rows
+        away = int((row * rows + column != np.arange(rows * rows)).sum())
+        assert away == (question.facts["moved"] if answer(question) == "no" else 0)
+        answers.add(answer(question))
+    assert answers == {"yes", "no"}
+
+
 def letters():
     """Return each letter as OpenCV draws it, as a mask of 24 x 24."""
     found = {}

@@ -7,10 +7,13 @@ import pytest
 pytest.importorskip("ray")
 pytest.importorskip("torch")
 
+from agile_gym.cli import main
 from agile_gym.errors import ConfigurationError
 from agile_gym.studies.arms import check_arms, expand, plan_runs
 from agile_gym.studies.estimate import Speed, check_budget, hours_of, work_seconds
 from agile_gym.studies.spec import Evaluation, Factor, Study, read_study
+from agile_gym.training.tasks import cold_starts
+from tests.helpers.large_models import configured
 
 STEP = Factor("step", {"no step": {"environment.reward": {"step_weight": 0.0}}}, stage="grpo")
 RATE = Factor("rate", {"slow": {"grpo.lr": 1e-5}, "fast": {"grpo.lr": 1e-3}})
@@ -140,13 +143,16 @@ def test_a_mistake_has_its_own_error(of, message):
 
 @pytest.mark.parametrize("name", ["scaling", "ablations", "difficulty"])
 @pytest.mark.parametrize("size", ["tiny", "paper"])
-def test_studies_of_the_package_expand_and_share_one_cold_start(name, size):
+def test_studies_of_the_package_expand_and_share_what_they_can(name, size):
     of = read_study(name, size)
     arms = expand(of)
     check_arms(of, arms)
     runs = plan_runs(of, arms)
     cold = [run for run in runs if run.name.startswith("cold-start")]
     assert len([run for run in runs if run.arm is not None]) == len(arms) * len(of.seeds)
+    if (name, size) == ("scaling", "tiny"):  # its arms differ from the first stage on
+        assert len(runs) == len(arms) * len(of.seeds)
+        return
     assert len(cold) == len(of.seeds)
     alone = {"no cold start", "no crop and zoom"} if name == "ablations" else set()
     assert {run.arm for run in runs if run.last != "cold_start" and run.arm} == alone
@@ -172,6 +178,45 @@ def test_a_budget_that_is_far_too_small_is_refused():
         check_budget(study(STEP), 4, 10, 1)
 
 
+def test_all_arms_of_a_seed_come_before_the_next_one():
+    of = study(STEP, seeds=(3, 1), settings={"vision.steps": 100})
+    assert [(run.seed, run.arm) for run in plan_runs(of, expand(of))] == [
+        *((3, None), (3, "base"), (3, "no step")),
+        *((1, None), (1, "base"), (1, "no step")),
+    ]
+
+
 def test_another_seed_is_another_cold_start():
     one, two = (plan_runs(of, expand(of))[0] for of in (study(STEP), replace(study(STEP), seeds=(1,))))
     assert one.name != two.name
+
+
+QA_AND_JIGSAWS = {"questions": (0, 20_032), "half questions half jigsaws": (10_016, 10_016), "jigsaws": (20_032, 0)}
+"""Groups of jigsaws and of questions in the paper's mixes, in whole batches of 64."""
+
+
+def test_the_mixes_of_the_paper_are_of_20k_samples():
+    of = read_study("mix", "paper")
+    arms = expand(of)
+    for name, settings in check_arms(of, arms).items():
+        grpo = settings["grpo"]
+        assert list(cold_starts(grpo)) == [""]  # of jigsaws alone
+        if name != "cold start only":
+            groups = grpo.grpo.iterations * grpo.grpo.groups_per_iteration
+            weights = [task["weight"] for task in grpo.grpo.tasks]
+            assert tuple(groups * weight / sum(weights) for weight in weights) == QA_AND_JIGSAWS[name]
+
+
+@pytest.mark.slow
+def test_one_mix_of_the_paper_is_planned_by_one_command(tmp_path, capsys):
+    model = str(configured(tmp_path, "qwen2_5_vl"))
+    words = ["study", "mix", "--size", "paper", "--set", f"model.path={model}", "--dry-run"]
+    assert main([*words, "--arms", "half questions half jigsaws"]) == 0
+    printed = capsys.readouterr().out
+    assert "1 arms, 1 seeds (0), 1 shared stages: 2 runs" in printed
+    assert "\nTime    about " in printed
+    assert main([*words, "--arms", "half"]) == 1
+    assert (
+        "--arms: there is no arm 'half'. Allowed: 'cold start only', 'half questions half jigsaws'"
+        in capsys.readouterr().err
+    )

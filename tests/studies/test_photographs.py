@@ -63,6 +63,18 @@ def test_the_builtin_photographs_have_parts_too(tmp_path):
     assert {part.load(index).tobytes() for index in range(3)} < pixels
 
 
+def test_no_photographs_are_pictures_of_noise(folder, tmp_path):
+    photographs = Photographs(tmp_path / "parts", str(folder), None, divided=True)
+    noise = open_images(photographs.fill("{images:0}"))
+    assert len(noise) == 8
+    assert not {noise.content_hash(index) for index in range(8)} & hashes(folder)
+    pixels = noise.load(3).astype(float)
+    next_to_it = np.corrcoef(pixels[:, :-1].ravel(), pixels[:, 1:].ravel())[0, 1]
+    assert abs(next_to_it) < 0.02  # nothing goes on across a border
+    again = Photographs(tmp_path / "again", None, None, divided=True).fill("{images:0}")
+    assert hashes(again) == {noise.content_hash(index) for index in range(8)}
+
+
 def test_too_few_photographs_are_an_error_that_counts_them(folder, tmp_path):
     photographs = Photographs(tmp_path / "parts", str(folder), None, divided=True)
     with pytest.raises(

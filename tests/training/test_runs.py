@@ -41,7 +41,8 @@ def finished(tmp_path_factory):
     rows = list(tsv_rows("vstar"))
     rows[1]["image"] = base64.b64encode(PLANTED.read_bytes()).decode()
     files = [f"vstar={write_tsv(folder.parent, 'vstar', rows)}", f"mmvp={write_tsv(folder.parent, 'mmvp')}"]
-    result = run(folder, **{"evaluation.blank_looks": True, "evaluation.benchmarks": files})
+    playing = {"evaluation.benchmarks": files, "evaluation.play_benchmarks": True, "evaluation.benchmark_questions": 3}
+    result = run(folder, **{"evaluation.blank_looks": True}, **playing)
     assert result.returncode == 0, result.stderr
     return folder, result
 
@@ -97,6 +98,26 @@ def test_training_images_in_benchmarks_are_reported(finished):
     page = (folder / "report.html").read_text("utf-8")
     assert re.search(r'<th scope="row">V\*</th><td>1</td><td>3</td><td>1</td>', page)
     assert re.search(rf"{PLANTED.stem}.* \(same\): the image of row 1, questions: 1", page)
+
+
+def test_benchmarks_are_played_after_cold_start_and_grpo(finished):
+    folder, result = finished
+    assert sorted(path.name for path in (folder / "benchmarks").glob("*.json")) == [
+        f"{stage}{end}.json" for stage in ("coldstart", "grpo") for end in ("-mmvp", "-vstar", "")
+    ]
+    page = (folder / "report.html").read_text("utf-8")
+    for stage, title in (("coldstart", "cold start"), ("grpo", "GRPO")):
+        reports = [read_report(folder / "benchmarks" / f"{stage}-{key}.json") for key in ("vstar", "mmvp")]
+        assert [report.plan["options"]["unwrap"] for report in reports] == [True, True]
+        right = [sum(row.solved for row in report.rows) for report in reports]
+        assert [len(report.rows) for report in reports] == [3, 3]  # all of V*'s file, and 3 of 4 of MMVP's
+        cells = "".join(
+            rf"<td>{100 * count / 3:.1f} <small>[^<]* of [13]\d\d questions</small></td>" for count in right
+        )
+        mean = f"{100 * sum(right) / 6:.1f}"
+        assert re.search(rf'<th scope="row">{title}</th>{cells}<td>{mean}</td>', page)
+        assert f"{stage}, MMVP: Acc {100 * right[1] / 3:.1f}% on 3 questions" in result.stdout + result.stderr
+    assert '<th scope="row">Qwen2.5-VL-7B RL</th><td>80.6</td><td>78.0</td><td>79.3</td>' in page
 
 
 def test_the_model_is_an_ordinary_one(finished):

@@ -56,7 +56,10 @@ ALLOWED = {
         "mask_truncated": [True], "max_lag": [0], "mismatch_cap": [1.5], "resample_rounds": [0], "tasks": [[]],
         "turn_discount": [0],
     },
-    "evaluation": {"benchmarks": [[]], "blank_looks": [True], "interval": [0], "seed": [0]},
+    "evaluation": {
+        "benchmarks": [[]], "benchmark_questions": [0], "blank_looks": [True], "interval": [0],
+        "play_benchmarks": [True], "seed": [0],
+    },
     "resources": {
         "cpus_per_learner": [0], "cpus_per_runner": [0], "gpus_per_learner": [0], "gpus_per_runner": [0],
         "gpu_memory": [1.5],

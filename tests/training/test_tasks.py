@@ -69,6 +69,9 @@ def test_tasks_are_left_out_of_the_cold_start_where_the_settings_say_so():
     left_out = {"cold_start.tasks": {"quarters": {"teacher": "none"}}}
     assert {name: cold.count for name, cold in cold_starts(mixed(**left_out)).items()} == {"": 300}
     assert list(cold_starts(mixed({"weight": 0}, QUARTERS))) == ["quarters"]
+    jigsaws_first = mixed({"weight": 0}, QUARTERS, **left_out)  # GRPO plays the other task alone
+    assert {name: cold.count for name, cold in cold_starts(jigsaws_first).items()} == {"": 300}
+    check_settings(jigsaws_first)
     # The jigsaw with photographs of its own has the expert, and the settings of the section.
     (own,) = cold_starts(mixed({"images": "builtin", "name": "other"}, **{"cold_start.tasks": {}})).values()
     assert (own.count, own.teacher, own.turn_range, own.images, own.split) == (
