@@ -10,8 +10,10 @@ vLLM has written beyond are dropped.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib
+import inspect
 import itertools
 import json
 import math
@@ -19,6 +21,7 @@ import os
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,7 +44,10 @@ from agile_gym.models.vllm_inputs import (
     named_weights,
 )
 
-__all__ = ["VLLMEngine", "VLLMGenerator", "check_vllm"]
+__all__ = ["VLLMEngine", "VLLMGenerator", "check_arguments", "check_vllm"]
+
+_CPU_CACHE = 1 << 30
+"""Bytes for keys and values on a CPU, where vLLM would take most of the memory that is free."""
 
 
 def check_vllm() -> Any:  # noqa: ANN401 -- a module
@@ -58,6 +64,28 @@ def check_vllm() -> Any:  # noqa: ANN401 -- a module
     vllm = import_optional("vllm", extra="vllm", purpose="write turns with engine='vllm'")
     check_version(vllm.__version__)
     return vllm
+
+
+def check_arguments(options: Mapping[str, Any], *, also: Sequence[str] = ()) -> None:
+    """Check that vLLM has arguments of some names, which can be handed on.
+
+    Args:
+        options: The arguments.
+        also: Names of this library's own options, for the message.
+
+    Raises:
+        MissingDependencyError: If vLLM is not installed.
+        ConfigurationError: If there is none of a name, or it cannot be given.
+    """
+    vllm = check_vllm()
+    check_options(options)
+    arguments = importlib.import_module("vllm.engine.arg_utils").EngineArgs
+    known = {*inspect.signature(vllm.LLM.__init__).parameters, *(field.name for field in fields(arguments))}
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, {*known, *also}, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"This library has {', '.join(map(repr, also))}."
+            raise ConfigurationError(f"vLLM has no argument {name!r}. {hint}")
 
 
 class VLLMEngine:
@@ -110,6 +138,8 @@ class VLLMEngine:
             "seed": 0,
         }
         settings |= given
+        if not torch.cuda.is_available() and "gpu_memory_utilization" not in given:
+            settings.setdefault("kv_cache_memory_bytes", _CPU_CACHE)
         settings |= {
             "load_format": "dummy",  # the weights are taken from the model
             "logprobs_mode": "processed_logprobs",
