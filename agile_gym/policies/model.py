@@ -331,8 +331,7 @@ class VLLMPolicy(HFVLMPolicy):
         torch = import_optional("torch", extra="vlm", purpose="run a vision-language model")
         from agile_gym.models.loading import load_config
         from agile_gym.models.sampling import SamplingOptions
-        from agile_gym.models.vllm_engine import check_arguments
-        from agile_gym.models.vllm_inputs import check_family
+        from agile_gym.models.vllm_inputs import check_arguments, check_family
 
         names = [field.name for field in fields(SamplingOptions)]
         sampling = {name: value for name, value in options.items() if name in names}
