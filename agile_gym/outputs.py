@@ -235,7 +235,8 @@ def _stretched(wanted: list[str], length: int) -> list[str]:
 
 
 _PATHS = ("policy", "teacher", "adapter", "prompt", "path", "episodes")
-"""Keys of settings that may hold a path; the first two as ``hf:PATH``."""
+"""Keys of settings that may hold a path; the first two behind one of `_KINDS`."""
+_KINDS = ("hf:", "vllm:")
 _NAMES = ("full", "short", "tiny")
 """Values of these keys that are names."""
 _BLOCK = 1 << 16
@@ -267,9 +268,10 @@ def fingerprints(settings: Mapping[str, Any]) -> dict[str, str]:
     """Return the fingerprints of the paths in settings, by ``"key"`` or ``"section.key"``."""
     found: dict[str, str] = {}
     for name, value in _paths(settings).items():
-        digest = fingerprint(value.removeprefix("hf:"))
+        kind, path = _kind_and_path(value)
+        digest = fingerprint(path)
         if digest is not None:
-            found[name] = digest
+            found[name] = digest if kind in ("", "hf:") else kind + digest  # the same model, played by another
     return found
 
 
@@ -315,11 +317,19 @@ def _paths(settings: Mapping[str, Any]) -> dict[str, str]:
 def _is_path(key: str, value: object) -> bool:
     if key not in _PATHS or not isinstance(value, str) or not value or value in _NAMES:
         return False
-    return value.startswith("hf:") or key not in ("policy", "teacher")
+    return value.startswith(_KINDS) or key not in ("policy", "teacher")
+
+
+def _kind_and_path(value: str) -> tuple[str, str]:
+    """Return the kind of policy that a path is given to, which may be empty, and the path."""
+    kind = next((kind for kind in _KINDS if value.startswith(kind)), "")
+    return kind, value.removeprefix(kind)
 
 
 def _is_same_place(first: str, second: str) -> bool:
-    first, second = first.removeprefix("hf:"), second.removeprefix("hf:")
+    (one, first), (other, second) = _kind_and_path(first), _kind_and_path(second)
+    if one != other:
+        return False
     try:
         return Path(second).exists() and Path(first).resolve() == Path(second).resolve()
     except (OSError, RuntimeError, ValueError):

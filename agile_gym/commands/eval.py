@@ -33,7 +33,8 @@ def add_eval_command(commands: Subparsers) -> None:
         "eval", help="play many puzzles and print Acc and Score beside the paper's"
     )
     add = command.add_argument
-    add("--policy", default="edge", help="edge, random, hf:PATH, api:MODEL or module:attribute (default: %(default)s)")
+    players = "edge, random, hf:PATH, vllm:PATH, api:MODEL or module:attribute"
+    add("--policy", default="edge", help=f"{players} (default: %(default)s)")
     add("--policy-option", action="append", default=[], metavar="KEY=VALUE", help="option of the policy")
     add_env(command)
     add_benchmarks(command)

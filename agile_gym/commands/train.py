@@ -165,7 +165,8 @@ def add_coldstart_command(commands: Any) -> None:  # noqa: ANN401 -- argparse na
     add = command.add_argument
     add("--output", type=Path, default=Path("cold-start"), metavar="DIR", help="folder (default: %(default)s)")
     add("--count", type=int, default=1600, help="episodes wanted (default: %(default)s)")
-    add("--teacher", default="expert", help="expert, hf:PATH, api:MODEL or module:attribute (default: %(default)s)")
+    players = "expert, hf:PATH, vllm:PATH, api:MODEL or module:attribute"
+    add("--teacher", default="expert", help=f"{players} (default: %(default)s)")
     add("--teacher-option", action="append", default=[], metavar="KEY=VALUE", help="option of the teacher")
     add("--style", default=None, help="of the expert: full, short, verdict or none (default: as the prompt)")
     add("--mistakes", type=float, default=None, help="of the expert: fraction with wrong moves (default: 0.3)")

@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # The types of ray are incomplete.
-"""Checks of settings that belong together: engine, evaluation, lag and runners, reward and turns."""
+"""Checks of settings: numbers, and those that belong together, such as engine, lag and runners, reward and turns."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from typing import Any
 from agile_gym.envs.contract import JIGSAW
 from agile_gym.envs.jigsaw.config import JigsawConfig
 from agile_gym.envs.jigsaw.reward import cost_of_looking, get_reward
-from agile_gym.errors import ConfigurationError, is_whole, require
+from agile_gym.errors import ConfigurationError, is_number, is_whole, require, require_seed
+from agile_gym.learner.updating import SUPERVISED
+from agile_gym.models.cache import MAX_WINDOW
+from agile_gym.models.sampling import SamplingOptions
 
-__all__ = ["check_engine", "check_evaluation", "check_lag", "warn_of_costly_looks"]
+__all__ = ["check_engine", "check_evaluation", "check_lag", "check_numbers", "warn_of_costly_looks"]
 
 _EVALUATION_KEYS = frozenset({"env_config", "explore"})
-_MOST_TURNS = 10**9
+_WHOLE = 10**9
+_BELOW_ONE = 1 - 1e-9
 _logger = logging.getLogger(__name__)
 
 
@@ -25,6 +29,49 @@ _logger = logging.getLogger(__name__)
 def _warn(text: str) -> None:
     """Log a warning once in a process: configurations are checked several times."""
     _logger.warning(text)
+
+
+def check_numbers(config: Any) -> None:  # noqa: ANN401 -- a GRPOConfig
+    """Check each number by itself.
+
+    Raises:
+        ConfigurationError: If one is not allowed.
+    """
+
+    def check(condition: bool, name: str, allowed: str) -> None:
+        require(condition, name, getattr(config, name), allowed)
+
+    for name in ("groups_per_iteration", "num_minibatches", "micro_batch_tokens", "num_epochs", "rollout_batch"):
+        check(is_whole(getattr(config, name), _WHOLE), name, "a whole number of at least 1")
+    check(is_whole(config.group_retries, _WHOLE), "group_retries", "a whole number of at least 1")
+    least = 1 if config.loss == SUPERVISED else 2  # advantages compare the episodes of a group
+    check(is_whole(config.group_size, _WHOLE) and config.group_size >= least, "group_size", f"at least {least}")
+    for name in ("resample_rounds", "lr_warmup_steps", "max_lag"):
+        value = getattr(config, name)
+        check(value == 0 or is_whole(value, _WHOLE), name, "a whole number of at least 0")
+    for name in ("max_loss_tokens", "lr_total_steps"):
+        value = getattr(config, name)
+        check(value is None or is_whole(value, _WHOLE), name, "a whole number of at least 1, or None")
+    threads = config.torch_threads_per_actor
+    check(threads is None or is_whole(threads, 1024), "torch_threads_per_actor", "1 to 1024, or None")
+    check(config.window is None or is_whole(config.window, MAX_WINDOW), "window", f"1 to {MAX_WINDOW}, or None")
+    for name in ("kl_coef", "entropy_coef", "weight_decay"):
+        check(is_number(getattr(config, name), 0, 1e6), name, "a number of at least 0")
+    check(is_number(config.turn_discount, 0, 1), "turn_discount", "a number from 0 to 1")
+    check(is_number(config.min_lr_ratio, 0, 1), "min_lr_ratio", "a fraction of lr from 0 to 1")
+    check(config.clip_low is None or is_number(config.clip_low, 0, 1), "clip_low", "a number from 0 to 1")
+    high = config.clip_high
+    check(high is None or is_number(high, 0, 1e6), "clip_high", "a number of at least 0")
+    betas = all(is_number(beta, 0, _BELOW_ONE) for beta in config.adam_betas)
+    check(betas, "adam_betas", "two numbers from 0, below 1")
+    check(is_number(config.temperature, 1e-3, 100), "temperature", "a number above 0, up to 100")
+    check(is_number(config.lr, 1e-30, 100), "lr", "a number above 0; its course is set with lr_schedule")
+    clip: Any = config.grad_clip  # RLlib declares a float
+    check(clip is None or is_number(clip, 1e-30, 1e30), "grad_clip", "a number above 0, or None")
+    SamplingOptions(max_new_tokens=config.max_new_tokens)
+    seed: Any = config.seed  # None is RLlib's, too
+    if seed is not None:
+        require_seed(seed)
 
 
 def check_engine(config: Any) -> None:  # noqa: ANN401 -- a GRPOConfig
@@ -35,6 +82,7 @@ def check_engine(config: Any) -> None:  # noqa: ANN401 -- a GRPOConfig
     """
     if config.engine == "hf":
         require(not config.engine_options, "engine_options", config.engine_options, "nothing without engine='vllm'")
+        require(not config.engine_sleep, "engine_sleep", config.engine_sleep, "False without engine='vllm'")
     else:
         from agile_gym.models.vllm_inputs import check_options
 
@@ -77,5 +125,5 @@ def warn_of_costly_looks(config: Any) -> None:  # noqa: ANN401 -- a GRPOConfig
     names = vars(JigsawConfig()).keys() & config.env_config.keys()
     rules = JigsawConfig(**{name: config.env_config[name] for name in names})
     turns: Any = rules.max_turns  # checked by the environment
-    if is_whole(turns, _MOST_TURNS) and (warning := cost_of_looking(get_reward(rules.reward), turns)):
+    if is_whole(turns, _WHOLE) and (warning := cost_of_looking(get_reward(rules.reward), turns)):
         _warn(warning)

@@ -23,18 +23,21 @@ from agile_gym.errors import (
     is_whole,
     one_line,
     require,
-    require_seed,
 )
-from agile_gym.learner.checks import check_engine, check_evaluation, check_lag, warn_of_costly_looks
+from agile_gym.learner.checks import (
+    check_engine,
+    check_evaluation,
+    check_lag,
+    check_numbers,
+    warn_of_costly_looks,
+)
 from agile_gym.learner.correction import CORRECTIONS
 from agile_gym.learner.groups import TaskMix
 from agile_gym.learner.losses import LOSSES, clip_range
 from agile_gym.learner.options import SCHEDULES, ModelOptions, mute_notices
 from agile_gym.learner.resources import check_sharding, free_places
 from agile_gym.learner.updating import SUPERVISED
-from agile_gym.models.cache import MAX_WINDOW
 from agile_gym.models.packing import PACKING
-from agile_gym.models.sampling import SamplingOptions
 from agile_gym.transcripts.record import Transcript
 
 if TYPE_CHECKING:
@@ -43,7 +46,6 @@ if TYPE_CHECKING:
 __all__ = ["GRPOConfig"]
 
 RewardFunction = Callable[[Transcript], float]
-_BELOW_ONE = 1 - 1e-9
 _WHOLE = 10**9
 _NOT_GIVEN: Any = NotProvided
 
@@ -113,6 +115,7 @@ class GRPOConfig(AlgorithmConfig):
         self.reuse_cache = True
         self.engine = "hf"
         self.engine_options: Mapping[str, Any] | None = None
+        self.engine_sleep = False
         self.mismatch_correction: str | None = None
         self.mismatch_cap = 3.0
         self.rollout_batch = 64
@@ -195,6 +198,7 @@ class GRPOConfig(AlgorithmConfig):
         reuse_cache: bool = _NOT_GIVEN,
         engine: str = _NOT_GIVEN,
         engine_options: Mapping[str, Any] | None = _NOT_GIVEN,
+        engine_sleep: bool = _NOT_GIVEN,
         mismatch_correction: str | None = _NOT_GIVEN,
         mismatch_cap: float = _NOT_GIVEN,
         rollout_batch: int = _NOT_GIVEN,
@@ -258,6 +262,7 @@ class GRPOConfig(AlgorithmConfig):
             reuse_cache: True if key-value caches are kept from turn to turn.
             engine: Engine that writes turns: ``"hf"``, transformers, or ``"vllm"``.
             engine_options: Arguments of ``vllm.LLM``, such as ``max_model_len`` and ``gpu_memory_utilization``.
+            engine_sleep: Frees the memory of vLLM while the learners compute, where they share its GPU.
             mismatch_correction: Correction of the difference between the sampler's probabilities and the learner's:
                 ``"none"``, ``"token_truncate"`` weights tokens by their ratio, at most ``mismatch_cap``, and
                 ``"sequence_mask"`` sequences by theirs, leaving out those above. None for ``"sequence_mask"`` with
@@ -360,36 +365,7 @@ class GRPOConfig(AlgorithmConfig):
         """
         kinds = self.setting_types()
         check_types(kinds, {name: getattr(self, name) for name in kinds})
-        counts = ("groups_per_iteration", "num_minibatches", "micro_batch_tokens", "num_epochs", "rollout_batch")
-        for name in (*counts, "group_retries"):
-            self._check(is_whole(getattr(self, name), _WHOLE), name, "a whole number of at least 1")
-        least = 1 if self.loss == SUPERVISED else 2  # advantages compare the episodes of a group
-        self._check(is_whole(self.group_size, _WHOLE) and self.group_size >= least, "group_size", f"at least {least}")
-        for name in ("resample_rounds", "lr_warmup_steps", "max_lag"):
-            value = getattr(self, name)
-            self._check(value == 0 or is_whole(value, _WHOLE), name, "a whole number of at least 0")
-        for name in ("max_loss_tokens", "lr_total_steps"):
-            value = getattr(self, name)
-            self._check(value is None or is_whole(value, _WHOLE), name, "a whole number of at least 1, or None")
-        threads = self.torch_threads_per_actor
-        self._check(threads is None or is_whole(threads, 1024), "torch_threads_per_actor", "1 to 1024, or None")
-        self._check(self.window is None or is_whole(self.window, MAX_WINDOW), "window", f"1 to {MAX_WINDOW}, or None")
-        for name in ("kl_coef", "entropy_coef", "weight_decay"):
-            self._check(is_number(getattr(self, name), 0, 1e6), name, "a number of at least 0")
-        self._check(is_number(self.turn_discount, 0, 1), "turn_discount", "a number from 0 to 1")
-        self._check(is_number(self.min_lr_ratio, 0, 1), "min_lr_ratio", "a fraction of lr from 0 to 1")
-        self._check(self.clip_low is None or is_number(self.clip_low, 0, 1), "clip_low", "a number from 0 to 1")
-        self._check(self.clip_high is None or is_number(self.clip_high, 0, 1e6), "clip_high", "a number of at least 0")
-        betas = all(is_number(beta, 0, _BELOW_ONE) for beta in self.adam_betas)
-        self._check(betas, "adam_betas", "two numbers from 0, below 1")
-        self._check(is_number(self.temperature, 1e-3, 100), "temperature", "a number above 0, up to 100")
-        self._check(is_number(self.lr, 1e-30, 100), "lr", "a number above 0; its course is set with lr_schedule")
-        clip: Any = self.grad_clip  # RLlib declares a float
-        self._check(clip is None or is_number(clip, 1e-30, 1e30), "grad_clip", "a number above 0, or None")
-        SamplingOptions(max_new_tokens=self.max_new_tokens)
-        seed: Any = self.seed  # None is RLlib's, too
-        if seed is not None:
-            require_seed(seed)
+        check_numbers(self)
         for name, allowed in (
             ("loss", self.losses),
             ("advantage_scale", ("group", "batch", "none")),

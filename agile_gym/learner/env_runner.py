@@ -192,17 +192,32 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         spec = self.config.get_rl_module_spec(spaces=self.get_spaces(), inference_only=True)
         module: Any = spec.build()
         on_device = self.config.engine == "hf"  # else vLLM has the device to itself
-        self.share_module(module.to(self._device) if on_device else module)
+        own = bool(self.worker_index or self.config.num_learners)  # else the learner's will be shared
+        self.share_module(module.to(self._device) if on_device else module, start=own)
 
-    def share_module(self, module: VLMModule) -> None:
-        """Play with a module that is at hand, such as that of a learner in this process."""
+    def share_module(self, module: VLMModule, *, start: bool = True) -> None:
+        """Play with a module that is at hand, such as that of a learner in this process.
+
+        Args:
+            module: The module.
+            start: True to start the engine, if it is another than the module itself.
+        """
         module.model.eval()
         self.module = module
         self._policies = {}
-        if self.config.engine != "hf" and self.config.policy_class is None:
+        if start and self.config.engine != "hf" and self.config.policy_class is None:
             from agile_gym.models.vllm_engine import VLLMEngine
 
-            self._engine = VLLMEngine(module.vlm, module.chat, options=self.config.engine_options)
+            config = self.config
+            self._engine = VLLMEngine(
+                module.vlm, module.chat, options=config.engine_options, sleeps=config.engine_sleep
+            )
+            self.rest()
+
+    def rest(self) -> None:
+        """Free the memory of an engine that sleeps while learners compute; it wakes by itself."""
+        if self._engine != "hf":
+            self._engine.sleep()
 
     def _policy(self, *, explore: bool) -> Policy:
         if explore not in self._policies:

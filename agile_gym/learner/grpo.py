@@ -351,6 +351,7 @@ class GRPO(RecoverableAlgorithm):
         steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0)
         shards = shard_samples(samples, max(1, self.config.num_learners))
         self.drop_weights()
+        self._rest()
 
         def update() -> Any:  # noqa: ANN401 -- results of learners
             data = TrainingData(episodes_refs=put_shards([shard or [Sample.nothing()] for shard in shards]))
@@ -359,6 +360,12 @@ class GRPO(RecoverableAlgorithm):
         results = self.ask_learners(update, changes=True)
         self._updates += 1
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
+
+    def _rest(self) -> None:
+        """Have engines free the GPUs that learners are to compute on."""
+        if self.config.engine_sleep:
+            for group in filter(None, (self.env_runner_group, self.eval_env_runner_group)):
+                group.foreach_env_runner("rest", timeout_seconds=self.config.sample_timeout_s)
 
     def _sync_weights(self) -> None:
         """Give a runner in this process the new weights; others get them with their groups."""

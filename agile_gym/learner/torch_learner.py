@@ -192,6 +192,8 @@ class TokenLearner(TorchLearner):
         finally:
             module.model.eval()
             self._updater.forget()  # the next samples show others, and would fill the memory
+            if config.engine_sleep and torch.cuda.is_available():
+                torch.cuda.empty_cache()  # the engine is about to wake
         metrics = _mean(logged)
         metrics["max_log_ratio_first"] = compared.get("max_mismatch", 0.0)
         metrics["approx_kl_first"] = compared.get("mismatch_kl", 0.0)

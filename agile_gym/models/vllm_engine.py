@@ -10,54 +10,39 @@ vLLM has written beyond are dropped.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import itertools
-import json
 import math
-import os
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
-from agile_gym.errors import ConfigurationError, ModelError, import_optional, one_line
+from agile_gym.errors import ConfigurationError, ModelError, one_line
 from agile_gym.models.batch import Generated
 from agile_gym.models.cache import Context
 from agile_gym.models.chat import ChatFormat, Chunk
 from agile_gym.models.loading import VLM
-from agile_gym.models.processors import save_processor
 from agile_gym.models.sampling import SamplingOptions, StopTexts, end_tokens, forbidden_tokens
 from agile_gym.models.vllm_inputs import (
     check_family,
-    check_installed,
     check_options,
-    check_version,
+    check_sleep,
+    check_vllm,
+    image_hash,
     image_ranges,
     named_weights,
+    write_config,
 )
 
-__all__ = ["VLLMEngine", "VLLMGenerator", "check_vllm"]
+__all__ = ["VLLMEngine", "VLLMGenerator"]
 
-
-def check_vllm() -> Any:  # noqa: ANN401 -- a module
-    """Import vLLM, so that its engine runs in this process.
-
-    Raises:
-        MissingDependencyError: If it is not installed.
-        ConfigurationError: If the version is not tested.
-    """
-    check_installed()
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are handed over in memory
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else runners of one machine share its first cores
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    vllm = import_optional("vllm", extra="vllm", purpose="write turns with engine='vllm'")
-    check_version(vllm.__version__)
-    return vllm
+_CPU_CACHE = 1 << 30
+"""Bytes for keys and values on a CPU, where vLLM would take most of the memory that is free."""
 
 
 class VLLMEngine:
@@ -66,18 +51,22 @@ class VLLMEngine:
     Attributes:
         vlm: The model, whose weights the engine has a copy of.
         max_context: Tokens that an episode may have.
+        asleep: True from `sleep` to the next turn or weights.
     """
 
-    def __init__(self, vlm: VLM, chat: ChatFormat, *, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, vlm: VLM, chat: ChatFormat, *, options: Mapping[str, Any] | None = None, sleeps: bool = False
+    ) -> None:
         """Start an engine.
 
         Args:
             vlm: The model. It may stay on the CPU: the engine has the device to itself.
             chat: Its chat format.
             options: Arguments of ``vllm.LLM``, such as ``max_model_len`` and ``gpu_memory_utilization``.
+            sleeps: True if the engine is to free its GPU when `sleep` is called.
 
         Raises:
-            ConfigurationError: If an option is not allowed.
+            ConfigurationError: If an option is not allowed, or the engine cannot sleep on this platform.
             ModelError: If vLLM does not take the model, or cannot start; the message has vLLM's own.
             MissingDependencyError: If vLLM is not installed.
         """
@@ -87,14 +76,19 @@ class VLLMEngine:
         self._kind: str = base.config.model_type
         check_family(self._kind, vlm.name)
         check_vllm()
+        if sleeps:
+            check_sleep()
         self.vlm = vlm
+        self.asleep = False
+        self._sleeps = sleeps
+        self._has_own = True
         self._ends = end_tokens(vlm.model, chat)
         vocabulary: int = base.get_input_embeddings().weight.shape[0]
         forbidden = forbidden_tokens(chat, vocabulary, self._ends)
         self._requests = itertools.count()
         self._items: weakref.WeakKeyDictionary[Chunk, list[tuple[Any, str, int, int]]] = weakref.WeakKeyDictionary()
         self._folder = tempfile.TemporaryDirectory(prefix="agile-gym-vllm-")
-        _write_config(base, vlm.processor, Path(self._folder.name))
+        write_config(base, vlm.processor, Path(self._folder.name))
         self._llm = self._start(base, forbidden, given)
         self.max_context: int = self._llm.model_config.max_model_len
         self._fields = self._make_fields()
@@ -108,8 +102,11 @@ class VLLMEngine:
             "skip_mm_profiling": not torch.cuda.is_available(),
             "limit_mm_per_prompt": {"image": 64, "video": 0},
             "seed": 0,
+            **({"enable_sleep_mode": True} if self._sleeps else {}),
         }
         settings |= given
+        if not torch.cuda.is_available() and "gpu_memory_utilization" not in given:
+            settings.setdefault("kv_cache_memory_bytes", _CPU_CACHE)
         settings |= {
             "load_format": "dummy",  # the weights are taken from the model
             "logprobs_mode": "processed_logprobs",
@@ -134,20 +131,51 @@ class VLLMEngine:
         multimodal = importlib.import_module("vllm.multimodal")
         return multimodal.MULTIMODAL_REGISTRY.create_processor(self._llm.model_config)
 
-    def take_weights(self) -> None:
-        """Take over the model's weights, after they have changed, and drop all that was computed with the old ones.
+    def take_weights(self, weights: Iterable[tuple[str, torch.Tensor]] | None = None) -> None:
+        """Take over weights, after they have changed, and drop all that was computed with the old ones.
+
+        An engine that sleeps wakes: there is room for weights first, for keys and values once these are loaded.
+
+        Args:
+            weights: All weights, named as `named_weights` does; by default the model's.
 
         Raises:
             ModelError: If vLLM does not take them.
         """
+        if self.asleep:
+            self._llm.wake_up(tags=["weights"])
         worker = self._llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
         try:
-            worker.reload_weights(weights_iterator=named_weights(self.vlm.model))
+            worker.reload_weights(weights_iterator=named_weights(self.vlm.model) if weights is None else weights)
         except Exception as error:  # as above
             raise ModelError(
                 f"vLLM does not take the weights of {self.vlm.name!r}: {one_line(str(error), 1500)}"
             ) from error
+        self._has_own = weights is None
+        if self.asleep:
+            self._llm.wake_up(tags=["kv_cache"])
+            self.asleep = False
         self.reset()
+
+    def sleep(self) -> None:
+        """Free the GPU until the next turn or the next weights, if the engine was made to sleep.
+
+        Weights that the model has are dropped, and taken from it again; others are kept in the memory of the CPU.
+        """
+        if self._sleeps and not self.asleep:
+            self._llm.sleep(level=2 if self._has_own else 1)
+            self.asleep = True
+
+    def _wake(self) -> None:
+        """End the sleep with the weights of before."""
+        if not self.asleep:
+            return
+        if self._has_own:
+            self.take_weights()
+            return
+        for tag in ("weights", "kv_cache"):
+            self._llm.wake_up(tags=[tag])
+        self.asleep = False
 
     def reset(self) -> None:
         """Drop the caches of prefixes, images and their features."""
@@ -177,6 +205,7 @@ class VLLMEngine:
         Raises:
             ModelError: If ids come back changed, or log-probabilities are not numbers.
         """
+        self._wake()
         engine = self._llm.llm_engine
         vllm = importlib.import_module("vllm")
         kinds = importlib.import_module("vllm.sampling_params")
@@ -265,7 +294,7 @@ class VLLMEngine:
             ranges = image_ranges(chunk)
             if len(items) != len(ranges):
                 raise ModelError(f"vLLM counts {len(items)} images where there are {len(ranges)}.")
-            known = [(item, _hash(item), *place) for item, place in zip(items, ranges, strict=True)]
+            known = [(item, image_hash(item), *place) for item, place in zip(items, ranges, strict=True)]
             self._items[chunk] = known
         return known
 
@@ -362,23 +391,3 @@ def _mask(forbidden: torch.Tensor) -> type:
             """Do nothing: all requests have the same mask."""
 
     return AllowedTokens
-
-
-def _hash(item: Any) -> str:  # noqa: ANN401 -- a MultiModalKwargsItem
-    """Return a hash of an image's tensors."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, value in sorted(item.get_data().items()):
-        tensor = cast(torch.Tensor, value).contiguous().cpu()
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else tensor.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _write_config(base: Any, processor: Any, folder: Path) -> None:  # noqa: ANN401 -- transformers is untyped
-    """Write a model's configuration and processor, without weights."""
-    base.config.save_pretrained(folder)
-    path = folder / "config.json"
-    values = json.loads(path.read_text("utf-8"))
-    values["architectures"] = [type(base).__name__]
-    path.write_text(json.dumps(values), "utf-8")
-    save_processor(processor, folder)

@@ -4,27 +4,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import difflib
+import hashlib
+import importlib
+import inspect
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from importlib import metadata
 from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 
-from agile_gym.errors import ConfigurationError, MissingDependencyError, ModelError
+from agile_gym.errors import ConfigurationError, MissingDependencyError, ModelError, import_optional
 from agile_gym.models.chat import Chunk
+from agile_gym.models.processors import save_processor
 
 __all__ = [
     "FAMILIES",
     "TESTED",
+    "check_arguments",
     "check_family",
     "check_installed",
     "check_options",
+    "check_sleep",
     "check_version",
+    "check_vllm",
+    "image_hash",
     "image_ranges",
     "named_weights",
     "vllm_name",
+    "write_config",
 ]
 
 TESTED = ("0.32",)
@@ -39,7 +53,7 @@ _ONE_PROCESS = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel
 _FIXED = (
     *("model", "tokenizer", "load_format", "logprobs_mode", "logits_processors", "additional_config", "quantization"),
     *("mm_processor_cache_gb", "mm_device_do_normalize", "skip_tokenizer_init", "trust_remote_code", "enable_lora"),
-    "enable_prefix_caching",
+    *("enable_prefix_caching", "weight_transfer_config"),
 )
 """Arguments of vLLM that this module sets."""
 _NAMES = (
@@ -91,6 +105,58 @@ def named_weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:  # noqa: AN
         yield vllm_name(name, kind), tensor.detach()
 
 
+def check_vllm() -> Any:  # noqa: ANN401 -- a module
+    """Import vLLM, so that its engine runs in this process.
+
+    Raises:
+        MissingDependencyError: If it is not installed.
+        ConfigurationError: If the version is not tested.
+    """
+    check_installed()
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are handed over in memory
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else runners of one machine share its first cores
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    vllm = import_optional("vllm", extra="vllm", purpose="write turns with engine='vllm'")
+    check_version(vllm.__version__)
+    return vllm
+
+
+def check_arguments(options: Mapping[str, Any], *, also: Sequence[str] = ()) -> None:
+    """Check that vLLM has arguments of some names, which can be handed on.
+
+    Args:
+        options: The arguments.
+        also: Names of this library's own options, for the message.
+
+    Raises:
+        MissingDependencyError: If vLLM is not installed.
+        ConfigurationError: If there is none of a name, or it cannot be given.
+    """
+    vllm = check_vllm()
+    check_options(options)
+    arguments = importlib.import_module("vllm.engine.arg_utils").EngineArgs
+    known = {*inspect.signature(vllm.LLM.__init__).parameters, *(field.name for field in fields(arguments))}
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, {*known, *also}, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"This library has {', '.join(map(repr, also))}."
+            raise ConfigurationError(f"vLLM has no argument {name!r}. {hint}")
+
+
+def check_sleep() -> None:
+    """Check that vLLM can free the memory of this machine's processors and take it again.
+
+    Raises:
+        ConfigurationError: If it cannot.
+    """
+    platform = importlib.import_module("vllm.platforms").current_platform
+    if not platform.is_sleep_mode_available():
+        raise ConfigurationError(
+            f"engine_sleep=True: vLLM cannot sleep on {platform.device_type!r}, only on GPUs. Leave it out; engine and "
+            "learner then both keep their memory."
+        )
+
+
 def check_installed() -> None:
     """Check that vLLM is installed, in a version that is tested, without importing it.
 
@@ -129,6 +195,8 @@ def check_options(options: Mapping[str, Any]) -> None:
     Raises:
         ConfigurationError: If there is one.
     """
+    if options.get("enable_sleep_mode"):
+        raise ConfigurationError("engine_options: 'enable_sleep_mode' follows from engine_sleep; set that to True.")
     for name in options:
         if name in _FIXED:
             raise ConfigurationError(f"engine_options: {name!r} is set by this library, as it follows from the model.")
@@ -168,3 +236,23 @@ def image_ranges(chunk: Chunk) -> list[tuple[int, int]]:
     if rest or any(length % each for _, length in runs):
         raise ModelError(f"{total} image placeholders in {len(runs)} stretches cannot be told apart as images.")
     return [(start + number * each, each) for start, length in runs for number in range(length // each)]
+
+
+def image_hash(item: Any) -> str:  # noqa: ANN401 -- a MultiModalKwargsItem
+    """Return a hash of an image's tensors."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(item.get_data().items()):
+        tensor = cast(torch.Tensor, value).contiguous().cpu()
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_config(base: Any, processor: Any, folder: Path) -> None:  # noqa: ANN401 -- transformers is untyped
+    """Write a model's configuration and processor, without weights."""
+    base.config.save_pretrained(folder)
+    path = folder / "config.json"
+    values = json.loads(path.read_text("utf-8"))
+    values["architectures"] = [type(base).__name__]
+    path.write_text(json.dumps(values), "utf-8")
+    save_processor(processor, folder)

@@ -165,6 +165,7 @@ POLICIES: dict[str, str | Callable[..., PolicyLike]] = {
     "hf": "agile_gym.policies.model:HFVLMPolicy",
     "oracle": "agile_gym.policies:OraclePolicy",
     "random": "agile_gym.policies:RandomPolicy",
+    "vllm": "agile_gym.policies.model:VLLMPolicy",
 }
 """Makers of policies by name, or ``"module:attribute"`` of one. ``"NAME:TEXT"`` hands the text to the maker."""
 
@@ -207,8 +208,8 @@ def make_policy(name: str, **options: Any) -> Policy:  # noqa: ANN401 -- the pol
 
     Args:
         name: A registered name, such as ``"edge"``; a registered name with its maker's first argument, such as
-            ``"hf:PATH"`` or ``"api:MODEL"``; or ``"module:attribute"``, where to find a class that makes a policy, a
-            policy, or a function ``observation -> str``.
+            ``"hf:PATH"``, ``"vllm:PATH"`` or ``"api:MODEL"``; or ``"module:attribute"``, where to find a class that
+            makes a policy, a policy, or a function ``observation -> str``.
         **options: Passed on to the class.
 
     Returns:

@@ -1,4 +1,4 @@
-"""`HFVLMPolicy`: a policy from any Hugging Face vision-language model, with images in every turn."""
+"""`HFVLMPolicy` and `VLLMPolicy`: policies of Hugging Face vision-language models, with images in every turn."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from agile_gym.models.loading import VLM
     from agile_gym.models.sampling import SamplingOptions
 
-__all__ = ["HFVLMPolicy"]
+__all__ = ["HFVLMPolicy", "VLLMPolicy"]
 
 _log = logging.getLogger(__name__)
 
@@ -289,6 +289,65 @@ class HFVLMPolicy:
             seed = int(np.random.SeedSequence([self._seed, self._begun]).generate_state(1)[0])
         self._begun += 1
         return _Episode(Context(window=self.window), seed)
+
+
+class VLLMPolicy(HFVLMPolicy):
+    """Policy of a Hugging Face vision-language model whose turns are written by vLLM, in this process.
+
+    Episodes, turns and recorded tokens are those of `HFVLMPolicy`, and so are the texts at temperature 0, but where two
+    tokens are equally likely up to rounding.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        dtype: str | None = None,
+        adapter: str | Path | None = None,
+        system: str | None = None,
+        window: int | None = None,
+        seed: int | None = 0,
+        **options: Any,  # noqa: ANN401 -- of SamplingOptions and of vLLM
+    ) -> None:
+        """Load a model, and start the engine with its weights.
+
+        Args:
+            model: A folder, or a name on the hub.
+            dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; by default bfloat16 on a GPU, float32 on a CPU.
+            adapter: Folder of a LoRA adapter that PEFT has written; it is merged into the engine's weights.
+            system: A system prompt, or None.
+            window: Number of turns of feedback whose images are kept; None keeps all.
+            seed: Seed of sampling, until `reset` is called.
+            **options: ``temperature``, ``max_new_tokens`` and ``stop``, as for `HFVLMPolicy`; all others are arguments
+                of ``vllm.LLM``, such as ``max_model_len`` and ``gpu_memory_utilization``.
+
+        Raises:
+            ModelError: If the model cannot be used, or vLLM cannot start with it.
+            ConfigurationError: If an option is not allowed, or vLLM has no argument of its name.
+            MissingDependencyError: If vLLM is not installed.
+        """
+        torch = import_optional("torch", extra="vlm", purpose="run a vision-language model")
+        from agile_gym.models.loading import load_config
+        from agile_gym.models.sampling import SamplingOptions
+        from agile_gym.models.vllm_inputs import check_arguments, check_family
+
+        names = [field.name for field in fields(SamplingOptions)]
+        sampling = {name: value for name, value in options.items() if name in names}
+        given = {name: value for name, value in options.items() if name not in names}
+        check_arguments(given, also=names)
+        check_family(load_config(model).model_type, str(model))
+        super().__init__(
+            model,
+            device="cpu",  # the engine has the device to itself
+            dtype=dtype or ("bfloat16" if torch.cuda.is_available() else None),
+            adapter=adapter,
+            system=system,
+            window=window,
+            engine="vllm",
+            engine_options=given,
+            seed=seed,
+            **sampling,
+        )
 
 
 def _vllm_generator(vlm: VLM, chat: ChatFormat, options: SamplingOptions, engine: Any, given: Any) -> Generator:  # noqa: ANN401 -- as in `HFVLMPolicy`

@@ -381,8 +381,14 @@ def _check_teacher(config: ColdStartConfig) -> None:
     kind, _, path = name.partition(":")
     if config.is_expert:
         make_policy(name, **options)  # which checks values, too
-    elif kind == "hf":
+    elif kind in ("hf", "vllm"):
         _check_files(path)
+    if kind == "vllm":
+        from agile_gym.models.loading import load_config
+        from agile_gym.models.vllm_inputs import check_family, check_installed
+
+        check_installed()
+        check_family(load_config(path).model_type, path)
 
 
 def _check_tokens(settings: RunSettings, grpo: Any) -> None:  # noqa: ANN401 -- a GRPOConfig
