@@ -30,6 +30,7 @@ __all__ = [
     "check_arguments",
     "check_family",
     "check_installed",
+    "check_model",
     "check_options",
     "check_sleep",
     "check_version",
@@ -219,6 +220,13 @@ def check_family(model_type: str, name: str) -> None:
             f"{name!r} is a model of the type {model_type!r}, which engine='vllm' does not take; it takes "
             f"{', '.join(map(repr, FAMILIES))}. Set engine='hf'."
         )
+
+
+def check_model(path: str) -> None:
+    """Check that vLLM can write turns of the model of a folder; see `check_family`."""
+    from agile_gym.models.loading import load_config
+
+    check_family(load_config(path).model_type, path)
 
 
 def image_ranges(chunk: Chunk) -> list[tuple[int, int]]:

@@ -327,15 +327,14 @@ class VLLMPolicy(HFVLMPolicy):
             MissingDependencyError: If vLLM is not installed.
         """
         torch = import_optional("torch", extra="vlm", purpose="run a vision-language model")
-        from agile_gym.models.loading import load_config
         from agile_gym.models.sampling import SamplingOptions
-        from agile_gym.models.vllm_inputs import check_arguments, check_family
+        from agile_gym.models.vllm_inputs import check_arguments, check_model
 
         names = [field.name for field in fields(SamplingOptions)]
         sampling = {name: value for name, value in options.items() if name in names}
         given = {name: value for name, value in options.items() if name not in names}
         check_arguments(given, also=names)
-        check_family(load_config(model).model_type, str(model))
+        check_model(str(model))
         super().__init__(
             model,
             device="cpu",  # the engine has the device to itself

@@ -300,7 +300,9 @@ def check_settings(settings: RunSettings, *, elsewhere: bool = False) -> None:
         prepare_plan(plan)
         for key, file in stages.benchmark_files(settings).items():
             open_questions(file, key)
-    _check_engine(options, grpo, installed=not elsewhere)
+    if grpo.engine == "vllm" and grpo.policy_class is None:
+        with naming("grpo"):
+            _check_vllm(options.path, installed=not elsewhere)
     if options.path != TINY:
         with naming("model", "path", options.path):
             _check_files(options.path)
@@ -383,12 +385,8 @@ def _check_teacher(config: ColdStartConfig) -> None:
         make_policy(name, **options)  # which checks values, too
     elif kind in ("hf", "vllm"):
         _check_files(path)
-    if kind == "vllm":
-        from agile_gym.models.loading import load_config
-        from agile_gym.models.vllm_inputs import check_family, check_installed
-
-        check_installed()
-        check_family(load_config(path).model_type, path)
+        if kind == "vllm":
+            _check_vllm(path)
 
 
 def _check_tokens(settings: RunSettings, grpo: Any) -> None:  # noqa: ANN401 -- a GRPOConfig
@@ -421,17 +419,14 @@ def _check_tokens(settings: RunSettings, grpo: Any) -> None:  # noqa: ANN401 -- 
             )
 
 
-def _check_engine(options: ModelOptions, grpo: Any, *, installed: bool) -> None:  # noqa: ANN401 -- a GRPOConfig
-    """Check that vLLM takes the model, if it is to write turns, and, if it must be, is installed."""
-    if grpo.engine == "vllm" and grpo.policy_class is None:
-        from agile_gym.models.loading import load_config
-        from agile_gym.models.vllm_inputs import check_family, check_installed
+def _check_vllm(path: str, *, installed: bool = True) -> None:
+    """Check that vLLM takes a model, and, if it must be, is installed."""
+    from agile_gym.models.vllm_inputs import check_installed, check_model
 
-        if installed:
-            with naming("grpo"):
-                check_installed()
-        if options.path != TINY:
-            check_family(load_config(options.path).model_type, options.path)
+    if installed:
+        check_installed()
+    if path != TINY:
+        check_model(path)
 
 
 def _check_packages(options: ModelOptions) -> None:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 -- the usual name
+from numpy.typing import NDArray
+from PIL import Image
 
 from agile_gym.errors import ConfigurationError, import_optional, require_seed
 from agile_gym.files import filling
@@ -28,6 +32,8 @@ __all__ = [
     "PIECE",
     "WINDOW",
     "TinySizes",
+    "as_pixels",
+    "as_tensor",
     "build_processor",
     "build_tiny",
     "image_features",
@@ -264,3 +270,35 @@ def _rotations(size: int, high: int, wide: int, device: Any) -> tuple[Tensor, Te
 def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     half = x.shape[-1] // 2
     return x * cosine + torch.cat([-x[..., half:], x[..., :half]], -1) * sine
+
+
+def as_tensor(array: NDArray[Any], device: Any) -> Tensor:  # noqa: ANN401 -- torch.device or its name
+    """Return an array as a tensor on a device."""
+    return torch.from_numpy(array).to(device)  # pyright: ignore[reportUnknownMemberType] -- torch is partly typed
+
+
+def as_pixels(images: NDArray[np.uint8], device: Any) -> Tensor:  # noqa: ANN401 -- torch.device or its name
+    """Return images of one size, (N, h, w, 3) uint8, as the processor makes them: at most two levels of 255 apart.
+
+    Returns:
+        (N, 3, H, W) float32 from -1 to 1, whole windows high and wide.
+    """
+    count, height, width = images.shape[:3]
+    high, wide = (side * WINDOW for side in window_grid(height, width))
+    pixels = as_tensor(images, device).permute(0, 3, 1, 2).float()
+    if width != wide:  # first, as Pillow does it
+        pixels = torch.matmul(pixels.reshape(-1, width), _resizing(width, wide).T.to(device)).clamp_(0, 255).round_()
+        pixels = pixels.view(count, 3, height, wide)
+    if height != high:
+        pixels = torch.matmul(_resizing(height, high).to(device), pixels).clamp_(0, 255).round_()
+    return pixels.div_(127.5).sub_(1)
+
+
+@cache
+def _resizing(source: int, target: int) -> Tensor:
+    """Return the matrix (target, source) that resizes a side as Pillow does, bicubic."""
+    rows = [
+        np.asarray(Image.fromarray(row[None]).resize((target, 1), Image.Resampling.BICUBIC))[0]
+        for row in np.eye(source, dtype=np.float32)
+    ]
+    return as_tensor(np.ascontiguousarray(np.stack(rows, 1)), "cpu")

@@ -11,8 +11,8 @@ from agile_gym.models.tiny import TinySizes, build_tiny
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from agile_gym.models.tiny.build import WINDOW, image_features, window_grid  # noqa: E402 -- after the skip
-from agile_gym.models.tiny.exercises import Heads, as_pixels, exercise_loss  # noqa: E402 -- after the skip
+from agile_gym.models.tiny.build import WINDOW, as_pixels, image_features, window_grid  # noqa: E402 -- after the skip
+from agile_gym.models.tiny.exercises import Heads, exercise_loss  # noqa: E402 -- after the skip
 from agile_gym.models.tiny.pretraining import (  # noqa: E402 -- after the skip
     VisionPretraining,
     VisionPretrainingConfig,
