@@ -23,7 +23,9 @@ import time
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from spellings import Speller
 from tqdm import tqdm
@@ -31,6 +33,7 @@ from tqdm import tqdm
 from agile_gym.actions.dialects import ParsedTurn
 from agile_gym.actions.primitives import Answer
 from agile_gym.envs.jigsaw import JigsawVisionEnv
+from agile_gym.envs.turn_env import TurnEnv
 
 CHUNK = 5000
 CONFIGS = ({}, {"rotations": True}, {"grid": (2, 3), "reference_image": True}, {"reward": "official_code"})
@@ -123,6 +126,10 @@ class Findings:
     slowest: float = 0.0
     slowest_text: str = ""
     broken: tuple[str, str] | None = None
+
+
+Check = Callable[[TurnEnv, bool, dict[str, Any]], str | None]
+Run = Callable[[tuple[int, int]], Findings]
 
 
 class Generator:
@@ -303,7 +310,10 @@ class Generator:
         return text
 
 
-def broken_rule(env: JigsawVisionEnv, text: str, findings: Findings) -> str | None:
+Draw = Callable[[Generator, TurnEnv], tuple[str | None, str]]
+
+
+def broken_rule(env: TurnEnv, text: str, findings: Findings, broken_here: Check) -> str | None:
     """Play a turn and return the failure that it led to, or None."""
     workspace = env.episode.workspace
     before = (workspace.order, workspace.turns, workspace.made, len(workspace.images), workspace.variables)
@@ -316,12 +326,9 @@ def broken_rule(env: JigsawVisionEnv, text: str, findings: Findings) -> str | No
     findings.kinds[error or ("answered" if terminated else "carried out")] += 1
     if not math.isfinite(reward):
         return f"reward {reward}"
-    if sorted(workspace.order) != list(range(len(workspace.names))):
-        return f"order {workspace.order}"
-    if any(angle not in (0, 90, 180, 270) for angle in workspace.turns):
-        return f"turns {workspace.turns}"
-    if not terminated and "state" not in workspace.variables and workspace.variables:
-        return "the variable state is lost"
+    broken = broken_here(env, terminated, info)
+    if broken is not None:
+        return broken
     answered = [type(primitive) for primitive in info["primitives"]] == [Answer]
     if terminated and error and not answered and env.rules.reward.invalid_turn != "end":
         return f"the error {error} ended the episode"
@@ -333,6 +340,18 @@ def broken_rule(env: JigsawVisionEnv, text: str, findings: Findings) -> str | No
     shown = observation["text"].removesuffix(NOTE)
     if shown.count("<image>") != len(info["images"]) or UNSAFE.search(shown.replace("<image>", "")):
         return f"text {shown!a}"
+    return None
+
+
+def broken_board(env: TurnEnv, terminated: bool, info: dict[str, Any]) -> str | None:
+    """Return the failure of a board after a turn, or None."""
+    workspace = env.episode.workspace
+    if sorted(workspace.order) != list(range(len(workspace.names))):
+        return f"order {workspace.order}"
+    if any(angle not in (0, 90, 180, 270) for angle in workspace.turns):
+        return f"turns {workspace.turns}"
+    if not terminated and "state" not in workspace.variables and workspace.variables:
+        return "the variable state is lost"
     return None
 
 
@@ -348,7 +367,7 @@ def meaning(parsed: ParsedTurn) -> object:
     return parsed.primitives, kind, parsed.has_code, parsed.well_formed
 
 
-def differing(env: JigsawVisionEnv, plain: str, spelled: str) -> str | None:
+def differing(env: TurnEnv, plain: str, spelled: str) -> str | None:
     """Return the two readings of a turn's spellings, if they differ, or None."""
     first, second = (env.dialect.parse(text, env.episode.workspace) for text in (plain, spelled))
     if meaning(first) == meaning(second):
@@ -356,34 +375,44 @@ def differing(env: JigsawVisionEnv, plain: str, spelled: str) -> str | None:
     return f"{plain!a} is read as {first}, the other spelling as {second}"
 
 
-def run_chunk(job: tuple[int, int]) -> Findings:
-    """Play a chunk of texts; see `Findings`.
+def draw(generator: Generator, env: TurnEnv) -> tuple[str | None, str]:
+    """Return the plain spelling of a turn, or None for one in one spelling only, and its text."""
+    if generator.rng.random() < SPELLED:
+        return Speller(generator.rng).turn(env.dialect.name, env.episode.workspace)
+    return None, generator.turn(env.dialect.name)
 
-    Args:
-        job: The chunk's seed and its number of texts.
-    """
-    seed, count = job
-    generator, findings = Generator(seed), Findings()
-    speller = Speller(generator.rng)
-    turns = [
-        (JigsawVisionEnv(image_size=16, dialect=dialect, max_turns=1000, **config), dialect)
+
+def run_chunk(job: tuple[int, int]) -> Findings:
+    """Play a chunk of texts, of a seed and a number; see `Findings`."""
+    envs = [
+        JigsawVisionEnv(image_size=16, dialect=dialect, max_turns=1000, **config)
         for config in CONFIGS
         for dialect in ("code", "tools")
     ]
+    return play_chunk(*job, envs, draw, broken_board)
+
+
+def play_chunk(seed: int, count: int, envs: Sequence[TurnEnv], draw: Draw, broken_here: Check) -> Findings:
+    """Play a chunk of texts.
+
+    Args:
+        seed: Seed of the texts.
+        count: Number of texts.
+        envs: Environments, which play in turn.
+        draw: Function that draws a turn, as `draw` does.
+        broken_here: Function that checks an environment after a turn.
+    """
+    generator, findings = Generator(seed), Findings()
     for number in range(count):
-        env, dialect = turns[number % len(turns)]
+        env = envs[number % len(envs)]
         if env.episode.done or env.episode.workspace.made > 50 or env.episode.turn > 200:
             env.reset(seed=number)
-        plain, text = None, ""
-        if generator.rng.random() < SPELLED:
-            plain, text = speller.turn(dialect, env.episode.workspace)
-        else:
-            text = generator.turn(dialect)
+        plain, text = draw(generator, env)
         try:
             with warnings.catch_warnings(record=True) as warned:
                 warnings.simplefilter("always")
                 wrong = None if plain is None else differing(env, plain, text)
-                wrong = wrong or broken_rule(env, text, findings)
+                wrong = wrong or broken_rule(env, text, findings, broken_here)
                 findings.spelled += plain is not None
             if warned:
                 wrong = f"{warned[0].category.__name__}: {warned[0].message}"
@@ -395,13 +424,17 @@ def run_chunk(job: tuple[int, int]) -> Findings:
     return findings
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the fuzzer and print its findings.
+def main(arguments: list[str] | None = None, run_chunk: Run = run_chunk) -> int:
+    """Run a fuzzer and print its findings.
+
+    Args:
+        arguments: Those of the command line.
+        run_chunk: Function that plays a chunk of texts.
 
     Returns:
         0, or 1 if a text broke something.
     """
-    parser = argparse.ArgumentParser(description="Feed generated texts to the environment, to find one that breaks it.")
+    parser = argparse.ArgumentParser(description="Feed generated texts to environments, to find one that breaks them.")
     parser.add_argument("--inputs", type=int, default=1_000_000, help="number of texts (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the texts (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="number of processes (default: %(default)s)")
@@ -422,7 +455,8 @@ def main(arguments: list[str] | None = None) -> int:
     seconds = time.perf_counter() - start
     count = total.kinds.total()
     print(f"{count} texts in {seconds:.1f} s with {options.workers} workers ({count / seconds:.0f} per second)")
-    print(f"{total.spelled:9} in two spellings")
+    if total.spelled:
+        print(f"{total.spelled:9} in two spellings")
     for kind, number in total.kinds.most_common():
         print(f"{number:9} {kind}")
     print(f"slowest: {total.slowest * 1000:.1f} ms for {total.slowest_text[:200]!a}")

@@ -12,10 +12,9 @@ import re
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict
 
 from agile_gym.envs.contract import make_info
-from agile_gym.envs.spaces import UnicodeText
+from agile_gym.envs.spaces import UnicodeText, observation_space
 
 NAMES = ("top left", "top right", "bottom left", "bottom right")
 ASK = "Here is a picture: <image>\nWhich quarter of it is this? <image>\nAnswer <answer>top left</answer>, ..."
@@ -27,8 +26,7 @@ class QuarterEnv(gymnasium.Env):
     def __init__(self, size=64, max_turns=2):
         """Make the environment: ``size`` is the side of the picture, ``max_turns`` the number of attempts."""
         self.size, self.max_turns = size, max_turns
-        image, sizes = Box(0, 255, (size, size, 3), np.uint8), Box(0, size, (2,), np.int64)
-        self.observation_space = Dict({"image": image, "image_size": sizes, "text": UnicodeText(1000)})
+        self.observation_space = observation_space((size, size), 1000)
         self.action_space = UnicodeText(1000)
 
     def reset(self, *, seed=None, options=None):
