@@ -24,7 +24,14 @@ from agile_gym.errors import (
     one_line,
     require,
 )
-from agile_gym.learner.checks import check_engine, check_evaluation, check_numbers, warn_of_costly_looks
+from agile_gym.learner.checks import (
+    TRANSFERS,
+    check_engine,
+    check_evaluation,
+    check_numbers,
+    check_transfer,
+    warn_of_costly_looks,
+)
 from agile_gym.learner.correction import CORRECTIONS
 from agile_gym.learner.groups import TaskMix
 from agile_gym.learner.losses import LOSSES, clip_range
@@ -110,6 +117,7 @@ class GRPOConfig(AlgorithmConfig):
         self.engine = "hf"
         self.engine_options: Mapping[str, Any] | None = None
         self.engine_sleep = False
+        self.weights_transfer = "object_store"
         self.mismatch_correction: str | None = None
         self.mismatch_cap = 3.0
         self.rollout_batch = 64
@@ -192,6 +200,7 @@ class GRPOConfig(AlgorithmConfig):
         engine: str = _NOT_GIVEN,
         engine_options: Mapping[str, Any] | None = _NOT_GIVEN,
         engine_sleep: bool = _NOT_GIVEN,
+        weights_transfer: str = _NOT_GIVEN,
         mismatch_correction: str | None = _NOT_GIVEN,
         mismatch_cap: float = _NOT_GIVEN,
         rollout_batch: int = _NOT_GIVEN,
@@ -255,6 +264,8 @@ class GRPOConfig(AlgorithmConfig):
             engine: Engine that writes turns: ``"hf"``, transformers, or ``"vllm"``.
             engine_options: Arguments of ``vllm.LLM``, such as ``max_model_len`` and ``gpu_memory_utilization``.
             engine_sleep: Frees the memory of vLLM while the learners compute, where they share its GPU.
+            weights_transfer: Way of new weights to runners in processes of their own: Ray's ``"object_store"``;
+                ``"nccl"``, or ``"gloo"`` on CPUs, a process group; ``"ipc"``, memory that both share.
             mismatch_correction: Correction of the difference between the sampler's probabilities and the learner's:
                 ``"none"``, ``"token_truncate"`` weights tokens by their ratio, at most ``mismatch_cap``, and
                 ``"sequence_mask"`` sequences by theirs, leaving out those above. None for ``"sequence_mask"`` with
@@ -364,6 +375,7 @@ class GRPOConfig(AlgorithmConfig):
             ("packing", PACKING),
             ("sharding", ("none", "full")),
             ("engine", ("hf", "vllm")),
+            ("weights_transfer", TRANSFERS),
         ):
             value = getattr(self, name)
             if value not in allowed:
@@ -396,6 +408,7 @@ class GRPOConfig(AlgorithmConfig):
         if self.loss != SUPERVISED:
             warn_of_costly_looks(self)
         check_sharding(self)
+        check_transfer(self)
 
     def build_learner_group(self, **kwargs: Any) -> TokenLearnerGroup:  # noqa: ANN401 -- RLlib's
         """Return the learners; see RLlib.

@@ -44,7 +44,7 @@ from agile_gym.learner.data import (
     turn_advantages,
     turn_rewards,
 )
-from agile_gym.learner.env_runner import VLMEnvRunner
+from agile_gym.learner.env_runner import VLMEnvRunner, Weights
 from agile_gym.learner.groups import Curriculum, Group, GroupSpec, make_group
 from agile_gym.learner.metrics import episode_metrics, evaluation_metrics, task_metrics
 from agile_gym.learner.module import VLMModule
@@ -52,6 +52,7 @@ from agile_gym.learner.options import TINY, ModelOptions
 from agile_gym.learner.recovery import RecoverableAlgorithm, play_on_runners
 from agile_gym.learner.resources import check_cluster, places_for_learners
 from agile_gym.learner.torch_learner import TokenLearner, check_learner_class
+from agile_gym.learner.transfer import WeightsTransfer
 
 __all__ = [
     "GRPO",
@@ -102,6 +103,8 @@ class GRPO(RecoverableAlgorithm):
             ConfigurationError: If there are too few CPUs or GPUs, or the model or an environment cannot be used.
         """
         self._groups_begun = 0
+        kind = self.config.weights_transfer
+        self._transfer = None if kind == "object_store" else WeightsTransfer(kind)
         check_learner_class(self.config.learner_class if isinstance(self.config, GRPOConfig) else TokenLearner)
         self._check_before()
         try:
@@ -234,6 +237,7 @@ class GRPO(RecoverableAlgorithm):
             group,
             specs,
             weights=self.current_weights() if group.num_remote_env_runners() else None,
+            stored=self.stored_weights,
             retries=self.config.group_retries,
             timeout=self.config.sample_timeout_s,
             restore=lambda: self.restore_env_runners(group),
@@ -332,7 +336,11 @@ class GRPO(RecoverableAlgorithm):
         """Give a runner in this process the new weights; others get them with their groups."""
         runner = cast("VLMEnvRunner | None", self.env_runner)
         if runner is None:
-            self.current_weights()
+            name = None if self._transfer is None else self._transfer.send(self.learner_group, self.env_runner_group)
+            if name is None:
+                self.current_weights()
+            else:
+                self._weights = Weights(None, name)
         else:
             runner.set_state(self._learned_weights())
 

@@ -56,6 +56,7 @@ def play_on_runners(
     specs: Sequence[GroupSpec],
     *,
     weights: Weights | None,
+    stored: Callable[[], Weights],
     retries: int,
     timeout: float,
     restore: Callable[[], object],
@@ -72,6 +73,7 @@ def play_on_runners(
         specs: The groups.
         weights: The weights to play with. They go with the groups: a runner that has died may have been started anew
             since, with those of the beginning, unnoticed. None if the runner is of this process.
+        stored: Function that returns the same weights from the object store.
         retries: Number of times that a group is played again.
         timeout: Seconds after which a runner counts as hung; it is killed, and another one started.
         restore: Function that brings back runners that have died.
@@ -108,6 +110,9 @@ def play_on_runners(
             for group in reply.play.groups:
                 played[group.spec.index] = group
                 pending.pop(group.spec.index, None)
+        if any(reply.lacks_weights for reply in replies):
+            weights = stored()
+            continue
         for index in list(pending):
             attempts[index] += 1
             if attempts[index] > retries:
@@ -214,8 +219,16 @@ class RecoverableAlgorithm(Algorithm):
     def current_weights(self) -> Weights:
         """Return the weights of the learners, for runners in processes of their own."""
         if self._weights is None:
-            self._weights = Weights(ray.put(self._learned_weights()))
+            state = ray.put(self._learned_weights())
+            self._weights = Weights(state, state.hex())
         return self._weights
+
+    def stored_weights(self) -> Weights:
+        """Return the same weights in the object store, for runners that were not there when they were sent."""
+        weights = self.current_weights()
+        if weights.state is None:
+            self._weights = Weights(ray.put(self._learned_weights()), weights.name)
+        return self.current_weights()
 
     def drop_weights(self) -> None:
         """Free the memory of the weights that runners play with, as those of the learners change."""
