@@ -153,6 +153,7 @@ class PlayedAhead:
                 self._runners,
                 shipment.specs,
                 weights=shipment.weights,
+                stored=lambda: shipment.weights,
                 explore=True,
                 evaluation=False,
                 replies=replies,

@@ -17,7 +17,18 @@ from agile_gym.learner.updating import SUPERVISED
 from agile_gym.models.cache import MAX_WINDOW
 from agile_gym.models.sampling import SamplingOptions
 
-__all__ = ["check_engine", "check_evaluation", "check_lag", "check_numbers", "warn_of_costly_looks"]
+__all__ = [
+    "TRANSFERS",
+    "check_engine",
+    "check_evaluation",
+    "check_lag",
+    "check_numbers",
+    "check_transfer",
+    "warn_of_costly_looks",
+]
+
+TRANSFERS = ("object_store", "nccl", "gloo", "ipc")
+"""Ways of weights to the runners."""
 
 _EVALUATION_KEYS = frozenset({"env_config", "explore"})
 _WHOLE = 10**9
@@ -74,6 +85,33 @@ def check_numbers(config: Any) -> None:  # noqa: ANN401 -- a GRPOConfig
         require_seed(seed)
 
 
+def check_transfer(config: Any) -> None:  # noqa: ANN401 -- a GRPOConfig
+    """Check that runners and learners have what a transfer needs.
+
+    Raises:
+        ConfigurationError: If they do not.
+    """
+    kind, gpus = config.weights_transfer, (config.num_gpus_per_env_runner, config.num_gpus_per_learner)
+    if kind == "object_store":
+        return
+    if not config.num_env_runners:
+        raise ConfigurationError(
+            f"weights_transfer={kind!r} is for runners in processes of their own, and there are none: set "
+            "env_runners(num_env_runners=1), or leave it out. A runner in the learner's process has its weights."
+        )
+    if kind == "nccl" and min(gpus) < 1:
+        raise ConfigurationError(
+            f"weights_transfer='nccl' needs a whole GPU for each runner and each learner; they have {gpus[0]:g} and "
+            f"{gpus[1]:g} (num_gpus_per_env_runner, num_gpus_per_learner). Set 'ipc' where a runner and a learner "
+            "share a GPU, 'gloo' on CPUs."
+        )
+    if kind == "ipc" and (not gpus[0]) != (not gpus[1]):
+        raise ConfigurationError(
+            f"weights_transfer='ipc' needs runners and learners that share GPUs, or none on any; they have "
+            f"{gpus[0]:g} and {gpus[1]:g} (num_gpus_per_env_runner, num_gpus_per_learner). Set 'gloo'."
+        )
+
+
 def check_engine(config: Any) -> None:  # noqa: ANN401 -- a GRPOConfig
     """Check that the engine takes its options.
 
@@ -106,12 +144,20 @@ def check_evaluation(config: Any) -> None:  # noqa: ANN401 -- a GRPOConfig
 
 
 def check_lag(config: Any) -> None:  # noqa: ANN401 -- a GRPOConfig
-    """Check that there are runners that can play while the learners train.
+    """Check that there are runners that can play while the learners train, with weights of their own.
 
     Raises:
         ConfigurationError: If there are none.
     """
-    if config.max_lag and not config.num_env_runners and not config.in_evaluation:
+    if not config.max_lag or config.in_evaluation:
+        return
+    if config.weights_transfer != "object_store" or config.engine_sleep:
+        other = "engine_sleep=True" if config.engine_sleep else f"weights_transfer={config.weights_transfer!r}"
+        raise ConfigurationError(
+            f"max_lag={config.max_lag} with {other}: runners that play ahead cannot wait for the learners. Set "
+            "max_lag=0, or leave the other out."
+        )
+    if not config.num_env_runners:
         raise ConfigurationError(
             f"max_lag={config.max_lag} with num_env_runners=0: groups are played ahead by runners in processes of "
             "their own. Set env_runners(num_env_runners=1) or more (runners in [resources]), or max_lag=0."

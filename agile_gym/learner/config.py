@@ -25,10 +25,12 @@ from agile_gym.errors import (
     require,
 )
 from agile_gym.learner.checks import (
+    TRANSFERS,
     check_engine,
     check_evaluation,
     check_lag,
     check_numbers,
+    check_transfer,
     warn_of_costly_looks,
 )
 from agile_gym.learner.correction import CORRECTIONS
@@ -116,6 +118,7 @@ class GRPOConfig(AlgorithmConfig):
         self.engine = "hf"
         self.engine_options: Mapping[str, Any] | None = None
         self.engine_sleep = False
+        self.weights_transfer = "object_store"
         self.mismatch_correction: str | None = None
         self.mismatch_cap = 3.0
         self.rollout_batch = 64
@@ -199,6 +202,7 @@ class GRPOConfig(AlgorithmConfig):
         engine: str = _NOT_GIVEN,
         engine_options: Mapping[str, Any] | None = _NOT_GIVEN,
         engine_sleep: bool = _NOT_GIVEN,
+        weights_transfer: str = _NOT_GIVEN,
         mismatch_correction: str | None = _NOT_GIVEN,
         mismatch_cap: float = _NOT_GIVEN,
         rollout_batch: int = _NOT_GIVEN,
@@ -263,6 +267,8 @@ class GRPOConfig(AlgorithmConfig):
             engine: Engine that writes turns: ``"hf"``, transformers, or ``"vllm"``.
             engine_options: Arguments of ``vllm.LLM``, such as ``max_model_len`` and ``gpu_memory_utilization``.
             engine_sleep: Frees the memory of vLLM while the learners compute, where they share its GPU.
+            weights_transfer: Way of new weights to runners in processes of their own: Ray's ``"object_store"``;
+                ``"nccl"``, or ``"gloo"`` on CPUs, a process group; ``"ipc"``, memory that both share.
             mismatch_correction: Correction of the difference between the sampler's probabilities and the learner's:
                 ``"none"``, ``"token_truncate"`` weights tokens by their ratio, at most ``mismatch_cap``, and
                 ``"sequence_mask"`` sequences by theirs, leaving out those above. None for ``"sequence_mask"`` with
@@ -374,6 +380,7 @@ class GRPOConfig(AlgorithmConfig):
             ("packing", PACKING),
             ("sharding", ("none", "full")),
             ("engine", ("hf", "vllm")),
+            ("weights_transfer", TRANSFERS),
         ):
             value = getattr(self, name)
             if value not in allowed:
@@ -407,6 +414,7 @@ class GRPOConfig(AlgorithmConfig):
             warn_of_costly_looks(self)
         check_sharding(self)
         check_lag(self)
+        check_transfer(self)
 
     def build_learner_group(self, **kwargs: Any) -> TokenLearnerGroup:  # noqa: ANN401 -- RLlib's
         """Return the learners; see RLlib.

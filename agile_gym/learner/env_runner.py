@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -42,6 +42,7 @@ from agile_gym.errors import AgileGymError, ConfigurationError
 from agile_gym.learner.groups import GroupPlay, GroupSpec, TaskMix, make_group, play_groups
 from agile_gym.learner.module import VLMModule
 from agile_gym.learner.options import mute_notices
+from agile_gym.learner.sharding import assign
 from agile_gym.policies.base import Policy, PolicyLike, as_policy
 from agile_gym.rollout.play import EnvironmentPool
 from agile_gym.transcripts.record import Transcript
@@ -64,12 +65,14 @@ class RunnerReply:
         play: The groups that it played.
         metrics: Its metrics.
         mistake: Error of the environment or the policy, if they cannot be used at all.
+        lacks_weights: True if nothing was played, as the runner was not there when the weights were sent.
     """
 
     runner: int
     play: GroupPlay
     metrics: Any
     mistake: str | None = None
+    lacks_weights: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +80,12 @@ class Weights:
     """Weights that groups are to be played with; a runner fetches them unless it has taken them before.
 
     Attributes:
-        state: Reference to the learners' state, in Ray's object store.
+        state: Reference to the learners' state, in Ray's object store; None if they were sent another way.
+        name: Name of the weights.
     """
 
-    state: ray.ObjectRef[Any]
+    state: ray.ObjectRef[Any] | None
+    name: str
 
 
 def _takes_a_context(env: type) -> bool:
@@ -279,8 +284,8 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             return RunnerReply(self.worker_index or 0, GroupPlay(()), self.get_metrics(), self.mistake)
         mistake = None
         try:
-            if weights is not None:
-                self._take_weights(weights)
+            if weights is not None and not self._take_weights(weights):
+                return RunnerReply(self.worker_index or 0, GroupPlay(()), self.get_metrics(), lacks_weights=True)
             play = self._play(groups, explore=explore, evaluation=evaluation)
         except AgileGymError as error:
             play, mistake = GroupPlay(()), str(error)
@@ -288,12 +293,45 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             play = GroupPlay((), dict.fromkeys((group.index for group in groups), traceback.format_exc(limit=-8)))
         return RunnerReply(self.worker_index or 0, play, self.get_metrics(), mistake)
 
-    def _take_weights(self, weights: Weights) -> None:
-        """Take over weights, unless they are those that were taken last, and no state has come since."""
-        name = weights.state.hex()
-        if name != self._weights_taken:
+    def _take_weights(self, weights: Weights) -> bool:
+        """Take over weights, unless they are those that were taken last, and no state has come since.
+
+        Returns:
+            False if they are elsewhere.
+        """
+        if weights.name != self._weights_taken:
+            if weights.state is None:
+                return False
             self.set_state(ray.get(weights.state))
-            self._weights_taken = name
+            self._weights_taken = weights.name
+        return True
+
+    @property
+    def takes_weights_of(self) -> str | None:
+        """Type of numbers of an engine that takes all weights as they come; None if the module takes those trained."""
+        module = cast(VLMModule, self.module)
+        if self._engine == "hf" or module.options.train == "lora":
+            return None
+        return str(module.vlm.model.dtype).removeprefix("torch.")
+
+    def take_tensors(self, tensors: Iterable[tuple[str, torch.Tensor]], name: str, number: int) -> None:
+        """Take over weights that are sent tensor by tensor; see `agile_gym.learner.transfer`.
+
+        Args:
+            tensors: The weights.
+            name: Their name.
+            number: Their number.
+        """
+        self._weights_taken = None
+        if self.takes_weights_of is not None:
+            self._engine.take_weights(tensors)
+        else:
+            own = cast(VLMModule, self.module).state_dict()
+            for key, tensor in tensors:
+                assign(own[key], tensor)
+            if self._engine != "hf":
+                self._engine.take_weights()
+        self._weights_taken, self._weights_seq_no = name, number
 
     def _play(self, groups: Sequence[GroupSpec], *, explore: bool, evaluation: bool) -> GroupPlay:
         module = cast(VLMModule, self.module)

@@ -44,7 +44,7 @@ from agile_gym.learner.data import (
     turn_advantages,
     turn_rewards,
 )
-from agile_gym.learner.env_runner import VLMEnvRunner
+from agile_gym.learner.env_runner import VLMEnvRunner, Weights
 from agile_gym.learner.groups import Curriculum, Group, GroupSpec, make_group
 from agile_gym.learner.images import put_shards
 from agile_gym.learner.metrics import episode_metrics, evaluation_metrics, task_metrics
@@ -53,6 +53,7 @@ from agile_gym.learner.options import TINY, ModelOptions
 from agile_gym.learner.recovery import Outcome, RecoverableAlgorithm, play_on_runners
 from agile_gym.learner.resources import check_cluster, places_for_learners
 from agile_gym.learner.torch_learner import TokenLearner, check_learner_class
+from agile_gym.learner.transfer import WeightsTransfer
 
 __all__ = [
     "GRPO",
@@ -108,6 +109,8 @@ class GRPO(RecoverableAlgorithm):
         """
         self._groups_begun = 0
         self._updates = 0
+        kind = self.config.weights_transfer
+        self._transfer = None if kind == "object_store" else WeightsTransfer(kind)
         check_learner_class(self.config.learner_class if isinstance(self.config, GRPOConfig) else TokenLearner)
         self._check_before()
         try:
@@ -275,6 +278,7 @@ class GRPO(RecoverableAlgorithm):
             group,
             specs,
             weights=self.current_weights() if group.num_remote_env_runners() else None,
+            stored=self.stored_weights,
             retries=self.config.group_retries,
             timeout=self.config.sample_timeout_s,
             restore=lambda: self.restore_env_runners(group),
@@ -351,7 +355,7 @@ class GRPO(RecoverableAlgorithm):
         steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0)
         shards = shard_samples(samples, max(1, self.config.num_learners))
         self.drop_weights()
-        self._rest()
+        self.rest_engines()
 
         def update() -> Any:  # noqa: ANN401 -- results of learners
             data = TrainingData(episodes_refs=put_shards([shard or [Sample.nothing()] for shard in shards]))
@@ -361,17 +365,15 @@ class GRPO(RecoverableAlgorithm):
         self._updates += 1
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
 
-    def _rest(self) -> None:
-        """Have engines free the GPUs that learners are to compute on."""
-        if self.config.engine_sleep:
-            for group in filter(None, (self.env_runner_group, self.eval_env_runner_group)):
-                group.foreach_env_runner("rest", timeout_seconds=self.config.sample_timeout_s)
-
     def _sync_weights(self) -> None:
         """Give a runner in this process the new weights; others get them with their groups."""
         runner = cast("VLMEnvRunner | None", self.env_runner)
         if runner is None:
-            self.current_weights()
+            name = None if self._transfer is None else self._transfer.send(self.learner_group, self.env_runner_group)
+            if name is None:
+                self.current_weights()
+            else:
+                self._weights = Weights(None, name)
         else:
             runner.set_state(self._learned_weights())
 

@@ -58,6 +58,7 @@ def play_on_runners(
     specs: Sequence[GroupSpec],
     *,
     weights: Weights | None,
+    stored: Callable[[], Weights],
     retries: int,
     timeout: float,
     restore: Callable[[], object],
@@ -75,6 +76,7 @@ def play_on_runners(
         specs: The groups.
         weights: The weights to play with. They go with the groups: a runner that has died may have been started anew
             since, with those of the beginning, unnoticed. None if the runner is of this process.
+        stored: Function that returns the same weights from the object store.
         retries: Number of times that a group is played again.
         timeout: Seconds after which a runner counts as hung; it is killed, and another one started.
         restore: Function that brings back runners that have died.
@@ -113,7 +115,10 @@ def play_on_runners(
             for group in reply.play.groups:
                 played[group.spec.index] = group
                 pending.pop(group.spec.index, None)
-        replies = None
+        lacking, replies = any(reply.lacks_weights for reply in replies), None
+        if lacking:
+            weights = stored()
+            continue
         for index in list(pending):
             attempts[index] += 1
             if attempts[index] > retries:
@@ -229,8 +234,23 @@ class RecoverableAlgorithm(Algorithm):
     def current_weights(self) -> Weights:
         """Return the weights of the learners, for runners in processes of their own."""
         if self._weights is None:
-            self._weights = Weights(ray.put(self._learned_weights()))
+            state = ray.put(self._learned_weights())
+            self._weights = Weights(state, state.hex())
         return self._weights
+
+    def stored_weights(self) -> Weights:
+        """Return the same weights in the object store, for runners that were not there when they were sent."""
+        weights = self.current_weights()
+        if weights.state is None:
+            self._weights = Weights(ray.put(self._learned_weights()), weights.name)
+        return self.current_weights()
+
+    def rest_engines(self) -> None:
+        """Have engines that are to sleep free the GPUs that learners are to compute on."""
+        config: Any = self.config
+        if config.engine_sleep:
+            for group in filter(None, (self.env_runner_group, self.eval_env_runner_group)):
+                group.foreach_env_runner("rest", timeout_seconds=config.sample_timeout_s)
 
     def drop_weights(self) -> None:
         """Free the memory of the weights that runners play with, as those of the learners change."""

@@ -61,7 +61,7 @@ def played(folder, model, kind, *words):
 def test_greedy_episodes_are_those_of_transformers(what, model, tmp_path):
     words = [*PUZZLES, *SHORT]
     if what == "benchmark":
-        words = ["--benchmark", f"mmvp={write_tsv(tmp_path, 'mmvp')}", "--option", "prompt=short"]
+        words = ["--benchmark", f"mmvp={write_tsv(tmp_path, 'mmvp')}"]
     ours, theirs = (played(tmp_path, model, kind, *words) for kind in ("hf", "vllm"))
     assert len(ours) == (24 if what == "puzzles" else 4)
     assert ours.keys() == theirs.keys()

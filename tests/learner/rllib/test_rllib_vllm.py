@@ -53,6 +53,32 @@ def test_runners_play_with_the_weights_of_every_update(train):
         algorithm.stop()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(420)
+@pytest.mark.parametrize("kind", ["gloo", "ipc"])
+def test_the_engine_takes_weights_that_are_sent_past_the_object_store(kind):
+    algorithm = config(weights_transfer=kind).build_algo()
+    try:
+        for _ in range(3):
+            learner = algorithm.train()["learners"]["default_policy"]
+            assert float(learner["max_mismatch"]) < 1e-4
+            assert float(learner["grad_norm"]) > 0
+            assert algorithm._weights.state is None
+    finally:
+        algorithm.stop()
+
+
+def test_sleep_is_for_vllm_only():
+    with pytest.raises(ConfigurationError, match=r"engine_sleep=True is not allowed.*engine='vllm'"):
+        config(engine_sleep=True).training(engine="hf", engine_options=None).validate()
+
+
+@pytest.mark.slow
+def test_an_engine_that_cannot_sleep_is_refused_by_the_runner():
+    with pytest.raises(ConfigurationError, match="vLLM cannot sleep on 'cpu'"):
+        config(engine_sleep=True).build_algo()
+
+
 def test_masks_by_sequence_are_the_default_with_vllm_only():
     assert config().correction == "sequence_mask"
     assert config().training(engine="hf", engine_options=None).correction == "none"
