@@ -31,7 +31,7 @@ from agile_gym.registration import EnvCard, load_catalogue, register_all
 if TYPE_CHECKING:
     from agile_gym.envs.jigsaw.config import JigsawConfig
     from agile_gym.envs.jigsaw.env import JigsawVisionEnv, JigsawVisionVectorEnv
-    from agile_gym.envs.jigsaw.reward import RewardConfig
+    from agile_gym.envs.reward import RewardConfig
     from agile_gym.policies.api.policy import ChatAPIPolicy
     from agile_gym.policies.base import Policy, as_policy, make_policy, register_policy
     from agile_gym.policies.model import HFVLMPolicy

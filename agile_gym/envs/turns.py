@@ -21,7 +21,7 @@ from agile_gym.actions.prompt import done_text, error_text, result_text
 from agile_gym.actions.tags import MAX_TEXT
 from agile_gym.actions.workspace import MAX_IMAGES, ImageRecipe, Workspace
 from agile_gym.envs.contract import EpisodeDescription, RewardParts, no_reward
-from agile_gym.envs.jigsaw.reward import EpisodeRecord, RewardConfig, score_episode
+from agile_gym.envs.reward import EpisodeRecord, RewardConfig, score_episode
 from agile_gym.errors import ConfigurationError, is_whole, plain, require, require_known
 
 __all__ = ["MAX_TURNS", "StepResult", "TurnConfig", "TurnEpisode", "TurnRules", "check_action", "given_options"]
@@ -39,7 +39,7 @@ class TurnConfig:
         title: Name of the environment, in messages and of its window.
         max_turns: Turns of an episode, the answer included.
         dialect: Dialect of actions; see `agile_gym.actions.dialects.get_dialect`.
-        reward: The reward; see `agile_gym.envs.jigsaw.reward.get_reward`.
+        reward: The reward; see `agile_gym.envs.reward.get_reward`.
         reveal: True if ``info`` includes what `TurnEpisode.revealed` returns.
     """
 

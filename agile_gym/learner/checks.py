@@ -11,7 +11,7 @@ from typing import Any
 
 from agile_gym.envs.contract import JIGSAW
 from agile_gym.envs.jigsaw.config import JigsawConfig
-from agile_gym.envs.jigsaw.reward import cost_of_looking, get_reward
+from agile_gym.envs.reward import cost_of_looking, get_reward
 from agile_gym.errors import ConfigurationError, is_number, is_whole, require, require_seed
 from agile_gym.learner.updating import SUPERVISED
 from agile_gym.models.cache import MAX_WINDOW

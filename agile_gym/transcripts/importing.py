@@ -18,7 +18,7 @@ from agile_gym.actions.primitives import ActionError, Answer
 from agile_gym.actions.prompt import IMAGE_MARK
 from agile_gym.actions.workspace import Workspace
 from agile_gym.envs.contract import no_reward
-from agile_gym.envs.jigsaw.reward import EpisodeRecord, get_reward, score_episode
+from agile_gym.envs.reward import EpisodeRecord, get_reward, score_episode
 from agile_gym.errors import ImageError, TranscriptError, reason_of
 from agile_gym.images.decode import decode_image
 from agile_gym.puzzle.board import MAX_SIDE, parse_grid

@@ -11,7 +11,7 @@ from agile_gym.actions.dialects import get_dialect
 from agile_gym.actions.primitives import ActionError, Crop
 from agile_gym.actions.workspace import Workspace, draw_into, render_recipe
 from agile_gym.envs.contract import EpisodeDescription
-from agile_gym.envs.jigsaw.reward import get_reward
+from agile_gym.envs.reward import get_reward
 from agile_gym.envs.turn_env import TurnEnv
 from agile_gym.envs.turns import TurnConfig, TurnEpisode, TurnRules, given_options
 from agile_gym.envs.vector import TurnVectorEnv

@@ -49,7 +49,7 @@ def test_a_step_runs_through_ten_modules_to_its_reward(dialect, text):
     modules, _ = watch(env.step, text)
     assert {"agile_gym.envs.turn_env", "agile_gym.envs.turns", "agile_gym.envs.jigsaw.episode"} < modules
     assert "agile_gym.actions.dialects" in modules
-    assert ("agile_gym.envs.jigsaw.reward" in modules) == (text == ANSWER)
+    assert ("agile_gym.envs.reward" in modules) == (text == ANSWER)
     assert len(modules - OF_THE_OBSERVATION - OF_NO_LAYER) <= 10, sorted(modules)
 
 

@@ -11,8 +11,8 @@ reward    the reward of an episode
 from agile_gym.envs.jigsaw.config import JigsawConfig
 from agile_gym.envs.jigsaw.env import JigsawVisionEnv, JigsawVisionVectorEnv
 from agile_gym.envs.jigsaw.episode import JigsawTask
-from agile_gym.envs.jigsaw.reward import RewardConfig
 from agile_gym.envs.jigsaw.start import EqualPiecesWarning
+from agile_gym.envs.reward import RewardConfig
 
 __all__ = [
     "EqualPiecesWarning",

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from agile_gym.actions.dialects import Dialect, get_dialect
 from agile_gym.actions.prompt import PromptTemplate, read_prompt
-from agile_gym.envs.jigsaw.reward import RewardConfig, get_reward
+from agile_gym.envs.reward import RewardConfig, get_reward
 from agile_gym.envs.turns import TurnConfig, TurnRules
 from agile_gym.errors import ConfigurationError, is_number, is_whole, require
 from agile_gym.images.opening import ImagesLike

@@ -68,7 +68,7 @@ class JigsawVisionEnv(TurnEnv[JigsawEpisode, JigsawRules]):
     R = 0.8 R_acc + 0.2 R_format + R_step, paid on the last step (paper, section 3): R_acc is 1 for a right answer, that
     is, one whose board shows the photograph (pieces that look alike may stand for each other; see ``equal_pieces``),
     R_format 1 if all turns kept to the tags, R_step -0.05 for each turn with code if solved, else -0.05 times
-    ``max_turns``. See `agile_gym.envs.jigsaw.reward` for the settings and the preset of the released code.
+    ``max_turns``. See `agile_gym.envs.reward` for the settings and the preset of the released code.
 
     ## Starting State
     Photograph, crop and permutation are drawn from the seed; pieces all differ where there are such photographs.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from agile_gym.actions.dialects import Dialect, get_dialect
-from agile_gym.envs.jigsaw.reward import RewardConfig, get_reward
+from agile_gym.envs.reward import RewardConfig, get_reward
 from agile_gym.envs.turns import TurnConfig, TurnRules
 from agile_gym.errors import ConfigurationError, is_number, plain, require
 from agile_gym.images.formats import DEFAULT_MAX_PIXELS, check_max_pixels

@@ -43,7 +43,7 @@ class VisualQAEnv(TurnEnv[VisualQAEpisode, TurnRules[VisualQAConfig]]):
 
     ## Rewards
     That of the jigsaw, paid on the last step: 0.8 for a right answer and 0.2 for the format, less 0.05 a turn with code
-    if it is right, less 0.05 times ``max_turns`` if not; see `agile_gym.envs.jigsaw.reward`. An answer is right by the
+    if it is right, less 0.05 times ``max_turns`` if not; see `agile_gym.envs.reward`. An answer is right by the
     rule of the question (`agile_gym.questions.answers`): the letter of an option, yes or no, a number within a
     tolerance, a text without case and marks, or exactly a text. One that the rule cannot read is an error of form.
 

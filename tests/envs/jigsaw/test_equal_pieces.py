@@ -12,8 +12,8 @@ import agile_gym  # noqa: F401 -- registers the environments
 from agile_gym.actions.primitives import Observe, Swap
 from agile_gym.envs.jigsaw import EqualPiecesWarning, JigsawVisionEnv, JigsawVisionVectorEnv
 from agile_gym.envs.jigsaw import start as starting
-from agile_gym.envs.jigsaw.reward import REWARDS
 from agile_gym.envs.jigsaw.wrappers import JigsawVisionDiscreteEnv
+from agile_gym.envs.reward import REWARDS
 from agile_gym.errors import ConfigurationError
 from agile_gym.evaluation import EvaluationPlan, SuiteEntry, evaluate
 from agile_gym.rollout import EpisodeSpec, play_episodes

@@ -296,7 +296,7 @@ def test_a_lag_without_runners_is_refused(make_config):
 
 
 def test_runners_that_play_ahead_do_not_wait_for_learners(make_config):
-    with pytest.raises(ConfigurationError, match="max_lag=1 with weights_transfer='gloo': .* Set max_lag=0"):
+    with pytest.raises(ConfigurationError, match=r"max_lag=1 with weights_transfer='gloo': .* Set max_lag=0"):
         make_config(runners=1, max_lag=1, weights_transfer="gloo").validate()
     make_config(runners=1, weights_transfer="gloo").validate()
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from agile_gym.envs.jigsaw import JigsawVisionEnv, RewardConfig
-from agile_gym.envs.jigsaw.reward import EpisodeRecord, balanced_format, cost_of_looking, get_reward, score_episode
+from agile_gym.envs.reward import EpisodeRecord, balanced_format, cost_of_looking, get_reward, score_episode
 from agile_gym.errors import ConfigurationError
 
 THINK = "<think>t</think>"
