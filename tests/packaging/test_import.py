@@ -38,6 +38,7 @@ print(json.dumps({
 """
 MODULES = sorted(module.name for module in pkgutil.walk_packages(agile_gym.__path__, "agile_gym."))
 MODULES.remove("agile_gym.__main__")  # runs the command line
+OF_RAY = ("agile_gym.learner", "agile_gym.training", "agile_gym.studies")
 
 
 def measure_import(cwd):
@@ -85,7 +86,7 @@ def test_every_public_name_exists(name):
         names = module.__all__
         missing = [public for public in names if not hasattr(module, public)]
     except ImportError as error:
-        if importlib.util.find_spec("ray") is None and name.startswith(("agile_gym.learner", "agile_gym.training")):
+        if importlib.util.find_spec("ray") is None and name.startswith(OF_RAY):
             pytest.skip(f"Ray is not installed: {error}")
         raise
     assert len(set(names)) == len(names)
