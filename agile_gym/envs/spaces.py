@@ -150,8 +150,8 @@ class UnicodeText(Text):
 
 def observation_space(canvas: tuple[int, int], max_text: int) -> Dict:
     """Return the space of observations with a canvas of a height and width and at most so many characters of text."""
-    sizes = Box(0, max(canvas), (2,), np.int64)
-    return Dict({"image": ImageBox((*canvas, 3)), "image_size": sizes, "text": UnicodeText(max_text)})
+    image, sizes = ImageBox((*canvas, 3)), Box(0, max(canvas), (2,), np.int64)
+    return Dict({"image": image, "image_size": sizes, "text": UnicodeText(max_text)})
 
 
 class ActionText(UnicodeText):
