@@ -37,6 +37,7 @@ class Setting:
         reuse_cache: True if the cache is kept from turn to turn.
         runners: Processes that play; 0 plays in this one.
         learners: Processes that learn; likewise.
+        max_lag: As in `agile_gym.learner.GRPOConfig.training`.
     """
 
     model: str
@@ -51,6 +52,7 @@ class Setting:
     reuse_cache: bool = True
     runners: int = 0
     learners: int = 0
+    max_lag: int = 0
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ def build(setting):
             micro_batch_tokens=setting.micro_batch,
             reuse_cache=setting.reuse_cache,
             filter_zero_variance_groups=False,
+            max_lag=setting.max_lag,
             reward_fn=letters,
             policy_class=partial(looking_policy, turns=setting.turns) if several else endless_policy,
         )

@@ -124,9 +124,12 @@ def growth(iterations, figures):
     return float(np.polyfit(iterations[half:], figures[half:], 1)[0] * 100)
 
 
-def measure_bytes(algorithm, options):
-    """Return the bytes of an iteration's groups and samples as Ray stores them, and of what each needs."""
+def measure_bytes(algorithm):
+    """Return the bytes of an iteration's groups, and of its samples for one and two learners, as Ray stores them."""
     import ray
+
+    from agile_gym.learner.data import shard_samples
+    from agile_gym.learner.images import put_shards
 
     context = ray._private.worker.global_worker.get_serialization_context()
     stored = []
@@ -138,21 +141,24 @@ def measure_bytes(algorithm, options):
 
     batch = algorithm.collect()
     samples = algorithm.make_samples(batch)
-    ray.put = watched
-    try:
-        algorithm.learn(samples)
-    finally:
-        ray.put = put
     episodes = [episode for group in batch.groups for episode in group.episodes]
     images = [image for episode in episodes for image in episode.images]
-    return {
+    told = {
         "episodes": len(episodes),
         "images": len(images),
         "different_images": len({(image.shape, image.tobytes()) for image in images}),
-        "bytes_of_all_images": sum(image.nbytes for image in images),
+        "bytes_of_images": sum(image.nbytes for image in images),
         "answers": context.serialize(batch.groups).total_bytes,
-        "shards": sum(stored),
     }
+    ray.put = watched
+    try:
+        for learners in (1, 2):
+            put_shards(shard_samples(samples, learners))
+            told[f"samples_{learners}"] = sum(stored)
+            stored.clear()
+    finally:
+        ray.put = put
+    return told
 
 
 def markdown(options, iterations, rows):
@@ -198,7 +204,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         algorithm = make_algorithm(options, folder)
         if options.bytes:
-            print(json.dumps(measure_bytes(algorithm, options), indent=1))
+            print(json.dumps(measure_bytes(algorithm), indent=1))
             algorithm.stop()
             return
         taken, course = [], {}

@@ -26,6 +26,7 @@ The comparisons:
 - Parts: several turns, with one runner and one learner. Sections exclude what has a section of its own, so that they
   add up to the iteration.
 - Processes: the same with one or two of each.
+- Overlap: the same with one of each, where groups are played in turn with the update, and at the same time (max_lag).
 
 Seconds of the processor (CPU) are those of a machine that does nothing else; medians, with the lowest and
 highest in brackets. Needs the extra ``train`` and, for the first part, TRL.
@@ -53,7 +54,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HERE, os.environ.get("PYTHONPATH", "")]))
 sys.path.insert(0, HERE)
 
-PARTS = ("trl", "cache", "profile", "scaling")
+PARTS = ("trl", "cache", "profile", "scaling", "overlap")
 WARM_UP = 3
 """Iterations that are not counted: memory grows in them."""
 TRIES = 3
@@ -330,6 +331,46 @@ The same iteration on {os.cpu_count()} cores.
     return text, figures
 
 
+def overlap(model, options, folder):
+    """Measure iterations whose groups are played before the update, and during the one before."""
+    import time
+
+    from speed_grpo import build
+
+    each = -(-min(6, options.repetitions) // ROUNDS)
+    algorithms = {lag: build(replace(several_turns(model, options), max_lag=lag)) for lag in (0, 1)}
+    figures = {lag: {"wall": [], "wait": [], "update": []} for lag in algorithms}
+    for number in range(1 if options.quick else ROUNDS):
+        for lag, algorithm in algorithms.items():  # in turn, as other processes may load the machine
+            skipped = 1 if number else WARM_UP
+            for iteration in range(skipped + each):
+                start = time.perf_counter()
+                told = algorithm.train()["grpo"]
+                if iteration >= skipped:  # those of the first were played before
+                    assert told["lag_mean"] == told["lag_max"] == lag
+                    figures[lag]["wall"].append(time.perf_counter() - start)
+                    figures[lag]["wait"].append(float(told["seconds_rollout"]))
+                    figures[lag]["update"].append(float(told["seconds_update"]))
+            algorithm._ahead.settle()
+    for algorithm in algorithms.values():
+        algorithm.stop()
+    first = median(figures[0]["wall"])
+    rows = [
+        (lag, *(spread(values, 2) for values in entry.values()), f"{first / median(entry['wall']):.2f}")
+        for lag, entry in figures.items()
+    ]
+    count = len(figures[0]["wall"])
+    header = ("max_lag", "iteration, s", "waiting for groups, s", "update, s", "faster")
+    text = f"""### Playing while learning
+
+The same iteration with one runner and one learner, a process each, {count} iterations of each on {os.cpu_count()}
+cores; load {os.getloadavg()[1]:.1f} over the last five minutes.
+
+{table(header, rows)}
+"""
+    return text, figures
+
+
 def main():
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -349,7 +390,13 @@ def main():
     from agile_gym.models.tiny import save_tiny
 
     torch.set_num_threads(1)
-    work = {"trl": beside_trl, "cache": with_and_without_cache, "profile": profile, "scaling": scaling}
+    work = {
+        "trl": beside_trl,
+        "cache": with_and_without_cache,
+        "profile": profile,
+        "scaling": scaling,
+        "overlap": overlap,
+    }
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "transformers", "ray"))
     texts = [f"## Speed of training\n\n`python benchmarks/training_speed.py`, {machine()}, {versions}.\n"]
     figures = {}

@@ -40,6 +40,7 @@ import agile_gym
 from agile_gym.envs.contract import make_env
 from agile_gym.errors import AgileGymError, ConfigurationError
 from agile_gym.learner.groups import GroupPlay, GroupSpec, TaskMix, make_group, play_groups
+from agile_gym.learner.heap import hand_back
 from agile_gym.learner.module import VLMModule
 from agile_gym.learner.options import mute_notices
 from agile_gym.learner.sharding import assign
@@ -291,6 +292,8 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             play, mistake = GroupPlay(()), str(error)
         except Exception:  # returned to the driver, which decides
             play = GroupPlay((), dict.fromkeys((group.index for group in groups), traceback.format_exc(limit=-8)))
+        if self.worker_index:
+            hand_back()
         return RunnerReply(self.worker_index or 0, play, self.get_metrics(), mistake)
 
     def _take_weights(self, weights: Weights) -> bool:

@@ -21,6 +21,7 @@ from ray.rllib.utils import force_list
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.learner.data import Sample
+from agile_gym.learner.heap import hand_back
 from agile_gym.learner.images import fetch_images
 from agile_gym.learner.module import VLMModule
 from agile_gym.learner.options import learning_rate_ratio, make_optimizer, mute_notices, resolve_autocast
@@ -194,6 +195,8 @@ class TokenLearner(TorchLearner):
             self._updater.forget()  # the next samples show others, and would fill the memory
             if config.engine_sleep and torch.cuda.is_available():
                 torch.cuda.empty_cache()  # the engine is about to wake
+            if config.num_learners:
+                hand_back()
         metrics = _mean(logged)
         metrics["max_log_ratio_first"] = compared.get("max_mismatch", 0.0)
         metrics["approx_kl_first"] = compared.get("mismatch_kl", 0.0)

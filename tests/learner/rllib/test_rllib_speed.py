@@ -18,7 +18,7 @@ WITH_TRL = importlib.util.find_spec("trl") is not None
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
     output = tmp_path_factory.mktemp("speed") / "speed.json"
-    parts = (["trl"] if WITH_TRL else []) + ["cache", "profile"]
+    parts = (["trl"] if WITH_TRL else []) + ["cache", "profile", "overlap"]
     command = [sys.executable, str(SCRIPT), "--quick", "--output", str(output), "--only", *parts]
     result = subprocess.run(command, cwd=output.parent, capture_output=True, text=True, check=False, timeout=280)
     assert result.returncode == 0, result.stderr
@@ -44,6 +44,13 @@ def test_parts_add_up_to_the_iteration(told):
     shares = {name.strip(): float(share) for name, _, share in (row for row in rows if len(row) == 3) if share != " % "}
     assert shares.pop("iteration") == 100
     assert sum(shares.values()) == pytest.approx(100, abs=1)
+
+
+def test_iterations_with_and_without_a_lag_are_timed(told):
+    for entry in told["figures"]["overlap"].values():
+        assert len(entry["wall"]) == len(entry["wait"]) == len(entry["update"]) == 1
+        assert entry["wall"][0] > entry["update"][0] > 0
+    assert told["figures"]["overlap"].keys() == {"0", "1"}
 
 
 @pytest.mark.skipif(not WITH_TRL, reason="TRL is not installed")
