@@ -309,11 +309,13 @@ class TrainingRun:
         evaluation, photographs = self.settings.evaluation, prepared.photographs()
         policy = make_policy(plan.policy, **plan.policy_options) if evaluation.workers == 1 else None
         results = self._play(stage, prepared, output, policy)
+        self._tell(stage, results)
         blank_looks = None
         if evaluation.blank_looks:
             prepared = replace(prepared, plan=replace(plan, blank_looks=True))
             path = blanked_path(output)
             blanked = self._play(f"{stage}, looks blanked", prepared, path, policy)
+            self._tell(f"{stage}, looks blanked", blanked)
             write_report(path, blanked, plan=prepared.plan.to_json(), photographs=photographs)
             blank_looks = compare_blanked(results, blanked)
         write_report(output, results, plan=plan.to_json(), photographs=photographs, blank_looks=blank_looks)
@@ -333,16 +335,18 @@ class TrainingRun:
         scores: list[BenchmarkScore] = []
         for key, plan in plans.items():
             output = folder / f"{stage}-{key}.json"
-            results = self._play(f"{stage}, {BENCHMARKS[key].title}", prepare_plan(plan), output, policy, "questions")
+            title = f"{stage}, {BENCHMARKS[key].title}"
+            results = self._play(title, prepare_plan(plan), output, policy, "questions")
             write_report(output, counted(results), plan=plan.to_json(), photographs={})
             scores.append(score_benchmark(plan, results, rule_of(key, None)))
+            self._table.print_above(f"{title}: {100 * scores[-1].figure:.1f}% on {scores[-1].asked} questions")
         write_benchmarks(folder / f"{stage}.json", scores, f"hf:{model}")
         self._finish(name)
 
     def _play(
-        self, title: str, prepared: PreparedPlan, output: Path, policy: Policy | None, what: str = "held-out puzzles"
+        self, title: str, prepared: PreparedPlan, output: Path, policy: Policy | None, what: str = "puzzles"
     ) -> list[EpisodeResult]:
-        """Play what is left of an evaluation, and print its Acc."""
+        """Play what is left of an evaluation."""
         evaluation = self.settings.evaluation
         there = output.with_suffix(".jsonl").exists()
         with Session(prepared, output, keep=KEPT_TRANSCRIPTS, resume=there) as session:
@@ -353,15 +357,17 @@ class TrainingRun:
             for _ in session.play(policy, batch=evaluation.batch, workers=evaluation.workers):
                 done += 1
                 if done % 16 == 0:
-                    self._table.status(f"evaluation of {title}: {done} of {len(prepared.plan)} {what.split()[-1]}")
+                    self._table.status(f"evaluation of {title}: {done} of {len(prepared.plan)} {what}")
                 self._stops.check()
-            results = session.journal.results
-        self._table.print_above(f"{title}: Acc {_acc(results)} on {len(results)} {what}")
+            return session.journal.results
+
+    def _tell(self, title: str, results: Sequence[EpisodeResult]) -> None:
+        """Print Acc of an evaluation."""
+        self._table.print_above(f"{title}: Acc {_acc(results)} on {len(results)} held-out puzzles")
         names = list(dict.fromkeys(result.grid for result in results))
         for name in names if len(names) > 1 else ():
             mine = [result for result in results if result.grid == name]
             self._table.print_above(f"{title}, {name}: Acc {_acc(mine)} on {len(mine)}")
-        return results
 
 
 def _acc(results: Sequence[EpisodeResult]) -> str:

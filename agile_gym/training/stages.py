@@ -278,13 +278,18 @@ def benchmark_files(settings: RunSettings) -> dict[str, Path]:
     """Return the files of the benchmarks in which training images are looked for, and that may be played, by key.
 
     Raises:
-        ConfigurationError: If one is not of the right form, or the environment has images of its own.
+        ConfigurationError: If one is not of the right form, the environment has images of its own, or they are to be
+            played and there is none.
     """
     given = settings.evaluation.benchmarks
     if given and settings.env is not None:
         raise ConfigurationError(
             f"benchmarks are compared with the photographs of the jigsaw; leave them out, as the environment is "
             f"{settings.env}."
+        )
+    if settings.evaluation.play_benchmarks and not given:
+        raise ConfigurationError(
+            "play_benchmarks = true plays nothing without files. Name them: benchmarks = ['mmvp=MMVP.tsv']."
         )
     return name_files(given, "benchmarks:")
 

@@ -58,7 +58,7 @@ ALLOWED = {
     },
     "evaluation": {
         "benchmarks": [[]], "benchmark_questions": [0], "blank_looks": [True], "interval": [0],
-        "play_benchmarks": [True], "seed": [0],
+        "seed": [0],
     },
     "resources": {
         "cpus_per_learner": [0], "cpus_per_runner": [0], "gpus_per_learner": [0], "gpus_per_runner": [0],
@@ -144,6 +144,7 @@ def test_every_key_of_every_section(section):
         ({"cold_start__episodes": "/nowhere"}, "[cold_start] episodes = '/nowhere' is not allowed; give a folder"),
         ({"evaluation__workers": 1000}, "[evaluation] workers = 1000 is not allowed; give a whole number from"),
         ({"evaluation__benchmarks": ["mmpv=x.tsv"]}, "[evaluation] There is no benchmark 'mmpv'. Did you mean 'mmvp'"),
+        ({"evaluation__play_benchmarks": True}, "[evaluation] play_benchmarks = true plays nothing without files"),
         ({"evaluation__benchmarks": ["mmvp=/x.tsv"]}, "[evaluation] /x.tsv does not exist. Give a file of MMVP"),
         ({"images__test": "/nowhere"}, "[images] test = '/nowhere' is neither a folder"),
         ({"environment__test_fraction": 2}, "[environment] test_fraction = 2"),
