@@ -243,7 +243,7 @@ class WeightsTransfer:
         return name
 
     def _by_group(self, learners: Any, actors: dict[int, Any], name: str) -> None:  # noqa: ANN401
-        members = (id(learners), *actors)
+        members = (learners, *actors)
         asked = self._call(actors, partial(_is_member, group=self._group))
         if members != self._members or not all(ray.get(asked, timeout=SECONDS)):
             self._close(learners, actors)

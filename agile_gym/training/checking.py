@@ -26,6 +26,7 @@ from agile_gym.errors import ConfigurationError, one_line, require
 from agile_gym.evaluation.run import prepare_plan
 from agile_gym.images.sources import check_fraction
 from agile_gym.interruption import STOP_SIGNALS, StopSignals, stops_blocked
+from agile_gym.learner.checks import check_engine_starts, check_vllm_model
 from agile_gym.learner.options import TINY, ModelOptions, build_vlm
 from agile_gym.learner.resources import actor_needs, check_fits
 from agile_gym.policies.base import POLICIES, check_policy, make_policy
@@ -300,7 +301,8 @@ def check_settings(settings: RunSettings, *, elsewhere: bool = False) -> None:
         prepare_plan(plan)
         for key, file in stages.benchmark_files(settings).items():
             open_questions(file, key)
-    _check_engine(options, grpo, installed=not elsewhere)
+    with naming("grpo"):
+        check_engine_starts(grpo, options.path, installed=not elsewhere)
     if options.path != TINY:
         with naming("model", "path", options.path):
             _check_files(options.path)
@@ -384,11 +386,7 @@ def _check_teacher(config: ColdStartConfig) -> None:
     elif kind in ("hf", "vllm"):
         _check_files(path)
     if kind == "vllm":
-        from agile_gym.models.loading import load_config
-        from agile_gym.models.vllm_inputs import check_family, check_installed
-
-        check_installed()
-        check_family(load_config(path).model_type, path)
+        check_vllm_model(path, installed=True)
 
 
 def _check_tokens(settings: RunSettings, grpo: Any) -> None:  # noqa: ANN401 -- a GRPOConfig
@@ -419,19 +417,6 @@ def _check_tokens(settings: RunSettings, grpo: Any) -> None:  # noqa: ANN401 -- 
                 f"{plan.opening:,} of the prompt and {look:,} of each look. Set a smaller image_size or fewer "
                 "max_turns in [environment], or [grpo] window, so that only the last images stay in the context."
             )
-
-
-def _check_engine(options: ModelOptions, grpo: Any, *, installed: bool) -> None:  # noqa: ANN401 -- a GRPOConfig
-    """Check that vLLM takes the model, if it is to write turns, and, if it must be, is installed."""
-    if grpo.engine == "vllm" and grpo.policy_class is None:
-        from agile_gym.models.loading import load_config
-        from agile_gym.models.vllm_inputs import check_family, check_installed
-
-        if installed:
-            with naming("grpo"):
-                check_installed()
-        if options.path != TINY:
-            check_family(load_config(options.path).model_type, options.path)
 
 
 def _check_packages(options: ModelOptions) -> None:
