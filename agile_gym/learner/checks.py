@@ -94,7 +94,7 @@ def check_transfer(config: Any) -> None:  # noqa: ANN401 -- a GRPOConfig
         ConfigurationError: If they do not.
     """
     kind, gpus = config.weights_transfer, (config.num_gpus_per_env_runner, config.num_gpus_per_learner)
-    if kind == "object_store":
+    if kind == "object_store" or config.in_evaluation:  # whose runners may be those of the training
         return
     if not config.num_env_runners:
         raise ConfigurationError(
