@@ -13,6 +13,7 @@ from agile_gym.envs.contract import JIGSAW
 from agile_gym.envs.jigsaw.config import JigsawConfig
 from agile_gym.envs.reward import cost_of_looking, get_reward
 from agile_gym.errors import ConfigurationError, is_number, is_whole, require, require_seed
+from agile_gym.learner.options import TINY
 from agile_gym.learner.updating import SUPERVISED
 from agile_gym.models.cache import MAX_WINDOW
 from agile_gym.models.sampling import SamplingOptions
@@ -20,10 +21,12 @@ from agile_gym.models.sampling import SamplingOptions
 __all__ = [
     "TRANSFERS",
     "check_engine",
+    "check_engine_starts",
     "check_evaluation",
     "check_lag",
     "check_numbers",
     "check_transfer",
+    "check_vllm_model",
     "warn_of_costly_looks",
 ]
 
@@ -92,7 +95,7 @@ def check_transfer(config: Any) -> None:  # noqa: ANN401 -- a GRPOConfig
         ConfigurationError: If they do not.
     """
     kind, gpus = config.weights_transfer, (config.num_gpus_per_env_runner, config.num_gpus_per_learner)
-    if kind == "object_store":
+    if kind == "object_store" or config.in_evaluation:  # whose runners may be those of the training
         return
     if not config.num_env_runners:
         raise ConfigurationError(
@@ -125,6 +128,40 @@ def check_engine(config: Any) -> None:  # noqa: ANN401 -- a GRPOConfig
         from agile_gym.models.vllm_inputs import check_options
 
         check_options(config.engine_options or {})
+
+
+def check_engine_starts(config: Any, path: str, *, installed: bool) -> None:  # noqa: ANN401 -- a GRPOConfig
+    """Check, before a run, what would keep the engine of its runners from starting.
+
+    Args:
+        config: The configuration.
+        path: The model.
+        installed: True if it is to start on this machine.
+
+    Raises:
+        ConfigurationError: If vLLM is to sleep on a CPU, or its version is not tested.
+        MissingDependencyError: If it is not installed.
+        ModelError: If it does not take the model.
+    """
+    if config.engine == "hf" or config.policy_class is not None:
+        return
+    gpus = config.num_gpus_per_env_runner if config.num_env_runners else config.num_gpus_per_learner
+    if config.engine_sleep and not gpus:
+        raise ConfigurationError(
+            "engine_sleep=True: vLLM cannot sleep on a CPU. Set gpus_per_runner (gpus_per_learner, where runners = 0), "
+            "or leave it out."
+        )
+    check_vllm_model(path, installed=installed)
+
+
+def check_vllm_model(path: str, *, installed: bool) -> None:
+    """Check that vLLM takes a model, and, if it must be, is installed; see `check_engine_starts`."""
+    from agile_gym.models.vllm_inputs import check_installed, check_model
+
+    if installed:
+        check_installed()
+    if path != TINY:
+        check_model(path)
 
 
 def check_evaluation(config: Any) -> None:  # noqa: ANN401 -- a GRPOConfig

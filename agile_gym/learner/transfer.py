@@ -67,7 +67,7 @@ def _entries(weights: Iterable[tuple[str, Any]], direct: str | None) -> list[Ent
     ]
 
 
-def _whole(learner: Any, weights: Iterable[tuple[str, Any]], direct: str | None) -> Iterator[torch.Tensor]:  # noqa: ANN401
+def _whole(learner: Any, weights: Iterable[tuple[str, Any]], direct: str | None) -> Iterator[torch.Tensor]:  # noqa: ANN401 -- likewise
     """Yield tensors as they are sent, whole; all learners that share them must go through all."""
     module = learner.module[DEFAULT_MODULE_ID].unwrapped()
     device = module.vlm.device if module.sharding is None else module.sharding.device
@@ -75,7 +75,7 @@ def _whole(learner: Any, weights: Iterable[tuple[str, Any]], direct: str | None)
         yield tensor.to(_sent_dtype(tensor, direct))
 
 
-def _offer(learner: Any, *, direct: str | None) -> tuple[str, int, list[Entry]] | None:  # noqa: ANN401
+def _offer(learner: Any, *, direct: str | None) -> tuple[str, int, list[Entry]] | None:  # noqa: ANN401 -- likewise
     """Open the place where the group meets, at the first learner; return address, port and what will be sent."""
     if learner._process_group.rank:
         return None
@@ -86,7 +86,7 @@ def _offer(learner: Any, *, direct: str | None) -> tuple[str, int, list[Entry]] 
     return address, learner.weights_store.port, _entries(_weights_of(learner, direct), direct)
 
 
-def _open(learner: Any, *, size: int, backend: str) -> str | None:  # noqa: ANN401
+def _open(learner: Any, *, size: int, backend: str) -> str | None:  # noqa: ANN401 -- likewise
     """Join the group, as the first learner does."""
     if learner._process_group.rank:
         return None
@@ -97,12 +97,12 @@ def _open(learner: Any, *, size: int, backend: str) -> str | None:  # noqa: ANN4
     return None
 
 
-def _number(learner: Any) -> int:  # noqa: ANN401
+def _number(learner: Any) -> int:  # noqa: ANN401 -- likewise
     """Return the number of the weights."""
     return learner._weights_seq_no
 
 
-def _send(learner: Any, *, direct: str | None) -> str | None:  # noqa: ANN401
+def _send(learner: Any, *, direct: str | None) -> str | None:  # noqa: ANN401 -- likewise
     """Send the weights; return the error, or None."""
     weights = _weights_of(learner, direct)
     tensors = _whole(learner, weights, direct)
@@ -117,7 +117,7 @@ def _send(learner: Any, *, direct: str | None) -> str | None:  # noqa: ANN401
     return mistake
 
 
-def _share(learner: Any, *, direct: str | None) -> tuple[str | None, int, list[Entry], str, list[Any]]:  # noqa: ANN401
+def _share(learner: Any, *, direct: str | None) -> tuple[str | None, int, list[Entry], str, list[Any]]:  # noqa: ANN401 -- likewise
     """Share the weights with runners of this GPU, or of this machine's CPU."""
     weights = _weights_of(learner, direct)
     entries = _entries(weights, direct)
@@ -136,7 +136,7 @@ def _share(learner: Any, *, direct: str | None) -> tuple[str | None, int, list[E
     return None, learner._weights_seq_no, entries, shared.where, shared.handles
 
 
-def _unshare(learner: Any) -> None:  # noqa: ANN401
+def _unshare(learner: Any) -> None:  # noqa: ANN401 -- likewise
     if (shared := learner.__dict__.pop("weights_shared", None)) is not None:
         shared.close()
 
@@ -157,12 +157,12 @@ def _engine_dtype(runner: Any) -> str | None:  # noqa: ANN401 -- a VLMEnvRunner
     return runner.takes_weights_of
 
 
-def _is_member(runner: Any, *, group: str) -> bool:  # noqa: ANN401
+def _is_member(runner: Any, *, group: str) -> bool:  # noqa: ANN401 -- likewise
     """Return whether a runner is in the group: one that was started anew is not."""
     return getattr(runner, "weights_member", None) == group
 
 
-def _join(runner: Any, *, group: str, address: str, port: int, rank: int, size: int, backend: str) -> str | None:  # noqa: ANN401
+def _join(runner: Any, *, group: str, address: str, port: int, rank: int, size: int, backend: str) -> str | None:  # noqa: ANN401 -- likewise
     try:
         store = dist.TCPStore(address, port, None, is_master=False, timeout=timedelta(seconds=SECONDS))
         runner.weights_store = store
@@ -173,7 +173,7 @@ def _join(runner: Any, *, group: str, address: str, port: int, rank: int, size: 
     return None
 
 
-def _receive(runner: Any, *, entries: list[Entry], name: str, number: int) -> str | None:  # noqa: ANN401
+def _receive(runner: Any, *, entries: list[Entry], name: str, number: int) -> str | None:  # noqa: ANN401 -- likewise
     try:
         runner.take_tensors(runner.weights_group.receive(entries), name, number)
     except Exception as error:
@@ -181,7 +181,7 @@ def _receive(runner: Any, *, entries: list[Entry], name: str, number: int) -> st
     return None
 
 
-def _read(runner: Any, *, entries: list[Entry], name: str, number: int, places: dict[str, list[Any]]) -> str | None:  # noqa: ANN401
+def _read(runner: Any, *, entries: list[Entry], name: str, number: int, places: dict[str, list[Any]]) -> str | None:  # noqa: ANN401 -- likewise
     try:
         where = "cpu"
         if torch.cuda.is_available():
@@ -242,8 +242,8 @@ class WeightsTransfer:
             return None
         return name
 
-    def _by_group(self, learners: Any, actors: dict[int, Any], name: str) -> None:  # noqa: ANN401
-        members = (id(learners), *actors)
+    def _by_group(self, learners: Any, actors: dict[int, Any], name: str) -> None:  # noqa: ANN401 -- likewise
+        members = (learners, *actors)
         asked = self._call(actors, partial(_is_member, group=self._group))
         if members != self._members or not all(ray.get(asked, timeout=SECONDS)):
             self._close(learners, actors)
@@ -254,7 +254,7 @@ class WeightsTransfer:
         mistakes = learners._ask(partial(_send, direct=self._direct))
         self._await(asked, next(filter(None, mistakes), None))
 
-    def _open(self, learners: Any, actors: dict[int, Any]) -> None:  # noqa: ANN401
+    def _open(self, learners: Any, actors: dict[int, Any]) -> None:  # noqa: ANN401 -- likewise
         self._direct = ray.get(self._call(actors, _engine_dtype)[0], timeout=SECONDS)
         offers = [offer for offer in learners._ask(partial(_offer, direct=self._direct)) if offer is not None]
         address, port, self._entries = offers[0]
@@ -264,7 +264,7 @@ class WeightsTransfer:
         mistakes = learners._ask(partial(_open, size=size, backend=self.kind))
         self._await(asked, next(filter(None, mistakes), None))
 
-    def _by_memory(self, learners: Any, actors: dict[int, Any], name: str) -> None:  # noqa: ANN401
+    def _by_memory(self, learners: Any, actors: dict[int, Any], name: str) -> None:  # noqa: ANN401 -- likewise
         self._direct = ray.get(self._call(actors, _engine_dtype)[0], timeout=SECONDS)
         shared = learners._ask(partial(_share, direct=self._direct))
         try:
@@ -277,7 +277,7 @@ class WeightsTransfer:
         finally:
             learners._ask(_unshare)
 
-    def _call(self, actors: dict[int, Any], function: Any) -> list[Any]:  # noqa: ANN401
+    def _call(self, actors: dict[int, Any], function: Any) -> list[Any]:  # noqa: ANN401 -- likewise
         return [actor.apply.remote(function) for actor in actors.values()]
 
     def _await(self, asked: list[Any], mistake: str | None) -> None:
@@ -290,7 +290,7 @@ class WeightsTransfer:
         if found:
             raise TransferError(found[0])
 
-    def _close(self, learners: Any, actors: dict[int, Any]) -> None:  # noqa: ANN401
+    def _close(self, learners: Any, actors: dict[int, Any]) -> None:  # noqa: ANN401 -- likewise
         """Have all that can leave the group."""
         self._members = ()
         try:

@@ -26,6 +26,7 @@ from agile_gym.errors import ConfigurationError, one_line, require
 from agile_gym.evaluation.run import prepare_plan
 from agile_gym.images.sources import check_fraction
 from agile_gym.interruption import STOP_SIGNALS, StopSignals, stops_blocked
+from agile_gym.learner.checks import check_engine_starts, check_vllm_model
 from agile_gym.learner.options import TINY, ModelOptions, build_vlm
 from agile_gym.learner.resources import actor_needs, check_fits
 from agile_gym.policies.base import POLICIES, check_policy, make_policy
@@ -300,9 +301,8 @@ def check_settings(settings: RunSettings, *, elsewhere: bool = False) -> None:
         prepare_plan(plan)
         for key, file in stages.benchmark_files(settings).items():
             open_questions(file, key)
-    if grpo.engine == "vllm" and grpo.policy_class is None:
-        with naming("grpo"):
-            _check_vllm(options.path, installed=not elsewhere)
+    with naming("grpo"):
+        check_engine_starts(grpo, options.path, installed=not elsewhere)
     if options.path != TINY:
         with naming("model", "path", options.path):
             _check_files(options.path)
@@ -385,8 +385,8 @@ def _check_teacher(config: ColdStartConfig) -> None:
         make_policy(name, **options)  # which checks values, too
     elif kind in ("hf", "vllm"):
         _check_files(path)
-        if kind == "vllm":
-            _check_vllm(path)
+    if kind == "vllm":
+        check_vllm_model(path, installed=True)
 
 
 def _check_tokens(settings: RunSettings, grpo: Any) -> None:  # noqa: ANN401 -- a GRPOConfig
@@ -417,16 +417,6 @@ def _check_tokens(settings: RunSettings, grpo: Any) -> None:  # noqa: ANN401 -- 
                 f"{plan.opening:,} of the prompt and {look:,} of each look. Set a smaller image_size or fewer "
                 "max_turns in [environment], or [grpo] window, so that only the last images stay in the context."
             )
-
-
-def _check_vllm(path: str, *, installed: bool = True) -> None:
-    """Check that vLLM takes a model, and, if it must be, is installed."""
-    from agile_gym.models.vllm_inputs import check_installed, check_model
-
-    if installed:
-        check_installed()
-    if path != TINY:
-        check_model(path)
 
 
 def _check_packages(options: ModelOptions) -> None:

@@ -389,6 +389,11 @@ def test_looks_that_the_engine_has_no_room_for(tmp_path):
         _check_tokens(short, stages.grpo_config(short, str(path)))
 
 
+def test_an_engine_that_cannot_sleep_is_named_before_the_run():
+    with pytest.raises(ConfigurationError, match=r"engine_sleep.*vLLM cannot sleep on a CPU"):
+        check_settings(read_settings("tiny", {"grpo.engine": "vllm", "grpo.engine_sleep": True}))
+
+
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
 def test_an_engine_that_is_not_installed_is_named_before_the_run():
     with pytest.raises(MissingDependencyError, match=r"engine='vllm' needs.*agile-gym\[vllm\].*engine='hf'"):
