@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, TaskCancelledError
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 from agile_gym.learner.env_runner import RunnerReply, Weights
@@ -172,7 +172,7 @@ class PlayedAhead:
         for reply in ready:
             try:
                 replies.append(ray.get(reply))
-            except ray.exceptions.TaskCancelledError:
+            except TaskCancelledError:
                 continue
             except RayError:
                 manager = self._runners._worker_manager  # pyright: ignore[reportPrivateUsage] -- RLlib has no other way

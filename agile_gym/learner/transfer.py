@@ -1,5 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# The types of torch and ray are incomplete.
+# pyright: reportPrivateImportUsage=false
+# The types of torch and ray are incomplete, and torch.distributed does not list the stores that it documents.
 """Weights on their way from the learners to runners in other processes, past Ray's object store.
 
 By ``"nccl"`` or ``"gloo"``, the first learner broadcasts tensors to all runners, in a process group of their own. By
