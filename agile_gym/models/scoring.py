@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.checkpoint import checkpoint
 
-from agile_gym.images.items import hash_pixels
 from agile_gym.models.chat import ChatFormat, Chunk
 from agile_gym.models.inputs import image_arguments, relative_positions, type_arguments
 from agile_gym.models.loading import VLM, process
@@ -99,7 +98,7 @@ class Scorer:
         self.temperature = temperature
         self._ends = end_tokens(vlm.model, chat)
         self._forbidden: torch.Tensor | None = None
-        self._known: dict[str, Mapping[str, Any]] = {}
+        self._known: dict[tuple[tuple[int, ...], bytes], Mapping[str, Any]] = {}
         self._room = _CACHE_BYTES
 
     def prepare(self, segment: Segment, images: Sequence[Image]) -> PreparedSegment:
@@ -121,11 +120,11 @@ class Scorer:
 
     def _pixels(self, image: Image) -> Mapping[str, Any]:
         """Return the processor's tensors for an image, which episodes of one puzzle share."""
-        key = hash_pixels(image)
+        key = (image.shape, image.tobytes())
         pixels = self._known.get(key)
         if pixels is None:
             pixels = _process(self.chat, image)
-            size = sum(tensor.nbytes for tensor in pixels.values())
+            size = sum(tensor.nbytes for tensor in pixels.values()) + image.nbytes
             if size > self._room:
                 self.forget()
             self._known[key] = pixels

@@ -112,8 +112,8 @@ def test_shared_stages_have_the_later_ones_left_out():
     of = study(STEP, COLD)
     vision, cold, base, *_ = plan_runs(of, expand(of))
     assert (vision.settings.cold_start.given()["count"], vision.settings.grpo.iterations) == (0, 0)
-    assert (cold.settings.cold_start.given()["count"], cold.settings.grpo.iterations) == (300, 0)
-    assert (base.settings.cold_start.given()["count"], base.settings.grpo.iterations) == (300, 45)
+    assert (cold.settings.cold_start.given()["count"], cold.settings.grpo.iterations) == (700, 0)
+    assert (base.settings.cold_start.given()["count"], base.settings.grpo.iterations) == (700, 45)
 
 
 @pytest.mark.parametrize(
@@ -162,8 +162,8 @@ def test_time_is_counted_by_hand_and_by_jobs():
     of = study(STEP, settings={"evaluation.interval": 0, "evaluation.episodes": 10, "vision.steps": 100})
     cold, base, _ = plan_runs(of, expand(of))
     speed = Speed(rollout=0.01, update=0.02, vision=0.5)
-    # 15 s of start; 100 steps of vision; 12 epochs of 300 episodes; an evaluation of 10 episodes
-    assert work_seconds(cold, cold.settings, of.evaluations, speed) == pytest.approx(15 + 50 + 72 + 0.1)
+    # 15 s of start; 100 steps of vision; 12 epochs of 700 episodes; an evaluation of 10 episodes
+    assert work_seconds(cold, cold.settings, of.evaluations, speed) == pytest.approx(15 + 50 + 168 + 0.1)
     # 45 iterations of 512 episodes, an evaluation, and the study's own of 10
     assert work_seconds(base, base.settings, of.evaluations, speed) == pytest.approx(15 + 45 * 512 * 0.03 + 0.2)
     runs = plan_runs(of, expand(of))

@@ -91,7 +91,7 @@ def test_python_is_told_in_one_line(values, expected):
         RunSettings(**values)
     assert str(caught.value).startswith(expected)
     assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 800
+    assert len(str(caught.value)) < 900
 
 
 @pytest.mark.parametrize(
