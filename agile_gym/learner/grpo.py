@@ -330,7 +330,7 @@ class GRPO(RecoverableAlgorithm):
         """Have engines free the GPUs that learners are to compute on."""
         if self.config.engine_sleep:
             for group in filter(None, (self.env_runner_group, self.eval_env_runner_group)):
-                group.foreach_env_runner("rest", timeout_seconds=self.config.sample_timeout_s)
+                group.foreach_env_runner(_rest, timeout_seconds=self.config.sample_timeout_s)
 
     def _sync_weights(self) -> None:
         """Give a runner in this process the new weights; others get them with their groups."""
@@ -385,6 +385,11 @@ class GRPO(RecoverableAlgorithm):
         if GRPO_RESULTS in state:
             self._groups_begun = state[GRPO_RESULTS]["groups_begun"]
             self._curriculum.set_state(state[GRPO_RESULTS]["curriculum"])
+
+
+def _rest(runner: VLMEnvRunner) -> None:
+    """Have a runner's engine free its GPU; by name, RLlib would not call it in this process."""
+    runner.rest()
 
 
 def register() -> None:
