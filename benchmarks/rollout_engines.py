@@ -307,7 +307,6 @@ def main():
     parser.add_argument("--output", type=Path, help="file for the figures and their table, as JSON")
     options = parser.parse_args()
     from cache_reuse import random_qwen
-    from run_all import machine
     from training_speed import table
 
     from agile_gym.models.tiny import save_tiny
@@ -329,7 +328,7 @@ def main():
             told, figures[name] = measure(name, small, options, folder)
             rows += told
             load_now = os.getloadavg()[0]
-            text = f"{machine()}, {versions}; load {load_now:.0f}\n\n{table(header, rows)}\n"
+            text = f"{os.cpu_count()} cores, {versions}; load {load_now:.0f}\n\n{table(header, rows)}\n"
             if options.output:  # what is measured is kept, whatever comes
                 content = {"markdown": text, "figures": figures}
                 options.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -185,6 +185,11 @@ def alive_runners(runners: EnvRunnerGroup, restore: Callable[[], object]) -> lis
         time.sleep(0.5)
 
 
+def _rest(runner: VLMEnvRunner) -> None:
+    """Have a runner's engine free its GPU; by name, RLlib would not call it in this process."""
+    runner.rest()
+
+
 class RecoverableAlgorithm(Algorithm):
     """An algorithm whose learners are built anew when one dies, and whose checkpoints are atomic.
 
@@ -250,7 +255,7 @@ class RecoverableAlgorithm(Algorithm):
         config: Any = self.config
         if config.engine_sleep:
             for group in filter(None, (self.env_runner_group, self.eval_env_runner_group)):
-                group.foreach_env_runner("rest", timeout_seconds=config.sample_timeout_s)
+                group.foreach_env_runner(_rest, timeout_seconds=config.sample_timeout_s)
 
     def drop_weights(self) -> None:
         """Free the memory of the weights that runners play with, as those of the learners change."""
