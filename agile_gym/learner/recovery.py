@@ -185,7 +185,7 @@ def alive_runners(runners: EnvRunnerGroup, restore: Callable[[], object]) -> lis
         time.sleep(0.5)
 
 
-def _rest(runner: VLMEnvRunner) -> None:
+def _rest(runner: Any) -> None:  # noqa: ANN401 -- a VLMEnvRunner
     """Have a runner's engine free its GPU; by name, RLlib would not call it in this process."""
     runner.rest()
 
