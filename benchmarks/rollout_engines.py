@@ -302,6 +302,7 @@ def main():
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
     parser.add_argument("--models", nargs="+", choices=("tiny", "qwen"), default=("tiny", "qwen"))
     parser.add_argument("--rounds", type=int, default=3, help="rounds that are counted; %(default)s by default")
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="argument of vLLM")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--output", type=Path, help="file for the figures and their table, as JSON")
@@ -309,6 +310,7 @@ def main():
     from cache_reuse import random_qwen
     from training_speed import table
 
+    from agile_gym.commands import read_pairs
     from agile_gym.models.tiny import save_tiny
 
     header = ("model", "engine", "tokens a round", "tokens read", "tokens a CPU second", "tokens a second",
@@ -324,6 +326,8 @@ def main():
             settings["random Qwen2.5-VL, 448 px"] = Setting(qwen, 2, 4, image_size=448, engine_options=long)
         rows, figures = [], {}
         for name, setting in settings.items():
+            more = tuple(read_pairs(options.option, "--option", "block_size=32").items())
+            setting = replace(setting, engine_options=(*setting.engine_options, *more))
             small = replace(setting, groups=2, group_size=2, turns=2, new_tokens=4) if options.quick else setting
             told, figures[name] = measure(name, small, options, folder)
             rows += told

@@ -105,8 +105,10 @@ class VLLMEngine:
             **({"enable_sleep_mode": True} if self._sleeps else {}),
         }
         settings |= given
-        if not torch.cuda.is_available() and "gpu_memory_utilization" not in given:
-            settings.setdefault("kv_cache_memory_bytes", _CPU_CACHE)
+        if not torch.cuda.is_available():
+            settings.setdefault("enable_chunked_prefill", False)  # on a CPU it ends vLLM where requests have seeds
+            if "gpu_memory_utilization" not in given:
+                settings.setdefault("kv_cache_memory_bytes", _CPU_CACHE)
         settings |= {
             "load_format": "dummy",  # the weights are taken from the model
             "logprobs_mode": "processed_logprobs",
