@@ -125,9 +125,9 @@ def test_an_evaluation_does_not_go_on_with_the_other_engine(model, tmp_path, mon
 
 
 def test_a_teacher_that_is_missing_is_found_before_the_training():
+    pytest.importorskip("ray")
     from agile_gym.training.checking import check_settings
     from agile_gym.training.settings import read_settings
 
-    pytest.importorskip("ray")
     with pytest.raises((ConfigurationError, MissingDependencyError), match="no_such_model"):
         check_settings(read_settings("tiny", {"cold_start.teacher": "vllm:no_such_model"}))
