@@ -264,6 +264,12 @@ def _above_cap(history: History) -> str | None:
     now = _recent(history, "learner/mismatch_clipped")
     if now is None or now <= ABOVE_SHARE:
         return None
+    if history[-1].get("lag_max"):
+        return (
+            f"{_percent(now)} of the tokens, or of those in sequences that are masked as a whole, have become likelier "
+            "than mismatch_cap allows since their groups were played. Lower max_lag or the learning rate, or set "
+            "mismatch_correction = 'token_truncate', which goes by single tokens and leaves none out."
+        )
     return (
         f"{_percent(now)} of the tokens, or of those in sequences that are masked as a whole, have become likelier "
         "than mismatch_cap allows, only because the learner computes otherwise than the sampler. Use one type in both, "

@@ -216,7 +216,7 @@ def memory_phases(shapes: ModelShapes, load: Load) -> list[Phase]:
     if not load.shared:
         return [Phase("play", {**player, **cache}), Phase("update", learner)]
     if load.overlapping:
-        return [Phase("play and update", {**learner, **player, **cache})]
+        return [Phase("play+update", {**learner, **player, **cache})]
     resident = {**state, "gradients": 0.0}
     return [Phase("play", {**resident, **player, **cache}), Phase("update", {**learner, **player})]
 

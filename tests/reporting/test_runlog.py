@@ -200,6 +200,8 @@ def test_results_of_rllib_become_flat_figures():
         "share_constant": 0.25,
     }  # fmt: skip
     assert all(type(value) is float for value in flatten_result(result).values())
+    ahead = flatten_result({**result, "grpo": {**result["grpo"], "lag_max": 1.0}})
+    assert ahead["tokens_per_second"] == 150.0  # of the whole iteration, as it plays all the time
     assert flatten_result({}) == {}
     supervised = {"grpo": {"seconds_update": 2.0}, "learners": {"default_policy": {"loss": 1.0, "tokens": 10}}}
     assert flatten_result(supervised)["trained_tokens_per_second"] == 5.0

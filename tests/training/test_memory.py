@@ -118,6 +118,10 @@ def test_memory_by_phase_in_literal_numbers():
     assert update.parts["player's weights"] == play.parts["player's weights"] == 2400
     assert play.parts["optimiser"] == 2000
     assert play.parts["gradients"] == 0
+    (both,) = memory_phases(shapes, Load(**{**vars(spread), "overlapping": True}))
+    assert both.total == update.total + play.parts["keys and values"]
+    apart = Load(**{**vars(LOAD), "overlapping": True})  # on GPUs of their own
+    assert [phase.parts for phase in memory_phases(shapes, apart)] == [p.parts for p in memory_phases(shapes, LOAD)]
 
 
 def test_time_in_literal_numbers():
