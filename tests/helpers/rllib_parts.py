@@ -153,3 +153,21 @@ class GivingUpAll(GivingUp):
     """Gives up every episode at once."""
 
     turn, share = 0, 1
+
+
+def die_in_step(count, learner):
+    """Let a learner die in the middle of an update, in its step of this number."""
+    real, steps = learner._updater.step, []
+
+    def step(samples):
+        steps.append(1)
+        if len(steps) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(samples)
+
+    learner._updater.step = step
+
+
+def os_pid(worker):
+    """Return the number of a worker's process."""
+    return os.getpid()

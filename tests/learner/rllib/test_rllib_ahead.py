@@ -9,7 +9,17 @@ import pytest
 import ray
 
 from agile_gym.errors import ConfigurationError
-from tests.helpers.rllib_parts import FaultyEnv, Watched, difference, is_even, texts, train, weights
+from tests.helpers.rllib_parts import (
+    FaultyEnv,
+    Watched,
+    die_in_step,
+    difference,
+    is_even,
+    os_pid,
+    texts,
+    train,
+    weights,
+)
 
 GROUPS = 6
 PAUSE = 0.05
@@ -209,19 +219,6 @@ def test_a_learner_that_dies_while_groups_are_played_ahead_loses_nothing(begun, 
     assert difference(weights(algorithm), expected(1)[1]) < 1e-4
 
 
-def die_in_step(count, learner):
-    """Let a learner die in the middle of an update, in its step of this number."""
-    real, steps = learner._updater.step, []
-
-    def step(samples):
-        steps.append(1)
-        if len(steps) == count:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(samples)
-
-    learner._updater.step = step
-
-
 def test_resumes_without_losing_a_group_or_counting_one_twice(begun, make_config, build, tmp_path):
     algorithm, _ = begun
     train(algorithm, 2)
@@ -305,7 +302,3 @@ def test_runners_that_play_ahead_do_not_wait_for_learners(make_config):
 def test_lags_that_do_not_exist(make_config, lag):
     with pytest.raises(ConfigurationError, match="max_lag"):
         make_config(runners=1, max_lag=lag).validate()
-
-
-def os_pid(worker):
-    return os.getpid()

@@ -9,7 +9,7 @@ import pytest
 import ray
 
 from agile_gym.errors import ModelError
-from tests.helpers.rllib_parts import FaultyEnv, Watched, difference, texts, train, weights
+from tests.helpers.rllib_parts import FaultyEnv, Watched, die_in_step, difference, os_pid, texts, train, weights
 
 ITERATIONS = 3
 
@@ -176,19 +176,6 @@ def test_a_learner_with_nothing_to_do_takes_the_same_step(begun):
     assert difference(first, second) == 0 < difference(first, before)
 
 
-def die_in_step(count, learner):
-    """Let a learner die in the middle of an update, in its step of this number."""
-    real, steps = learner._updater.step, []
-
-    def step(samples):
-        steps.append(1)
-        if len(steps) == count:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(samples)
-
-    learner._updater.step = step
-
-
 def wait_for_restart(runner, dead):
     """Wait until Ray has started a runner's process anew."""
     deadline = time.monotonic() + 60
@@ -199,10 +186,6 @@ def wait_for_restart(runner, dead):
         except ray.exceptions.RayError:
             time.sleep(0.1)
     raise AssertionError("Ray did not start the runner anew")
-
-
-def os_pid(worker):
-    return os.getpid()
 
 
 def own_weights(learner):
