@@ -129,7 +129,7 @@ def measure_bytes(algorithm):
     import ray
 
     from agile_gym.learner.data import shard_samples
-    from agile_gym.learner.images import put_shards
+    from agile_gym.learner.memory import put_shards
 
     context = ray._private.worker.global_worker.get_serialization_context()
     stored = []

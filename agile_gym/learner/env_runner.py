@@ -40,7 +40,7 @@ import agile_gym
 from agile_gym.envs.contract import make_env
 from agile_gym.errors import AgileGymError, ConfigurationError
 from agile_gym.learner.groups import GroupPlay, GroupSpec, TaskMix, make_group, play_groups
-from agile_gym.learner.heap import hand_back
+from agile_gym.learner.memory import hand_back
 from agile_gym.learner.module import VLMModule
 from agile_gym.learner.options import mute_notices
 from agile_gym.learner.sharding import assign

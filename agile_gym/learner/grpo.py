@@ -46,7 +46,7 @@ from agile_gym.learner.data import (
 )
 from agile_gym.learner.env_runner import VLMEnvRunner, Weights
 from agile_gym.learner.groups import Curriculum, Group, GroupSpec, make_group
-from agile_gym.learner.images import put_shards
+from agile_gym.learner.memory import put_shards
 from agile_gym.learner.metrics import episode_metrics, evaluation_metrics, task_metrics
 from agile_gym.learner.module import VLMModule
 from agile_gym.learner.options import TINY, ModelOptions

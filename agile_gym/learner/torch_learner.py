@@ -21,8 +21,7 @@ from ray.rllib.utils import force_list
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.learner.data import Sample
-from agile_gym.learner.heap import hand_back
-from agile_gym.learner.images import fetch_images
+from agile_gym.learner.memory import fetch_images, hand_back
 from agile_gym.learner.module import VLMModule
 from agile_gym.learner.options import learning_rate_ratio, make_optimizer, mute_notices, resolve_autocast
 from agile_gym.learner.sharding import (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import ray
 
-from agile_gym.learner.images import fetch_images, put_shards
+from agile_gym.learner.memory import fetch_images, put_shards
 from tests.helpers.rllib_parts import Watched, train
 from tests.helpers.tiny_learning import made_sample
 

@@ -1,6 +1,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # The types of ray are incomplete.
-"""Samples on their way to the learners, with each image once in Ray's object store.
+"""Memory of a training's processes: each image once in Ray's object store, and free memory handed back.
 
 Pickle writes an array that several samples of a shard show once. What several shards need is put into the store by
 itself, and each learner fetches what it needs.
@@ -8,16 +8,18 @@ itself, and each learner fetches what it needs.
 
 from __future__ import annotations
 
+import ctypes
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import ray
 
 from agile_gym.learner.data import Sample
 
-__all__ = ["fetch_images", "put_shards"]
+__all__ = ["fetch_images", "hand_back", "put_shards"]
 
 
 def put_shards(shards: Sequence[Sequence[Sample]]) -> list[ray.ObjectRef[list[Sample]]]:
@@ -55,3 +57,23 @@ def fetch_images(samples: Sequence[Sample]) -> list[Sample]:
         )
 
     return [fetched(sample) for sample in samples]
+
+
+def hand_back() -> None:
+    """Hand free memory back to the system, after groups were played or trained on.
+
+    The allocator of glibc keeps most of what a process once needed, and over many iterations the resident memory creeps
+    up, as blocks of other sizes do not fit into the gaps of what is kept. Nothing happens where the C library has no
+    ``malloc_trim``, such as on macOS.
+    """
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Any:  # noqa: ANN401 -- a foreign function
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None
