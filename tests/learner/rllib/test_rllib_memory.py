@@ -1,12 +1,14 @@
-"""Images on their way from runners to learners: each once in Ray's object store, and the same at its end."""
+"""Images on their way from runners to learners, each once in Ray's object store; free memory that is handed back."""
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import ray
 
-from agile_gym.learner.memory import fetch_images, put_shards
+from agile_gym.learner.memory import fetch_images, hand_back, put_shards
 from tests.helpers.rllib_parts import Watched, train
 from tests.helpers.tiny_learning import made_sample
 
@@ -82,3 +84,19 @@ def test_episodes_of_a_group_share_their_images(make_config, build, runners):
     ]  # fmt: skip
     least = sum(image.nbytes for group in batch.played for image in group.episodes[0].prompt_images)
     assert stored(batch.played) < stored(copies) - 1.9 * least
+
+
+def resident():
+    """Return the resident memory of this process in MiB."""
+    return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells the resident memory this way")
+def test_free_memory_is_handed_back():
+    blocks = [bytes(4000) for _ in range(50_000)]  # each too small for a mapping of its own
+    last = blocks[-1]  # keeps the allocator from giving back what lies below it
+    held = resident()
+    del blocks
+    hand_back()
+    assert resident() < held - 100
+    assert len(last) == 4000
