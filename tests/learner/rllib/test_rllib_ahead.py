@@ -259,6 +259,15 @@ def test_groups_without_variance_are_replaced_by_those_played_ahead(begun, make_
     assert largest == 1
 
 
+def test_groups_that_are_missing_ahead_are_played_at_once(begun):
+    algorithm, _ = begun
+    train(algorithm)
+    outcome = algorithm._play_next(GROUPS + 2)
+    assert [group.spec.index for group in outcome.groups] == list(range(GROUPS, 2 * GROUPS + 2))
+    assert outcome.lags == [1] * GROUPS + [0, 0]
+    assert [group.spec.index for group in algorithm._play_next(1).groups] == [2 * GROUPS + 2]
+
+
 def test_an_evaluation_waits_for_groups_played_ahead(begun):
     algorithm, _ = begun
     train(algorithm, 2)
