@@ -1,7 +1,6 @@
 """vLLM beside transformers: the same ids, log-probabilities and episodes, before and after new weights."""
 
 import json
-import os
 import subprocess
 import sys
 from functools import cache
@@ -15,6 +14,7 @@ if find_spec("vllm") is None:
     pytest.skip("vLLM is not installed", allow_module_level=True)
 
 from tests.helpers import ROOT
+from tests.helpers.processes import run_module
 from tests.helpers.vllm_player import EPISODES, TURNS
 
 pytestmark = pytest.mark.slow
@@ -27,15 +27,7 @@ BLOCK = 128
 @cache
 def told(name):
     """Return the results of a model in a process of its own: engines are not made twice in one."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.helpers.vllm_player", name],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
+    done = run_module("tests.helpers.vllm_player", name, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 

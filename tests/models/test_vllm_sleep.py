@@ -1,9 +1,6 @@
 """Sleep of the engine: memory that is lost, weights that are loaded again, and the order of calls in a training."""
 
 import json
-import os
-import subprocess
-import sys
 from functools import cache
 from importlib.util import find_spec
 
@@ -14,7 +11,7 @@ pytest.importorskip("transformers")
 if find_spec("vllm") is None:
     pytest.skip("vLLM is not installed", allow_module_level=True)
 
-from tests.helpers import ROOT
+from tests.helpers.processes import run_module
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(700)]
 CLOSE = 1e-4
@@ -23,15 +20,7 @@ LOADED_AWAKE = ["wake weights", "load", "wake kv_cache"]
 
 @cache
 def told(which):
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.helpers.vllm_sleeper", which],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    done = run_module("tests.helpers.vllm_sleeper", which)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -1,9 +1,6 @@
 """Evaluations with ``vllm:PATH`` beside ``hf:PATH``: the same transcripts, and errors that name the next step."""
 
 import json
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 
 import pytest
@@ -16,8 +13,8 @@ from agile_gym.errors import ConfigurationError, MissingDependencyError
 from agile_gym.models.tiny import save_tiny
 from agile_gym.outputs import fingerprints
 from agile_gym.policies import make_policy
-from tests.helpers import ROOT
 from tests.helpers.benchmark_files import write_tsv
+from tests.helpers.processes import run_module
 
 WITH_VLLM = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 PUZZLES = ["--grid", "2x2", "--levels", "0", "--episodes", "24"]
@@ -32,15 +29,7 @@ def model(tmp_path_factory):
 
 def evaluate(*words):
     """Run ``agile-gym eval`` in a process of its own: an engine changes the process that it runs in."""
-    return subprocess.run(
-        [sys.executable, "-m", "agile_gym", "eval", *words],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    return run_module("agile_gym", "eval", *words)
 
 
 def played(folder, model, kind, *words):
