@@ -1,9 +1,9 @@
 """Feeds generated texts to questions about pictures, to find one that breaks the environment.
 
-Texts are those of `fuzz.py`, and answers of every kind: letters, options, numbers in many forms, words, and tokens in
-any order. After each turn it is checked that nothing was raised or warned of, that an error changed nothing and its
-text names the mistake, that no mark, tag or control character of the text came back, and that an answer is right if and
-only if the rule of the question, asked again, calls it so.
+Texts are those of `fuzz_texts.py`, and answers of every kind: letters, options, numbers in many forms, words, and
+tokens in any order. After each turn it is checked that nothing was raised or warned of, that an error changed nothing
+and its text names the mistake, that no mark, tag or control character of the text came back, and that an answer is
+right if and only if the rule of the question, asked again, calls it so.
 
     python benchmarks/fuzz_questions.py --inputs 1000000 --workers 1
 """
@@ -15,7 +15,8 @@ import sys
 from typing import Any
 
 import numpy as np
-from fuzz import Findings, Generator, main, play_chunk
+from fuzz import Findings, main, play_chunk
+from fuzz_texts import Generator
 
 from agile_gym.actions.primitives import Answer
 from agile_gym.envs.turn_env import TurnEnv
