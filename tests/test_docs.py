@@ -28,6 +28,7 @@ SMALL = {  # so that a training takes seconds
     "grpo.max_new_tokens": 8,
     "evaluation.episodes": 4,
     "evaluation.interval": 0,
+    "resources.runners": 0,
 }
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("envs/*.md")])
 

@@ -26,6 +26,7 @@ SMALL = {
     "evaluation.episodes": 6,
     "evaluation.interval": 2,
     "evaluation.interval_episodes": 4,
+    "resources.runners": 0,
     "checkpoints.every": 1,
 }
 
