@@ -29,6 +29,7 @@ SMALL = {  # so that a training takes seconds
     "evaluation.episodes": 4,
     "evaluation.interval": 0,
     "resources.runners": 0,
+    "resources.learners": 0,
 }
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("envs/*.md")])
 

@@ -27,6 +27,7 @@ SMALL = {
     "evaluation.interval": 2,
     "evaluation.interval_episodes": 4,
     "resources.runners": 0,
+    "resources.learners": 0,
     "checkpoints.every": 1,
 }
 

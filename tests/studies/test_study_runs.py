@@ -26,7 +26,7 @@ cold_start = { count = 4 }
 sft = { epochs = 1, batch_size = 4, num_minibatches = 1 }
 grpo = { iterations = 1, groups_per_iteration = 1, group_size = 2, num_minibatches = 1, max_new_tokens = 4 }
 evaluation = { episodes = 1, interval = 0, blank_looks = false }
-resources = { runners = 0 }
+resources = { runners = 0, learners = 0 }
 
 [factors.photographs]
 stage = "grpo"
