@@ -92,13 +92,14 @@ def main():
             measure(policy, 1, 1, "warm-up")
             results[label] = measure(policy, options.turns, options.episodes, label)
     kept, scratch = results["cache kept"], results["from scratch"]
-    difference = float(np.abs(kept[3] - scratch[3]).max()) if kept[2] == scratch[2] else float("nan")
-    print(f"\nmodel: {options.model or 'random Qwen2.5-VL'}; context at each turn: {kept[4]} tokens\n")
+    same = kept[2] == scratch[2]
+    logps = f"differ by at most {np.abs(kept[3] - scratch[3]).max():.1e}" if same else "are of different tokens"
+    print(f"\nmodel: {'pretrained' if options.model else 'random Qwen2.5-VL'}; context at each turn: {kept[4]} tokens\n")
     print("| | prompt tokens computed | seconds |\n|---|---|---|")
     for label, (seconds, computed, *_) in results.items():
         print(f"| {label} | {computed:,} | {seconds:.1f} |")
     print(f"| ratio | {scratch[1] / kept[1]:.2f} | {scratch[0] / kept[0]:.2f} |")
-    print(f"\nSame tokens sampled: {kept[2] == scratch[2]}; log-probabilities differ by at most {difference:.1e}")
+    print(f"\nSame tokens sampled: {same}; log-probabilities {logps}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Measures the figures of benchmarks/MODELS.md, and writes that file.
 
-Usage: python benchmarks/run_models.py [--only NAME ...] [--model PATH] [--train FOLDER --test FOLDER]
+Usage: python benchmarks/run_models.py [--only NAME ...] [--model PATH] [--train FOLDER]
 
 Each section is the output of a script in this folder, which can be run by itself. Sections that are not run again stay
-as they were. With --model, the cache is also measured with that model; with --train and --test, the tiny model is
-trained on photographs of one folder and tested on those of the other, which takes some 25 minutes.
+as they were. With --model, the cache is also measured with that model; with --train, the pretraining of the tiny model's
+vision is measured on the photographs of a folder.
 """
 
 from __future__ import annotations
