@@ -94,7 +94,8 @@ def main():
     kept, scratch = results["cache kept"], results["from scratch"]
     same = kept[2] == scratch[2]
     logps = f"differ by at most {np.abs(kept[3] - scratch[3]).max():.1e}" if same else "are of different tokens"
-    print(f"\nmodel: {'pretrained' if options.model else 'random Qwen2.5-VL'}; context at each turn: {kept[4]} tokens\n")
+    name = "pretrained" if options.model else "random Qwen2.5-VL"
+    print(f"\nmodel: {name}; context at each turn: {kept[4]} tokens\n")
     print("| | prompt tokens computed | seconds |\n|---|---|---|")
     for label, (seconds, computed, *_) in results.items():
         print(f"| {label} | {computed:,} | {seconds:.1f} |")

@@ -3,8 +3,8 @@
 Usage: python benchmarks/run_models.py [--only NAME ...] [--model PATH] [--train FOLDER]
 
 Each section is the output of a script in this folder, which can be run by itself. Sections that are not run again stay
-as they were. With --model, the cache is also measured with that model; with --train, the pretraining of the tiny model's
-vision is measured on the photographs of a folder.
+as they were. With --model, the cache is also measured with that model; with --train, the vision pretraining of the tiny
+model is measured on the photographs of a folder.
 """
 
 from __future__ import annotations
