@@ -107,6 +107,7 @@ class VLLMEngine:
         settings |= given
         if not torch.cuda.is_available():
             settings.setdefault("enable_chunked_prefill", False)  # on a CPU it ends vLLM where requests have seeds
+            settings.setdefault("block_size", 32)  # only whole blocks of a prompt are cached: 128 hold many a turn
             if "gpu_memory_utilization" not in given:
                 settings.setdefault("kv_cache_memory_bytes", _CPU_CACHE)
         settings |= {
