@@ -80,11 +80,14 @@ def no_cluster(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
+IN_PROCESS = {"resources.runners": 0, "resources.learners": 0}
+
+
 def refusal(**changes):
-    """Return the message of a mistake in a preset's settings, or None."""
+    """Return the message of a mistake in a preset's settings, in one process, or None."""
     message = None
     try:
-        check_settings(read_settings("tiny", {key.replace("__", "."): value for key, value in changes.items()}))
+        check_settings(read_settings("tiny", IN_PROCESS | {key.replace("__", "."): v for key, v in changes.items()}))
     except AgileGymError as error:
         message = str(error)
     assert message is None or (len(message.splitlines()) == 1 and len(message) < 700)

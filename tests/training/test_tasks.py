@@ -38,9 +38,9 @@ def example(monkeypatch):
 
 
 def mixed(*tasks, **changes):
-    """Return the settings of the tiny preset with tasks."""
+    """Return the settings of the tiny preset with tasks and 400 episodes of the cold start."""
     given = {"grpo.tasks": list(tasks) or [{"weight": 3}, QUARTERS], "cold_start.tasks": TEACHER}
-    return read_settings("tiny", given | changes)
+    return read_settings("tiny", {"cold_start.count": 400} | given | changes)
 
 
 def from_the_page():
@@ -53,8 +53,8 @@ def test_the_cold_start_is_divided_by_weight():
     check_settings(mixed())
     made = cold_starts(mixed())
     assert {name: (cold.count, cold.env, cold.teacher) for name, cold in made.items()} == {
-        "": (525, None, "expert"),
-        "quarters": (175, QUARTER, "custom_env:Teacher"),
+        "": (300, None, "expert"),
+        "quarters": (100, QUARTER, "custom_env:Teacher"),
     }
     assert made["quarters"].options == {"size": 32}
     assert made["quarters"].turn_range == (1, 1000)
@@ -67,15 +67,15 @@ def test_the_cold_start_is_divided_by_weight():
 
 def test_tasks_are_left_out_of_the_cold_start_where_the_settings_say_so():
     left_out = {"cold_start.tasks": {"quarters": {"teacher": "none"}}}
-    assert {name: cold.count for name, cold in cold_starts(mixed(**left_out)).items()} == {"": 450}
+    assert {name: cold.count for name, cold in cold_starts(mixed(**left_out)).items()} == {"": 400}
     assert list(cold_starts(mixed({"weight": 0}, QUARTERS))) == ["quarters"]
     jigsaws_first = mixed({"weight": 0}, QUARTERS, **left_out)  # GRPO plays the other task alone
-    assert {name: cold.count for name, cold in cold_starts(jigsaws_first).items()} == {"": 450}
+    assert {name: cold.count for name, cold in cold_starts(jigsaws_first).items()} == {"": 400}
     check_settings(jigsaws_first)
     # The jigsaw with photographs of its own has the expert, and the settings of the section.
     (own,) = cold_starts(mixed({"images": "builtin", "name": "other"}, **{"cold_start.tasks": {}})).values()
     assert (own.count, own.teacher, own.turn_range, own.images, own.split) == (
-        450,
+        400,
         "expert",
         (3, 6),
         "builtin",
@@ -162,7 +162,7 @@ def test_the_jigsaw_can_be_a_task_of_a_run_on_another_environment():
             {"cold_start.tasks": {"quarters": {"teacher": "custom_env:Teacher", "turns": [3, 1]}}},
             r"^\[cold_start\] tasks, quarters: turns=\[3, 1\]",
         ),
-        ([{}, QUARTERS | {"weight": 1e-4}], {}, r"^\[cold_start\] count = 450 is too few: each of 2 tasks"),
+        ([{}, QUARTERS | {"weight": 1e-4}], {}, r"^\[cold_start\] count = 400 is too few: each of 2 tasks"),
         (
             [QUARTERS],
             {"cold_start.tasks": {"quarters": {"teacher": "none"}}},

@@ -103,6 +103,7 @@ def test_a_cluster_is_asked_for_what_it_has(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", address)  # as good as the setting
 
     def check(**resources):
+        resources = {"runners": 0, "learners": 0, "cpus_per_runner": 1, "cpus_per_learner": 1} | resources
         check_settings(read_settings("tiny", {f"resources.{key}": value for key, value in resources.items()}))
 
     check(runners=2, learners=2)  # there are 4
