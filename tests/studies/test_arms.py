@@ -113,7 +113,7 @@ def test_shared_stages_have_the_later_ones_left_out():
     vision, cold, base, *_ = plan_runs(of, expand(of))
     assert (vision.settings.cold_start.given()["count"], vision.settings.grpo.iterations) == (0, 0)
     assert (cold.settings.cold_start.given()["count"], cold.settings.grpo.iterations) == (450, 0)
-    assert (base.settings.cold_start.given()["count"], base.settings.grpo.iterations) == (450, 90)
+    assert (base.settings.cold_start.given()["count"], base.settings.grpo.iterations) == (450, 60)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_shared_stages_have_the_later_ones_left_out():
         (study(Factor("a", {"x": {"gpro.lr": 1}})), r"arm 'x': there is no section 'gpro'"),
         (study(Factor("a", {"x": {"grpo.lr": "high"}})), r"arm 'x': \[grpo\] lr"),
         (study(STEP, settings={"grpo.lrr": 1}), r"arm 'base': \[grpo\] has no key 'lrr'"),
-        (study(Factor("a", {"x": {"grpo.iterations": 90}}), settings={}), "'base' and 'x' have the same settings"),
+        (study(Factor("a", {"x": {"grpo.iterations": 60}}), settings={}), "'base' and 'x' have the same settings"),
         (study(Factor("a", {"x": {"seed": 4}})), "a seed is no factor"),
         (
             study(Factor("a", {"x": {"vision.steps": 4}}, stage="grpo")),
@@ -164,8 +164,8 @@ def test_time_is_counted_by_hand_and_by_jobs():
     speed = Speed(rollout=0.01, update=0.02, vision=0.5)
     # 15 s of start; 100 steps of vision; 12 epochs of 450 episodes; an evaluation of 10 episodes
     assert work_seconds(cold, cold.settings, of.evaluations, speed) == pytest.approx(15 + 50 + 108 + 0.1)
-    # 90 iterations of 512 episodes, an evaluation, and the study's own of 10
-    assert work_seconds(base, base.settings, of.evaluations, speed) == pytest.approx(15 + 90 * 512 * 0.03 + 0.2)
+    # 60 iterations of 512 episodes, an evaluation, and the study's own of 10
+    assert work_seconds(base, base.settings, of.evaluations, speed) == pytest.approx(15 + 60 * 512 * 0.03 + 0.2)
     runs = plan_runs(of, expand(of))
     seconds = {run.name: 3600.0 for run in runs}
     assert [hours_of(seconds, runs, jobs) for jobs in (1, 2, 8)] == [3, 2, 2]

@@ -294,7 +294,7 @@ def test_what_is_not_set_is_written_as_it_is_used():
     unset = stages.unset_values(settings)
     assert unset["sft"]["max_new_tokens"] == 7  # as in GRPO
     assert unset["cold_start"]["grid"] == ("2x2",)
-    assert unset["grpo"]["lr_total_steps"] == 90 * 2
+    assert unset["grpo"]["lr_total_steps"] == 60 * 2
     assert "lr" not in unset["grpo"]
 
 
