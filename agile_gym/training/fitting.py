@@ -131,6 +131,7 @@ def _what_fits(settings: RunSettings, shapes: ModelShapes, load: Load, room: flo
     changes = {
         f'sharding = "full" in [grpo] with {load.learners} learners': replace(load, sharded=True),
         "cpu_offload = true in [grpo]": replace(load, offloaded=load.sharded),
+        "kl_coef = 0 in [grpo]": replace(load, referred=False),
         "twice as many learners": replace(load, learners=2 * load.learners),
         "gradient_checkpointing = true in [model]": replace(load, checkpointed=True),
         "half of micro_batch_tokens in [grpo]": replace(load, batch_tokens=load.batch_tokens // 2),
@@ -193,6 +194,7 @@ def load_of(settings: RunSettings, grpo: Any, tokens: TokenPlan, vlm: Any) -> Lo
         packed=packed,
         masked=not packed and options.attention != "flash_attention_2",
         players=min(players, runners),
+        referred=bool(grpo.kl_coef) and options.train == "full",
         joint=not resources.runners and not resources.learners,
         overlapping=bool(grpo.max_lag),
     )
@@ -210,9 +212,9 @@ def _pool(
     if grpo.engine != "vllm" or grpo.policy_class is not None:
         return None
     given, resources, room = grpo.engine_options or {}, settings.resources, _room(settings)
-    share, cache, longest = (
-        given.get(name) for name in ("gpu_memory_utilization", "kv_cache_memory_bytes", "max_model_len")
-    )
+    share: Any = given.get("gpu_memory_utilization")
+    cache: Any = given.get("kv_cache_memory_bytes")
+    longest: Any = given.get("max_model_len")
     fits = share is None or (is_number(share, 0, 1) and share > 0)
     require(fits, "[grpo] engine_options: gpu_memory_utilization", share, "a fraction above 0, up to 1")
     on_gpu = bool(resources.gpus_per_runner if resources.runners else resources.gpus_per_learner)

@@ -159,6 +159,7 @@ class Load:
         masked: True if attention to padded rows of unequal lengths takes a mask, as PyTorch's does.
         players: Runners on a GPU.
         pool: What vLLM reserves for each of them; None if it does not play.
+        referred: True if learners hold a frozen copy of the model, for the KL divergence from it.
         joint: True if they are one process, which plays with the weights that it trains.
         overlapping: True if runners play while learners train.
     """
@@ -179,6 +180,7 @@ class Load:
     masked: bool = False
     players: int = 1
     pool: EnginePool | None = None
+    referred: bool = False
     joint: bool = False
     overlapping: bool = False
 
@@ -290,10 +292,10 @@ def _computed(shapes: ModelShapes, load: Load, micro: MicroBatch) -> dict[str, f
 def memory_phases(shapes: ModelShapes, load: Load) -> list[Phase]:
     """Return the memory of a GPU while groups are played, and while a step is taken.
 
-    Counted are weights, gradients in the weights' type, AdamW's moments, gathered units, activations of the language
-    model, logits, and keys and values, or the pool that vLLM keeps both its weights and these in; not counted:
-    activations of the vision tower, fragmentation, and what CUDA and NCCL take themselves (1 to 2 GiB), which vLLM
-    keeps a part of while it sleeps.
+    Counted are weights, those of a frozen reference, too, gradients in the weights' type, AdamW's moments, gathered
+    units, activations of the language model, logits, and keys and values, or the pool that vLLM keeps both its weights
+    and these in; not counted: activations of the vision tower, fragmentation, and what CUDA and NCCL take themselves (1
+    to 2 GiB), which vLLM keeps a part of while it sleeps.
 
     Args:
         shapes: The model.
@@ -304,7 +306,9 @@ def memory_phases(shapes: ModelShapes, load: Load) -> list[Phase]:
     """
     world = max(1, load.learners) if load.sharded else 1
     kept = 0 if load.offloaded else 1
+    reference = {"reference's weights": kept * shapes.total * load.number / world} if load.referred else {}
     state = {
+        **reference,
         "weights": kept * shapes.weight_bytes / world,
         "gradients": kept * shapes.trained_bytes / world,
         "optimiser": kept * _ADAM_BYTES * shapes.trained / world,

@@ -230,9 +230,9 @@ def _in_words(error: ValidationError) -> ConfigurationError:
     entries = error.errors(include_url=False, include_input=False)
     entry = next((entry for entry in entries if entry["type"] != "value_error"), entries[0])
     if not entry["loc"]:  # raised by the constructor, or no mapping
-        cause = entry.get("ctx", {}).get("error")
-        if isinstance(cause, ConfigurationError):
-            return cause
+        raised: object = entry.get("ctx", {}).get("error")
+        if isinstance(raised, ConfigurationError):
+            return raised
         return ConfigurationError("settings must be a mapping of sections, such as {'grpo': {'lr': 1e-5}}.")
     section, *keys = entry["loc"]
     if entry["type"] != "value_error":

@@ -156,6 +156,8 @@ def test_memory_by_phase_in_literal_numbers():
     assert both.total == update.total + play.parts["keys and values"]
     apart = changed(overlapping=True)  # on GPUs of their own
     assert [phase.parts for phase in memory_phases(SHAPES, apart)] == [p.parts for p in memory_phases(SHAPES, LOAD)]
+    referring = [phase.parts["reference's weights"] for phase in memory_phases(SHAPES, changed(SHARED, referred=True))]
+    assert referring == [2 * 1200 / 4] * 2  # of both phases, in 16 bit, divided among four
     (play, _) = memory_phases(SHAPES, changed(players=2))
     assert play.parts == {"player's weights": 9600, "keys and values": 2 * 4 * 100 * 2 * 2 * 4 * 4}
     (_, update) = memory_phases(SHAPES, changed(half=True, packed=True))  # float32 is handed on, products are in 16 bit
