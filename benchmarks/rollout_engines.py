@@ -45,30 +45,21 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HERE, os.environ.get("PYTHONPATH", "")]))
 sys.path.insert(0, HERE)
 
+from play_settings import PlaySetting  # noqa: E402 -- found by the path above
+
 ENGINES = ("hf", "vllm", "trl")
 NEVER = "never written"
 
 
 @dataclass(frozen=True)
-class Setting:
+class Setting(PlaySetting):
     """Setup of the rollouts.
 
     Attributes:
-        model: Folder of the model.
-        groups: Puzzles of a round.
-        group_size: Episodes of each.
-        turns: Turns of an episode.
-        new_tokens: Tokens of each turn, exactly.
-        image_size: Side of the photographs in pixels.
         engine_options: Arguments of vLLM.
     """
 
-    model: str
-    groups: int = 16
-    group_size: int = 8
     turns: int = 5
-    new_tokens: int = 32
-    image_size: int = 64
     engine_options: tuple[tuple[str, int], ...] = (("max_model_len", 1024), ("kv_cache_memory_bytes", 500_000_000))
 
 

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import ray
 from cache_reuse import Looking
+from play_settings import PlaySetting
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from agile_gym.learner import GRPOConfig
@@ -21,16 +22,10 @@ __all__ = ["Reading", "Setting", "build", "environment_options", "letters", "mea
 
 
 @dataclass(frozen=True)
-class Setting:
+class Setting(PlaySetting):
     """Setup of the measured training.
 
     Attributes:
-        model: Folder of the model.
-        groups: Puzzles of an iteration.
-        group_size: Episodes of each.
-        turns: Turns of an episode. With more than one, each but the last brings an image of the board.
-        new_tokens: Tokens of each turn, exactly.
-        image_size: Side of the photographs in pixels.
         prompt: As in `agile_gym.envs.jigsaw.JigsawConfig`.
         attention: Implementation of attention.
         micro_batch: Size of a micro-batch in an update: tokens here, rows in TRL.
@@ -40,12 +35,6 @@ class Setting:
         max_lag: As in `agile_gym.learner.GRPOConfig.training`.
     """
 
-    model: str
-    groups: int = 16
-    group_size: int = 8
-    turns: int = 1
-    new_tokens: int = 32
-    image_size: int = 64
     prompt: str = "short"
     attention: str = "sdpa"
     micro_batch: int = 2048

@@ -249,12 +249,15 @@ def _plan(options: argparse.Namespace) -> EvaluationPlan:
 
 
 def _policy(plan: EvaluationPlan, workers: int) -> Policy | None:
-    """Make the policy, unless worker processes make their own."""
-    from agile_gym.policies.base import POLICIES, make_policy
+    """Make the policy, or check its options where worker processes make their own: nothing is overwritten before."""
+    from agile_gym.policies.base import POLICIES, check_policy, make_policy
 
     if plan.policy.partition(":")[0] not in POLICIES:
         find_modules_here()
-    return make_policy(plan.policy, **plan.policy_options) if workers == 1 else None
+    if workers == 1:
+        return make_policy(plan.policy, **plan.policy_options)
+    check_policy(plan.policy, **plan.policy_options)
+    return None
 
 
 def _training_images(images: str | None) -> ImageSource | None:

@@ -13,8 +13,9 @@ from agile_gym.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from agile_gym.coldstart.config import ColdStartConfig
+    from agile_gym.training.settings import RunSettings
 
-__all__ = ["add_coldstart_command", "add_tiny_command", "add_train_command"]
+__all__ = ["add_coldstart_command", "add_tiny_command", "add_train_command", "final_model"]
 
 
 def add_tiny_command(commands: Any) -> None:  # noqa: ANN401 -- argparse names no type for it
@@ -144,8 +145,21 @@ def _train(options: argparse.Namespace) -> int:
     except Interrupted as interruption:
         print(f"\nSaved. Go on with: agile-gym train --output {options.output} --resume", file=sys.stderr)
         return interruption.status
-    print(f"\nWritten: {report} (report), {options.output / 'grpo' / 'model'} (model)")
+    model = final_model(settings, options.output)
+    print(f"\nWritten: {report} (report)" + ("" if model is None else f", {model} (model)"))
     return 0
+
+
+def final_model(settings: RunSettings, output: Path) -> Path | None:
+    """Return the folder of the model of a run's last stage that trains; None if none does."""
+    from agile_gym.training.stages import has_vision_pretraining
+
+    trains = {
+        "grpo": settings.grpo.iterations,
+        "sft": settings.has_cold_start,
+        "vision": has_vision_pretraining(settings),
+    }
+    return next((output / stage / "model" for stage, there in trains.items() if there), None)
 
 
 _EXPERT_FLAGS = ("style", "mistakes", "slips")
@@ -233,13 +247,13 @@ def _coldstart(options: argparse.Namespace) -> int:
 
 
 def _config(options: argparse.Namespace) -> ColdStartConfig:
-    from agile_gym.coldstart.config import ColdStartConfig
+    from agile_gym.coldstart.config import EXPERT, ColdStartConfig
 
     teacher_options = read_pairs(options.teacher_option, "--teacher-option", "temperature=0.7")
     for name in _EXPERT_FLAGS:
         value = getattr(options, name)
         if value is not None:
-            if options.teacher != "expert":
+            if options.teacher != EXPERT:
                 raise ConfigurationError(f"--{name} is an option of the expert; leave it out with another teacher.")
             teacher_options[name] = value
     jigsaw_only = ("grid", "level", "looks", *_EXPERT_FLAGS)

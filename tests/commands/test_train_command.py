@@ -6,6 +6,8 @@ pytest.importorskip("ray")
 pytest.importorskip("torch")
 
 from agile_gym.cli import main
+from agile_gym.commands.train import final_model
+from agile_gym.training.settings import read_settings
 from tests.helpers.trainings import run
 
 
@@ -43,6 +45,18 @@ def test_the_command_says_it_in_one_line(tmp_path, capsys, monkeypatch, words, e
     assert expected in errors
     assert errors.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "model"),
+    [
+        ({}, "grpo/model"),
+        ({"grpo.iterations": 0}, "sft/model"),
+        ({"grpo.iterations": 0, "cold_start.count": 0}, "vision/model"),
+    ],
+)
+def test_the_model_that_is_written_is_that_of_the_last_stage(tmp_path, changes, model):
+    assert final_model(read_settings("tiny", changes), tmp_path) == tmp_path / model
 
 
 @pytest.mark.slow

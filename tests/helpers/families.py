@@ -51,8 +51,8 @@ def _ids(tokenizer):
     }
 
 
-def qwen2_5_vl(*, head=8):
-    """Qwen2.5-VL, with heads of a width; vLLM takes those of 32 and more on a CPU."""
+def qwen2_5_vl(*, head=8, **text):
+    """Qwen2.5-VL, with heads of a width, and other sizes of its text; vLLM takes heads of 32 and more on a CPU."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
     tokenizer = _chatml_tokenizer("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -64,6 +64,7 @@ def qwen2_5_vl(*, head=8):
             **_ids(tokenizer),
             "hidden_size": TEXT["num_attention_heads"] * head,
             "rope_parameters": {"rope_type": "default", "mrope_section": _mrope_section(head), "rope_theta": 10000.0},
+            **text,
         },
         vision_config={
             "depth": 2,

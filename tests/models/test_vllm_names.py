@@ -1,7 +1,9 @@
 """Weights, images and arguments for vLLM, none of which needs it."""
 
 import copy
+import re
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from agile_gym.models.chat import Chunk  # noqa: E402 -- after the skip
 from agile_gym.models.sampling import SamplingOptions  # noqa: E402 -- after the skip
 from agile_gym.models.vllm_engine import VLLMGenerator  # noqa: E402 -- after the skip
 from agile_gym.models.vllm_inputs import (  # noqa: E402 -- after the skip
+    GPU_SHARE,
     check_family,
     check_options,
     check_version,
@@ -123,6 +126,12 @@ def test_an_engine_is_known_by_its_name():
         HFVLMPolicy(small_vlm(), engine="vlm")
     with pytest.raises(ConfigurationError, match="engine='vllm'"):
         HFVLMPolicy(small_vlm(), engine_options={"max_model_len": 10})
+
+
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
+def test_the_share_of_a_gpu_is_that_of_vllm():
+    text = (Path(find_spec("vllm").origin).parent / "config" / "cache.py").read_text("utf-8")
+    assert float(re.search(r"gpu_memory_utilization: float = Field\(default=([\d.]+)", text)[1]) == GPU_SHARE
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")

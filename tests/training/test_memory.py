@@ -1,7 +1,9 @@
 """Memory of a training by phase, against tensors that were counted, and the plan of AGILE's settings."""
 
+import itertools
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -10,11 +12,28 @@ pytest.importorskip("ray")
 
 from agile_gym.cli import main
 from agile_gym.errors import ConfigurationError
+from agile_gym.learner.data import Sample
+from agile_gym.learner.updating import ProcessGroup, StepOptions, Updater
+from agile_gym.models.chat import ChatFormat
+from agile_gym.models.loading import VLM
+from agile_gym.models.scoring import Scorer
 from agile_gym.training.checking import check_settings
 from agile_gym.training.dry_run import describe_run
-from agile_gym.training.memory import GIB, GPU, Load, ModelShapes, iteration_time, layer_bytes, memory_phases
+from agile_gym.training.fitting import check_memory
+from agile_gym.training.memory import (
+    GIB,
+    GPU,
+    EnginePool,
+    Load,
+    ModelShapes,
+    iteration_time,
+    layer_bytes,
+    memory_phases,
+)
 from agile_gym.training.settings import read_settings
+from agile_gym.transcripts.record import Segment
 from tests.helpers import ROOT
+from tests.helpers.families import qwen2_5_vl
 from tests.helpers.large_models import configured
 
 LOAD = Load(
@@ -30,6 +49,14 @@ LOAD = Load(
     episodes=4,
     shared=False,
 )
+
+
+EPISODE = 12_872
+"""Tokens of the longest episode of the preset agile_7b."""
+
+
+def changed(load=LOAD, **values):
+    return Load(**{**vars(load), **values})
 
 
 @pytest.fixture(scope="module")
@@ -51,29 +78,33 @@ def text_model(width, inner, *, layers=3, heads=4, key_values=2):
     return Qwen2ForCausalLM(config)
 
 
-@pytest.mark.parametrize(("width", "inner"), [(64, 256), (256, 512), (128, 1024)])
-@pytest.mark.parametrize("half", [False, True])
-def test_a_layer_keeps_what_is_counted(width, inner, half):
+@pytest.mark.parametrize(("width", "inner"), [(256, 512), (128, 1024)])
+@pytest.mark.parametrize("weights", ["float32", "bfloat16", "mixed"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_layer_keeps_what_is_counted(width, inner, weights, masked):
     model, tokens = text_model(width, inner), 96
     model.train()
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    if half:
+    if weights == "bfloat16":
         model = model.to(torch.bfloat16)
-        parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept = {}
 
     def keep(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters and tensor.shape[-2:] != (tokens, tokens):
-            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        if {tokens, 2 * tokens} & set(tensor.shape):  # those of weights have other sizes
+            kept[tensor.untyped_storage().data_ptr()] = (tensor.untyped_storage().nbytes(), tensor)
         return tensor
 
-    ids = torch.zeros(1, tokens, dtype=torch.long)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        model.model(input_ids=ids, use_cache=False)
-    counted = sum(size for size, _ in kept.values()) / tokens / 3
-    shapes, load = ModelShapes.of(model), LOAD.__class__(**{**vars(LOAD), "half": half})
-    assert layer_bytes(shapes, load) == pytest.approx(counted, rel=0.15)
+    ids = torch.zeros(2, tokens, dtype=torch.long)
+    used = torch.ones_like(ids)
+    used[1, 50:] = 0 if masked else 1
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=weights == "mixed"),
+        sdpa_kernel(SDPBackend.FLASH_ATTENTION),
+    ):
+        model.model(input_ids=ids, attention_mask=used, use_cache=False)
+    counted = sum(size for size, _ in kept.values()) / ids.numel() / 3
+    shapes, load = ModelShapes.of(model), changed(half=weights != "float32")
+    assert layer_bytes(shapes, load, row=tokens if masked else 0) == pytest.approx(counted, rel=0.12)
 
 
 def test_shapes_are_those_of_the_model(seven):
@@ -89,39 +120,139 @@ def test_shapes_are_those_of_the_model(seven):
     assert shapes.cached == 2 * 28 * 4 * 128
 
 
+SHAPES = ModelShapes(
+    parameters={"language": 1000, "vision": 200},
+    trained=1000,
+    weight_bytes=4 * 1000 + 2 * 200,
+    trained_bytes=4000,
+    unit=300,
+    root=600,
+    layers=2,
+    width=8,
+    inner=16,
+    key_values=4,
+    vocabulary=50,
+)
+SHARED = changed(learners=4, sharded=True, half=True, checkpointed=True, packed=True, shared=True)
+
+
 def test_memory_by_phase_in_literal_numbers():
-    shapes = ModelShapes(
-        parameters={"language": 1000, "vision": 200},
-        trained=1000,
-        weight_bytes=4 * 1000 + 2 * 200,
-        trained_bytes=4000,
-        unit=300,
-        root=600,
-        layers=2,
-        width=8,
-        inner=16,
-        key_values=4,
-        vocabulary=50,
-    )
-    play, update = memory_phases(shapes, LOAD)
+    play, update = memory_phases(SHAPES, changed(packed=True))
     assert play.parts == {"player's weights": 4800, "keys and values": 4 * 100 * 2 * 2 * 4 * 4}
     assert update.parts["weights"] == 4400
     assert update.parts["gradients"] == 4000
     assert update.parts["optimiser"] == 8000
     assert update.parts["16-bit copies"] == 0
-    assert update.parts["logits"] == 100 * 0.5 * 50 * (4 * 4 + 16)
-    spread = Load(**{**vars(LOAD), "learners": 4, "sharded": True, "half": True, "checkpointed": True, "shared": True})
-    play, update = memory_phases(shapes, spread)
+    assert update.parts["activations"] == 100 * 2 * 544  # 544: 24 numbers of 8 in norms, 24 in attention, 64 in the MLP
+    assert update.parts["logits"] == 100 * 0.5 * 50 * (2 * 4 + 16)
+    play, update = memory_phases(SHAPES, SHARED)
     assert [update.parts[name] for name in ("weights", "gradients", "optimiser")] == [1100, 1000, 2000]
     assert update.parts["gathered units"] == 2 * (600 + 2 * 300)
-    assert update.parts["activations"] == 100 * (2 * 8 * 2 + layer_bytes(shapes, spread))
+    assert update.parts["activations"] == 100 * (2 * 8 * 2 + 304)
     assert update.parts["player's weights"] == play.parts["player's weights"] == 2400
     assert play.parts["optimiser"] == 2000
     assert play.parts["gradients"] == 0
-    (both,) = memory_phases(shapes, Load(**{**vars(spread), "overlapping": True}))
+    (both,) = memory_phases(SHAPES, changed(SHARED, overlapping=True))
     assert both.total == update.total + play.parts["keys and values"]
-    apart = Load(**{**vars(LOAD), "overlapping": True})  # on GPUs of their own
-    assert [phase.parts for phase in memory_phases(shapes, apart)] == [p.parts for p in memory_phases(shapes, LOAD)]
+    apart = changed(overlapping=True)  # on GPUs of their own
+    assert [phase.parts for phase in memory_phases(SHAPES, apart)] == [p.parts for p in memory_phases(SHAPES, LOAD)]
+    referring = [phase.parts["reference's weights"] for phase in memory_phases(SHAPES, changed(SHARED, referred=True))]
+    assert referring == [2 * 1200 / 4] * 2  # of both phases, in 16 bit, divided among four
+    (play, _) = memory_phases(SHAPES, changed(players=2))
+    assert play.parts == {"player's weights": 9600, "keys and values": 2 * 4 * 100 * 2 * 2 * 4 * 4}
+    (_, update) = memory_phases(SHAPES, changed(half=True, packed=True))  # float32 is handed on, products are in 16 bit
+    assert update.parts["16-bit copies"] == 2000
+    assert update.parts["activations"] == 100 * 2 * (208 + 2 * (24 + 64))
+
+
+def test_micro_batches_that_are_packed_and_padded_in_literal_numbers():
+    def learning(**values):
+        parts = memory_phases(SHAPES, changed(opening=20, **values))[1].parts
+        return parts["activations"], parts["logits"]
+
+    assert learning(packed=True) == (108_800, 2 * 50 * 50 * 4 + 50 * 50 * 16)
+    assert learning(packed=True, batch_tokens=60) == learning(packed=True)  # an episode by itself may have more
+    assert learning(packed=True, batch_tokens=300) == (326_400, 2 * 150 * 50 * 4 + 150 * 50 * 16)
+    # Two rows of 50: logits of all but two openings of 20.
+    assert learning() == (108_800, (60 + 50) * 50 * 4 + 50 * 50 * 16)
+    # Each token keeps 50 numbers of its row's mask, twice 4 more of keys and values, and 50 booleans once.
+    assert learning(masked=True) == (100 * (2 * (544 + 4 * (50 + 8)) + 50), 62_000)
+    # Rows of 100, as no episode has more.
+    assert learning(masked=True, batch_tokens=300) == (
+        300 * (2 * (544 + 4 * (100 + 8)) + 100),
+        (240 + 150) * 50 * 4 + 150 * 50 * 16,
+    )
+    assert learning(masked=True, batch_tokens=30) == (108_800, 60_000)  # no two fit
+
+
+def updater_of(model, processor, *, packed, tokens):
+    parameters = [parameter for name, parameter in model.named_parameters() if "visual" not in name]
+    vlm = VLM(model.train(), processor, "random")
+    optimizer = torch.optim.SGD(parameters, lr=0.0)
+    options = StepOptions("grpo", micro_batch_tokens=tokens, grad_clip=None)
+    alone = ProcessGroup(torch.device("cpu"), distributed=False)
+    return Updater(Scorer(vlm, ChatFormat(processor), packing=packed), optimizer, options, alone)
+
+
+def written(turns, opening=64, feedback=16):
+    """Return a sample whose turns have numbers of tokens."""
+    kinds = [-1] * opening
+    for number, count in enumerate(turns):
+        kinds += [-1] * feedback * bool(number) + [number] * count
+    kinds = np.array(kinds, np.int16)
+    mask = kinds >= 0
+    ids = np.random.default_rng(0).integers(97, 122, len(kinds)).astype(np.int32)
+    segment = Segment(ids, mask, -1.0 * mask.astype(np.float32), kinds, (), mask.astype(np.float32))
+    return Sample(segment, (), int(mask.sum()), (0,))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_step_takes_what_is_counted(packed):
+    """A step of a random Qwen2.5-VL, whose allocations torch counts."""
+    model, processor = qwen2_5_vl(head=32, intermediate_size=352, num_hidden_layers=6)
+    samples = [written(turns) for turns in ([120, 200], [200, 130], [100, 100], [200, 200])]
+    tokens = sum(map(len, samples)) if packed else 4 * 480
+    updater = updater_of(model, processor, packed=packed, tokens=tokens)
+    updater.step(samples)  # gradients are there
+    updater._optimizer.zero_grad = lambda **_: None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        updater.step(samples)
+    found = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(found, key=lambda event: event.start_ns())]
+    taken = max(itertools.accumulate(changes))
+    load = changed(
+        batch_tokens=tokens,
+        episode_tokens=480,
+        written=1250 / tokens,
+        opening=64,
+        packed=packed,
+        masked=not packed,
+    )
+    parts = memory_phases(ModelShapes.of(model), load)[1].parts
+    assert parts["activations"] + parts["logits"] == pytest.approx(taken, rel=0.1)
+
+
+def test_what_vllm_reserves_in_literal_numbers():
+    pool = EnginePool(size=9000, weights=2400, context=100, token=32)
+    assert pool.needed == 5600
+    plain = {name: phase.total for name, phase in zip("pu", memory_phases(SHAPES, SHARED), strict=True)}
+    cache = 4 * 100 * 2 * 2 * 4 * 2
+    for load, parts in (
+        (changed(SHARED, pool=pool), {"play": 9000, "update": 9000}),
+        (changed(SHARED, pool=EnginePool(9000, 2400, 100, 32, sleeps=True)), {"play": 9000, "update": 0}),
+        (changed(SHARED, pool=pool, players=2), {"play": 18000, "update": 18000}),
+    ):
+        phases = memory_phases(SHAPES, load)
+        assert {phase.name: phase.parts["vLLM's pool"] for phase in phases} == parts
+        assert phases[0].total == plain["p"] - 2400 - cache + parts["play"]  # it holds both
+        assert phases[1].total == plain["u"] - 2400 + parts["update"]
+    apart = changed(SHARED, pool=pool, shared=False)
+    play, update = memory_phases(SHAPES, apart)
+    assert play.total == 9000
+    assert "vLLM's pool" not in update.parts
+    play, _ = memory_phases(SHAPES, changed(apart, pool=EnginePool(9000, 2400, 100, 32, on_gpu=False)))
+    assert play.parts == {"player's weights": 2400, "vLLM's pool": 9000}  # the memory of a CPU holds both
 
 
 def test_time_in_literal_numbers():
@@ -148,6 +279,10 @@ def test_agile_fits_its_own_machine_sharded_only(seven, capsys):
     assert set(totals(lines)) == {"Play", "Update"}
     assert max(totals(lines).values()) < 80
     assert any("not measured" in line for line in lines)
+    assert "Batches     at most 16,384 tokens at a time, or one episode, padded to one length" in lines
+    assert "            at most: every turn writes max_new_tokens = 2,048; shorter turns take less" in lines
+    # the sharded weights and optimiser, the player's weights, and keys and values
+    assert totals(lines)["Play"] == pytest.approx(3.86 + 7.09 + 15.4 + 32 * EPISODE * 57344 / GIB, abs=0.15)
     assert main(["train", "--preset", "agile_7b", "--model", str(seven), "--dry-run"]) == 0
     assert "8.29B parameters" in capsys.readouterr().out
     unsharded = settings.changed({"grpo.sharding": "none"})
@@ -157,6 +292,52 @@ def test_agile_fits_its_own_machine_sharded_only(seven, capsys):
     assert 'sharding = "full" in [grpo] with 8 learners' in str(error.value)
     offloaded = settings.changed({"grpo.cpu_offload": True})
     assert totals(describe_run(offloaded))["Play"] < totals(lines)["Play"] - 8  # the optimiser's state among others
+
+
+@pytest.fixture(scope="module")
+def pooled(seven):
+    """Settings of AGILE's machine where vLLM plays beside the learners."""
+    options = {"max_model_len": 16384}
+    return read_settings("agile_7b", {"model.path": str(seven), "grpo.engine": "vllm", "grpo.engine_options": options})
+
+
+def test_a_pool_of_vllm_beside_learners_is_refused_with_what_would_fit(pooled):
+    with pytest.raises(ConfigurationError, match=r"does not hold the phase 'update'.*vLLM's pool 73\.6") as error:
+        check_memory(pooled)
+    told = str(error.value)
+    assert "vLLM reserves 0.92 of each runner's GPU, its default, as gpu_memory_utilization is not in" in told
+    assert "73.6 GiB (15.4 of them weights), also while learners compute (engine_sleep = false)" in told
+    # 80 GiB less the sharded weights (3.86 GiB) and optimiser (7.09 GiB) are 69.0 GiB, 0.86 of 80
+    assert "engine_sleep = true and gpu_memory_utilization = 0.86 in engine_options" in told
+    share = float(re.search(r"; or gpu_memory_utilization = ([\d.]+) in engine_options", told)[1])
+    options = {"max_model_len": 16384, "gpu_memory_utilization": share}
+    check_memory(pooled.changed({"grpo.engine_options": options}))
+    slept = {"grpo.engine_sleep": True, "grpo.engine_options": {**options, "gpu_memory_utilization": 0.86}}
+    check_memory(pooled.changed(slept))
+    for name, changes in (
+        ("update", {"grpo.engine_options": {**options, "gpu_memory_utilization": share + 0.01}}),
+        ("play", {**slept, "grpo.engine_options": {**options, "gpu_memory_utilization": 0.87}}),
+    ):
+        with pytest.raises(ConfigurationError, match=f"does not hold the phase '{name}'"):
+            check_memory(pooled.changed(changes))
+    lines = describe_run(pooled.changed(slept))
+    assert any("of them weights), freed while learners compute" in line for line in lines)
+    (play, update) = (line for line in lines if line.startswith(("Play", "Update")))
+    assert "vLLM's pool 68.8" in play
+    assert "vLLM's pool" not in update
+
+
+def test_a_pool_that_does_not_hold_the_model_is_refused(pooled):
+    small = {"max_model_len": 16384, "gpu_memory_utilization": 0.2}
+    # 16 GiB, where weights take 15.4 and a context of 16384 tokens of 57344 bytes 0.875
+    with pytest.raises(ConfigurationError, match=r"with 16 GiB.*16,384 tokens take 16\.3 GiB.*= 0\.21\.$"):
+        check_memory(pooled.changed({"grpo.engine_options": small}))
+    with pytest.raises(ConfigurationError, match=r"gpu_memory_utilization=1\.5 is not allowed"):
+        check_memory(pooled.changed({"grpo.engine_options": {"gpu_memory_utilization": 1.5}}))
+    own = {"grpo.engine_options": {"kv_cache_memory_bytes": 10 * GIB, "max_model_len": 16384}}
+    lines = describe_run(pooled.changed(own))
+    assert sum("vLLM's pool 25.4" in line for line in lines) == 2
+    assert any("kv_cache_memory_bytes is given" in line for line in lines)
 
 
 def test_what_does_not_fit_is_refused_with_what_would(seven):

@@ -136,7 +136,7 @@ def test_every_key_of_every_section(section):
         ({"resources__cpus_per_runner": -1}, "[resources] cpus_per_runner = -1"),
         ({"resources__cpus_per_learner": 1.5}, "a part from 0 to 1, or a whole number"),
         ({"resources__gpus_per_learner": 2}, "a process uses one GPU at most"),
-        ({"resources__learners": 3, "resources__gpus_per_learner": 0.5}, "Ray may give two of them one GPU"),
+        ({"resources__learners": 3, "resources__gpus_per_learner": 0.5}, "[resources] gpus_per_learner = 0.5 with"),
         ({"sft__epochs": 0}, "[sft] epochs = 0 is not allowed; give a number above 0, up to 1,000,000."),
         ({"sft__freeze": ["sight"]}, "[sft] freeze = 'sight' is not allowed."),
         ({"sft__replay_count": 10**7}, "[sft] replay_count = 10000000 is not allowed; give at least 1, up to"),

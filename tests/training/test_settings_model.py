@@ -223,3 +223,25 @@ def test_the_page_of_settings_has_every_key_with_a_meaning():
                 default = section_class(section).model_fields[key.strip("`")].default
                 shown = tomllib.loads(f"shown = {cell.strip('`')}")["shown"] if cell else default
                 assert shown == preset.get(key.strip("`"), default), key
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"resources": {"runners": -1}},
+            "[resources] runners = -1 is not allowed; give a whole number from 0 to 10,000.",
+        ),
+        ({"grpo": {"lr": "x"}}, "[grpo] lr = 'x' is not allowed; give a number."),
+        ({"checkpoints": {"evry": 1}}, "[checkpoints] has no key 'evry'. Did you mean 'every'?"),
+        ({"seed": -1}, "seed=-1 is not a seed; give a whole number of at least 0, up to 2,147,483,647."),
+        ({"seeds": 1}, "there is no section 'seeds'. Did you mean 'seed'?"),
+        ({"grpo": 3}, "grpo = 3 must be a section, [grpo]."),
+        ([1], "settings must be a mapping of sections, such as {'grpo': {'lr': 1e-5}}."),
+    ],
+)
+def test_a_bad_value_from_python_is_one_line_that_names_it(values, message):
+    with pytest.raises(ConfigurationError) as error:
+        RunSettings.model_validate(values)
+    assert str(error.value) == message
+    assert RunSettings.model_validate({"seed": 3, "grpo": {"lr": 0.5}}) == RunSettings(seed=3, grpo={"lr": 0.5})
