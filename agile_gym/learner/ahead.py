@@ -17,8 +17,8 @@ import ray
 from ray.exceptions import RayError, TaskCancelledError
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
-from agile_gym.learner.env_runner import RunnerReply, Weights
 from agile_gym.learner.groups import GroupSpec
+from agile_gym.learner.messages import RunnerReply, Weights
 from agile_gym.learner.recovery import Outcome, alive_runners, play_on_runners, restart_runner, split_groups
 
 __all__ = ["PlayedAhead"]

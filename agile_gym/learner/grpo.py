@@ -44,9 +44,10 @@ from agile_gym.learner.data import (
     turn_advantages,
     turn_rewards,
 )
-from agile_gym.learner.env_runner import VLMEnvRunner, Weights
+from agile_gym.learner.env_runner import VLMEnvRunner
 from agile_gym.learner.groups import Curriculum, Group, GroupSpec, make_group
 from agile_gym.learner.memory import put_shards
+from agile_gym.learner.messages import Weights
 from agile_gym.learner.metrics import episode_metrics, evaluation_metrics, task_metrics
 from agile_gym.learner.module import VLMModule
 from agile_gym.learner.options import TINY, ModelOptions
@@ -107,10 +108,6 @@ class GRPO(RecoverableAlgorithm):
         Raises:
             ConfigurationError: If there are too few CPUs or GPUs, or the model or an environment cannot be used.
         """
-        self._groups_begun = 0
-        self._updates = 0
-        kind = self.config.weights_transfer
-        self._transfer = None if kind == "object_store" else WeightsTransfer(kind)
         check_learner_class(self.config.learner_class if isinstance(self.config, GRPOConfig) else TokenLearner)
         self._check_before()
         try:
@@ -122,14 +119,22 @@ class GRPO(RecoverableAlgorithm):
                 "little memory, are the most frequent reasons."
             ) from error
         self._check_runners()
-        self._tasks = self.config.task_mix()
-        self._curriculum = Curriculum(self._tasks, adaptive=self.config.curriculum)
         self._share_module()
-        group = self.env_runner_group
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin with the first group, on the runners that there are."""
+        config, group = self.config, self.env_runner_group
+        self._groups_begun = 0
+        self._updates = 0
+        kind = config.weights_transfer
+        self._transfer = None if kind == "object_store" else WeightsTransfer(kind)
+        self._tasks = config.task_mix()
+        self._curriculum = Curriculum(self._tasks, adaptive=config.curriculum)
         self._ahead = PlayedAhead(
             group,
-            retries=self.config.group_retries,
-            timeout=self.config.sample_timeout_s,
+            retries=config.group_retries,
+            timeout=config.sample_timeout_s,
             restore=lambda: self.restore_env_runners(group),
         )
 

@@ -23,8 +23,9 @@ from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from agile_gym.errors import ConfigurationError, ModelError
 from agile_gym.files import filling
 from agile_gym.learner.checkpoint import check_checkpoint, replace_checkpoint
-from agile_gym.learner.env_runner import RunnerReply, VLMEnvRunner, Weights
+from agile_gym.learner.env_runner import VLMEnvRunner
 from agile_gym.learner.groups import Group, GroupSpec
+from agile_gym.learner.messages import RunnerReply, Weights
 from agile_gym.learner.torch_learner import COMPLETE
 
 __all__ = ["Outcome", "RecoverableAlgorithm", "alive_runners", "play_on_runners", "restart_runner", "split_groups"]
