@@ -307,18 +307,16 @@ class GRPO(RecoverableAlgorithm):
                 scale=config.advantage_scale,
                 leave_one_out=config.leave_one_out,
             )
-        size = np.cumsum([0, *(len(group.episodes) for group in played)])
-        varied = [not compared.constant[first] for first in size[:-1]]
+        sizes = [len(group.episodes) for group in played]
+        varied = [not constant for constant in compared.constant[np.cumsum([0, *sizes[:-1]])]]
         self._curriculum.learn([group.spec.task for group in played], varied)
         kept = [keep or not config.filter_zero_variance_groups for keep in varied]
+        chosen = np.repeat(kept, sizes)  # (N,)
         batch.played += played
         batch.constant += len(varied) - sum(varied)
-        for number, group in enumerate(played):
-            if kept[number]:
-                part = slice(size[number], size[number + 1])
-                batch.groups.append(group)
-                batch.returns = np.concatenate([batch.returns, returns[part]])
-                batch.advantages += advantages[part]
+        batch.groups += [group for group, keep in zip(played, kept, strict=True) if keep]
+        batch.returns = np.concatenate([batch.returns, returns[chosen]])
+        batch.advantages += [advantages[place] for place in np.flatnonzero(chosen)]
 
     def returns(self, groups: Sequence[Group]) -> NDArray[np.float64]:
         """Return the return that each episode is trained on; override it for a reward that compares episodes.
