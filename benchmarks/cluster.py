@@ -8,8 +8,8 @@ Real are the driver (`agile_gym.learner.grpo.GRPO.train`, from the drawing of gr
 with RLlib's manager of actors), Ray's calls and object store, and what the runners answer: groups that the tiny model
 played, and the metrics of `VLMEnvRunner`. Simulated are
 
-- the runners: records in a few asynchronous actors, the hosts. A runner answers its calls one after another, as an actor
-  does, and sleeps in place of a model. Hosts pack answers one at a time, and fetch weights once for all;
+- the runners: records in a few asynchronous actors, the hosts. A runner answers its calls one after another, as an
+  actor does, and sleeps in place of a model. A host packs answers one at a time, and gets weights once for all;
 - the machines: there is one. Hosts take processor time from the driver, and nothing travels over a network;
 - seconds: those of a turn are drawn from TURN and scaled; a group takes its turns, and a runner its groups, one after
   another. In rows with stragglers one group in 50 takes three to eight times as long;

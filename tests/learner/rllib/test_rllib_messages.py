@@ -25,7 +25,7 @@ class Player:
 def runners():
     """Return two processes that play for 21 runners; the last one has a process of its own."""
     first, last = Player.remote(), Player.remote()
-    actors = {number: first for number in range(1, 21)} | {21: last}
+    actors = dict.fromkeys(range(1, 21), first) | {21: last}
     ray.get([first.sample_groups.remote(0), last.sample_groups.remote(0)])
     return SimpleNamespace(_worker_manager=SimpleNamespace(actors=lambda: actors))
 
