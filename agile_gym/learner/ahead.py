@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, TaskCancelledError
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
-from agile_gym.learner.env_runner import RunnerReply, Weights
 from agile_gym.learner.groups import GroupSpec
-from agile_gym.learner.recovery import Outcome, alive_runners, play_on_runners, restart_runner, split_groups
+from agile_gym.learner.messages import RunnerReply, Weights, send_groups
+from agile_gym.learner.recovery import Outcome, alive_runners, answers_of, play_on_runners, split_groups
 
 __all__ = ["PlayedAhead"]
 
@@ -79,12 +78,8 @@ class PlayedAhead:
         """
         if not specs:
             return
-        actors: Any = self._runners._worker_manager.actors()  # pyright: ignore[reportPrivateUsage] -- RLlib has no other way
         parts = split_groups(specs, alive_runners(self._runners, self._options["restore"]))
-        requests = {
-            actors[number].sample_groups.remote(part, weights=weights, explore=True, evaluation=False): number
-            for number, part in parts.items()
-        }
+        requests = send_groups(self._runners, parts, weights=weights, explore=True, evaluation=False)
         self._shipments.append(_Shipment(list(specs), weights, updates, requests, time.monotonic()))
 
     def take(self, count: int, *, updates: int) -> Outcome:
@@ -167,19 +162,7 @@ class PlayedAhead:
         """Return the answers to requests, but for those of runners that died or hang, which are marked as dead."""
         timeout = self._options["timeout"]
         left = max(begun, self._free) + timeout - time.monotonic()  # before, a runner may have played other groups
-        ready, silent = ray.wait(list(requests), num_returns=len(requests), timeout=max(0.0, left))
-        replies: list[RunnerReply] = []
-        for reply in ready:
-            try:
-                replies.append(ray.get(reply))
-            except TaskCancelledError:
-                continue
-            except RayError:
-                manager = self._runners._worker_manager  # pyright: ignore[reportPrivateUsage] -- RLlib has no other way
-                manager.set_actor_state(requests[reply], healthy=False)
-        for reply in silent:
-            restart_runner(self._runners, requests[reply], timeout)
-        return replies
+        return answers_of(self._runners, requests, timeout, left=max(0.0, left))
 
     def _cancel(self, requests: dict[ray.ObjectRef[RunnerReply], int]) -> None:
         """Withdraw requests that no runner has begun."""

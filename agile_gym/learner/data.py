@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from agile_gym.errors import ConfigurationError
 from agile_gym.learner.groups import Group
-from agile_gym.transcripts.record import Image, Segment, Transcript
+from agile_gym.transcripts.record import Image, PickledByFields, Segment, Transcript
 
 __all__ = [
     "GroupAdvantages",
@@ -226,7 +226,7 @@ def spread_advantages(segments: Sequence[Segment], advantages: ArrayLike) -> tup
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Sample:
+class Sample(PickledByFields):
     """A segment to train on.
 
     Attributes:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import inspect
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -41,6 +40,7 @@ from agile_gym.envs.contract import make_env
 from agile_gym.errors import AgileGymError, ConfigurationError
 from agile_gym.learner.groups import GroupPlay, GroupSpec, TaskMix, make_group, play_groups
 from agile_gym.learner.memory import hand_back
+from agile_gym.learner.messages import RunnerReply, Weights
 from agile_gym.learner.module import VLMModule
 from agile_gym.learner.options import mute_notices
 from agile_gym.learner.sharding import assign
@@ -48,45 +48,13 @@ from agile_gym.policies.base import Policy, PolicyLike, as_policy
 from agile_gym.rollout.play import EnvironmentPool
 from agile_gym.transcripts.record import Transcript
 
-__all__ = ["PLACEHOLDER_SPACE", "RunnerReply", "VLMEnvRunner", "Weights"]
+__all__ = ["PLACEHOLDER_SPACE", "VLMEnvRunner"]
 
 PLACEHOLDER_SPACE = gymnasium.spaces.Discrete(1)
 """Placeholder spaces for RLlib: texts and images of any size do not pass through its observations and actions."""
 _SAMPLE_STREAM = 2
 
 mute_notices()
-
-
-@dataclass(frozen=True, eq=False)
-class RunnerReply:
-    """Answer of a runner.
-
-    Attributes:
-        runner: Its number.
-        play: The groups that it played.
-        metrics: Its metrics.
-        mistake: Error of the environment or the policy, if they cannot be used at all.
-        lacks_weights: True if nothing was played, as the runner was not there when the weights were sent.
-    """
-
-    runner: int
-    play: GroupPlay
-    metrics: Any
-    mistake: str | None = None
-    lacks_weights: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Weights:
-    """Weights that groups are to be played with; a runner fetches them unless it has taken them before.
-
-    Attributes:
-        state: Reference to the learners' state, in Ray's object store; None if they were sent another way.
-        name: Name of the weights.
-    """
-
-    state: ray.ObjectRef[Any] | None
-    name: str
 
 
 def _takes_a_context(env: type) -> bool:

@@ -320,7 +320,7 @@ def play_groups(
     for group in groups:
         if group.index in failures:
             continue
-        mine = tuple(episodes[group.index][spec.name] for spec in specs if owners[spec.name] is group)
+        mine = tuple(episodes[group.index][f"{group.index}-{number}"] for number in range(len(group.policy_seeds)))
         if all(len(episode.turns) == 1 and "given_up" in episode.details for episode in mine):
             given_up = mine[-1].details["given_up"]
             failures[group.index] = f"{given_up['kind']}: {given_up['reason']}"[:500]

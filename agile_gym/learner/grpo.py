@@ -44,9 +44,10 @@ from agile_gym.learner.data import (
     turn_advantages,
     turn_rewards,
 )
-from agile_gym.learner.env_runner import VLMEnvRunner, Weights
+from agile_gym.learner.env_runner import VLMEnvRunner
 from agile_gym.learner.groups import Curriculum, Group, GroupSpec, make_group
 from agile_gym.learner.memory import put_shards
+from agile_gym.learner.messages import Weights
 from agile_gym.learner.metrics import episode_metrics, evaluation_metrics, task_metrics
 from agile_gym.learner.module import VLMModule
 from agile_gym.learner.options import TINY, ModelOptions
@@ -107,10 +108,6 @@ class GRPO(RecoverableAlgorithm):
         Raises:
             ConfigurationError: If there are too few CPUs or GPUs, or the model or an environment cannot be used.
         """
-        self._groups_begun = 0
-        self._updates = 0
-        kind = self.config.weights_transfer
-        self._transfer = None if kind == "object_store" else WeightsTransfer(kind)
         check_learner_class(self.config.learner_class if isinstance(self.config, GRPOConfig) else TokenLearner)
         self._check_before()
         try:
@@ -122,14 +119,22 @@ class GRPO(RecoverableAlgorithm):
                 "little memory, are the most frequent reasons."
             ) from error
         self._check_runners()
-        self._tasks = self.config.task_mix()
-        self._curriculum = Curriculum(self._tasks, adaptive=self.config.curriculum)
         self._share_module()
-        group = self.env_runner_group
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin with the first group, on the runners that there are."""
+        config, group = self.config, self.env_runner_group
+        self._groups_begun = 0
+        self._updates = 0
+        kind = config.weights_transfer
+        self._transfer = None if kind == "object_store" else WeightsTransfer(kind)
+        self._tasks = config.task_mix()
+        self._curriculum = Curriculum(self._tasks, adaptive=config.curriculum)
         self._ahead = PlayedAhead(
             group,
-            retries=self.config.group_retries,
-            timeout=self.config.sample_timeout_s,
+            retries=config.group_retries,
+            timeout=config.sample_timeout_s,
             restore=lambda: self.restore_env_runners(group),
         )
 
@@ -302,18 +307,16 @@ class GRPO(RecoverableAlgorithm):
                 scale=config.advantage_scale,
                 leave_one_out=config.leave_one_out,
             )
-        size = np.cumsum([0, *(len(group.episodes) for group in played)])
-        varied = [not compared.constant[first] for first in size[:-1]]
+        sizes = [len(group.episodes) for group in played]
+        varied = [not constant for constant in compared.constant[np.cumsum([0, *sizes[:-1]])]]
         self._curriculum.learn([group.spec.task for group in played], varied)
         kept = [keep or not config.filter_zero_variance_groups for keep in varied]
+        chosen = np.repeat(kept, sizes)  # (N,)
         batch.played += played
         batch.constant += len(varied) - sum(varied)
-        for number, group in enumerate(played):
-            if kept[number]:
-                part = slice(size[number], size[number + 1])
-                batch.groups.append(group)
-                batch.returns = np.concatenate([batch.returns, returns[part]])
-                batch.advantages += advantages[part]
+        batch.groups += [group for group, keep in zip(played, kept, strict=True) if keep]
+        batch.returns = np.concatenate([batch.returns, returns[chosen]])
+        batch.advantages += [advantages[place] for place in np.flatnonzero(chosen)]
 
     def returns(self, groups: Sequence[Group]) -> NDArray[np.float64]:
         """Return the return that each episode is trained on; override it for a reward that compares episodes.

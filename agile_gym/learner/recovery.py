@@ -23,11 +23,12 @@ from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from agile_gym.errors import ConfigurationError, ModelError
 from agile_gym.files import filling
 from agile_gym.learner.checkpoint import check_checkpoint, replace_checkpoint
-from agile_gym.learner.env_runner import RunnerReply, VLMEnvRunner, Weights
+from agile_gym.learner.env_runner import VLMEnvRunner
 from agile_gym.learner.groups import Group, GroupSpec
+from agile_gym.learner.messages import RunnerReply, Weights, gather, send_groups
 from agile_gym.learner.torch_learner import COMPLETE
 
-__all__ = ["Outcome", "RecoverableAlgorithm", "alive_runners", "play_on_runners", "restart_runner", "split_groups"]
+__all__ = ["Outcome", "RecoverableAlgorithm", "alive_runners", "answers_of", "play_on_runners", "split_groups"]
 
 PATIENCE = 300.0
 """Seconds to wait for a runner to come back where none is left."""
@@ -141,17 +142,34 @@ def _ask(
         local = cast(VLMEnvRunner, runners.local_env_runner)
         return [local.sample_groups(specs, **options)]
     parts = split_groups(specs, alive_runners(runners, restore))
-    replies: list[RunnerReply] = runners.foreach_env_runner(
-        "sample_groups",
-        kwargs=[{"groups": part, **options} for part in parts.values()],
-        local_env_runner=False,
-        remote_worker_ids=list(parts),
-        timeout_seconds=timeout,
-    )
-    silent = set(parts) - {reply.runner for reply in replies}
-    for number in silent & set(runners.healthy_env_runner_ids()):
+    return answers_of(runners, send_groups(runners, parts, **options), timeout)
+
+
+def answers_of(
+    runners: EnvRunnerGroup,
+    requests: Mapping[ray.ObjectRef[RunnerReply], int],
+    timeout: float,
+    *,
+    left: float | None = None,
+) -> list[RunnerReply]:
+    """Return the answers to requests, but for those of runners that died or hang, which are marked as dead.
+
+    Args:
+        runners: The runners.
+        requests: The requests of `send_groups`.
+        timeout: Seconds after which a runner counts as hung; it is killed, and another one started.
+        left: Those of them that are left; all by default.
+    """
+    answers = gather(requests, timeout if left is None else left)
+    manager = runners._worker_manager  # pyright: ignore[reportPrivateUsage] -- RLlib has no other way
+    dead = set(answers.dead)
+    if dead:
+        _logger.warning("%d of %d runners died while they played; others play for them.", len(dead), len(requests))
+    for number in dead:
+        manager.set_actor_state(number, healthy=False)
+    for number in set(answers.silent) - dead:
         restart_runner(runners, number, timeout)
-    return replies
+    return answers.replies
 
 
 def restart_runner(runners: EnvRunnerGroup, number: int, timeout: float) -> None:
