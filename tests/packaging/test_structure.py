@@ -29,7 +29,7 @@ LAYERS = (
 """Packages (and one module) in the order in which they may be imported; what is not named is used by all."""
 LONGEST = 450
 LONGER = {"agile_gym.testing": 460}  # three public checks that share their messages
-MOST = 206
+MOST = 207
 OPENINGS = ("What", "Whatever", "How", "Tell", "Tells", "Say", "Says", "Why", "Whether", "Where", "Which", "Knows")
 """Words that no docstring begins with; see the rules of prose in CONTRIBUTING.md."""
 TESTS = ROOT / "tests"
