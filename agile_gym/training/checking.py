@@ -194,8 +194,6 @@ def start_ray(settings: RunSettings, stops: StopSignals) -> None:
         wanted = resources.runners * resources.cpus_per_runner
         wanted += resources.learners * resources.cpus_per_learner
         num_cpus = max(os.cpu_count() or 1, int(wanted) + 1)
-        # Its native errors stand in exceptions, too; one is printed for every runner that may be started anew.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)
 
 

@@ -58,7 +58,8 @@ def test_another_environment_is_trained_on(tmp_path):
 @pytest.mark.slow
 def test_a_runner_of_its_own_finds_the_environment_and_the_cold_start_may_be_left_out(tmp_path):
     folder = tmp_path / "run"
-    result = run_other(folder, "--runners=1", **{"cold_start.count": 0, "grpo.tasks": [{"options": {"size": 32}}]})
+    more = {"resources.runners": 1, "cold_start.count": 0, "grpo.tasks": [{"options": {"size": 32}}]}
+    result = run_other(folder, **more)
     assert result.returncode == 0, result.stderr
     assert grpo_iterations(folder) == [1, 2]
     assert not (folder / "sft").exists()
