@@ -41,7 +41,7 @@ def seconds_of(index, scale, stragglers):
 
 @dataclass
 class Packed:
-    """What another process unpacks; this one need not import it."""
+    """Stand-in for an object that another process unpacks and that this one need not import."""
 
     content: bytes
 
