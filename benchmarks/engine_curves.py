@@ -71,6 +71,7 @@ def train(options, engine, seed):
         .training(
             lr=3e-4,
             loss="dapo",
+            advantage_scale="none",
             group_size=options.group_size,
             groups_per_iteration=options.groups,
             num_minibatches=2,

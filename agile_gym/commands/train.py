@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from agile_gym.commands import add_env, env_of, find_modules_here, read_pairs
 from agile_gym.errors import ConfigurationError
+from agile_gym.training.texts import preset_names
 
 if TYPE_CHECKING:
     from agile_gym.coldstart.config import ColdStartConfig
@@ -56,7 +57,8 @@ def add_train_command(commands: Any) -> None:  # noqa: ANN401 -- argparse has no
         help="train a model: cold start, GRPO, evaluation, report",
         description="Trains a vision-language model: cold start, then GRPO, then evaluation, with a report.",
     )
-    command.add_argument("--preset", default="tiny", help="tiny, agile_7b or a TOML file (default: %(default)s)")
+    names = ", ".join(preset_names())
+    command.add_argument("--preset", default="tiny", help=f"{names} or a TOML file (default: %(default)s)")
     command.add_argument("--print", dest="shown", metavar="PRESET", help="print a preset, and exit")
     command.add_argument(
         "--list-settings", action="store_true", help="print every setting: type, default and meaning, and exit"
