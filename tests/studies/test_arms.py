@@ -18,6 +18,7 @@ from tests.helpers.large_models import configured
 STEP = Factor("step", {"no step": {"environment.reward": {"step_weight": 0.0}}}, stage="grpo")
 RATE = Factor("rate", {"slow": {"grpo.lr": 1e-5}, "fast": {"grpo.lr": 1e-3}})
 COLD = Factor("cold", {"no cold start": {"cold_start.count": 0}}, stage="cold_start")
+LENGTHS = {"cold_start.count": 450, "sft.epochs": 12, "grpo.iterations": 60}
 EYES = Factor("eyes", {"blind": {"vision.steps": 1}})
 
 
@@ -109,7 +110,7 @@ def test_a_change_of_grpo_alone_has_the_former_stages_of_the_base_even_alone():
 
 
 def test_shared_stages_have_the_later_ones_left_out():
-    of = study(STEP, COLD)
+    of = study(STEP, COLD, settings=LENGTHS)
     vision, cold, base, *_ = plan_runs(of, expand(of))
     assert (vision.settings.cold_start.given()["count"], vision.settings.grpo.iterations) == (0, 0)
     assert (cold.settings.cold_start.given()["count"], cold.settings.grpo.iterations) == (450, 0)
@@ -123,7 +124,7 @@ def test_shared_stages_have_the_later_ones_left_out():
         (study(Factor("a", {"x": {"gpro.lr": 1}})), r"arm 'x': there is no section 'gpro'"),
         (study(Factor("a", {"x": {"grpo.lr": "high"}})), r"arm 'x': \[grpo\] lr"),
         (study(STEP, settings={"grpo.lrr": 1}), r"arm 'base': \[grpo\] has no key 'lrr'"),
-        (study(Factor("a", {"x": {"grpo.iterations": 60}}), settings={}), "'base' and 'x' have the same settings"),
+        (study(Factor("a", {"x": {"grpo.iterations": 60}}), settings=LENGTHS), "'base' and 'x' have the same settings"),
         (study(Factor("a", {"x": {"seed": 4}})), "a seed is no factor"),
         (
             study(Factor("a", {"x": {"vision.steps": 4}}, stage="grpo")),
@@ -159,7 +160,7 @@ def test_studies_of_the_package_expand_and_share_what_they_can(name, size):
 
 
 def test_time_is_counted_by_hand_and_by_jobs():
-    of = study(STEP, settings={"evaluation.interval": 0, "evaluation.episodes": 10, "vision.steps": 100})
+    of = study(STEP, settings={**LENGTHS, "evaluation.interval": 0, "evaluation.episodes": 10, "vision.steps": 100})
     cold, base, _ = plan_runs(of, expand(of))
     speed = Speed(rollout=0.01, update=0.02, vision=0.5)
     # 15 s of start; 100 steps of vision; 12 epochs of 450 episodes; an evaluation of 10 episodes

@@ -290,7 +290,7 @@ def test_the_plan_tells_the_clip_range():
 
 
 def test_what_is_not_set_is_written_as_it_is_used():
-    settings = read_settings("tiny", {"grpo.max_new_tokens": 7})
+    settings = read_settings("tiny", {"grpo.max_new_tokens": 7, "grpo.iterations": 60})
     unset = stages.unset_values(settings)
     assert unset["sft"]["max_new_tokens"] == 7  # as in GRPO
     assert unset["cold_start"]["grid"] == ("2x2",)
