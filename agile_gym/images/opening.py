@@ -6,8 +6,10 @@ import io
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Generator, Hashable, Iterable, Iterator, Mapping, Sequence, Sized
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeAlias, TypeGuard, cast
 
 import numpy as np
@@ -43,7 +45,7 @@ from agile_gym.images.items import ArrayItem, BytesItem, Item, SkippedImage, has
 from agile_gym.images.rows import parquet_images
 from agile_gym.images.sources import ImageCollection, ImageSource, Split, check_fraction, check_split, take_split
 
-__all__ = ["ImagesLike", "SkippedImageWarning", "open_images"]
+__all__ = ["ImagesLike", "SkippedImageWarning", "open_images", "opening_once"]
 
 ImagesLike: TypeAlias = "Decodable | Iterable[Decodable] | DatasetLike | ImageSource | None"
 """All that `open_images` accepts."""
@@ -57,8 +59,27 @@ _ACCEPTED = (
 _READABLE = f"Read are {', '.join(COMMON_EXTENSIONS)} and the other formats that Pillow decodes"
 
 
+_opened: ContextVar[dict[Hashable, ImageSource] | None] = ContextVar("_opened", default=None)
+
+
 class SkippedImageWarning(UserWarning):
     """Some images cannot be used and were skipped."""
+
+
+@contextmanager
+def opening_once(opened: dict[Hashable, ImageSource]) -> Generator[None]:
+    """Open a folder, file or dataset once: within this context, `open_images` returns the source that it has opened.
+
+    Many environments of one process then list and hash the same photographs once.
+
+    Args:
+        opened: Sources that were opened in earlier contexts, by the arguments that named them; grows.
+    """
+    token = _opened.set(opened)
+    try:
+        yield
+    finally:
+        _opened.reset(token)
 
 
 def open_images(
@@ -110,6 +131,11 @@ def open_images(
     """
     checked_split, fraction, limit = check_split(split), check_fraction(test_fraction), check_max_pixels(max_pixels)
     given = _describe(images)
+    opened, key = _opened.get(), None
+    if opened is not None and isinstance(images, (str, os.PathLike)):
+        key = (os.fspath(images), checked_split, fraction, limit, min_size)
+        if key in opened:
+            return opened[key]
     if isinstance(images, ImageSource):
         source: ImageSource = images
         if len(source) == 0:
@@ -118,7 +144,11 @@ def open_images(
         source = _collect(images, given, limit, min_size)
         if source.skipped:
             warnings.warn(_warning(source, given), SkippedImageWarning, stacklevel=2)
-    return source if checked_split is None else take_split(source, checked_split, fraction, given)
+    if checked_split is not None:
+        source = take_split(source, checked_split, fraction, given)
+    if opened is not None and key is not None:
+        opened[key] = source
+    return source
 
 
 def _collect(images: object, given: str, max_pixels: int, min_size: Size) -> ImageCollection:

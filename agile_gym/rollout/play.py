@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -22,6 +22,8 @@ from agile_gym.envs.contract import (
 )
 from agile_gym.errors import ConfigurationError
 from agile_gym.images.items import hash_pixels
+from agile_gym.images.opening import opening_once
+from agile_gym.images.sources import ImageSource
 from agile_gym.policies.base import GivenUp, Policy, RecordingPolicy, blank_look
 from agile_gym.transcripts.record import Image, PolicyRecord, Transcript, Turn, TurnUsage
 
@@ -232,8 +234,8 @@ Makers = Mapping[Any, Callable[[], gymnasium.Env[Any, Any]]]  # invariant in its
 class EnvironmentPool:
     """Environments that are not in use, and functions that make more of them.
 
-    Given to several calls of `play_episodes`, it keeps the environments from one to the next: a folder of photographs
-    is then searched once for each slot of the batch, and not in every call. Not for several threads.
+    Given to several calls of `play_episodes`, it keeps the environments from one to the next. A folder of photographs
+    that several of them name is searched once. Not for several threads.
     """
 
     def __init__(self, makers: Makers) -> None:
@@ -244,6 +246,7 @@ class EnvironmentPool:
         """
         self._makers: dict[str | int, Callable[[], gymnasium.Env[Any, Any]]] = dict(makers)
         self._idle: dict[str | int, list[EpisodeRecorder]] = {}
+        self._images: dict[Hashable, ImageSource] = {}
 
     def take(self, key: str | int) -> EpisodeRecorder:
         """Return an environment with its recorder: one that was given back, or else a new one.
@@ -254,7 +257,10 @@ class EnvironmentPool:
         if key not in self._makers:
             raise ConfigurationError(f"There is no environment {key!r}; there are {sorted(self._makers, key=str)}.")
         idle = self._idle.get(key)
-        return idle.pop() if idle else EpisodeRecorder(self._makers[key]())
+        if idle:
+            return idle.pop()
+        with opening_once(self._images):
+            return EpisodeRecorder(self._makers[key]())
 
     def give(self, key: str | int, recorder: EpisodeRecorder) -> None:
         """Take back an environment that works; the next episode resets it."""
@@ -262,6 +268,7 @@ class EnvironmentPool:
 
     def close(self) -> None:
         """Close the environments that were given back, and drop them."""
+        self._images = {}
         with contextlib.ExitStack() as stack:  # closes all, even if one raises
             for recorders in self._idle.values():
                 for recorder in recorders:

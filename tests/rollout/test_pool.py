@@ -1,7 +1,11 @@
 """Environments that are kept from one call to the next: the same episodes, fewer environments."""
 
 from dataclasses import astuple, replace
+from functools import partial
 
+import gymnasium
+import numpy as np
+import PIL.Image
 import pytest
 
 from agile_gym.envs.jigsaw import JigsawVisionEnv
@@ -113,3 +117,23 @@ def test_closing_goes_on_when_an_environment_raises():
     with pytest.raises(OSError, match="not now"):
         pool.close()
     assert Counted.closed == 3
+
+
+def test_environments_of_a_pool_list_a_folder_once(tmp_path):
+    def save(number):
+        pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8)
+        PIL.Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+
+    def play_last(pool):
+        pool.take("folder").env.reset(seed=0, options={"image": 1})
+
+    makers = {"folder": partial(gymnasium.make, "JigsawVision-v0", images=str(tmp_path), image_size=64)}
+    save(0)
+    pool = EnvironmentPool(makers)
+    pool.take("folder")
+    save(1)
+    with pytest.raises(ConfigurationError, match="image"):
+        play_last(pool)
+    play_last(EnvironmentPool(makers))
+    pool.close()
+    play_last(pool)
